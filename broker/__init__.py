@@ -1,0 +1,1 @@
+"""The wire: typed messages, codecs, topics, transports and brokers."""

@@ -1,0 +1,17 @@
+"""What can be wrong with bytes from outside.
+
+    WireError(ValueError)      a message, chunk or tensor payload that breaks the protocol's limits
+"""
+
+
+class WireError(ValueError):
+    """Bytes from outside that break the protocol; they are counted by `reason` and dropped.
+
+    Attributes:
+        reason: a short stable word for counters and for the Rejected answer, such as "malformed",
+            "version", "shape", "range", "not-finite", "too-large".
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
