@@ -1,0 +1,78 @@
+"""What the programs of all rooms share: the event loop, Ctrl-C, logging, errors for people."""
+
+import asyncio
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Run `main(stop)` on uvloop where there is one.
+
+    SIGINT and SIGTERM set `stop`, which asks for a clean end; a second one interrupts at once.
+    """
+
+    async def with_signals() -> T:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def heed(number: signal.Signals) -> None:
+            loop.remove_signal_handler(number)  # the next one has its usual effect
+            stop.set()
+
+        if sys.platform != "win32":
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, heed, number)
+        return await main(stop)
+
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(with_signals())
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.SelectorEventLoop()  # paho needs add_reader
+    import uvloop  # noqa: PLC0415  not installed on Windows
+
+    return uvloop.new_event_loop()
+
+
+def command(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a command: log to standard error, and tell a user's mistake in one line (exit code 2).
+
+    A mistake is a ValueError or an OSError; anything else is a bug and keeps its traceback.
+    """
+
+    @functools.wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError, ExceptionGroup) as error:
+            mistakes = _mistakes(error)
+            if mistakes is None:
+                raise
+            for line in dict.fromkeys(mistakes):
+                print(f"error: {line}", file=sys.stderr)  # noqa: T201  the command line's last word
+            raise SystemExit(2) from error
+
+    return told
+
+
+def _mistakes(error: BaseException) -> list[str] | None:
+    """Give the lines of an error that is made of users' mistakes alone, else None."""
+    if isinstance(error, BaseExceptionGroup):
+        lines: list[str] = []
+        for inner in error.exceptions:
+            found = _mistakes(inner)
+            if found is None:
+                return None
+            lines += found
+        return lines
+    return str(error).splitlines() if isinstance(error, (ValueError, OSError)) else None

@@ -1,0 +1,1 @@
+"""A device: the head of the network, its private data, and its half of the protocol."""

@@ -1,0 +1,70 @@
+"""`fedlite edge`: takes part in a run with some of its clients."""
+
+import functools
+import re
+from typing import Annotated
+
+import torch
+import typer
+from threadpoolctl import threadpool_limits
+
+from broker.mqtt import MqttTransport
+from broker.program import command, run_until_stopped
+from edge_client.live import host
+from scenarios.load import load_scenario
+from scenarios.schema import client_names
+
+
+def pick(fleet: list[str], which: str) -> list[str]:
+    """Choose clients of a fleet by name, number or range: "c03", "3", "0-24", "0-3,c07", "all".
+
+    Raises:
+        ValueError: what names no client.
+    """
+    if which == "all":
+        return fleet
+    names: list[str] = []
+    for part in which.split(","):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if span:
+            first, last = int(span[1]), int(span[2] or span[1])
+            if not first <= last < len(fleet):
+                raise ValueError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
+            names += fleet[first : last + 1]
+        elif part in fleet:
+            names.append(part)
+        else:
+            raise ValueError(f"no client {part!r}; the fleet is {fleet[0]} to {fleet[-1]}")
+    return list(dict.fromkeys(names))
+
+
+@command
+def edge(
+    scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
+    broker: Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")],
+    clients: Annotated[str, typer.Option(help="Which clients live here: all, 7, 0-24, c03,c04")] = "all",
+    run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+    threads: Annotated[int, typer.Option(help="Threads for the mathematics.")] = 1,
+) -> None:
+    """Host some of a run's clients on this machine until the run is over.
+
+    Start it before or after the server; it waits for the server, and comes back by itself when the
+    connection was lost. The scenario must be the server's.
+    """
+    loaded = load_scenario(scenario, settings or ())
+    names = pick(client_names(loaded), clients)
+    torch.set_num_threads(threads)
+    connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
+    with threadpool_limits(threads):
+        reasons = run_until_stopped(
+            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop)
+        )
+    for name, reason in reasons.items():
+        if reason not in ("complete", "stopped"):
+            typer.echo(f"{name}: {reason}", err=True)
+            raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(edge)

@@ -1,0 +1,126 @@
+"""A device's computation: the head, its private data, encoding, and the corrected gradient.
+
+Letters as in the paper: z activations at the cut, shape (n, d); z~ the same after the codec, which is
+all that leaves the device.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from broker import bits
+from broker.codecs import codec_from_wire
+from broker.errors import WireError
+from broker.messages import Activations, Assignment, Gradient, HeadUpdate
+from broker.protocol import Job
+from edge_client.core import Learn, Start
+from scenarios.seeds import derive_seed, generator
+from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector
+
+
+class Device:
+    """One client's head and data.
+
+    Args:
+        task: the learning task.
+        data: this client's samples.
+        client: its name, part of every seed.
+        seed: the scenario's seed.
+        batch_size: samples a step; fewer when the client has fewer.
+        head_lr: learning rate of the local SGD steps.
+    """
+
+    def __init__(
+        self, task: Task, data: Split, *, client: str, seed: int, batch_size: int, head_lr: float
+    ) -> None:
+        self._task = task
+        self._data = data
+        self._client = client
+        self._seed = seed
+        self._sampler = BatchSampler(len(data.targets), batch_size, seed=seed, client=client)
+        self._head = task.head()
+        self._optimizer = torch.optim.SGD(self._head.parameters(), lr=head_lr)
+
+    def run(self, job: Job) -> Activations | HeadUpdate | WireError:
+        """Do a job of the state machine; WireError when the server's message cannot be used."""
+        try:
+            match job:
+                case Start(assignment=assignment):
+                    self._take(assignment)
+                    return self._forward(0)
+                case Learn(gradient=gradient, last=last):
+                    self._backward(gradient)
+                    return self._finish() if last else self._forward(gradient.step + 1)
+                case _:
+                    raise TypeError(f"{type(job).__name__} is no job of a device")
+        except WireError as error:
+            return error
+
+    def _take(self, assignment: Assignment) -> None:
+        codecs = [codec_from_wire(spec) for spec in assignment.codecs]
+        self._activations_codec, self._gradient_codec, self._update_codec, state_codec = codecs
+        self._round = assignment.round
+        parameters = sum(p.numel() for p in self._head.parameters())
+        self._received = state_codec.decode(assignment.head, 1, parameters)[0]
+        load_head_vector(self._head, self._received)
+        self._samples = 0
+        self._error_energy = self._energy = 0.0
+
+    def _forward(self, step: int) -> Activations:
+        rows = self._sampler.rows(self._round, step)
+        inputs, targets = self._data.batch(rows)
+        torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
+        self._head.train()
+        self._z: Tensor = self._head(inputs)
+        z = self._z.detach().numpy()
+        n, d = z.shape
+        rng = generator(self._seed, "encode", self._client, self._round, step)
+        payload = self._activations_codec.encode(z, rng)
+        self._residual: npt.NDArray[np.float32] = z - self._activations_codec.decode(payload, n, d)
+        self._energy += float(np.vdot(z, z))
+        self._error_energy += float(np.vdot(self._residual, self._residual))
+        self._samples += n
+        return Activations(
+            round=self._round,
+            step=step,
+            attempt=1,
+            count=n,
+            payload=payload,
+            targets=bits.pack(targets.numpy(), bits.bits_for(self._task.classes)),
+        )
+
+    def _backward(self, gradient: Gradient) -> None:
+        n, d = self._residual.shape
+        arrived = self._gradient_codec.decode(gradient.payload, n, d)
+        self._optimizer.zero_grad()
+        self._z.backward(torch.from_numpy(corrected(arrived, self._residual, gradient.correction)))
+        self._optimizer.step()
+
+    def _finish(self) -> HeadUpdate:
+        change = (head_vector(self._head) - self._received)[None, :]
+        rng = generator(self._seed, "update", self._client, self._round)
+        return HeadUpdate(
+            round=self._round,
+            attempt=1,
+            samples=self._samples,
+            quantization_error=self._error_energy / max(self._energy, 1e-30),
+            payload=self._update_codec.encode(change, rng),
+        )
+
+
+def corrected(
+    gradient: npt.NDArray[np.float32], residual: npt.NDArray[np.float32], correction: float
+) -> npt.NDArray[np.float32]:
+    """Give FedLite's corrected gradient, dh/dz~ + lambda (z - z~).
+
+    It is the gradient at z of h(z~) + lambda/2 ||z - stopgrad(z~)||^2 with the straight-through
+    dz~/dz = 1 (arXiv 2201.11865). `gradient` is that of the *mean* loss over the batch while the
+    penalty is a sum over it: lambda has that scale.
+
+    Args:
+        gradient: dh/dz~, shape (n, d).
+        residual: z - z~, shape (n, d).
+        correction: lambda.
+    """
+    return gradient if correction == 0.0 else gradient + np.float32(correction) * residual

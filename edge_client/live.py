@@ -1,0 +1,100 @@
+"""Hosts clients over a transport each: state machines on one event loop, training on one thread."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from broker import messages, topics
+from broker.drive import Driver
+from broker.messages import Hello, Status
+from broker.protocol import Job
+from broker.transport import Connect, Will
+from edge_client.core import ClientCore, Trouble
+from edge_client.device import Device
+from scenarios.partition import client_rows
+from scenarios.schema import Scenario, client_names, scenario_digest
+from scenarios.tasks import load_task
+
+log = logging.getLogger(__name__)
+
+
+def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
+    """Give each named client its head and its share of the data.
+
+    Raises:
+        ValueError: a name that is not in the scenario's fleet, data that cannot be found or divided.
+    """
+    task = load_task(scenario.task)
+    fleet = client_names(scenario)
+    unknown = sorted(set(names) - set(fleet))
+    if unknown:
+        raise ValueError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
+    data = task.load()
+    shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
+    return {
+        name: Device(
+            task,
+            data.train.take(shares[name]),
+            client=name,
+            seed=scenario.seed,
+            batch_size=scenario.task.batch_size,
+            head_lr=scenario.training.head_lr,
+        )
+        for name in names
+    }
+
+
+async def host(
+    scenario: Scenario, connect: Connect, *, run: str, names: Sequence[str], stop: asyncio.Event
+) -> dict[str, str]:
+    """Take part in a run with some of its clients, until each is done.
+
+    Args:
+        scenario: the same as the server's.
+        connect: makes a transport for each client.
+        run: name of the run.
+        names: which clients of the fleet.
+        stop: set it to leave early, cleanly.
+
+    Returns:
+        Why each client ended.
+
+    Raises:
+        ValueError: see make_devices.
+        BrokerError: no broker, or one that refuses us.
+    """
+    devices = make_devices(scenario, names)
+    with ThreadPoolExecutor(1, thread_name_prefix="train") as pool:
+        async with asyncio.TaskGroup() as group:
+            clients = {
+                name: group.create_task(_client(scenario, connect, run, name, device, pool, stop))
+                for name, device in devices.items()
+            }
+    return {name: client.result() for name, client in clients.items()}
+
+
+async def _client(
+    scenario: Scenario,
+    connect: Connect,
+    run: str,
+    name: str,
+    device: Device,
+    pool: ThreadPoolExecutor,
+    stop: asyncio.Event,
+) -> str:
+    loop = asyncio.get_running_loop()
+
+    async def compute(job: Job) -> object:
+        return await loop.run_in_executor(pool, device.run, job)
+
+    hello = Hello(scenario_digest(scenario), device.samples, 0)
+    will = Will(topics.status(run, name), messages.encode(Status(online=False)), retain=True)
+    subscriptions = topics.client_subscriptions(run, name)
+    async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
+        return await Driver(ClientCore(run, name, hello), transport, compute, _report).run(stop)
+
+
+def _report(fact: object) -> None:
+    if isinstance(fact, Trouble):
+        log.warning("%s: %s", fact.client, fact.what)

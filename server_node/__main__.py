@@ -1,0 +1,33 @@
+"""`fedlite server`: serves one run."""
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.mqtt import MqttTransport
+from broker.program import command, run_until_stopped
+from scenarios.load import load_scenario
+from server_node.live import serve
+
+
+@command
+def server(
+    scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
+    broker: Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")],
+    run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/NAME if not given.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+) -> None:
+    """Serve one run: choose cohorts, train the tail, average the heads, write the run folder."""
+    loaded = load_scenario(scenario, settings or ())
+    name = run or loaded.name
+    folder = out or Path("runs") / name
+    connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
+    run_until_stopped(lambda stop: serve(loaded, connect, run=name, folder=folder, stop=stop))
+    typer.echo(f"results in {folder}")
+
+
+if __name__ == "__main__":
+    typer.run(server)

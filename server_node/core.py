@@ -1,0 +1,585 @@
+"""The server's half of the protocol: cohort, rounds, repetition, and what is done with bad messages.
+
+    gathering -> round 1 .. rounds -> finished
+    a round:  Assignment to the cohort
+              each step: Activations arrive -> TailStep on those that wait -> Gradient; then TailUpdate
+              HeadUpdates arrive -> CloseRound
+
+One job runs at a time; activations that arrive meanwhile form the next TailStep together. The server
+alone repeats messages (see edge_client.core), so all timers are here:
+
+    join             the fleet had its time to appear; start with those who did
+    retry            ticks during a round; who said nothing for a whole tick is told again
+    rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
+    quiet:<client>   its greetings and errors are answered at most once while this runs
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from broker import bits, topics
+from broker.codecs import Codec, codec_to_wire
+from broker.errors import WireError
+from broker.messages import (
+    Activations,
+    Assignment,
+    Gradient,
+    HeadUpdate,
+    Hello,
+    Message,
+    Rejected,
+    RunState,
+    Status,
+)
+from broker.protocol import (
+    Action,
+    CancelTimer,
+    Compute,
+    ComputeDone,
+    Done,
+    Event,
+    Garbled,
+    Online,
+    Publish,
+    Received,
+    Report,
+    StartTimer,
+    StopAsked,
+    TimerFired,
+)
+from scenarios.seeds import generator
+from server_node.ledger import Ledger
+
+M = TypeVar("M", Assignment, Gradient)
+
+QUIET_S = 1.0
+MAX_REPEATS = 5
+"""After so many unanswered repetitions a member is dropped from its round."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the state machine must know of a scenario.
+
+    Attributes:
+        run: name of the run, in every topic.
+        incarnation: differs at every start of the server.
+        digest: of the scenario; clients with another one are rejected.
+        seed: of the cohort's choice.
+        clients: names of the fleet.
+        rounds: how many.
+        cohort: clients a round.
+        steps: local steps a round.
+        correction: lambda.
+        codecs: of activations up, gradient down, head update up, head state down.
+        cut_size: d.
+        head_size: parameters of the head.
+        batch_size: most samples in a step.
+        targets_per_sample: integers in one target.
+        classes: targets lie below it.
+        evaluate_every: rounds between evaluations; the last round always has one.
+        rejoin_s: how long a vanished member of the cohort may be away.
+        retry_s: silence after which a message is repeated.
+        join_s: how long to wait for the whole fleet before starting with those who are there.
+    """
+
+    run: str
+    incarnation: str
+    digest: str
+    seed: int
+    clients: tuple[str, ...]
+    rounds: int
+    cohort: int
+    steps: int
+    correction: float
+    codecs: tuple[Codec, Codec, Codec, Codec]
+    cut_size: int
+    head_size: int
+    batch_size: int
+    targets_per_sample: int
+    classes: int
+    evaluate_every: int
+    rejoin_s: float
+    retry_s: float
+    join_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Job: encode the initial (or restored) head; result: bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TailStep:
+    """Job: some of the cohort's batches through the tail; result: TailStepped."""
+
+    round: int
+    step: int
+    batches: tuple[tuple[str, Activations], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TailStepped:
+    """Attributes: each client's encoded gradient or why its batch was refused; the batches' summed loss."""
+
+    gradients: dict[str, bytes | WireError]
+    loss_sum: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TailUpdate:
+    """Job: one optimizer step with the gradient averaged over all samples of the step; result: None."""
+
+    round: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRound:
+    """Job: average the head updates by sample count, evaluate if asked; result: RoundClosed."""
+
+    round: int
+    updates: tuple[tuple[str, HeadUpdate], ...]
+    evaluate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """Attributes: the next encoded head, the metric if evaluated, whose updates were refused and why."""
+
+    head: bytes
+    metric: float | None
+    refused: dict[str, WireError]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """Report: a round has ended.
+
+    Attributes:
+        round: counted from 1.
+        loss: mean training loss over the round's samples; NaN when nobody took part.
+        metric: of the evaluation after this round, if there was one.
+        clients: whose head updates were averaged.
+        client_steps: batches that went through the tail.
+        quantization_error: mean of ||z - z~||^2 / ||z||^2 by samples.
+        online: clients online at the end.
+    """
+
+    round: int
+    loss: float
+    metric: float | None
+    clients: int
+    client_steps: int
+    quantization_error: float
+    online: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """Report: clients online while the fleet gathers."""
+
+    online: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Report: a round goes on without a member of its cohort."""
+
+    round: int
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Report: a message of a client was refused; at most one a second for each client is reported."""
+
+    client: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Member:
+    """One client's standing in the round; `step` is the next step it owes."""
+
+    assignment: Assignment
+    step: int = 0
+    gradient: Gradient | None = None
+    waiting: Activations | None = None  # arrived, not yet answered
+    update: HeadUpdate | None = None
+    silent: bool = False
+    repeats: int = 0
+
+    @property
+    def owes(self) -> bool:
+        return self.waiting is None and self.update is None
+
+
+@dataclass(slots=True)
+class _Round:
+    number: int
+    members: dict[str, _Member]
+    step: int = 0
+    loss_sum: float = 0.0
+    samples: int = 0
+    client_steps: int = 0
+
+
+@dataclass(slots=True)
+class _Quiet:
+    greeting: Hello | None = None  # came while quiet; handled when the timer fires
+
+
+class ServerCore:
+    """The state machine of the server in one run.
+
+    Args:
+        plan: see Plan.
+        ledger: counts every message.
+        first_round: above 1 when a checkpoint was restored.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, first_round: int = 1) -> None:
+        self._plan = plan
+        self._ledger = ledger
+        self._phase: Literal["gathering", "running", "finished"] = "gathering"
+        self._joined = False
+        self._number = first_round - 1
+        self._online: set[str] = set()
+        self._round: _Round | None = None
+        self._head = b""
+        self._busy = True  # until the head is encoded
+        self._opened = False
+        self._quiet: dict[str, _Quiet] = {}
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take one event and say what is to be done."""
+        match event:
+            case Online():
+                actions = self._connected()
+            case Received(sender, message, wire_bytes):
+                self._ledger.receive(message, wire_bytes)
+                actions = self._received(sender, message)
+            case Garbled(sender, error):
+                actions = self._refuse(sender, error)
+            case TimerFired(key):
+                actions = self._timer(key)
+            case ComputeDone(job, result):
+                self._busy = False
+                actions = self._computed(job, result)
+            case StopAsked(reason):
+                actions = self._finish(reason)
+        actions += self._advance()
+        for action in actions:
+            if isinstance(action, Publish):
+                self._ledger.publish(action.topic, action.message)
+        return actions
+
+    # -- what comes in ---------------------------------------------------------------------------------
+
+    def _connected(self) -> list[Action]:
+        actions: list[Action] = [self._state()]
+        if not self._opened:
+            self._opened = True
+            actions += [Compute(Open()), StartTimer("join", self._plan.join_s)]
+        elif self._round is not None:  # what clients said while we were away is lost
+            for client, member in self._round.members.items():
+                actions += self._repeat(client, member)
+        return actions
+
+    def _received(self, sender: str, message: Message) -> list[Action]:
+        if sender not in self._plan.clients:
+            return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
+        member = self._round.members.get(sender) if self._round else None
+        if member is not None:
+            member.silent, member.repeats = False, 0
+        match message:
+            case Hello():
+                return self._greeted(sender, message)
+            case Status(online):
+                return [] if online else self._vanished(sender)
+            case Activations():
+                return self._activations(sender, member, message)
+            case HeadUpdate():
+                return self._head_update(sender, member, message)
+            case _:
+                kind = type(message).__name__
+                return self._refuse(sender, WireError("direction", f"a client does not send {kind}"))
+
+    def _greeted(self, client: str, hello: Hello) -> list[Action]:
+        if hello.scenario != self._plan.digest:
+            why = f"the device's scenario {hello.scenario} is not the server's {self._plan.digest}"
+            return self._refuse(client, WireError("scenario", why))
+        self._online.add(client)
+        quiet = self._quiet.get(client)
+        if quiet is not None:
+            quiet.greeting = hello
+            return []
+        actions = [*self._hush(client), CancelTimer(f"rejoin:{client}")]
+        if self._phase == "gathering":
+            actions.append(Report(Gathering(len(self._online))))
+        member = self._round.members.get(client) if self._round else None
+        if self._round is None or member is None or member.update is not None:
+            return actions
+        if hello.round == self._round.number:
+            return actions + self._repeat(client, member)
+        if member.step <= 1:  # it lost its state; its first step comes out the same again
+            member.assignment = _again(member.assignment)
+            return [*actions, Publish(topics.down(self._plan.run, client), member.assignment)]
+        return actions + self._drop(client)
+
+    def _vanished(self, client: str) -> list[Action]:
+        self._online.discard(client)
+        if self._round is None or client not in self._round.members:
+            return []
+        return [StartTimer(f"rejoin:{client}", self._plan.rejoin_s)]
+
+    def _activations(self, client: str, member: _Member | None, message: Activations) -> list[Action]:
+        error = self._misfit(member, message.round, message.step)
+        if error is None and member is not None:
+            if message.step < member.step or member.waiting is not None:
+                return self._duplicate(client, member)
+            error = self._wrong_size(message)
+            if error is None:
+                member.waiting = message
+                return []
+        return self._refuse(client, error) if error else self._late()
+
+    def _head_update(self, client: str, member: _Member | None, message: HeadUpdate) -> list[Action]:
+        error = self._misfit(member, message.round, self._plan.steps)
+        if error is None and member is not None:
+            if member.update is not None:
+                return self._duplicate(client, member)
+            expected = self._plan.codecs[2].size_bytes(1, self._plan.head_size)
+            if len(message.payload) == expected:
+                member.update = message
+                self._ledger.tensor("head_update_up", 1, self._plan.head_size)
+                return []
+            error = WireError("shape", f"head update of {len(message.payload)} bytes, not {expected}")
+        return self._refuse(client, error) if error else self._late()
+
+    def _misfit(self, member: _Member | None, number: int, step: int) -> WireError | None:
+        """Say why an answer cannot be of this round; None for what is on time, repeated or late."""
+        if number > self._number:
+            return WireError("order", f"round {number} has not begun")
+        if number == self._number and member is not None and step > member.step:
+            return WireError("order", f"step {step} before step {member.step}")
+        return None
+
+    def _wrong_size(self, message: Activations) -> WireError | None:
+        plan, n = self._plan, message.count
+        if n > plan.batch_size:
+            return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
+        expected = plan.codecs[0].size_bytes(n, plan.cut_size)
+        if len(message.payload) != expected:
+            return WireError("shape", f"activations of {len(message.payload)} bytes, not {expected}")
+        expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
+        if len(message.targets) != expected:
+            return WireError("shape", f"targets of {len(message.targets)} bytes, not {expected}")
+        return None
+
+    def _duplicate(self, client: str, member: _Member) -> list[Action]:
+        self._ledger.duplicates += 1
+        return self._repeat(client, member)
+
+    def _late(self) -> list[Action]:
+        self._ledger.discarded_late += 1
+        return []
+
+    def _timer(self, key: str) -> list[Action]:
+        kind, _, client = key.partition(":")
+        match kind:
+            case "join":
+                self._joined = True
+            case "retry" if self._round is not None:
+                return [*self._tick(), StartTimer("retry", self._plan.retry_s)]
+            case "rejoin" if client not in self._online:
+                return self._drop(client)
+            case "quiet":
+                quiet = self._quiet.pop(client)
+                if quiet.greeting is not None:
+                    return self._greeted(client, quiet.greeting)
+        return []
+
+    def _tick(self) -> list[Action]:
+        actions: list[Action] = []
+        for client, member in list(self._round.members.items() if self._round else ()):
+            if not member.owes:
+                continue
+            if not member.silent:
+                member.silent = True
+            elif member.repeats < MAX_REPEATS:
+                member.repeats += 1
+                actions += self._repeat(client, member)
+            else:
+                actions += self._drop(client)
+        return actions
+
+    def _computed(self, job: object, result: object) -> list[Action]:
+        match job, result:
+            case Open(), bytes():
+                self._head = result
+            case TailStep(), TailStepped():
+                return self._stepped(job, result)
+            case TailUpdate(), None:
+                pass
+            case CloseRound(), RoundClosed():
+                return self._closed(job, result)
+            case _:
+                raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
+        return []
+
+    def _stepped(self, job: TailStep, result: TailStepped) -> list[Action]:
+        actions: list[Action] = []
+        current = self._round
+        if current is None:
+            return actions
+        current.loss_sum += result.loss_sum
+        current.samples += result.samples
+        for client, outcome in result.gradients.items():
+            if isinstance(outcome, WireError):
+                actions += [*self._refuse(client, outcome), *self._drop(client)]
+                continue
+            current.client_steps += 1
+            member = current.members.get(client)
+            if member is None or member.waiting is None:
+                continue
+            n = member.waiting.count
+            for flow in ("activations_up", "gradient_down"):
+                self._ledger.tensor(flow, n, self._plan.cut_size)
+            self._ledger.paper(self._plan.codecs[0], n, self._plan.cut_size)
+            member.gradient = Gradient(job.round, job.step, 1, self._plan.correction, outcome)
+            member.waiting = None
+            member.step += 1
+            actions.append(Publish(topics.down(self._plan.run, client), member.gradient))
+        return actions
+
+    def _closed(self, job: CloseRound, result: RoundClosed) -> list[Action]:
+        current, self._round = self._round, None
+        assert current is not None
+        actions: list[Action] = [CancelTimer("retry")]
+        for client, error in result.refused.items():
+            actions += self._refuse(client, error)
+        used = [update for client, update in job.updates if client not in result.refused]
+        samples = sum(update.samples for update in used)
+        self._head = result.head
+        report = RoundReport(
+            round=job.round,
+            loss=current.loss_sum / current.samples if current.samples else float("nan"),
+            metric=result.metric,
+            clients=len(used),
+            client_steps=current.client_steps,
+            quantization_error=sum(u.quantization_error * u.samples for u in used) / max(samples, 1),
+            online=len(self._online),
+        )
+        actions.append(Report(report))
+        return actions + self._finish("complete") if job.round == self._plan.rounds else actions
+
+    # -- what goes out ---------------------------------------------------------------------------------
+
+    def _advance(self) -> list[Action]:
+        """Start the next job or round if nothing is in its way."""
+        if self._busy or self._phase == "finished":
+            return []
+        if self._round is None:
+            return self._begin_round() if self._may_begin() else []
+        job = self._next_job(self._round)
+        if job is None:
+            return []
+        self._busy = True
+        return [Compute(job)]
+
+    def _next_job(self, current: _Round) -> TailStep | TailUpdate | CloseRound | None:
+        members = sorted(current.members.items())
+        batches = [
+            (client, member.waiting)
+            for client, member in members
+            if member.waiting is not None and member.step == current.step
+        ]
+        if batches:
+            return TailStep(current.number, current.step, tuple(batches))
+        if current.step < self._plan.steps:
+            if any(member.step <= current.step for _, member in members):
+                return None
+            current.step += 1
+            return TailUpdate(current.number, current.step - 1)
+        updates = [(client, member.update) for client, member in members if member.update is not None]
+        if len(updates) < len(members):
+            return None
+        last = current.number == self._plan.rounds
+        evaluate = last or current.number % self._plan.evaluate_every == 0
+        return CloseRound(current.number, tuple(updates), evaluate)
+
+    def _may_begin(self) -> bool:
+        if self._phase == "running":
+            return bool(self._online)
+        enough = self._plan.cohort if self._joined else len(self._plan.clients)
+        return len(self._online) >= enough
+
+    def _begin_round(self) -> list[Action]:
+        actions: list[Action] = []
+        self._number += 1
+        if self._phase == "gathering":
+            self._phase = "running"
+            actions += [self._state(), CancelTimer("join")]
+        plan = self._plan
+        candidates = sorted(self._online)
+        rng = generator(plan.seed, "cohort", self._number)
+        chosen = rng.choice(len(candidates), size=min(plan.cohort, len(candidates)), replace=False)
+        specs = tuple(codec_to_wire(codec) for codec in plan.codecs)
+        assignment = Assignment(self._number, 1, plan.steps, specs, self._head)
+        cohort = [candidates[i] for i in np.sort(chosen)]
+        self._round = _Round(self._number, {client: _Member(assignment) for client in cohort})
+        for client in cohort:
+            self._ledger.tensor("head_state_down", 1, plan.head_size)
+            actions.append(Publish(topics.down(plan.run, client), assignment))
+        return [*actions, StartTimer("retry", plan.retry_s)]
+
+    def _repeat(self, client: str, member: _Member) -> list[Action]:
+        """Say again what a member has not answered."""
+        if not member.owes:
+            return []
+        message: Assignment | Gradient
+        if member.gradient is None:
+            message = member.assignment = _again(member.assignment)
+        else:
+            message = member.gradient = _again(member.gradient)
+        return [Publish(topics.down(self._plan.run, client), message)]
+
+    def _drop(self, client: str) -> list[Action]:
+        """Let the round go on without a member."""
+        if self._round is None or self._round.members.pop(client, None) is None:
+            return []
+        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self._round.number, client))]
+
+    def _refuse(self, client: str, error: WireError) -> list[Action]:
+        """Count a bad message; tell its sender unless it was told something a moment ago."""
+        self._ledger.rejected[error.reason] += 1
+        whose = client if client in self._plan.clients else ""  # strangers share one voice
+        if whose in self._quiet:
+            return []
+        answer = Publish(topics.down(self._plan.run, client), Rejected(error.reason, str(error)[:512]))
+        return [*self._hush(whose), Report(Refused(client, str(error))), answer]
+
+    def _hush(self, client: str) -> list[Action]:
+        self._quiet[client] = _Quiet()
+        return [StartTimer(f"quiet:{client}", QUIET_S)]
+
+    def _state(self, reason: str = "") -> Publish:
+        plan = self._plan
+        state = RunState(self._phase, plan.incarnation, self._number, plan.rounds, reason)
+        return Publish(topics.state(plan.run), state, retain=True)
+
+    def _finish(self, reason: str) -> list[Action]:
+        if self._phase == "finished":
+            return []
+        self._phase = "finished"
+        return [self._state(reason), Done(reason)]
+
+
+def _again(message: M) -> M:
+    return msgspec.structs.replace(message, attempt=message.attempt + 1)

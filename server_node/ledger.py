@@ -1,0 +1,92 @@
+"""Byte accounting: every message of the run, seen where all of them pass, at the server."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from broker.chunks import wire_bytes
+from broker.codecs import Codec, Pq
+from broker.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
+
+FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+CONTROL = "control"
+"""Hello, Status, RunState, Rejected: what belongs to no flow."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """What one flow has carried.
+
+    Attributes:
+        messages: MQTT messages, repetitions included.
+        payload_bytes: encoded tensors, repetitions included.
+        wire_bytes: whole PUBLISH packets: header, topic, envelope, targets, payload; repetitions included.
+        raw_float32_bytes: the same tensors as plain float32, each counted once.
+    """
+
+    messages: int = 0
+    payload_bytes: int = 0
+    wire_bytes: int = 0
+    raw_float32_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Totals of a run.
+
+    Attributes:
+        flows: by name, FLOWS and CONTROL.
+        rejected: messages refused, by reason.
+        sent: messages the server published.
+        received: messages of clients that could be read.
+        duplicates: messages whose effect had already been had.
+        discarded_late: answers that came after their round had closed.
+        paper_bits: activations in the paper's accounting with 64-bit floats, before and after.
+    """
+
+    flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
+    rejected: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    received: int = 0
+    duplicates: int = 0
+    discarded_late: int = 0
+    paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def publish(self, topic: str, message: Message) -> None:
+        """Count a message that the server publishes."""
+        self.sent += 1
+        self._count(message, wire_bytes(topic, encoded_bytes(message)))
+
+    def receive(self, message: Message, message_wire_bytes: int) -> None:
+        """Count a message that a client published."""
+        self.received += 1
+        self._count(message, message_wire_bytes)
+
+    def tensor(self, flow: str, n: int, d: int) -> None:
+        """Count a tensor of shape (n, d) that took effect."""
+        self.flows[flow].raw_float32_bytes += 4 * n * d
+
+    def paper(self, codec: Codec, n: int, d: int) -> None:
+        """Count activations of shape (n, d) the way the paper does: a float is 64 bits, no envelope.
+
+        Codecs that the paper does not know count twice their bytes, so that float32 comes out at 1.
+        """
+        self.paper_bits[0] += 64 * n * d
+        self.paper_bits[1] += codec.paper_bits(n, d) if isinstance(codec, Pq) else 16 * codec.size_bytes(n, d)
+
+    def _count(self, message: Message, message_wire_bytes: int) -> None:
+        payload_bytes = 0
+        match message:
+            case Assignment(head=payload):
+                name, payload_bytes = "head_state_down", len(payload)
+            case Activations(payload=payload):
+                name, payload_bytes = "activations_up", len(payload)
+            case Gradient(payload=payload):
+                name, payload_bytes = "gradient_down", len(payload)
+            case HeadUpdate(payload=payload):
+                name, payload_bytes = "head_update_up", len(payload)
+            case _:
+                name = CONTROL
+        flow = self.flows[name]
+        flow.messages += 1
+        flow.payload_bytes += payload_bytes
+        flow.wire_bytes += message_wire_bytes

@@ -1,0 +1,122 @@
+"""Runs the server over a transport: the state machine on the event loop, the tail on one thread."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from broker import messages, topics
+from broker.drive import Driver
+from broker.messages import RunState
+from broker.protocol import Job
+from broker.transport import Connect, Will
+from scenarios.schema import Scenario, client_names, scenario_digest
+from scenarios.task import Task, head_vector, initial_model
+from scenarios.tasks import load_task
+from server_node.core import Dropped, Gathering, Plan, Refused, RoundReport, ServerCore
+from server_node.ledger import Ledger
+from server_node.record import RunFolder, Summary
+from server_node.tail import Tail
+
+log = logging.getLogger(__name__)
+
+Fact = Gathering | RoundReport | Dropped | Refused
+Watch = Callable[[Fact, Ledger], None]
+
+
+def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
+    """Give the state machine what it needs of a scenario."""
+    flows, training, stragglers = scenario.flows, scenario.training, scenario.stragglers
+    return Plan(
+        run=topics.check_name(run),
+        incarnation=incarnation,
+        digest=scenario_digest(scenario),
+        seed=scenario.seed,
+        clients=tuple(client_names(scenario)),
+        rounds=training.rounds,
+        cohort=training.cohort,
+        steps=training.local_steps,
+        correction=training.correction.lambda_,
+        codecs=(flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down),
+        cut_size=task.cut_size,
+        head_size=head_size,
+        batch_size=scenario.task.batch_size,
+        targets_per_sample=int(np.prod(task.target_shape)),
+        classes=task.classes,
+        evaluate_every=training.evaluate_every,
+        rejoin_s=stragglers.rejoin_s,
+        retry_s=stragglers.retry_s,
+    )
+
+
+async def serve(
+    scenario: Scenario,
+    connect: Connect,
+    *,
+    run: str,
+    folder: Path,
+    stop: asyncio.Event,
+    watch: Watch = lambda _fact, _ledger: None,
+) -> Summary:
+    """Serve one run to its end and leave its folder.
+
+    Args:
+        scenario: what to run.
+        connect: makes the transport.
+        run: name of the run, in every topic.
+        folder: where results go.
+        stop: set it to end the run early, cleanly.
+        watch: hears of rounds and of trouble as they happen, in the event loop.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError: a run name that cannot stand in a topic, a task that lacks its data.
+        BrokerError: no broker, or one that refuses us.
+    """
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    incarnation = secrets.token_hex(4)
+    plan = make_plan(scenario, task, run=run, incarnation=incarnation, head_size=head_vector(head).size)
+    ledger = Ledger()
+    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger)
+    worker = Tail(
+        task,
+        task.load().test,
+        head=head,
+        tail=tail,
+        codecs=plan.codecs,
+        seed=scenario.seed,
+        tail_lr=scenario.training.tail_lr,
+    )
+
+    def report(fact: object) -> None:
+        match fact:
+            case RoundReport():
+                record.round(fact)
+            case Gathering(online) if online == len(plan.clients):
+                record.running()
+            case Dropped(number, client):
+                log.warning("round %d goes on without %s", number, client)
+            case Refused(client, why):
+                log.warning("refused a message of %s: %s", client, why)
+        assert isinstance(fact, Fact)
+        watch(fact, ledger)
+
+    away = RunState("away", incarnation, 0, plan.rounds)
+    will = Will(topics.state(run), messages.encode(away), retain=True)
+    subscriptions = topics.server_subscriptions(run)
+    with ThreadPoolExecutor(1, thread_name_prefix="tail") as pool:
+        loop = asyncio.get_running_loop()
+
+        async def compute(job: Job) -> object:
+            return await loop.run_in_executor(pool, worker.run, job)
+
+        async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
+            reason = await Driver(ServerCore(plan, ledger), transport, compute, report).run(stop)
+    return record.finish(reason, head, tail)

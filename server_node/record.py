@@ -1,0 +1,156 @@
+"""The folder that a run leaves: what ran, where, and what came out.
+
+scenario.yaml      the resolved scenario
+environment.json   versions, machine, incarnation
+metrics.parquet    one row a round
+summary.json       totals, with stable keys
+model.safetensors  head and tail at the end
+"""
+
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import save_file
+from torch import nn
+
+from scenarios.load import dump_resolved
+from scenarios.schema import Scenario
+from server_node.core import RoundReport
+from server_node.ledger import CONTROL, FLOWS, Ledger
+
+Summary = dict[str, Any]
+
+_PACKAGES = ("aiomqtt", "amqtt", "msgpack", "numpy", "paho-mqtt", "torch")
+
+
+class RunFolder:
+    """Writes one run's folder.
+
+    Args:
+        folder: made if missing.
+        scenario: what runs.
+        mode: "live" or "simulate".
+        metric: name of the task's metric.
+        ledger: counted by the state machine.
+    """
+
+    def __init__(self, folder: Path, scenario: Scenario, *, mode: str, metric: str, ledger: Ledger) -> None:
+        self.folder = folder
+        self._scenario = scenario
+        self._mode = mode
+        self._metric = metric
+        self._ledger = ledger
+        self._rows: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+        self._first_round_started = self._started
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.yaml").write_text(dump_resolved(scenario))
+        self._write_json("environment.json", _environment())
+
+    def running(self) -> None:
+        """Start the clock of the training itself; until now the fleet gathered."""
+        self._first_round_started = time.monotonic()
+
+    def round(self, report: RoundReport) -> dict[str, Any]:
+        """Note a round and give its row."""
+        row = asdict(report) | {"elapsed_s": time.monotonic() - self._first_round_started}
+        for name, flow in self._ledger.flows.items():
+            row[f"{name}_wire_bytes"] = flow.wire_bytes
+        row["discarded_late"] = self._ledger.discarded_late
+        self._rows.append(row)
+        if report.metric is not None:
+            self._write_metrics()
+        return row
+
+    def finish(self, reason: str, head: nn.Module, tail: nn.Module) -> Summary:
+        """Write what is left to write; gives the summary."""
+        self._write_metrics()
+        tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
+        tensors |= {f"tail.{name}": value for name, value in tail.state_dict().items()}
+        save_file(tensors, self.folder / "model.safetensors")
+        summary = self._summary(reason)
+        self._write_json("summary.json", summary)
+        return summary
+
+    def _summary(self, reason: str) -> Summary:
+        ledger, flows = self._ledger, self._ledger.flows
+        now = time.monotonic()
+        training_s = max(now - self._first_round_started, 1e-9)
+        steps = sum(row["client_steps"] for row in self._rows)
+        scores = [row["metric"] for row in self._rows if row["metric"] is not None]
+        before, after = ledger.paper_bits
+        ratio: dict[str, Any] = {
+            name: {"wire_vs_float32": _ratio(flows[name].raw_float32_bytes, flows[name].wire_bytes)}
+            for name in FLOWS
+        }
+        ratio["activations_up"]["paper_64bit"] = _ratio(before, after)
+        ratio["total_both_directions"] = _ratio(
+            sum(flows[name].raw_float32_bytes for name in FLOWS), sum(f.wire_bytes for f in flows.values())
+        )
+        return {
+            "scenario": self._scenario.name,
+            "task": self._scenario.task.name,
+            "mode": self._mode,
+            "seed": self._scenario.seed,
+            "reason": reason,
+            "rounds": len(self._rows),
+            "metric": {
+                "name": self._metric,
+                "final": scores[-1] if scores else None,
+                "best": max(scores, default=None),
+            },
+            "clients": sum(group.count for group in self._scenario.fleet),
+            "client_steps": steps,
+            "client_steps_per_second": steps / training_s,
+            "wall_seconds": now - self._started,
+            "training_seconds": training_s,
+            "virtual_seconds": None,
+            "bytes": {
+                name: {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
+                | ({} if name == CONTROL else {"raw_float32": flow.raw_float32_bytes})
+                for name, flow in flows.items()
+            },
+            "ratio": ratio,
+            "messages": {
+                "sent": ledger.sent,
+                "received": ledger.received,
+                "rejected": sum(ledger.rejected.values()),
+                "rejected_by_reason": dict(ledger.rejected),
+                "duplicates": ledger.duplicates,
+                "discarded_late": ledger.discarded_late,
+            },
+        }
+
+    def _write_metrics(self) -> None:
+        target = self.folder / "metrics.parquet"
+        part = target.with_suffix(".part")
+        pq.write_table(pa.Table.from_pylist(self._rows), part)
+        os.replace(part, target)  # noqa: PTH105  atomic on every platform, unlike rename
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        (self.folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _ratio(before: float, after: float) -> float | None:
+    ratio = before / after if after else math.nan
+    return round(ratio, 4) if math.isfinite(ratio) else None
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }

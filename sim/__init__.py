@@ -1,0 +1,1 @@
+"""Virtual time, experiments, and the `fedlite` command."""

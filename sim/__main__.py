@@ -1,0 +1,5 @@
+"""`python -m sim` is `fedlite`."""
+
+from sim.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""The command `fedlite`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from broker.__main__ import broker
+from broker.program import command
+from edge_client.__main__ import edge
+from scenarios.load import dump_resolved, load_scenario, question, shipped
+from scenarios.schema import client_names
+from scenarios.tasks import load_task
+from server_node.__main__ import server
+from sim.local_run import run_here
+from sim.progress import summary_table, watching
+
+app = typer.Typer(
+    help="Split learning over MQTT with clustered activations.", no_args_is_help=True, add_completion=False
+)
+scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
+app.add_typer(scenarios, name="scenarios")
+
+Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
+]
+
+
+@app.command()
+@command
+def run(
+    scenario: Spec,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Edge processes that share the fleet; default: one per core."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Run a scenario here and now: broker, server and all clients on this machine."""
+    loaded = load_scenario(scenario, settings or ())
+    folder = out or Path("runs") / loaded.name
+    metric = load_task(loaded.task).metric
+    with watching(
+        rounds=loaded.training.rounds, clients=len(client_names(loaded)), metric=metric, as_json=as_json
+    ) as watch:
+        summary = run_here(scenario, settings or (), folder=folder, processes=processes, watch=watch)
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    if summary["reason"] != "complete":
+        typer.echo(f"ended early: {summary['reason']}")
+    typer.echo(summary_table(summary))
+    typer.echo(f"\nresults in {folder}")
+
+
+app.command()(broker)
+app.command()(server)
+app.command()(edge)
+
+
+@scenarios.command("list")
+@command
+def list_scenarios() -> None:
+    """List the shipped scenarios, each with the question it answers."""
+    table = Table("name", "question", box=None)
+    for name, path in shipped().items():
+        table.add_row(name, question(path))
+    Console().print(table)
+
+
+@scenarios.command()
+@command
+def show(scenario: Spec, settings: Settings = None) -> None:
+    """Print a scenario with everything it inherits and every default."""
+    typer.echo(dump_resolved(load_scenario(scenario, settings or ())), nl=False)
+
+
+@scenarios.command()
+@command
+def validate(scenario: Spec, settings: Settings = None) -> None:
+    """Check a scenario and say what is wrong: file, line, key, what is allowed."""
+    loaded = load_scenario(scenario, settings or ())
+    typer.echo(f"{loaded.name}: valid, {len(client_names(loaded))} clients, {loaded.training.rounds} rounds")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

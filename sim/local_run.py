@@ -1,0 +1,127 @@
+"""`fedlite run`: broker, server and edge processes of one run, all on this machine."""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import torch
+
+from broker.local import local_broker
+from broker.mqtt import MqttTransport
+from broker.program import run_until_stopped
+from scenarios.load import load_scenario
+from scenarios.schema import Scenario, client_names
+from server_node.live import Watch, serve
+from server_node.record import Summary
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 10.0
+"""How long an edge process may take to leave after the run, before it is killed."""
+
+
+def run_here(
+    spec: str, settings: Sequence[str], *, folder: Path, processes: int | None, watch: Watch
+) -> Summary:
+    """Run a scenario to its end on this machine.
+
+    Args:
+        spec: path or name of the scenario, as given.
+        settings: overrides, as given; the edge processes read the same.
+        folder: the run folder; what the other processes say goes to its logs/.
+        processes: how many edge processes share the fleet; as many as there are cores if None.
+        watch: hears of rounds as they happen.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError: a mistake in the scenario, or every edge process failed.
+        OSError: no broker.
+    """
+    scenario = load_scenario(spec, settings)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
+    with _broker(scenario, folder) as url:
+        connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
+        options = ["--broker", url, *(f"--set={setting}" for setting in settings)]
+        commands = [
+            [sys.executable, "-m", "edge_client", spec, *options, "--clients", share]
+            for share in _shares(len(client_names(scenario)), processes or os.cpu_count() or 1)
+        ]
+
+        async def everything(stop: asyncio.Event) -> Summary:
+            async with _edges(commands, folder / "logs", stop):
+                return await serve(
+                    scenario, connect, run=scenario.name, folder=folder, stop=stop, watch=watch
+                )
+
+        return run_until_stopped(everything)
+
+
+@contextmanager
+def _broker(scenario: Scenario, folder: Path) -> Iterator[str]:
+    """Give the URL of the scenario's broker, started here if it is a local kind."""
+    if scenario.broker.kind == "url":
+        assert scenario.broker.url is not None
+        yield scenario.broker.url
+    else:
+        with local_broker(scenario.broker.kind, folder / "logs") as url:
+            yield url
+
+
+def _shares(clients: int, processes: int) -> list[str]:
+    """Deal client numbers out as ranges of nearly equal length."""
+    processes = min(processes, clients)
+    bounds = [clients * i // processes for i in range(processes + 1)]
+    return [f"{first}-{end - 1}" for first, end in itertools.pairwise(bounds)]
+
+
+@asynccontextmanager
+async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Keep the edge processes; when all have failed, stop the run and say why."""
+    async with AsyncExitStack() as stack:
+        processes = [
+            await stack.enter_async_context(_edge(command, logs / f"edge-{number}.log"))
+            for number, command in enumerate(commands)
+        ]
+        watcher = asyncio.create_task(_watch(processes, logs, stop), name="watch edges")
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+
+@asynccontextmanager
+async def _edge(command: list[str], log_file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    with log_file.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        try:
+            await asyncio.wait_for(process.wait(), LEAVE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _watch(processes: list[asyncio.subprocess.Process], logs: Path, stop: asyncio.Event) -> None:
+    async def ended(number: int, process: asyncio.subprocess.Process) -> None:
+        if await process.wait():
+            log.warning("edge process %d ended with code %d; see %s", number, process.returncode, logs)
+
+    await asyncio.gather(*(ended(number, process) for number, process in enumerate(processes)))
+    if any(process.returncode for process in processes):
+        stop.set()

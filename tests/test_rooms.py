@@ -1,0 +1,62 @@
+"""Who may know whom: the arrows between the rooms."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {"broker", "scenarios", "edge_client", "server_node", "sim"}
+FORBIDDEN = {
+    "broker": {"torch", "simpy", "pydantic"} | ROOMS - {"broker"},
+    "scenarios": {"aiomqtt", "paho", "amqtt", "simpy"} | ROOMS - {"scenarios", "broker"},
+    "edge_client": {"simpy", "server_node", "sim", "pyarrow"},
+    "server_node": {"simpy", "edge_client", "sim"},
+    "sim": set[str](),
+}
+PURE = {  # no clock, socket, thread, event loop or global random state
+    "broker/messages.py", "broker/chunks.py", "broker/topics.py", "broker/protocol.py", "broker/bits.py",
+    "edge_client/core.py", "server_node/core.py", "server_node/ledger.py",
+}  # fmt: skip
+IMPURE = {"asyncio", "threading", "time", "socket", "random", "torch", "aiomqtt", "simpy", "os"}
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            yield node.module
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_knows_only_its_neighbours(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imports(file)
+        if name.split(".")[0] in FORBIDDEN[room]
+    }
+    assert wrong == set()
+
+
+def test_scenarios_know_no_more_of_the_wire_than_codecs() -> None:
+    names = {name for file in (ROOT / "scenarios").rglob("*.py") for name in imports(file)}
+    wire = {name for name in names if name.startswith("broker")}
+    assert {name for name in wire if not name.startswith("broker.codecs")} == set()
+
+
+@pytest.mark.parametrize("path", sorted(PURE))
+def test_the_core_is_pure(path: str) -> None:
+    assert {name for name in imports(ROOT / path) if name.split(".")[0] in IMPURE} == set()
+
+
+def test_nothing_unpickles_what_comes_from_outside() -> None:
+    for room in ROOMS:
+        for file in (ROOT / room).rglob("*.py"):
+            assert not {"pickle", "shelve", "dill", "cloudpickle"} & set(imports(file)), file
