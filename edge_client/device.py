@@ -22,6 +22,9 @@ from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vec
 class Device:
     """One client's head and data.
 
+    Attributes:
+        samples: how many it has.
+
     Args:
         task: the learning task.
         data: this client's samples.
@@ -38,7 +41,8 @@ class Device:
         self._data = data
         self._client = client
         self._seed = seed
-        self._sampler = BatchSampler(len(data.targets), batch_size, seed=seed, client=client)
+        self.samples = len(data.targets)
+        self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
         self._optimizer = torch.optim.SGD(self._head.parameters(), lr=head_lr)
 
@@ -64,7 +68,7 @@ class Device:
         parameters = sum(p.numel() for p in self._head.parameters())
         self._received = state_codec.decode(assignment.head, 1, parameters)[0]
         load_head_vector(self._head, self._received)
-        self._samples = 0
+        self._trained = 0
         self._error_energy = self._energy = 0.0
 
     def _forward(self, step: int) -> Activations:
@@ -80,7 +84,7 @@ class Device:
         self._residual: npt.NDArray[np.float32] = z - self._activations_codec.decode(payload, n, d)
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
-        self._samples += n
+        self._trained += n
         return Activations(
             round=self._round,
             step=step,
@@ -103,7 +107,7 @@ class Device:
         return HeadUpdate(
             round=self._round,
             attempt=1,
-            samples=self._samples,
+            samples=self._trained,
             quantization_error=self._error_energy / max(self._energy, 1e-30),
             payload=self._update_codec.encode(change, rng),
         )

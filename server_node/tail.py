@@ -6,7 +6,7 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from broker import bits
 from broker.codecs import Codec
@@ -38,8 +38,8 @@ class Tail:
         task: Task,
         test: Split,
         *,
-        head: torch.nn.Module,
-        tail: torch.nn.Module,
+        head: nn.Module,
+        tail: nn.Module,
         codecs: tuple[Codec, Codec, Codec, Codec],
         seed: int,
         tail_lr: float,
@@ -129,20 +129,21 @@ class Tail:
             samples += update.samples
         if samples:
             load_head_vector(self.head, parameters + change / np.float32(samples))
-        metric = self.evaluate() if job.evaluate else None
+        metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
         return RoundClosed(self._encode_head(job.round), metric, refused)
 
     def _encode_head(self, number: int) -> bytes:
         rng = generator(self._seed, "head", number)
         return self._codecs[3].encode(head_vector(self.head)[None, :], rng)
 
-    @torch.no_grad()
-    def evaluate(self) -> float:
-        """Give the task's metric on the test split, through the cut without a codec."""
-        self.head.eval()
-        self.tail.eval()
-        total = 0.0
-        for first in range(0, len(self._test.targets), EVALUATION_BATCH):
-            inputs, targets = self._test.batch(slice(first, first + EVALUATION_BATCH))
-            total += float(self._task.score(self.tail(self.head(inputs)), targets).sum())
-        return total / len(self._test.targets)
+
+@torch.no_grad()
+def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
+    """Give the task's metric on a test split, through the cut without a codec."""
+    head.eval()
+    tail.eval()
+    total = 0.0
+    for first in range(0, len(test.targets), EVALUATION_BATCH):
+        inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
+        total += float(task.score(tail(head(inputs)), targets).sum())
+    return total / len(test.targets)
