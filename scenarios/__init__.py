@@ -1,0 +1,1 @@
+"""What is run: scenario files, their schema, and the tasks (data, model, cut, metric)."""

@@ -1,0 +1,29 @@
+"""What can be wrong with a scenario.
+
+ScenarioError(ValueError)      a user's mistake in a scenario, or data that a scenario needs and cannot get
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScenarioError(ValueError):
+    """A mistake the user can mend; the text says where and how, one line per problem.
+
+    Attributes:
+        detail: the text without the key.
+        key: dotted path of the key in the scenario, such as task.name; empty when there is none.
+    """
+
+    def __init__(self, detail: str, *, key: str = "") -> None:
+        super().__init__(f"{key}: {detail}" if key else detail)
+        self.detail = detail
+        self.key = key
+
+
+def suggestion(word: str, known: Iterable[str], *, label: str) -> str:
+    """End a sentence about an unknown word: the nearest known one, if any is near, and all of them."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    return f"{hint} {label}: {', '.join(words)}"

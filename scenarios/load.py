@@ -1,0 +1,62 @@
+"""From a scenario file to a checked Scenario, and back to YAML."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from scenarios import document
+from scenarios.checks import problems
+from scenarios.document import Key, Node
+from scenarios.errors import ScenarioError
+from scenarios.explain import explain
+from scenarios.schema import Scenario
+from scenarios.shipped import locate
+from scenarios.tasks.own import is_file
+
+__all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
+
+
+def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a scenario.
+
+    Args:
+        name_or_path: a shipped scenario's name, or the path of a YAML file.
+        overrides: such as "training.cohort=5", laid over the file in their order.
+
+    Raises:
+        ScenarioError: everything that is wrong, one line per problem: where, which key, what is allowed.
+    """
+    root = document.read(locate(str(name_or_path), Path()))
+    for assignment in overrides:
+        root = document.override(root, assignment)
+    data = _with_absolute_paths(root).plain()
+    try:
+        # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
+        scenario = Scenario.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise ScenarioError(_lines(root, explain(error, data))) from error
+    if found := problems(scenario):
+        raise ScenarioError(_lines(root, found))
+    return scenario
+
+
+def dump_resolved(scenario: Scenario) -> str:
+    """Write a scenario as YAML, defaults included, that loads again as an equal one."""
+    data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def _with_absolute_paths(root: Node) -> Node:
+    keys: set[Key] = {("task", "path"), ("broker", "ca_file")}
+    task = root.plain().get("task")
+    module = task.get("module") if isinstance(task, dict) else None
+    if isinstance(module, str) and is_file(module):
+        keys.add(("task", "module"))
+    return document.absolute_paths(root, keys)
+
+
+def _lines(root: Node, found: Iterable[tuple[Key, str]]) -> str:
+    return "\n".join(f"{root.origin_of(key).label}: {'.'.join(map(str, key))}: {text}" for key, text in found)

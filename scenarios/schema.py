@@ -1,0 +1,162 @@
+"""The typed form of a scenario file. Units are in the names; `load.py` turns mistakes into messages."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from broker.codecs import Float16, Float32, Int4, Int8, Pq
+
+AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq, Field(discriminator="codec")]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _partition_form(value: object) -> str:
+    return "mixture" if isinstance(value, dict | Dirichlet) else "name"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Dirichlet(_Part):
+    """Clients of equal size, each with its own random class mixture."""
+
+    dirichlet_alpha: PositiveFloat = Field(
+        description="concentration of every class; small: each client has few classes, large: all are alike"
+    )
+
+
+Partition = Annotated[
+    Annotated[Literal["iid", "natural"], Tag("name")] | Annotated[Dirichlet, Tag("mixture")],
+    Discriminator(_partition_form),
+]
+
+
+class TaskSpec(_Part):
+    """What is learned, and how its data are divided among the clients."""
+
+    name: str = Field(
+        default="digits28", description="a built-in task, or the name of your own one in `module`"
+    )
+    module: str | None = Field(
+        default=None,
+        description="your own task: a Python file, or an importable module, with `task() -> Task`",
+    )
+    path: Path | None = Field(default=None, description="folder of the data, for tasks that need one")
+    partition: Partition = Field(
+        description="iid: equal random shares; natural: an owner (writer, speaker) per client; or a mixture"
+    )
+    batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
+
+
+class Correction(_Part):
+    """FedLite's gradient correction (arXiv 2201.11865)."""
+
+    lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        alias="lambda",
+        description=(
+            "the loss is the mean over the client's batch plus lambda/2 times the squared norm of (z - z~) "
+            "summed over the batch: a device adds lambda (z - z~) to the gradient of the mean loss"
+        ),
+    )
+
+
+class Training(_Part):
+    """Rounds, cohort and learning rates."""
+
+    rounds: PositiveInt = Field(description="rounds of the run")
+    cohort: PositiveInt = Field(description="clients that take part in a round")
+    local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
+    head_lr: PositiveFloat = Field(description="learning rate of the clients' SGD")
+    tail_lr: PositiveFloat = Field(description="learning rate of the server's SGD")
+    correction: Correction = Field(default=Correction(), description="gradient correction")
+    evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
+
+
+class Flows(_Part):
+    """How the tensors of each flow become bytes."""
+
+    activations_up: AnyCodec = Field(
+        default=Float32(), description="activations at the cut, client to server"
+    )
+    gradient_down: AnyCodec = Field(default=Float32(), description="their gradient, server to client")
+    head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
+    head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
+
+
+class WaitAll(_Part):
+    """A round ends when every member of its cohort that is online has answered."""
+
+    policy: Literal["wait_all"] = Field(default="wait_all", description="what to do about slow clients")
+    rejoin_s: PositiveFloat = Field(
+        default=10.0, description="how long a vanished member may be away before the round goes on without it"
+    )
+    retry_s: PositiveFloat = Field(
+        default=60.0, description="silence after which the server repeats what it last sent to a client"
+    )
+
+
+class Group(_Part):
+    """Clients of one kind."""
+
+    count: PositiveInt = Field(description="how many")
+
+
+class BrokerSpec(_Part):
+    """The MQTT broker of a live run."""
+
+    kind: Literal["embedded", "mosquitto", "url"] = Field(
+        default="embedded",
+        description="embedded: in this process; mosquitto: started beside it; url: one that runs already",
+    )
+    url: str | None = Field(
+        default=None, description="mqtt://host[:port] or mqtts://host[:port], for kind url"
+    )
+    ca_file: Path | None = Field(default=None, description="certificate authority of an mqtts broker, PEM")
+
+
+class Scenario(_Part):
+    """A run, completely: the same scenario and seed give the same run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="what the run is called, also in topics")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="everything random hangs on it")
+    task: TaskSpec
+    training: Training
+    flows: Flows = Flows()
+    stragglers: WaitAll = WaitAll()
+    fleet: tuple[Group, ...] = Field(description="the clients, by kind")
+    broker: BrokerSpec = BrokerSpec()
+
+    @property
+    def fleet_size(self) -> int:
+        """Clients in all groups of the fleet."""
+        return sum(group.count for group in self.fleet)
+
+
+def client_names(scenario: Scenario) -> list[str]:
+    """Name the clients of a fleet, in its order: c00 to c49 for 50 of them."""
+    width = len(str(scenario.fleet_size - 1))
+    return [f"c{number:0{width}}" for number in range(scenario.fleet_size)]
+
+
+def scenario_digest(scenario: Scenario) -> str:
+    """Hash what server and devices must agree upon: seed, task, training, flows and fleet.
+
+    Where a machine keeps the task's data and module may differ and is left out.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    agreed = scenario.model_dump(
+        mode="json",
+        include={"seed": True, "training": True, "flows": True, "fleet": True, "task": True},
+        exclude={"task": {"path", "module"}},
+        by_alias=True,
+    )
+    text = json.dumps(agreed, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,158 @@
+"""What a task is: data, a model cut in two, a loss and a metric.
+
+Letters: n samples, z the activations at the cut with shape (n, d), where d is `Task.cut_size`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from scenarios.seeds import derive_seed, generator
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Samples and what is to be learned of them.
+
+    uint8 inputs are pixels and stay bytes in memory, a quarter of the size (an edge process holds a whole
+    data set for a moment); `batch` gives them as float32 in [0, 1].
+
+    Attributes:
+        inputs: shape (N, ...); uint8 pixels, or any dtype the head takes.
+        targets: shape (N, *target_shape), int64.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise ValueError(f"{len(self.inputs)} inputs but {len(self.targets)} targets")
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Split":
+        """Copy some samples, so that the others can be freed."""
+        picked = torch.from_numpy(rows)
+        return Split(self.inputs[picked], self.targets[picked])
+
+    def batch(self, rows: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
+        """Give the head's inputs, shape (n, ...), and the targets, shape (n, *target_shape), of some rows."""
+        picked = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        inputs = self.inputs[picked]
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float().div_(255)
+        return inputs, self.targets[picked]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A task's data.
+
+    Attributes:
+        train: what the clients share.
+        test: what the server evaluates on.
+        owners: the natural client (writer, speaker, ...) of each training row, shape (N,), int64; None
+            when the data have no owners.
+    """
+
+    train: Split
+    test: Split
+    owners: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A learning task with its model cut in two.
+
+    The order of z is part of the contract: codecs cut it into sub-vectors of neighbouring values, and
+    neighbouring channels of one pixel compress far better than neighbouring pixels of one channel. So the
+    layout of one sample's activation, `cut_shape`, has its channels last.
+
+    Attributes:
+        name: as in the scenario.
+        metric: what the mean of `score` is called, such as accuracy.
+        classes: targets are integers in [0, classes).
+        target_shape: of one sample's target; () for one label.
+        cut_shape: of one sample's activation, channels last.
+        head: makes the clients' part, inputs (n, ...) -> z (n, d), float32, flattened channels-last. It may
+            have no buffers (running statistics), since devices share parameters only.
+        tail: makes the server's part, z (n, d) -> outputs.
+        loss: outputs, targets -> loss of each sample, shape (n,).
+        score: outputs, targets -> score of each sample, shape (n,), float32.
+        load: reads the data.
+    """
+
+    name: str
+    metric: str
+    classes: int
+    target_shape: tuple[int, ...]
+    cut_shape: tuple[int, ...]
+    head: Callable[[], nn.Module]
+    tail: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], Tensor]
+    load: Callable[[], Dataset]
+
+    @property
+    def cut_size(self) -> int:
+        """Values of one sample's activation, d."""
+        return math.prod(self.cut_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSampler:
+    """Chooses a client's batches.
+
+    Every batch is a draw without replacement of its own, from (seed, client, round, step) alone: a device
+    that was restarted redoes the same step.
+
+    Attributes:
+        samples: how many the client has.
+        batch_size: samples in a batch; all of them when the client has fewer.
+        seed: the scenario's seed.
+        client: its name.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int
+    client: str
+
+    def rows(self, round_number: int, step: int) -> npt.NDArray[np.int64]:
+        """Give the rows of a batch, shape (min(batch_size, samples),)."""
+        size = min(self.batch_size, self.samples)
+        rng = generator(self.seed, "batch", self.client, round_number, step)
+        return rng.choice(self.samples, size, replace=False)
+
+
+def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
+    """Make the head and tail that a run starts from; leaves torch's global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "model"))
+        return task.head(), task.tail()
+
+
+def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
+    """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
+    with torch.no_grad():
+        return torch.cat([parameter.reshape(-1) for parameter in head.parameters()]).numpy()
+
+
+def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
+    """Set a module's parameters from `head_vector`'s form; each keeps its place and layout in memory.
+
+    Raises:
+        ValueError: the vector is of another length.
+    """
+    parameters = list(head.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    if vector.shape != (size,):
+        raise ValueError(f"a vector of shape {vector.shape} for {size} parameters")
+    with torch.no_grad():
+        parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
+        for parameter, values in zip(parameters, parts, strict=True):
+            parameter.copy_(values.view(parameter.shape))

@@ -1,0 +1,39 @@
+"""The tasks a scenario can name, and the user's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scenarios.errors import ScenarioError, suggestion
+from scenarios.task import Task
+from scenarios.tasks import digits28, fashion_mnist, femnist
+from scenarios.tasks.own import own_task
+
+if TYPE_CHECKING:
+    from scenarios.schema import TaskSpec
+
+TASKS: dict[str, Callable[[Path | None], Task]] = {
+    "digits28": digits28.task,
+    "fashion_mnist": fashion_mnist.task,
+    "femnist": femnist.task,
+}
+"""Each takes the folder of its data, or None for where they usually are."""
+
+
+def load_task(spec: "TaskSpec") -> Task:
+    """Make the task that a scenario names; reads no data.
+
+    Raises:
+        ScenarioError: an unknown name, a folder that the task has no use for or lacks, or a module of the
+            user's that does not give a task.
+    """
+    if spec.module is not None:
+        if spec.path is not None:
+            raise ScenarioError("goes with a built-in task; your module knows its data", key="task.path")
+        return own_task(spec.module, spec.name)
+    if spec.name not in TASKS:
+        known = suggestion(spec.name, TASKS, label="known")
+        raise ScenarioError(
+            f"unknown task '{spec.name}'{known}; your own one needs task.module", key="task.name"
+        )
+    return TASKS[spec.name](spec.path)

@@ -1,0 +1,57 @@
+"""A task of the user's own: a Python file, or an importable module, with `task() -> Task`."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from scenarios.errors import ScenarioError
+from scenarios.task import Task
+
+KEY = "task.module"
+
+
+def is_file(module: str) -> bool:
+    """Say whether a module is named by its file rather than by its import name."""
+    return module.endswith(".py") or "/" in module
+
+
+def own_task(module: str, name: str) -> Task:
+    """Make the task of a user's module.
+
+    Args:
+        module: path of a Python file, or name of an importable module.
+        name: what the scenario calls the task.
+
+    Raises:
+        ScenarioError: there is no such module, it fails, or what it gives is no task of that name.
+    """
+    try:
+        loaded = _import_file(Path(module)) if is_file(module) else importlib.import_module(module)
+        make = getattr(loaded, "task", None)
+        task = make() if callable(make) else None
+    except ScenarioError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise ScenarioError(f"{module} fails: {type(error).__name__}: {error}", key=KEY) from error
+    if make is None:
+        raise ScenarioError(f"{module} has no function task()", key=KEY)
+    if not isinstance(task, Task):
+        raise ScenarioError(f"task() of {module} must return a scenarios.task.Task", key=KEY)
+    if task.name != name:
+        raise ScenarioError(f"'{name}', but the task of {module} is called '{task.name}'", key="task.name")
+    return task
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ScenarioError(f"no such file: {path}", key=KEY)
+    name = f"scenarios_own_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ScenarioError(f"{path} is no Python file", key=KEY)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are made
+    spec.loader.exec_module(module)
+    return module
