@@ -9,7 +9,7 @@ from scenarios.errors import ScenarioError, suggestion
 def shipped() -> dict[str, Path]:
     """Give the file of each shipped scenario by its name, sorted."""
     folder = Path(str(files("scenarios")))
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return dict(sorted((file.stem, file) for file in folder.glob("*.yaml")))
 
 
 def question(file: Path) -> str:

@@ -53,7 +53,7 @@ def test_iid_shares_differ_by_one_sample_at_most() -> None:
 def test_natural_gives_each_client_all_rows_of_one_owner() -> None:
     shares = split_clients("natural", LABELS, OWNERS, 7, 0)
     for rows, owner in zip(shares, np.unique(OWNERS), strict=True):
-        assert np.array_equal(rows, np.flatnonzero(OWNERS == owner))
+        assert np.array_equal(rows, np.flatnonzero(owner == OWNERS))
 
 
 def test_natural_chooses_owners_when_there_are_more_of_them() -> None:
@@ -70,7 +70,7 @@ def test_dirichlet_gives_every_client_as_many_samples() -> None:
 
 def test_dirichlet_has_few_classes_per_client_when_small_and_all_when_large() -> None:
     assert mean_largest_share(0.05) > 0.7
-    assert 0.25 < mean_largest_share(0.5) < 0.6
+    assert mean_largest_share(0.5) == pytest.approx(0.4, abs=0.1)
     assert mean_largest_share(1000.0) < 0.25
 
 

@@ -140,8 +140,8 @@ def _read_parquet(file: Path) -> Iterator[Table]:
     try:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=list(COLUMNS)):
             rows = batch.to_pydict()
-            images = np.stack([_pixels(file, image) for image in rows["image"]])
-            yield _table(file, images, rows["character"], rows["writer_id"])
+            images, writers, labels = (rows[name] for name in COLUMNS)
+            yield _table(file, np.stack([_pixels(file, image) for image in images]), labels, writers)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ScenarioError(f"{file}: not a table of {', '.join(COLUMNS)}: {error}") from error
 
