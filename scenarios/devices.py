@@ -1,0 +1,72 @@
+"""How fast devices compute, written out or as presets, and what slows them down; see sim.device_model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from scenarios.parts import NotNegative, Part, Positive, PositiveInt, check_preset, form
+
+
+class DeviceProfile(Part):
+    """Seconds that a device takes for one batch; they scale with the samples in it."""
+
+    batch_size: PositiveInt = Field(default=20, description="samples of the batch that was timed")
+    forward_s: NotNegative = Field(default=0.0, description="the batch through the head")
+    encode_s: NotNegative = Field(default=0.0, description="activations to bytes")
+    decode_s: NotNegative = Field(default=0.0, description="bytes to the gradient of the activations")
+    backward_s: NotNegative = Field(default=0.0, description="gradient through the head, and optimizer step")
+    source: str = Field(default="", description="where the numbers come from")
+
+
+DEVICES = {
+    "instant": DeviceProfile(source="computes in no time"),
+}
+
+
+def _check(name: str) -> str:
+    return check_preset(name, "device", DEVICES)
+
+
+DeviceChoice = Annotated[
+    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(DEVICES)}), Tag("name")]
+    | Annotated[DeviceProfile, Tag("own")],
+    Discriminator(form),
+]
+
+
+def device_of(choice: str | DeviceProfile) -> DeviceProfile:
+    """Give the device that a scenario names or writes out."""
+    return DEVICES[choice] if isinstance(choice, str) else choice
+
+
+Drawn = Annotated[
+    Literal["per_step", "per_client"],
+    Field(description="per_step: a new factor for each computation; per_client: one for the whole run"),
+]
+
+
+class LognormalSlowdown(Part):
+    """Factor exp(sigma N(0, 1)), median 1."""
+
+    distribution: Literal["lognormal"] = Field(default="lognormal", description="of the factor")
+    sigma: Positive = Field(description="standard deviation of the factor's logarithm")
+    drawn: Drawn = "per_step"
+
+
+class ParetoSlowdown(Part):
+    """Pareto distributed factor of at least 1."""
+
+    distribution: Literal["pareto"] = Field(default="pareto", description="of the factor")
+    shape: Positive = Field(description="tail index: the factor exceeds x with probability x^-shape")
+    drawn: Drawn = "per_step"
+
+
+class TraceSlowdown(Part):
+    """Factors from a file, one for each computation in turn; every client starts at a row of its own."""
+
+    distribution: Literal["trace"] = Field(default="trace", description="of the factor")
+    file: Path = Field(description="CSV with the column factor")
+
+
+Slowdown = Annotated[LognormalSlowdown | ParetoSlowdown | TraceSlowdown, Field(discriminator="distribution")]

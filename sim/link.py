@@ -1,0 +1,190 @@
+"""One direction of a device's link: when does the last byte of a message arrive?
+
+First come, first served, at the link's rate, through one TCP connection that lasts. docs/models.md has the
+equations. A line knows its own state only; it is told the time and draws from the client's generator.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from scenarios.links import Link
+
+SEGMENT_BYTES = 1448
+"""TCP payload of a full packet: an MTU of 1500 less the headers."""
+
+HEADER_BYTES = 52
+"""IPv4 20, TCP 20, timestamp option 12; in every packet. The layers below are not counted."""
+
+INITIAL_WINDOW = 10
+"""Segments, RFC 6928."""
+
+MIN_RTO_MARGIN_S = 0.2
+"""Linux: the retransmission timeout is at least so much above the round trip."""
+
+DUPLICATE_ACKS = 3
+"""As many segments must follow a lost one for a fast retransmit, RFC 5681; else the timeout repairs it."""
+
+
+class Carried(NamedTuple):
+    """When a message began to leave, when its last byte had left, and when that arrived."""
+
+    start_s: float
+    sent_s: float
+    arrival_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What all devices on the same kind of link share, for one direction.
+
+    Attributes:
+        bytes_per_s: rate for packets with their headers; infinite if unlimited. With loss it is at most
+            what TCP reaches (Mathis et al. 1997): one segment in RTT sqrt(2 p / 3).
+        segment_s: time a full packet takes at that rate.
+        latency_s: mean time one way.
+        jitter_s: standard deviation of that time.
+        jitter: its distribution.
+        loss: probability that a packet is lost.
+        round_trip_s: of a full packet and its acknowledgement on an idle link.
+    """
+
+    bytes_per_s: float
+    segment_s: float
+    latency_s: float
+    jitter_s: float
+    jitter: Literal["normal", "lognormal", "uniform"]
+    loss: float
+    round_trip_s: float
+
+    @property
+    def instant(self) -> bool:
+        """Whether nothing takes time on it."""
+        return self.segment_s == 0.0 == self.latency_s and not self.jitter_s and not self.loss
+
+    @property
+    def timeout_s(self) -> float:
+        """TCP's retransmission timeout."""
+        return self.round_trip_s + MIN_RTO_MARGIN_S
+
+
+def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
+    """Give one direction of a link in seconds and bytes."""
+    kbps = link.uplink_kbps if direction == "up" else link.downlink_kbps
+    full_packet_bytes = SEGMENT_BYTES + HEADER_BYTES
+    segment_s = full_packet_bytes * 8 / (kbps * 1000) if kbps else 0.0
+    round_trip_s = 2 * link.latency_ms / 1000 + segment_s
+    segment_s = max(segment_s, round_trip_s * math.sqrt(2 * link.loss / 3))
+    return Path(
+        bytes_per_s=full_packet_bytes / segment_s if segment_s else math.inf,
+        segment_s=segment_s,
+        latency_s=link.latency_ms / 1000,
+        jitter_s=link.jitter_ms / 1000,
+        jitter=link.jitter,
+        loss=link.loss,
+        round_trip_s=round_trip_s,
+    )
+
+
+def segments_of(payload_bytes: int) -> int:
+    """Give the TCP segments that a message takes."""
+    return -(-payload_bytes // SEGMENT_BYTES)
+
+
+def framed_bytes(payload_bytes: int) -> int:
+    """Give a message's bytes with the TCP/IP headers of all its packets."""
+    return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)
+
+
+def slow_start(window: int, segments: int, path: Path) -> tuple[float, int]:
+    """Give the time TCP waits for acknowledgements while it sends, and its window after it.
+
+    A window of w segments leaves in w S seconds; the first acknowledgement of it comes after a round trip
+    and lets two segments go for every one acknowledged. Until windows fill the round trip the line pauses.
+
+    Args:
+        window: congestion window before, in segments.
+        segments: of the message.
+        path: the line's.
+    """
+    pauses_s = 0.0
+    while segments > window:
+        pauses_s += max(0.0, path.round_trip_s - window * path.segment_s)
+        segments -= window
+        window *= 2
+    if 2 * segments > window:  # Linux: a window that was not half used does not grow
+        window += segments
+    return pauses_s, window
+
+
+class Line:
+    """One direction of one device's link.
+
+    Args:
+        path: what it is like.
+        rng: makes the client's generator; called when the first random number is needed.
+    """
+
+    __slots__ = ("_idle_since_s", "_last_arrival_s", "_rng", "_window", "path")
+
+    def __init__(self, path: Path, rng: Callable[[], np.random.Generator]) -> None:
+        self.path = path
+        self._rng = rng
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new connection."""
+        self._idle_since_s = self._last_arrival_s = 0.0
+        self._window = INITIAL_WINDOW
+
+    def carry(self, now_s: float, payload_bytes: int) -> Carried:
+        """Take a message of so many MQTT bytes and say when it goes and arrives.
+
+        Calls come in the order of their times.
+        """
+        start_s = max(now_s, self._idle_since_s)
+        return self.depart(
+            start_s, start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s, payload_bytes
+        )
+
+    def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
+        """Say the same of a message that had the line from `start_s`, and but for TCP's waits to `end_s`."""
+        self._idle_since_s = sent_s = end_s + self.delay_s(start_s, payload_bytes)
+        self._last_arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
+        return Carried(start_s, sent_s, self._last_arrival_s)
+
+    def delay_s(self, start_s: float, payload_bytes: int) -> float:
+        """Give what TCP adds to the time at full rate: slow start and the repair of a loss."""
+        path, segments = self.path, segments_of(payload_bytes)
+        idle_timeouts = int((start_s - self._idle_since_s) / path.timeout_s)
+        window = max(INITIAL_WINDOW, self._window >> idle_timeouts)  # halved for each, RFC 2861
+        pauses_s, self._window = slow_start(window, segments, path)
+        return pauses_s + self._repair_s(segments) if path.loss else pauses_s
+
+    def propagation_s(self) -> float:
+        """Draw the time one way."""
+        path = self.path
+        if not path.jitter_s:
+            return path.latency_s
+        match path.jitter:
+            case "normal":
+                time_s = path.latency_s + path.jitter_s * self._rng().standard_normal()
+            case "uniform":
+                half_width_s = math.sqrt(3) * path.jitter_s
+                time_s = path.latency_s + half_width_s * (2 * self._rng().random() - 1)
+            case "lognormal":
+                variance = math.log1p((path.jitter_s / path.latency_s) ** 2)
+                deviation = math.sqrt(variance) * self._rng().standard_normal()
+                time_s = path.latency_s * math.exp(deviation - variance / 2)
+        return max(0.0, time_s)
+
+    def _repair_s(self, segments: int) -> float:
+        """Draw the first lost segment, if any, and give the time until it has been repeated."""
+        lost = int(math.log1p(-self._rng().random()) / math.log1p(-self.path.loss))
+        if lost >= segments:
+            return 0.0
+        noticed = segments - lost > DUPLICATE_ACKS
+        return self.path.round_trip_s if noticed else self.path.timeout_s
