@@ -1,0 +1,47 @@
+"""URLs of brokers, and the certificates to trust."""
+
+import functools
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is and who we are to it; its text is free of secrets."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str | None = None
+    password: str | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt{'s' if self.tls else ''}://{host}:{self.port}"
+
+
+def parse_url(url: str) -> Address:
+    """Read mqtt://host, mqtt://user:password@host:port or the same with mqtts://.
+
+    Raises:
+        ValueError: for anything else; the text does not repeat the URL, which may hold a password.
+    """
+    example = "write it as mqtt://host:1883 or mqtts://user:password@host:8883"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not the URL of a broker: {error}; {example}") from None
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError(f"not the URL of a broker; {example}")
+    tls = parts.scheme == "mqtts"
+    username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
+    return Address(parts.hostname, port or (8883 if tls else 1883), tls, username, password)
+
+
+@functools.cache
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Load certificates once for all the transports of a process."""
+    return ssl.create_default_context(cafile=ca_file)

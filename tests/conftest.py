@@ -1,0 +1,67 @@
+"""Brokers for tests: in memory, embedded (amqtt) and mosquitto, the latter two on free ports."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.local import local_broker
+from broker.memory import MemoryBroker
+from broker.mosquitto import find_mosquitto
+from broker.mqtt import MqttTransport
+from broker.transport import BrokerError, Connect
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def mosquitto_program() -> str:
+    """Path of mosquitto; skips where there is none."""
+    try:
+        return find_mosquitto()
+    except BrokerError as error:
+        pytest.skip(f"NOT TESTED WITH A REAL BROKER: {error}")
+
+
+@pytest.fixture(scope="session")
+def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an embedded broker shared by all tests."""
+    with local_broker("embedded", tmp_path_factory.mktemp("embedded")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mosquitto_url(mosquitto_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a mosquitto shared by all tests."""
+    assert mosquitto_program
+    with local_broker("mosquitto", tmp_path_factory.mktemp("mosquitto")) as url:
+        yield url
+
+
+@pytest.fixture(params=["embedded", "mosquitto"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """URL of each kind of local broker in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["memory", "embedded", "mosquitto"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Make transports to each kind of broker in turn."""
+    if request.param == "memory":
+        return MemoryBroker().transport
+    return functools.partial(MqttTransport, request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def run_name() -> str:
+    """Name of a run that no other test uses, for topics and client ids."""
+    return f"run{next(_numbers)}"
+
+
+@pytest.fixture
+def broker_folder(tmp_path: Path) -> Path:
+    """Folder for a broker that one test starts for itself."""
+    return tmp_path / "broker"
