@@ -41,7 +41,23 @@ def parse_url(url: str) -> Address:
     return Address(parts.hostname, port or (8883 if tls else 1883), tls, username, password)
 
 
+class _Socket(ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        """Close the socket when the other side is not to be trusted; paho would forget it."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 @functools.cache
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Load certificates once for all the transports of a process."""
-    return ssl.create_default_context(cafile=ca_file)
+    """Load certificates once for all the transports of a process.
+
+    Raises:
+        OSError: the file is missing or holds no certificates.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.sslsocket_class = _Socket
+    return context

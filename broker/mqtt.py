@@ -53,6 +53,8 @@ BACKOFF_S = (0.1, 5.0)
 MAX_PUBLISHES = 16
 """Packets on their way to the broker at once; fewer than the 20 that paho lets out."""
 
+_POLL_S = 0.1
+
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
 _REFUSALS = {
     132: "it does not speak MQTT 3.1.1",
@@ -285,18 +287,31 @@ class _Link:
 async def _connect(client: aiomqtt.Client) -> None:
     """Connect, and leave no socket behind when that fails or is cancelled.
 
-    aiomqtt connects on a thread that cannot be cancelled, and keeps the socket if no CONNACK comes.
+    aiomqtt connects on a thread that cannot be cancelled, does not see a broker that hangs up before it
+    has accepted us, and keeps the socket of a failed attempt.
     """
     entering = asyncio.create_task(client.__aenter__(), name="mqtt connect")
     try:
-        await asyncio.shield(entering)
+        await _accepted(client, entering)
     except BaseException:
-        await asyncio.wait({entering})
-        if entering.exception() is None:
-            await _disconnect(client)
-        else:
-            client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
+        while not entering.done() and not _had_socket(client):
+            await asyncio.wait({entering}, timeout=_POLL_S)
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
         raise
+
+
+async def _accepted(client: aiomqtt.Client, entering: asyncio.Task[aiomqtt.Client]) -> None:
+    while not entering.done():
+        if _had_socket(client) and client._client.socket() is None:  # noqa: SLF001  no public word for it
+            raise aiomqtt.MqttError("it hangs up")
+        await asyncio.wait({entering}, timeout=_POLL_S)
+    entering.result()
+
+
+def _had_socket(client: aiomqtt.Client) -> bool:
+    return client._misc_task is not None  # noqa: SLF001  made when the thread has opened the socket
 
 
 async def _disconnect(client: aiomqtt.Client) -> None:
@@ -304,7 +319,7 @@ async def _disconnect(client: aiomqtt.Client) -> None:
     try:
         await client.__aexit__(None, None, None)
     except aiomqtt.MqttError:
-        client._client._sock_close()  # noqa: SLF001  as above
+        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
 
 
 async def _unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -> T:
