@@ -10,19 +10,19 @@ import itertools
 import logging
 import math
 import random
-import re
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 from weakref import WeakValueDictionary
 
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.address import parse_url, tls_context
+from broker.connection import connect, disconnect, in_words, unless_lost
 from broker.transport import (
     BrokerError,
     Connected,
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 _library_log = logging.getLogger(f"{__name__}.library")
 _library_log.setLevel(logging.CRITICAL)  # it reports what we handle
 
-T = TypeVar("T")
-
 KEEPALIVE_S = 30
 """A connection is given up after one to two of these without an answer; long enough for a packet to leave
 through a slow uplink before the ping that waits behind it."""
@@ -53,15 +51,8 @@ BACKOFF_S = (0.1, 5.0)
 MAX_PUBLISHES = 16
 """Packets on their way to the broker at once; fewer than the 20 that paho lets out."""
 
-_POLL_S = 0.1
-
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
-_REFUSALS = {
-    132: "it does not speak MQTT 3.1.1",
-    133: "client identifier not valid",
-    134: "bad user name or password",
-    135: "not authorized",
-}
+_REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
 
 
 class MqttTransport:
@@ -148,7 +139,7 @@ class MqttTransport:
             link = await self._online()
             publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
             try:
-                await _unless_lost(link.reader, publishing)
+                await unless_lost(link.reader, publishing)
             except aiomqtt.MqttError:
                 await asyncio.wait({link.reader})
                 self.stats.resent += 1
@@ -184,7 +175,7 @@ class MqttTransport:
                 try:
                     self._trouble = await self._connect_and_read()
                 except aiomqtt.MqttError as error:
-                    self._trouble = _in_words(error)
+                    self._trouble = in_words(error)
                 log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
                 if loop.time() - start_s > longest_s:
                     pause_s = shortest_s
@@ -208,7 +199,7 @@ class MqttTransport:
             self._go_offline()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await _disconnect(client)
+            await disconnect(client)
 
     async def _connect(self) -> aiomqtt.Client:
         client = aiomqtt.Client(
@@ -228,7 +219,7 @@ class MqttTransport:
         )
         client.pending_calls_threshold = MAX_PUBLISHES + 1
         try:
-            await _connect(client)
+            await connect(client)
         except aiomqtt.MqttCodeError as error:
             refusal = _REFUSALS.get(getattr(error.rc, "value", 0))
             if refusal:
@@ -239,7 +230,7 @@ class MqttTransport:
     async def _subscribe(self, client: aiomqtt.Client, reader: asyncio.Task[str]) -> None:
         if not self._subscriptions:
             return
-        codes = await _unless_lost(reader, client.subscribe(self._subscriptions))
+        codes = await unless_lost(reader, client.subscribe(self._subscriptions))
         refused = [
             topic
             for (topic, _), code in zip(self._subscriptions, codes, strict=True)
@@ -257,7 +248,7 @@ class MqttTransport:
                 else:
                     self._inbox.receive(message.topic.value, message.payload)
         except aiomqtt.MqttError as error:
-            return _in_words(error)
+            return in_words(error)
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
     def _go_online(self, link: "_Link") -> None:
@@ -274,6 +265,7 @@ class MqttTransport:
         if self._link is not None and self._ended is None:
             self._changed.clear()
             self._inbox.signal(Disconnected())
+            log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
         self._link = None
         self._early.clear()
 
@@ -282,59 +274,3 @@ class MqttTransport:
 class _Link:
     client: aiomqtt.Client
     reader: asyncio.Task[str]  # ends when the connection is lost
-
-
-async def _connect(client: aiomqtt.Client) -> None:
-    """Connect, and leave no socket behind when that fails or is cancelled.
-
-    aiomqtt connects on a thread that cannot be cancelled, does not see a broker that hangs up before it
-    has accepted us, and keeps the socket of a failed attempt.
-    """
-    entering = asyncio.create_task(client.__aenter__(), name="mqtt connect")
-    try:
-        await _accepted(client, entering)
-    except BaseException:
-        while not entering.done() and not _had_socket(client):
-            await asyncio.wait({entering}, timeout=_POLL_S)
-        entering.cancel()
-        await asyncio.gather(entering, return_exceptions=True)
-        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
-        raise
-
-
-async def _accepted(client: aiomqtt.Client, entering: asyncio.Task[aiomqtt.Client]) -> None:
-    while not entering.done():
-        if _had_socket(client) and client._client.socket() is None:  # noqa: SLF001  no public word for it
-            raise aiomqtt.MqttError("it hangs up")
-        await asyncio.wait({entering}, timeout=_POLL_S)
-    entering.result()
-
-
-def _had_socket(client: aiomqtt.Client) -> bool:
-    return client._misc_task is not None  # noqa: SLF001  made when the thread has opened the socket
-
-
-async def _disconnect(client: aiomqtt.Client) -> None:
-    """Say goodbye to the broker, or close the socket without it."""
-    try:
-        await client.__aexit__(None, None, None)
-    except aiomqtt.MqttError:
-        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
-
-
-async def _unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -> T:
-    """Await an answer of the broker; raise MqttError when the connection is lost before it."""
-    answer = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({answer, reader}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise aiomqtt.MqttError("the connection was lost")
-        return answer.result()
-    finally:
-        if not answer.done():
-            answer.cancel()
-            await asyncio.gather(answer, return_exceptions=True)
-
-
-def _in_words(error: aiomqtt.MqttError) -> str:
-    return re.sub(r"^\[[^]]*] ", "", str(error.__cause__ or error))  # without [Errno 111] or [code:128]

@@ -103,7 +103,8 @@ class Transport(Protocol):
         Waits through lost connections and sends again. Messages on one topic keep the order of the calls.
 
         Raises:
-            ValueError: a message above chunks.MAX_MESSAGE_BYTES, or a retained one that would need chunks.
+            ValueError: a message above chunks.MAX_MESSAGE_BYTES, a retained one that would need chunks, or a
+                topic with wildcards.
             BrokerError: the transport was left or has failed for good.
         """
         ...

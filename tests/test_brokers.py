@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -261,6 +262,17 @@ async def test_leaving_ends_publishes_that_wait_for_a_lost_broker(broker_folder:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_leaving_at_the_moment_of_a_loss_leaves_no_unheard_error(
+    broker_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = local._free_port()
+    with mortal_broker("embedded", broker_folder, port) as process:
+        async with MqttTransport(f"mqtt://127.0.0.1:{port}", client_id="a", subscriptions=["x"]):
+            kill_session(process)  # while the event loop stands still
+        gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 async def test_a_frozen_broker_is_given_up_and_found_again(kind: local.Kind, broker_folder: Path) -> None:
@@ -276,6 +288,59 @@ async def test_a_frozen_broker_is_given_up_and_found_again(kind: local.Kind, bro
             await next_of(events, Connected)
             assert (await next_frame(events)).payload == b"x"
             await publishing
+
+
+@contextlib.asynccontextmanager
+async def slow_uplink(url: str, bytes_per_s: float) -> AsyncIterator[str]:
+    """Give the URL of a proxy that takes its time with what clients send."""
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, per_byte_s: float) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(len(data) * per_byte_s)
+        writer.close()
+        await writer.wait_closed()
+
+    handlers = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        await asyncio.gather(forward(reader, up_writer, 1 / bytes_per_s), forward(up_reader, writer, 0))
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with await asyncio.start_server(connected, sock=listener, limit=4096):
+        yield f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
+        await asyncio.gather(*filter(None, handlers))
+
+
+@pytest.mark.slow
+async def test_a_large_message_gets_through_an_uplink_slower_than_the_keepalive(
+    broker_url: str, run_name: str
+) -> None:
+    # 600 kB at 60 kB/s is 10 s; a client whose ping waits longer than 2 x 2 s gives its connection up
+    async with (
+        slow_uplink(broker_url, 60_000) as slow_url,
+        MqttTransport(slow_url, client_id=run_name, subscriptions=[run_name], keepalive_s=2) as client,
+    ):
+        await client.publish(run_name, bytes(600_000))
+        assert (await next_frame(client.events())).payload == bytes(600_000)
+        assert client.stats.connections == 1
+
+
+def test_the_broker_program_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
+    port = local._free_port()
+    command = [sys.executable, "-m", "broker", f"--port={port}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1]
+    ) as process:
+        local._wait_until_it_answers(process, port, tmp_path / "none")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert output.decode() == f"embedded broker on mqtt://127.0.0.1:{port}; Ctrl-C ends it\n"
 
 
 def test_a_local_broker_ends_with_the_process_that_needs_it(broker_folder: Path) -> None:
