@@ -9,6 +9,7 @@ One job runs at a time; activations that arrive meanwhile form the next TailStep
 alone repeats messages (see edge_client.core), so all timers are here:
 
     join             the fleet had its time to appear; start with those who did
+    deadline         from here on the round makes do with fewer members
     retry            ticks during a round; who said nothing for a whole tick is told again
     rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
     quiet:<client>   its greetings and errors are answered at most once while this runs
@@ -60,6 +61,27 @@ MAX_REPEATS = 5
 """After so many unanswered repetitions a member is dropped from its round."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a round waits for whom; every straggler policy is a setting of these.
+
+    Attributes:
+        choose: members a round begins with.
+        enough: members that are ready end the wait for the others; None: all of them.
+        deadline_s: after this long `minimum` is enough; None: there is no deadline.
+        minimum: see `deadline_s`.
+        max_staleness: None: who is late is dropped. Otherwise late members are not waited for either, but
+            keep working: their answers count in a later round with weight 1/sqrt(1 + rounds late), up to
+            so many rounds late (buffered asynchronous training, as in FedBuff).
+    """
+
+    choose: int
+    enough: int | None = None
+    deadline_s: float | None = None
+    minimum: int = 1
+    max_staleness: int | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the state machine must know of a scenario.
@@ -71,7 +93,8 @@ class Plan:
         seed: of the cohort's choice.
         clients: names of the fleet.
         rounds: how many.
-        cohort: clients a round.
+        cohort: clients that must be there to begin without the rest of the fleet.
+        patience: how many are chosen for a round, and how long it waits for whom.
         steps: local steps a round.
         correction: lambda.
         codecs: of activations up, gradient down, head update up, head state down.
@@ -93,6 +116,7 @@ class Plan:
     clients: tuple[str, ...]
     rounds: int
     cohort: int
+    patience: Patience
     steps: int
     correction: float
     codecs: tuple[Codec, Codec, Codec, Codec]
@@ -118,12 +142,18 @@ class TailStep:
 
     round: int
     step: int
-    batches: tuple[tuple[str, Activations], ...]
+    batches: tuple[tuple[str, Activations, float], ...]  # client, batch, weight of its samples
 
 
 @dataclass(frozen=True, slots=True)
 class TailStepped:
-    """Attributes: each client's encoded gradient or why its batch was refused; the batches' summed loss."""
+    """What came of a TailStep.
+
+    Attributes:
+        gradients: each client's encoded gradient, or why its batch was refused.
+        loss_sum: over the samples of the batches that were not refused.
+        samples: how many.
+    """
 
     gradients: dict[str, bytes | WireError]
     loss_sum: float
@@ -132,7 +162,7 @@ class TailStepped:
 
 @dataclass(frozen=True, slots=True)
 class TailUpdate:
-    """Job: one optimizer step with the gradient averaged over all samples of the step; result: None."""
+    """Job: one optimizer step with the weighted average of the samples' gradients; result: None."""
 
     round: int
     step: int
@@ -140,10 +170,10 @@ class TailUpdate:
 
 @dataclass(frozen=True, slots=True)
 class CloseRound:
-    """Job: average the head updates by sample count, evaluate if asked; result: RoundClosed."""
+    """Job: average the head updates by samples and weight, evaluate if asked; result: RoundClosed."""
 
     round: int
-    updates: tuple[tuple[str, HeadUpdate], ...]
+    updates: tuple[tuple[str, HeadUpdate, float], ...]
     evaluate: bool
 
 
@@ -167,6 +197,7 @@ class RoundReport:
         clients: whose head updates were averaged.
         client_steps: batches that went through the tail.
         quantization_error: mean of ||z - z~||^2 / ||z||^2 by samples.
+        staleness: mean rounds between an update's assignment and this round.
         online: clients online at the end.
     """
 
@@ -176,6 +207,7 @@ class RoundReport:
     clients: int
     client_steps: int
     quantization_error: float
+    staleness: float
     online: int
 
 
@@ -204,7 +236,7 @@ class Refused:
 
 @dataclass(slots=True)
 class _Member:
-    """One client's standing in the round; `step` is the next step it owes."""
+    """A client at work; `step` is the next step it owes."""
 
     assignment: Assignment
     step: int = 0
@@ -222,8 +254,8 @@ class _Member:
 @dataclass(slots=True)
 class _Round:
     number: int
-    members: dict[str, _Member]
     step: int = 0
+    overdue: bool = False
     loss_sum: float = 0.0
     samples: int = 0
     client_steps: int = 0
@@ -251,6 +283,7 @@ class ServerCore:
         self._number = first_round - 1
         self._online: set[str] = set()
         self._round: _Round | None = None
+        self._members: dict[str, _Member] = {}
         self._head = b""
         self._busy = True  # until the head is encoded
         self._opened = False
@@ -286,26 +319,23 @@ class ServerCore:
         if not self._opened:
             self._opened = True
             actions += [Compute(Open()), StartTimer("join", self._plan.join_s)]
-        elif self._round is not None:  # what clients said while we were away is lost
-            for client, member in self._round.members.items():
+        else:  # what clients said while we were away is lost
+            for client, member in list(self._members.items()):
                 actions += self._repeat(client, member)
         return actions
 
     def _received(self, sender: str, message: Message) -> list[Action]:
         if sender not in self._plan.clients:
             return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
-        member = self._round.members.get(sender) if self._round else None
-        if member is not None:
-            member.silent, member.repeats = False, 0
         match message:
             case Hello():
                 return self._greeted(sender, message)
             case Status(online):
                 return [] if online else self._vanished(sender)
             case Activations():
-                return self._activations(sender, member, message)
+                return self._activations(sender, message)
             case HeadUpdate():
-                return self._head_update(sender, member, message)
+                return self._head_update(sender, message)
             case _:
                 kind = type(message).__name__
                 return self._refuse(sender, WireError("direction", f"a client does not send {kind}"))
@@ -322,10 +352,10 @@ class ServerCore:
         actions = [*self._hush(client), CancelTimer(f"rejoin:{client}")]
         if self._phase == "gathering":
             actions.append(Report(Gathering(len(self._online))))
-        member = self._round.members.get(client) if self._round else None
-        if self._round is None or member is None or member.update is not None:
+        member = self._members.get(client)
+        if member is None or member.update is not None:
             return actions
-        if hello.round == self._round.number:
+        if hello.round == member.assignment.round:
             return actions + self._repeat(client, member)
         if member.step <= 1:  # it lost its state; its first step comes out the same again
             member.assignment = _again(member.assignment)
@@ -334,23 +364,24 @@ class ServerCore:
 
     def _vanished(self, client: str) -> list[Action]:
         self._online.discard(client)
-        if self._round is None or client not in self._round.members:
+        if client not in self._members:
             return []
         return [StartTimer(f"rejoin:{client}", self._plan.rejoin_s)]
 
-    def _activations(self, client: str, member: _Member | None, message: Activations) -> list[Action]:
-        error = self._misfit(member, message.round, message.step)
+    def _activations(self, client: str, message: Activations) -> list[Action]:
+        member, error = self._standing(client, message.round, message.step)
         if error is None and member is not None:
             if message.step < member.step or member.waiting is not None:
                 return self._duplicate(client, member)
             error = self._wrong_size(message)
             if error is None:
                 member.waiting = message
+                member.silent, member.repeats = False, 0
                 return []
         return self._refuse(client, error) if error else self._late()
 
-    def _head_update(self, client: str, member: _Member | None, message: HeadUpdate) -> list[Action]:
-        error = self._misfit(member, message.round, self._plan.steps)
+    def _head_update(self, client: str, message: HeadUpdate) -> list[Action]:
+        member, error = self._standing(client, message.round, self._plan.steps)
         if error is None and member is not None:
             if member.update is not None:
                 return self._duplicate(client, member)
@@ -362,13 +393,16 @@ class ServerCore:
             error = WireError("shape", f"head update of {len(message.payload)} bytes, not {expected}")
         return self._refuse(client, error) if error else self._late()
 
-    def _misfit(self, member: _Member | None, number: int, step: int) -> WireError | None:
-        """Say why an answer cannot be of this round; None for what is on time, repeated or late."""
+    def _standing(self, client: str, number: int, step: int) -> tuple[_Member | None, WireError | None]:
+        """Give the member that an answer belongs to, None if it is late, and what is wrong with it."""
         if number > self._number:
-            return WireError("order", f"round {number} has not begun")
-        if number == self._number and member is not None and step > member.step:
-            return WireError("order", f"step {step} before step {member.step}")
-        return None
+            return None, WireError("order", f"round {number} has not begun")
+        member = self._members.get(client)
+        if member is None or number < member.assignment.round:
+            return None, None
+        if number > member.assignment.round or step > member.step:
+            return member, WireError("order", f"round {number}, step {step} is not what comes next")
+        return member, None
 
     def _wrong_size(self, message: Activations) -> WireError | None:
         plan, n = self._plan, message.count
@@ -395,7 +429,9 @@ class ServerCore:
         match kind:
             case "join":
                 self._joined = True
-            case "retry" if self._round is not None:
+            case "deadline" if self._round is not None:
+                self._round.overdue = True
+            case "retry":
                 return [*self._tick(), StartTimer("retry", self._plan.retry_s)]
             case "rejoin" if client not in self._online:
                 return self._drop(client)
@@ -407,16 +443,10 @@ class ServerCore:
 
     def _tick(self) -> list[Action]:
         actions: list[Action] = []
-        for client, member in list(self._round.members.items() if self._round else ()):
-            if not member.owes:
-                continue
-            if not member.silent:
-                member.silent = True
-            elif member.repeats < MAX_REPEATS:
-                member.repeats += 1
+        for client, member in list(self._members.items()):
+            if member.owes and member.silent:
                 actions += self._repeat(client, member)
-            else:
-                actions += self._drop(client)
+            member.silent = True
         return actions
 
     def _computed(self, job: object, result: object) -> list[Action]:
@@ -424,7 +454,7 @@ class ServerCore:
             case Open(), bytes():
                 self._head = result
             case TailStep(), TailStepped():
-                return self._stepped(job, result)
+                return self._stepped(result)
             case TailUpdate(), None:
                 pass
             case CloseRound(), RoundClosed():
@@ -433,11 +463,10 @@ class ServerCore:
                 raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
         return []
 
-    def _stepped(self, job: TailStep, result: TailStepped) -> list[Action]:
+    def _stepped(self, result: TailStepped) -> list[Action]:
         actions: list[Action] = []
         current = self._round
-        if current is None:
-            return actions
+        assert current is not None
         current.loss_sum += result.loss_sum
         current.samples += result.samples
         for client, outcome in result.gradients.items():
@@ -445,14 +474,15 @@ class ServerCore:
                 actions += [*self._refuse(client, outcome), *self._drop(client)]
                 continue
             current.client_steps += 1
-            member = current.members.get(client)
+            member = self._members.get(client)
             if member is None or member.waiting is None:
                 continue
             n = member.waiting.count
             for flow in ("activations_up", "gradient_down"):
                 self._ledger.tensor(flow, n, self._plan.cut_size)
             self._ledger.paper(self._plan.codecs[0], n, self._plan.cut_size)
-            member.gradient = Gradient(job.round, job.step, 1, self._plan.correction, outcome)
+            answered = member.waiting
+            member.gradient = Gradient(answered.round, answered.step, 1, self._plan.correction, outcome)
             member.waiting = None
             member.step += 1
             actions.append(Publish(topics.down(self._plan.run, client), member.gradient))
@@ -461,10 +491,12 @@ class ServerCore:
     def _closed(self, job: CloseRound, result: RoundClosed) -> list[Action]:
         current, self._round = self._round, None
         assert current is not None
-        actions: list[Action] = [CancelTimer("retry")]
+        actions: list[Action] = [CancelTimer("retry"), CancelTimer("deadline")]
         for client, error in result.refused.items():
             actions += self._refuse(client, error)
-        used = [update for client, update in job.updates if client not in result.refused]
+        for client, _, _ in job.updates:
+            del self._members[client]
+        used = [update for client, update, _ in job.updates if client not in result.refused]
         samples = sum(update.samples for update in used)
         self._head = result.head
         report = RoundReport(
@@ -474,6 +506,7 @@ class ServerCore:
             clients=len(used),
             client_steps=current.client_steps,
             quantization_error=sum(u.quantization_error * u.samples for u in used) / max(samples, 1),
+            staleness=sum(job.round - u.round for u in used) / max(len(used), 1),
             online=len(self._online),
         )
         actions.append(Report(report))
@@ -487,32 +520,57 @@ class ServerCore:
             return []
         if self._round is None:
             return self._begin_round() if self._may_begin() else []
-        job = self._next_job(self._round)
+        actions, job = self._next_job(self._round)
         if job is None:
-            return []
+            return actions
         self._busy = True
-        return [Compute(job)]
+        return [*actions, Compute(job)]
 
-    def _next_job(self, current: _Round) -> TailStep | TailUpdate | CloseRound | None:
-        members = sorted(current.members.items())
+    def _next_job(self, current: _Round) -> tuple[list[Action], TailStep | TailUpdate | CloseRound | None]:
+        steps = self._plan.steps if self._plan.patience.max_staleness is None else 1
         batches = [
-            (client, member.waiting)
-            for client, member in members
-            if member.waiting is not None and member.step == current.step
+            (client, member.waiting, self._weight(member))
+            for client, member in sorted(self._members.items())
+            if member.waiting is not None and (steps == 1 or member.step == current.step)
         ]
         if batches:
-            return TailStep(current.number, current.step, tuple(batches))
-        if current.step < self._plan.steps:
-            if any(member.step <= current.step for _, member in members):
-                return None
+            return [], TailStep(current.number, current.step, tuple(batches))
+        enough, actions = self._enough(current)
+        if not enough:
+            return [], None
+        if current.step < steps:
             current.step += 1
-            return TailUpdate(current.number, current.step - 1)
-        updates = [(client, member.update) for client, member in members if member.update is not None]
-        if len(updates) < len(members):
-            return None
+            return actions, TailUpdate(current.number, current.step - 1)
+        updates = [
+            (client, member.update, self._weight(member))
+            for client, member in sorted(self._members.items())
+            if member.update is not None
+        ]
         last = current.number == self._plan.rounds
         evaluate = last or current.number % self._plan.evaluate_every == 0
-        return CloseRound(current.number, tuple(updates), evaluate)
+        return actions, CloseRound(current.number, tuple(updates), evaluate)
+
+    def _enough(self, current: _Round) -> tuple[bool, list[Action]]:
+        """Say whether the round need not wait here any longer, and drop whom it will not wait for."""
+        patience = self._plan.patience
+        keep_late = patience.max_staleness is not None
+        to_the_end = keep_late or current.step == self._plan.steps
+        late = [
+            client
+            for client, member in self._members.items()
+            if (member.update is None if to_the_end else member.step <= current.step)
+        ]
+        present = len(self._members)
+        needed = min(present, patience.enough or present)
+        if current.overdue:
+            needed = min(needed, patience.minimum)
+        if present - len(late) < needed:
+            return False, []
+        return True, [] if keep_late else [action for client in late for action in self._drop(client)]
+
+    def _weight(self, member: _Member) -> float:
+        """Weigh an answer by how many rounds late it is, 1/sqrt(1 + s)."""
+        return (1 + self._number - member.assignment.round) ** -0.5
 
     def _may_begin(self) -> bool:
         if self._phase == "running":
@@ -527,22 +585,32 @@ class ServerCore:
             self._phase = "running"
             actions += [self._state(), CancelTimer("join")]
         plan = self._plan
-        candidates = sorted(self._online)
+        for client, member in list(self._members.items()):
+            if self._number - member.assignment.round > (plan.patience.max_staleness or 0):
+                actions += self._drop(client)
+        candidates = sorted(self._online - self._members.keys())
+        wanted = min(plan.patience.choose - len(self._members), len(candidates))
         rng = generator(plan.seed, "cohort", self._number)
-        chosen = rng.choice(len(candidates), size=min(plan.cohort, len(candidates)), replace=False)
+        chosen = rng.choice(len(candidates), size=wanted, replace=False)
         specs = tuple(codec_to_wire(codec) for codec in plan.codecs)
         assignment = Assignment(self._number, 1, plan.steps, specs, self._head)
-        cohort = [candidates[i] for i in np.sort(chosen)]
-        self._round = _Round(self._number, {client: _Member(assignment) for client in cohort})
-        for client in cohort:
+        self._round = _Round(self._number)
+        for client in (candidates[i] for i in np.sort(chosen)):
+            self._members[client] = _Member(assignment)
             self._ledger.tensor("head_state_down", 1, plan.head_size)
             actions.append(Publish(topics.down(plan.run, client), assignment))
+        if plan.patience.deadline_s is not None:
+            actions.append(StartTimer("deadline", plan.patience.deadline_s))
         return [*actions, StartTimer("retry", plan.retry_s)]
 
     def _repeat(self, client: str, member: _Member) -> list[Action]:
-        """Say again what a member has not answered."""
+        """Say again what a member has not answered; after MAX_REPEATS go on without it."""
         if not member.owes:
             return []
+        member.repeats += 1
+        if member.repeats > MAX_REPEATS:
+            self._online.discard(client)  # until it greets again
+            return self._drop(client)
         message: Assignment | Gradient
         if member.gradient is None:
             message = member.assignment = _again(member.assignment)
@@ -551,10 +619,10 @@ class ServerCore:
         return [Publish(topics.down(self._plan.run, client), message)]
 
     def _drop(self, client: str) -> list[Action]:
-        """Let the round go on without a member."""
-        if self._round is None or self._round.members.pop(client, None) is None:
+        """Go on without a member; its answers are late from here on."""
+        if self._members.pop(client, None) is None:
             return []
-        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self._round.number, client))]
+        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self._number, client))]
 
     def _refuse(self, client: str, error: WireError) -> list[Action]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""

@@ -17,7 +17,7 @@ from broker.transport import Connect, Will
 from scenarios.schema import Scenario, client_names, scenario_digest
 from scenarios.task import Task, head_vector, initial_model
 from scenarios.tasks import load_task
-from server_node.core import Dropped, Gathering, Plan, Refused, RoundReport, ServerCore
+from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore
 from server_node.ledger import Ledger
 from server_node.record import RunFolder, Summary
 from server_node.tail import Tail
@@ -39,6 +39,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         clients=tuple(client_names(scenario)),
         rounds=training.rounds,
         cohort=training.cohort,
+        patience=Patience(training.cohort),
         steps=training.local_steps,
         correction=training.correction.lambda_,
         codecs=(flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down),
@@ -119,4 +120,4 @@ async def serve(
 
         async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
             reason = await Driver(ServerCore(plan, ledger), transport, compute, report).run(stop)
-    return record.finish(reason, head, tail)
+    return record.finish(reason, (head, tail))

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -41,28 +42,40 @@ class RunFolder:
         mode: "live" or "simulate".
         metric: name of the task's metric.
         ledger: counted by the state machine.
+        clock: the run's own seconds; virtual ones when it is simulated.
     """
 
-    def __init__(self, folder: Path, scenario: Scenario, *, mode: str, metric: str, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scenario: Scenario,
+        *,
+        mode: str,
+        metric: str,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder
         self._scenario = scenario
         self._mode = mode
         self._metric = metric
         self._ledger = ledger
         self._rows: list[dict[str, Any]] = []
+        self._clock = clock
         self._started = time.monotonic()
-        self._first_round_started = self._started
+        self.running()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.yaml").write_text(dump_resolved(scenario))
         self._write_json("environment.json", _environment())
 
     def running(self) -> None:
         """Start the clock of the training itself; until now the fleet gathered."""
-        self._first_round_started = time.monotonic()
+        self._training_since = time.monotonic()
+        self._clock_at_start = self._clock()
 
     def round(self, report: RoundReport) -> dict[str, Any]:
         """Note a round and give its row."""
-        row = asdict(report) | {"elapsed_s": time.monotonic() - self._first_round_started}
+        row = asdict(report) | {"elapsed_s": self._clock() - self._clock_at_start}
         for name, flow in self._ledger.flows.items():
             row[f"{name}_wire_bytes"] = flow.wire_bytes
         row["discarded_late"] = self._ledger.discarded_late
@@ -71,20 +84,35 @@ class RunFolder:
             self._write_metrics()
         return row
 
-    def finish(self, reason: str, head: nn.Module, tail: nn.Module) -> Summary:
-        """Write what is left to write; gives the summary."""
+    def finish(
+        self, reason: str, model: tuple[nn.Module, nn.Module] | None, network: dict[str, int] | None = None
+    ) -> Summary:
+        """Write what is left to write.
+
+        Args:
+            reason: why the run ended.
+            model: head and tail, if any were trained.
+            network: counts of the modelled network, if it was one.
+
+        Returns:
+            The content of summary.json.
+        """
         self._write_metrics()
-        tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
-        tensors |= {f"tail.{name}": value for name, value in tail.state_dict().items()}
-        save_file(tensors, self.folder / "model.safetensors")
-        summary = self._summary(reason)
+        if model is not None:
+            tensors = {
+                f"{part}.{name}": value.contiguous()
+                for part, module in zip(("head", "tail"), model, strict=True)
+                for name, value in module.state_dict().items()
+            }
+            save_file(tensors, self.folder / "model.safetensors")
+        summary = self._summary(reason) | ({} if network is None else {"network": network})
         self._write_json("summary.json", summary)
         return summary
 
     def _summary(self, reason: str) -> Summary:
         ledger, flows = self._ledger, self._ledger.flows
         now = time.monotonic()
-        training_s = max(now - self._first_round_started, 1e-9)
+        training_s = max(now - self._training_since, 1e-9)
         steps = sum(row["client_steps"] for row in self._rows)
         scores = [row["metric"] for row in self._rows if row["metric"] is not None]
         before, after = ledger.paper_bits
@@ -113,7 +141,7 @@ class RunFolder:
             "client_steps_per_second": steps / training_s,
             "wall_seconds": now - self._started,
             "training_seconds": training_s,
-            "virtual_seconds": None,
+            "virtual_seconds": self._clock() if self._mode == "simulate" else None,
             "bytes": {
                 name: {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
                 | ({} if name == CONTROL else {"raw_float32": flow.raw_float32_bytes})

@@ -3,6 +3,8 @@
 Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +20,14 @@ from scenarios.task import Split, Task, head_vector, load_head_vector
 from server_node.core import CloseRound, Open, RoundClosed, TailStep, TailStepped, TailUpdate
 
 EVALUATION_BATCH = 250
+
+
+class _Batch(NamedTuple):
+    client: str
+    message: Activations
+    weight: float
+    z: npt.NDArray[np.float32]  # (n, d)
+    targets: Tensor  # (n, *target_shape)
 
 
 class Tail:
@@ -52,7 +62,7 @@ class Tail:
         self._seed = seed
         self._optimizer = torch.optim.SGD(tail.parameters(), lr=tail_lr)
         self._optimizer.zero_grad()
-        self._samples = 0
+        self._weight = 0.0
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
         """Do a job of the state machine."""
@@ -70,30 +80,32 @@ class Tail:
 
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, bytes | WireError] = {}
-        arrived: list[tuple[str, npt.NDArray[np.float32], Tensor]] = []
-        for client, message in job.batches:
+        arrived: list[_Batch] = []
+        for client, message, weight in job.batches:
             try:
-                arrived.append((client, *self._read(message)))
+                arrived.append(_Batch(client, message, weight, *self._read(message)))
             except WireError as error:
                 gradients[client] = error
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
-        z = torch.from_numpy(np.concatenate([z for _, z, _ in arrived])).requires_grad_()
-        targets = torch.cat([targets for _, _, targets in arrived])
-        torch.manual_seed(derive_seed(self._seed, "dropout", "server", job.round, job.step, arrived[0][0]))
+        z = torch.from_numpy(np.concatenate([batch.z for batch in arrived])).requires_grad_()
+        first_seed = (arrived[0].client, job.round, job.step)
+        torch.manual_seed(derive_seed(self._seed, "dropout", "server", *first_seed))
         self.tail.train()
-        loss = self._task.loss(self.tail(z), targets).sum()
-        loss.backward()  # adds to the tail's gradient: the sum over the step's samples so far
+        losses = self._task.loss(self.tail(z), torch.cat([batch.targets for batch in arrived]))
+        weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in arrived])
+        (losses * weights).sum().backward()  # adds to the gradient of the step's batches before
+        self._weight += float(weights.sum())
         assert z.grad is not None
         downlink, first = z.grad.numpy(), 0
-        for client, batch, _ in arrived:
-            n = len(batch)
-            rng = generator(self._seed, "gradient", client, job.round, job.step)
-            mean_loss_gradient = downlink[first : first + n] / np.float32(n)
-            gradients[client] = self._codecs[1].encode(mean_loss_gradient, rng)
+        for batch in arrived:
+            n = len(batch.z)
+            mean_loss_gradient = downlink[first : first + n] / np.float32(n * batch.weight)
+            seed = (batch.client, batch.message.round, batch.message.step)
+            rng = generator(self._seed, "gradient", *seed)
+            gradients[batch.client] = self._codecs[1].encode(mean_loss_gradient, rng)
             first += n
-        self._samples += first
-        return TailStepped(gradients, loss.item(), first)
+        return TailStepped(gradients, losses.sum().item(), first)
 
     def _read(self, message: Activations) -> tuple[npt.NDArray[np.float32], Tensor]:
         """Decode one batch; nothing reaches torch before every number in it is checked."""
@@ -106,29 +118,29 @@ class Tail:
         return z, torch.from_numpy(targets.astype(np.int64).reshape(shape))
 
     def _update(self) -> None:
-        if self._samples:
+        if self._weight:
             for parameter in self.tail.parameters():
                 if parameter.grad is not None:
-                    parameter.grad /= self._samples
+                    parameter.grad /= self._weight
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)
-        self._samples = 0
+        self._weight = 0.0
 
     def _close(self, job: CloseRound) -> RoundClosed:
         refused: dict[str, WireError] = {}
         parameters = head_vector(self.head)
         change = np.zeros_like(parameters)
-        samples = 0
-        for client, update in job.updates:
+        total = 0.0
+        for client, update, weight in job.updates:
             try:
                 delta = self._codecs[2].decode(update.payload, 1, parameters.size)[0]
             except WireError as error:
                 refused[client] = error
                 continue
-            change += np.float32(update.samples) * delta
-            samples += update.samples
-        if samples:
-            load_head_vector(self.head, parameters + change / np.float32(samples))
+            change += np.float32(weight * update.samples) * delta
+            total += weight * update.samples
+        if total:
+            load_head_vector(self.head, parameters + change / np.float32(total))
         metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
         return RoundClosed(self._encode_head(job.round), metric, refused)
 

@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.__main__ import broker
+from broker.__main__ import main as broker
 from broker.program import command
 from edge_client.__main__ import edge
-from scenarios.load import dump_resolved, load_scenario, question, shipped
+from scenarios.load import dump_resolved, load_scenario
 from scenarios.schema import client_names
+from scenarios.shipped import question, shipped
 from scenarios.tasks import load_task
 from server_node.__main__ import server
 from sim.local_run import run_here
@@ -60,7 +61,7 @@ def run(
     typer.echo(f"\nresults in {folder}")
 
 
-app.command()(broker)
+app.command(name="broker")(broker)
 app.command()(server)
 app.command()(edge)
 

@@ -38,6 +38,7 @@ from server_node.core import (
     CloseRound,
     Dropped,
     Open,
+    Patience,
     Plan,
     RoundClosed,
     RoundReport,
@@ -59,6 +60,7 @@ PLAN = Plan(
     clients=FLEET,
     rounds=2,
     cohort=2,
+    patience=Patience(2),
     steps=1,
     correction=0.5,
     codecs=CODECS,
@@ -99,7 +101,7 @@ class Server:
                 return self.handle(ComputeDone(job, HEAD))
             case TailStep(batches=batches):
                 done = TailStepped(
-                    {name: bytes(4 * D) for name, _ in batches}, 1.0 * len(batches), len(batches)
+                    {name: bytes(4 * D) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
                 return self.handle(ComputeDone(job, done))
             case TailUpdate():
@@ -178,18 +180,25 @@ def test_a_round_from_assignment_to_report() -> None:
     server.hear(one, update(samples=1))
     server.hear(two, update(samples=3))
     assert server.jobs == [
-        CloseRound(1, ((one, update(samples=1)), (two, update(samples=3))), evaluate=False)
+        CloseRound(1, ((one, update(samples=1), 1.0), (two, update(samples=3), 1.0)), evaluate=False)
     ]
     actions = server.work()
     expected = RoundReport(
-        round=1, loss=1.0, metric=None, clients=2, client_steps=2, quantization_error=0.25, online=3
+        round=1,
+        loss=1.0,
+        metric=None,
+        clients=2,
+        client_steps=2,
+        quantization_error=0.25,
+        staleness=0.0,
+        online=3,
     )
     assert reports(actions) == [expected]
     assert len([m for _, m in said(actions) if isinstance(m, Assignment) and m.round == 2]) == 2
 
 
 def test_batches_that_wait_go_through_the_tail_together() -> None:
-    server = Server(replace(PLAN, cohort=3))
+    server = Server(replace(PLAN, patience=Patience(3)))
     server.begin()
     server.hear("c", activations())
     server.hear("b", activations())
@@ -197,7 +206,7 @@ def test_batches_that_wait_go_through_the_tail_together() -> None:
     server.work()
     job = server.jobs[0]
     assert isinstance(job, TailStep)
-    assert [name for name, _ in job.batches] == ["a", "b"]
+    assert [name for name, _, _ in job.batches] == ["a", "b"]
 
 
 def run_round(server: Server, cohort: list[str], number: int) -> list[Action]:
@@ -235,7 +244,7 @@ def test_steps_wait_for_the_whole_cohort() -> None:
     server.work()
     assert server.jobs == [TailUpdate(1, 0)]
     server.work()
-    assert server.jobs == [TailStep(1, 1, ((one, activations(step=1)),))]
+    assert server.jobs == [TailStep(1, 1, ((one, activations(step=1), 1.0),))]
 
 
 def test_a_duplicate_is_counted_and_answered_again() -> None:
@@ -253,6 +262,7 @@ def test_a_duplicate_is_counted_and_answered_again() -> None:
 def test_a_reordered_step_is_rejected() -> None:
     server = Server(replace(PLAN, steps=3))
     one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
     (answer,) = said(server.hear(one, activations(step=1)))
     assert answer[0] == one
     assert isinstance(answer[1], Rejected)
@@ -394,7 +404,7 @@ def test_a_device_that_lost_its_state_starts_its_round_again() -> None:
 
 
 def test_a_device_that_lost_several_steps_leaves_the_round() -> None:
-    server = Server(replace(PLAN, cohort=1, steps=3))
+    server = Server(replace(PLAN, patience=Patience(1), steps=3))
     (one,) = server.begin()
     server.handle(TimerFired(f"quiet:{one}"))
     for step in (0, 1):
@@ -436,3 +446,107 @@ def test_every_byte_is_in_one_flow() -> None:
     assert flows["head_update_up"].payload_bytes == 2 * 4 * P
     assert flows["gradient_down"].payload_bytes == 2 * 4 * D
     assert flows["head_state_down"].messages == 4  # two rounds have begun
+
+
+def finish_member(server: Server, client: str, number: int = 1) -> list[Action]:
+    """Let one member do its whole round."""
+    actions: list[Action] = []
+    for message in (activations(number), update(number)):
+        actions += server.hear(client, message)
+        while server.jobs:
+            actions += server.work()
+    return actions
+
+
+def closed(actions: list[Action]) -> list[int]:
+    """Give the clients of each round that was closed."""
+    return [fact.clients for fact in reports(actions) if isinstance(fact, RoundReport)]
+
+
+def test_deadline_makes_do_with_the_minimum() -> None:
+    server = Server(replace(PLAN, patience=Patience(3, deadline_s=4.0, minimum=2)))
+    server.handle(Online())
+    server.work()
+    actions = [action for client in FLEET for action in server.hear(client, Hello("same", 9, 0))]
+    assert StartTimer("deadline", 4.0) in actions
+    assert closed(finish_member(server, "a")) == []
+    assert reports(server.handle(TimerFired("deadline"))) == []  # one is fewer than two
+    actions = finish_member(server, "b")
+    assert closed(actions) == [2]
+    assert Dropped(1, "c") in reports(actions)
+    server.hear("c", activations(1))
+    assert server.ledger.discarded_late == 1
+
+
+def test_without_the_deadlines_timer_the_round_waits_for_all() -> None:
+    server = Server(replace(PLAN, patience=Patience(3, deadline_s=4.0, minimum=2)))
+    server.begin()
+    assert closed(finish_member(server, "a")) == []
+    assert closed(finish_member(server, "b")) == []
+    assert closed(finish_member(server, "c")) == [3]
+
+
+def test_over_selection_takes_the_first_and_discards_the_rest() -> None:
+    server = Server(replace(PLAN, patience=Patience(3, enough=2)))
+    assert server.begin() == ["a", "b", "c"]
+    finish_member(server, "b")
+    actions = finish_member(server, "c")
+    assert closed(actions) == [2]
+    assert Dropped(1, "a") in reports(actions)
+    server.hear("a", activations(1))
+    assert server.ledger.discarded_late == 1
+
+
+def test_over_selection_holds_at_every_step() -> None:
+    server = Server(replace(PLAN, patience=Patience(3, enough=2), steps=2))
+    server.begin()
+    for client in ("a", "b"):
+        server.hear(client, activations(step=0))
+    facts: list[object] = []
+    while server.jobs:
+        facts += reports(server.work())
+    assert facts == [Dropped(1, "c")]
+
+
+BUFFERED = replace(PLAN, patience=Patience(3, enough=2, max_staleness=1), rounds=4)
+
+
+def test_buffered_rounds_close_without_the_slow_and_keep_them_at_work() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    finish_member(server, "a")
+    actions = finish_member(server, "b")
+    assert closed(actions) == [2]
+    assert sorted(name for name, m in said(actions) if isinstance(m, Assignment)) == ["a", "b"]
+    assert [fact for fact in reports(actions) if isinstance(fact, Dropped)] == []
+
+
+def test_a_late_answer_counts_by_its_staleness() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    finish_member(server, "a")
+    finish_member(server, "b")
+    server.hear("c", activations(1))
+    assert server.jobs == [TailStep(2, 0, (("c", activations(1), 2**-0.5),))]
+    (answer,) = said(server.work())
+    assert answer == ("c", Gradient(1, 0, 1, 0.5, bytes(4 * D)))
+    server.hear("c", update(1))
+    server.hear("a", activations(2))
+    server.work()
+    server.hear("a", update(2))
+    while not isinstance(server.jobs[0], CloseRound):
+        server.work()
+    assert server.jobs == [CloseRound(2, (("a", update(2), 1.0), ("c", update(1), 2**-0.5)), evaluate=True)]
+    assert [fact.staleness for fact in reports(server.work()) if isinstance(fact, RoundReport)] == [0.5]
+
+
+def test_who_is_too_stale_is_dropped() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    facts: list[object] = []
+    for number in (1, 2):
+        for client in ("a", "b"):
+            facts += reports(finish_member(server, client, number))
+    assert Dropped(3, "c") in facts
+    server.hear("c", activations(1))
+    assert server.ledger.discarded_late == 1

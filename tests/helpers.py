@@ -1,0 +1,32 @@
+"""Small scenarios for tests, as a user would write them."""
+
+from pathlib import Path
+
+from scenarios.load import load_scenario
+from scenarios.schema import Scenario
+
+SMALL = f"""
+name: small
+seed: 3
+task: {{name: corners, module: {Path(__file__).parent / "small_task.py"}, partition: iid, batch_size: 10}}
+training: {{rounds: 20, cohort: 3, head_lr: 0.3, tail_lr: 0.3, evaluate_every: 5}}
+flows:
+  activations_up: {{codec: pq, subvectors: 4, groups: 1, centroids: 4}}
+  gradient_down: {{codec: int8}}
+  head_update_up: {{codec: float16}}
+  head_state_down: {{codec: float16}}
+stragglers: {{rejoin_s: 0.5, retry_s: 2.0}}
+fleet: [{{count: 4}}]
+"""
+
+
+def small_scenario(folder: Path, *settings: str) -> Scenario:
+    """Write the small scenario into a folder and load it with overrides."""
+    return load_scenario(str(small_file(folder)), settings)
+
+
+def small_file(folder: Path) -> Path:
+    """Write the small scenario into a folder."""
+    path = folder / "small.yaml"
+    path.write_text(SMALL)
+    return path
