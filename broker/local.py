@@ -46,8 +46,6 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
     """
 
     async def serve(stop: asyncio.Event) -> None:
-        if until_stdin_closes:
-            _watch_stdin(stop)
         if kind == "embedded":
             from broker.embedded import serve_embedded  # noqa: PLC0415  amqtt is slow to import
 
@@ -57,18 +55,7 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
 
     if kind == "mosquitto":
         folder.mkdir(parents=True, exist_ok=True)
-    run_until_stopped(serve)
-
-
-def _watch_stdin(stop: asyncio.Event) -> None:
-    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
-
-    def readable() -> None:
-        if not os.read(stdin, 1024):
-            loop.remove_reader(stdin)
-            stop.set()
-
-    loop.add_reader(stdin, readable)
+    run_until_stopped(serve, until_stdin_closes=until_stdin_closes)
 
 
 @contextmanager

@@ -129,22 +129,21 @@ class MqttTransport:
         """See Transport.publish."""
         packets = packets_of(payload, next(self._transfers) % 2**32, retain=retain)
         turn = self._turns.setdefault(topic, asyncio.Lock())
-        async with turn:
-            for packet in packets:
-                async with self._slots:
-                    await self._publish(topic, packet, retain=retain)
+        async with turn:  # chunks need no order: they leave without waiting for each other's answer
+            await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
 
     async def _publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
-        while True:
-            link = await self._online()
-            publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
-            try:
-                await unless_lost(link.reader, publishing)
-            except aiomqtt.MqttError:
-                await asyncio.wait({link.reader})
-                self.stats.resent += 1
-            else:
-                return
+        async with self._slots:
+            while True:
+                link = await self._online()
+                publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
+                try:
+                    await unless_lost(link.reader, publishing)
+                except aiomqtt.MqttError:
+                    await asyncio.wait({link.reader})
+                    self.stats.resent += 1
+                else:
+                    return
 
     async def _online(self) -> "_Link":
         while self._link is None:

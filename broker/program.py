@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -12,15 +13,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+def run_until_stopped(
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, until_stdin_closes: bool = False
+) -> T:
     """Run `main(stop)` on uvloop where there is one.
 
     SIGINT and SIGTERM set `stop`, which asks for a clean end; a second one interrupts at once.
+
+    Args:
+        main: the program.
+        until_stdin_closes: also set `stop` when whoever holds the other end of standard input is gone.
     """
 
     async def with_signals() -> T:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        if until_stdin_closes:
+            _watch_stdin(stop)
 
         def heed(number: signal.Signals) -> None:
             loop.remove_signal_handler(number)  # the next one has its usual effect
@@ -33,6 +42,17 @@ def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -
 
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(with_signals())
+
+
+def _watch_stdin(stop: asyncio.Event) -> None:
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(stdin, 1024):
+            loop.remove_reader(stdin)
+            stop.set()
+
+    loop.add_reader(stdin, readable)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

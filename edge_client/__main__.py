@@ -45,7 +45,8 @@ def edge(
     clients: Annotated[str, typer.Option(help="Which clients live here: all, 7, 0-24, c03,c04")] = "all",
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
-    threads: Annotated[int, typer.Option(help="Threads for the mathematics.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the mathematics.")] = 1,
+    until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
 
@@ -58,7 +59,8 @@ def edge(
     connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
     with threadpool_limits(threads):
         reasons = run_until_stopped(
-            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop)
+            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop),
+            until_stdin_closes=until_stdin_closes,
         )
     for name, reason in reasons.items():
         if reason not in ("complete", "stopped"):

@@ -156,3 +156,16 @@ def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
         parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
         for parameter, values in zip(parameters, parts, strict=True):
             parameter.copy_(values.view(parameter.shape))
+
+
+def sgd_step(module: nn.Module, lr: float) -> None:
+    """Move a module's parameters against their gradients, and clear these for the next step.
+
+    Plain SGD is written out because torch.optim loads torch's compiler with it: 80 MB and more than a
+    second in every process, too much for a small device.
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-lr)
+                parameter.grad.zero_()

@@ -16,7 +16,7 @@ from broker.errors import WireError
 from broker.messages import Activations
 from broker.protocol import Job
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import Split, Task, head_vector, load_head_vector
+from scenarios.task import Split, Task, head_vector, load_head_vector, sgd_step
 from server_node.core import CloseRound, Open, RoundClosed, TailStep, TailStepped, TailUpdate
 
 EVALUATION_BATCH = 250
@@ -60,8 +60,7 @@ class Tail:
         self._test = test
         self._codecs = codecs
         self._seed = seed
-        self._optimizer = torch.optim.SGD(tail.parameters(), lr=tail_lr)
-        self._optimizer.zero_grad()
+        self._lr = tail_lr
         self._weight = 0.0
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
@@ -119,11 +118,7 @@ class Tail:
 
     def _update(self) -> None:
         if self._weight:
-            for parameter in self.tail.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self._weight
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=False)
+            sgd_step(self.tail, self._lr / self._weight)
         self._weight = 0.0
 
     def _close(self, job: CloseRound) -> RoundClosed:

@@ -1,7 +1,6 @@
 """`fedlite run`: broker, server and edge processes of one run, all on this machine."""
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import logging
@@ -53,15 +52,26 @@ def run_here(
         connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
         options = ["--broker", url, *(f"--set={setting}" for setting in settings)]
         commands = [
-            [sys.executable, "-m", "edge_client", spec, *options, "--clients", share]
+            [
+                sys.executable,
+                "-m",
+                "edge_client",
+                spec,
+                *options,
+                f"--clients={share}",
+                "--until-stdin-closes",
+            ]
             for share in _shares(len(client_names(scenario)), processes or os.cpu_count() or 1)
         ]
 
         async def everything(stop: asyncio.Event) -> Summary:
-            async with _edges(commands, folder / "logs", stop):
-                return await serve(
+            async with _edges(commands, folder / "logs", stop) as failures:
+                summary = await serve(
                     scenario, connect, run=scenario.name, folder=folder, stop=stop, watch=watch
                 )
+            if len(failures) == len(commands):
+                raise OSError("no edge process is left: " + failures[0])
+            return summary
 
         return run_until_stopped(everything)
 
@@ -85,24 +95,28 @@ def _shares(clients: int, processes: int) -> list[str]:
 
 
 @asynccontextmanager
-async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Keep the edge processes; when all have failed, stop the run and say why."""
+async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
+    """Keep the edge processes; gives what those that failed had to say, and stops when none is left."""
+    failures: list[str] = []
     async with AsyncExitStack() as stack:
-        processes = [
-            await stack.enter_async_context(_edge(command, logs / f"edge-{number}.log"))
-            for number, command in enumerate(commands)
-        ]
-        watcher = asyncio.create_task(_watch(processes, logs, stop), name="watch edges")
+        watchers = asyncio.gather(
+            *[
+                _watch(await stack.enter_async_context(_edge(command, log_file)), log_file, failures)
+                for number, command in enumerate(commands)
+                for log_file in [logs / f"edge-{number}.log"]
+            ]
+        )
+        watchers.add_done_callback(lambda _: stop.set() if failures else None)
         try:
-            yield
+            yield failures
         finally:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            watchers.cancel()
+            await asyncio.wait({watchers})
 
 
 @asynccontextmanager
 async def _edge(command: list[str], log_file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Keep one edge process; it gets no Ctrl-C of ours, and ends when we do."""
     with log_file.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
@@ -117,11 +131,11 @@ async def _edge(command: list[str], log_file: Path) -> AsyncIterator[asyncio.sub
             await process.wait()
 
 
-async def _watch(processes: list[asyncio.subprocess.Process], logs: Path, stop: asyncio.Event) -> None:
-    async def ended(number: int, process: asyncio.subprocess.Process) -> None:
-        if await process.wait():
-            log.warning("edge process %d ended with code %d; see %s", number, process.returncode, logs)
+async def _watch(process: asyncio.subprocess.Process, log_file: Path, failures: list[str]) -> None:
+    if await process.wait():
+        failures.append(f"{log_file.stem} ended with code {process.returncode}: {_last_line(log_file)}")
+        log.warning("%s", failures[-1])
 
-    await asyncio.gather(*(ended(number, process) for number, process in enumerate(processes)))
-    if any(process.returncode for process in processes):
-        stop.set()
+
+def _last_line(file: Path) -> str:
+    return "".join(file.read_text(errors="replace").strip().splitlines()[-1:])
