@@ -91,7 +91,7 @@ class Device:
             attempt=1,
             count=n,
             payload=payload,
-            targets=bits.pack(targets.numpy(), bits.bits_for(self._task.classes)),
+            targets=bits.pack(targets.numpy().astype(np.uint16), bits.bits_for(self._task.classes)),
         )
 
     def _backward(self, gradient: Gradient) -> None:

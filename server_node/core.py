@@ -364,6 +364,8 @@ class ServerCore:
 
     def _vanished(self, client: str) -> list[Action]:
         self._online.discard(client)
+        if client in self._quiet:
+            self._quiet[client].greeting = None
         if client not in self._members:
             return []
         return [StartTimer(f"rejoin:{client}", self._plan.rejoin_s)]

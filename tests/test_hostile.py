@@ -14,7 +14,17 @@ from helpers import small_scenario
 
 from broker import messages, topics
 from broker.codecs import Pq
-from broker.messages import Activations, Assignment, Gradient, HeadUpdate, Hello, Message, Rejected, Status
+from broker.messages import (
+    Activations,
+    Assignment,
+    Gradient,
+    HeadUpdate,
+    Hello,
+    Message,
+    Rejected,
+    RunState,
+    Status,
+)
 from broker.mqtt import MqttTransport
 from broker.transport import Frame
 from edge_client.live import host
@@ -50,9 +60,15 @@ class Mallory:
 
 @asynccontextmanager
 async def mallory(url: str, name: str = MALLORY) -> AsyncIterator[Mallory]:
-    down = topics.down("small", name)
-    async with MqttTransport(url, client_id=f"small-{name}", subscriptions=[down]) as transport:
-        yield Mallory(transport)
+    """Connect, and wait for a server that listens."""
+    subscriptions = topics.client_subscriptions("small", name)
+    async with MqttTransport(url, client_id=f"small-{name}", subscriptions=subscriptions) as transport:
+        bad = Mallory(transport)
+        while True:
+            state = await bad.hear(RunState)
+            if isinstance(state, RunState) and state.phase in ("gathering", "running"):
+                break
+        yield bad
 
 
 @asynccontextmanager
@@ -104,7 +120,6 @@ async def test_what_is_wrong_is_counted_and_the_run_goes_on(tmp_path: Path, brok
         await bad.hear(Assignment)
         for message, _ in REFUSED:
             await bad.say(message)
-        await bad.hear(Rejected)
         await bad.say(Status(online=False), STATUS)
         summary = await server
     expected = [reason for _, reason in REFUSED]
@@ -117,16 +132,18 @@ NAN_CODEBOOK = batch().payload[:1] + np.full(4 * 4, np.nan, "<f2").tobytes() + b
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("message", "reason", "centroids"),
     [
-        pytest.param(batch(payload=NAN_CODEBOOK), "not-finite", id="NaN in the codebook"),
-        pytest.param(batch(targets=b"\x00\x00\x01"), "malformed", id="padding bits set"),
+        pytest.param(batch(payload=NAN_CODEBOOK), "not-finite", 4, id="NaN in the codebook"),
+        pytest.param(batch(targets=b"\x00\x00\x10"), "malformed", 4, id="padding bits set"),
+        pytest.param(batch(payload=bytes(1 + 3 * 4 * 2) + b"\xff" * 10), "range", 3, id="code 3 of 3"),
     ],
 )
 async def test_a_batch_that_is_wrong_inside_never_reaches_the_tail(
-    tmp_path: Path, broker_url: str, message: Activations, reason: str
+    tmp_path: Path, broker_url: str, message: Activations, reason: str, centroids: int
 ) -> None:
-    scenario = small_scenario(tmp_path, "training.cohort=4", "training.rounds=3")
+    more = f"flows.activations_up.centroids={centroids}"
+    scenario = small_scenario(tmp_path, "training.cohort=4", "training.rounds=3", more)
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await bad.say(greeting(scenario))
         await bad.hear(Assignment)
@@ -166,12 +183,11 @@ async def test_a_flood_of_greetings_is_survived(tmp_path: Path, broker_url: str)
 
 async def test_a_huge_message_is_dropped_and_the_run_goes_on(tmp_path: Path, broker_url: str) -> None:
     scenario = small_scenario(tmp_path, "training.cohort=3")
-    async with honest_run(scenario, broker_url, tmp_path / "run") as server:
+    async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await _raw_publish(broker_url, UP, 100_000_000)
-        async with mallory(broker_url) as bad:
-            await bad.say(greeting(scenario))
-            await bad.say(Status(online=False), STATUS)
-            summary = await server
+        await bad.say(greeting(scenario))
+        await bad.say(Status(online=False), STATUS)
+        summary = await server
     assert summary["reason"] == "complete"
     assert summary["metric"]["final"] > 0.9
 
@@ -206,7 +222,11 @@ async def test_strangers_and_other_runs_change_nothing(
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await bad.say(batch(), topics.up("another-run", MALLORY))
         await bad.say(batch(), "fl/small/up/no name for a client!")
-        await bad.say(batch(), topics.up("small", "stranger"))
+        async with mallory(broker_url, "stranger") as stranger:
+            await stranger.say(batch(), topics.up("small", "stranger"))
+            answer = await stranger.hear(Rejected)
+        assert isinstance(answer, Rejected)
+        assert answer.reason == "roster"
         await bad.say(greeting(scenario))
         await bad.say(Status(online=False), STATUS)
         summary = await server

@@ -336,6 +336,15 @@ def test_a_flood_of_greetings_is_answered_once_and_again_when_the_quiet_ends() -
     assert [message.attempt for _, message in answers if isinstance(message, Assignment)] == [3]
 
 
+def test_a_greeting_held_back_is_forgotten_when_the_client_vanishes() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.hear(one, Hello("same", 9, 0))
+    server.hear(one, Status(online=False))
+    server.handle(TimerFired(f"quiet:{one}"))
+    assert Dropped(1, one) in reports(server.handle(TimerFired(f"rejoin:{one}")))
+
+
 def test_a_refused_batch_drops_its_client_from_the_round_only() -> None:
     server = Server()
     one, two = server.begin()
