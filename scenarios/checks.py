@@ -7,7 +7,7 @@ import torch
 
 from scenarios.document import Key
 from scenarios.errors import ScenarioError
-from scenarios.schema import BrokerSpec, Dirichlet, Scenario
+from scenarios.schema import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
 from scenarios.tasks import load_task
 
@@ -16,7 +16,7 @@ Problem = tuple[Key, str]
 
 def problems(scenario: Scenario) -> list[Problem]:
     """Give all that does not fit, as pairs of key and sentence."""
-    found = [*_fleet(scenario), *_broker(scenario.broker)]
+    found = [*_fleet(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
     try:
         task = load_task(scenario.task)
     except ScenarioError as error:
@@ -32,6 +32,18 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             ("training", "cohort"),
             f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
         )
+
+
+def _stragglers(scenario: Scenario) -> Iterator[Problem]:
+    cohort = scenario.training.cohort
+    match scenario.stragglers:
+        case Deadline(minimum=minimum) if minimum > cohort:
+            yield ("stragglers", "minimum"), f"must be at most the cohort's {cohort} clients, not {minimum}"
+        case OverSelect(extra=extra) if cohort + extra > scenario.fleet_size:
+            most = scenario.fleet_size - cohort
+            yield ("stragglers", "extra"), f"must be at most {most}, the fleet without a cohort, not {extra}"
+        case Buffered(buffer=buffer) if buffer > cohort:
+            yield ("stragglers", "buffer"), f"must be at most the cohort's {cohort} clients, not {buffer}"
 
 
 def _broker(broker: BrokerSpec) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scenarios.errors import suggestion
 
 PositiveInt = Annotated[int, Field(ge=1)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

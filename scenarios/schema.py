@@ -5,27 +5,22 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from broker.codecs import Float16, Float32, Int4, Int8, Pq
+from scenarios.parts import NotNegativeInt, Part, Positive, PositiveInt
 
 AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq, Field(discriminator="codec")]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _partition_form(value: object) -> str:
     return "mixture" if isinstance(value, dict | Dirichlet) else "name"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Dirichlet(_Part):
+class Dirichlet(Part):
     """Clients of equal size, each with its own random class mixture."""
 
-    dirichlet_alpha: PositiveFloat = Field(
+    dirichlet_alpha: Positive = Field(
         description="concentration of every class; small: each client has few classes, large: all are alike"
     )
 
@@ -36,7 +31,7 @@ Partition = Annotated[
 ]
 
 
-class TaskSpec(_Part):
+class TaskSpec(Part):
     """What is learned, and how its data are divided among the clients."""
 
     name: str = Field(
@@ -53,7 +48,7 @@ class TaskSpec(_Part):
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
 
 
-class Correction(_Part):
+class Correction(Part):
     """FedLite's gradient correction (arXiv 2201.11865)."""
 
     lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
@@ -66,19 +61,19 @@ class Correction(_Part):
     )
 
 
-class Training(_Part):
+class Training(Part):
     """Rounds, cohort and learning rates."""
 
     rounds: PositiveInt = Field(description="rounds of the run")
     cohort: PositiveInt = Field(description="clients that take part in a round")
     local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
-    head_lr: PositiveFloat = Field(description="learning rate of the clients' SGD")
-    tail_lr: PositiveFloat = Field(description="learning rate of the server's SGD")
+    head_lr: Positive = Field(description="learning rate of the clients' SGD")
+    tail_lr: Positive = Field(description="learning rate of the server's SGD")
     correction: Correction = Field(default=Correction(), description="gradient correction")
     evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
 
 
-class Flows(_Part):
+class Flows(Part):
     """How the tensors of each flow become bytes."""
 
     activations_up: AnyCodec = Field(
@@ -89,25 +84,64 @@ class Flows(_Part):
     head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
 
 
-class WaitAll(_Part):
-    """A round ends when every member of its cohort that is online has answered."""
-
-    policy: Literal["wait_all"] = Field(default="wait_all", description="what to do about slow clients")
-    rejoin_s: PositiveFloat = Field(
+class _Stragglers(Part):
+    rejoin_s: Positive = Field(
         default=10.0, description="how long a vanished member may be away before the round goes on without it"
     )
-    retry_s: PositiveFloat = Field(
+    retry_s: Positive = Field(
         default=60.0, description="silence after which the server repeats what it last sent to a client"
     )
 
 
-class Group(_Part):
+class WaitAll(_Stragglers):
+    """A round ends when every member of its cohort that is online has answered."""
+
+    policy: Literal["wait_all"] = Field(default="wait_all", description="what to do about slow clients")
+
+
+class Deadline(_Stragglers):
+    """After a deadline a round makes do with a minimum; the rest is dropped."""
+
+    policy: Literal["deadline"] = Field(default="deadline", description="what to do about slow clients")
+    deadline_s: Positive = Field(description="seconds after which `minimum` clients are enough")
+    minimum: PositiveInt = Field(description="clients that a round needs at least")
+
+
+class OverSelect(_Stragglers):
+    """More clients than the cohort are asked; the first `cohort` of them count, the rest is dropped."""
+
+    policy: Literal["over_select"] = Field(default="over_select", description="what to do about slow clients")
+    extra: PositiveInt = Field(description="clients asked beyond the cohort")
+
+
+class Buffered(_Stragglers):
+    """Asynchronous: a round closes with the first answers; who is late goes on and counts less."""
+
+    policy: Literal["buffered"] = Field(default="buffered", description="what to do about slow clients")
+    buffer: PositiveInt = Field(description="answers that close a round; `cohort` clients are at work")
+    max_staleness: NotNegativeInt = Field(
+        default=4, description="rounds that an answer may be late; s rounds late it weighs 1/sqrt(1 + s)"
+    )
+
+
+def _wait_all_unless_named(value: object) -> object:
+    return {"policy": "wait_all"} | value if isinstance(value, dict) else value
+
+
+Stragglers = Annotated[
+    WaitAll | Deadline | OverSelect | Buffered,
+    Field(discriminator="policy"),
+    BeforeValidator(_wait_all_unless_named),
+]
+
+
+class Group(Part):
     """Clients of one kind."""
 
     count: PositiveInt = Field(description="how many")
 
 
-class BrokerSpec(_Part):
+class BrokerSpec(Part):
     """The MQTT broker of a live run."""
 
     kind: Literal["embedded", "mosquitto", "url"] = Field(
@@ -120,7 +154,7 @@ class BrokerSpec(_Part):
     ca_file: Path | None = Field(default=None, description="certificate authority of an mqtts broker, PEM")
 
 
-class Scenario(_Part):
+class Scenario(Part):
     """A run, completely: the same scenario and seed give the same run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="what the run is called, also in topics")
@@ -128,7 +162,7 @@ class Scenario(_Part):
     task: TaskSpec
     training: Training
     flows: Flows = Flows()
-    stragglers: WaitAll = WaitAll()
+    stragglers: Stragglers = WaitAll()
     fleet: tuple[Group, ...] = Field(description="the clients, by kind")
     broker: BrokerSpec = BrokerSpec()
 

@@ -14,7 +14,15 @@ from broker.drive import Driver
 from broker.messages import RunState
 from broker.protocol import Job
 from broker.transport import Connect, Will
-from scenarios.schema import Scenario, client_names, scenario_digest
+from scenarios.schema import (
+    Buffered,
+    Deadline,
+    OverSelect,
+    Scenario,
+    WaitAll,
+    client_names,
+    scenario_digest,
+)
 from scenarios.task import Task, head_vector, initial_model
 from scenarios.tasks import load_task
 from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore
@@ -28,6 +36,20 @@ Fact = Gathering | RoundReport | Dropped | Refused
 Watch = Callable[[Fact, Ledger], None]
 
 
+def make_patience(scenario: Scenario) -> Patience:
+    """Give a straggler policy as the rule by which rounds wait."""
+    cohort = scenario.training.cohort
+    match scenario.stragglers:
+        case Deadline(deadline_s=deadline_s, minimum=minimum):
+            return Patience(cohort, deadline_s=deadline_s, minimum=minimum)
+        case OverSelect(extra=extra):
+            return Patience(cohort + extra, enough=cohort)
+        case Buffered(buffer=buffer, max_staleness=max_staleness):
+            return Patience(cohort, enough=buffer, max_staleness=max_staleness)
+        case WaitAll():
+            return Patience(cohort)
+
+
 def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
     """Give the state machine what it needs of a scenario."""
     flows, training, stragglers = scenario.flows, scenario.training, scenario.stragglers
@@ -39,7 +61,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         clients=tuple(client_names(scenario)),
         rounds=training.rounds,
         cohort=training.cohort,
-        patience=Patience(training.cohort),
+        patience=make_patience(scenario),
         steps=training.local_steps,
         correction=training.correction.lambda_,
         codecs=(flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down),

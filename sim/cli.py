@@ -20,7 +20,10 @@ from sim.local_run import run_here
 from sim.progress import summary_table, watching
 
 app = typer.Typer(
-    help="Split learning over MQTT with clustered activations.", no_args_is_help=True, add_completion=False
+    help="Split learning over MQTT with clustered activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
 )
 scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
 app.add_typer(scenarios, name="scenarios")

@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -83,7 +84,9 @@ def _broker(scenario: Scenario, folder: Path) -> Iterator[str]:
         assert scenario.broker.url is not None
         yield scenario.broker.url
     else:
-        with local_broker(scenario.broker.kind, folder / "logs") as url:
+        data = folder / "broker"
+        shutil.rmtree(data, ignore_errors=True)  # mosquitto would remember an earlier run
+        with local_broker(scenario.broker.kind, data) as url:
             yield url
 
 
@@ -111,7 +114,7 @@ async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> 
             yield failures
         finally:
             watchers.cancel()
-            await asyncio.wait({watchers})
+            await asyncio.gather(watchers, return_exceptions=True)
 
 
 @asynccontextmanager

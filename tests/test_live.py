@@ -115,3 +115,18 @@ async def test_a_client_that_dies_does_not_stop_the_run(tmp_path: Path) -> None:
     assert Dropped(6, "c2") in facts
     assert [fact.clients for fact in facts if isinstance(fact, RoundReport)] == [4] * 5 + [3] * 55
     assert server.result()["reason"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "{policy: deadline, deadline_s: 0.5, minimum: 2}",
+        "{policy: over_select, extra: 1}",
+        "{policy: buffered, buffer: 2, max_staleness: 3}",
+    ],
+)
+async def test_every_policy_learns(tmp_path: Path, policy: str) -> None:
+    scenario = small_scenario(tmp_path, f"stragglers={policy}", "training.local_steps=2")
+    summary = await run(scenario, MemoryBroker().transport, tmp_path / "run")
+    assert summary["rounds"] == 20
+    assert summary["metric"]["final"] > 0.9
