@@ -1,0 +1,111 @@
+"""Small integers with stochastic rounding: the mean of what arrives is what was sent.
+
+Letters: b bits, m = 2**(b - 1) - 1 the largest integer, k blocks of 256 consecutive values.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from broker.bits import pack, packed_bytes, unpack
+from broker.codecs.base import Matrix
+from broker.codecs.halves import decode_halves, encode_halves, halves_bytes, peak
+from broker.errors import WireError
+
+BLOCK_VALUES = 256
+NOISE_STEPS = np.float32(2**16)
+SMALLEST_SCALE = np.float32(2**-126)  # of blocks of zeros too; its inverse is finite
+HEADROOM = np.float32(1 + 2**-20)  # rounding errors of x / scale must not lead beyond m
+
+
+class _Integers:
+    """Symmetric integers of `bits` bits with a scale per block of 256 values.
+
+    A block's scale is a = peak / m or 2**-126 if that is more, rounded up to float16 (all scales share one
+    exponent, see `broker.codecs.halves`). Each value is sent as the integer floor(x / a + u), with u uniform on [0, 1) in
+    steps of 2**-16, and y = a * integer. So |y - x| <= a, and the mean of y is x within a * 2**-15.
+
+    Bytes: exponent of the scales; k scales in float16; n d integers, row by row, each as integer + m in b
+    bits (order of bits: `broker.bits`). Blocks run across rows; the last may be short.
+    Size: 1 + 2 k + ceil(n d b / 8), where k = ceil(n d / 256).
+    """
+
+    __slots__ = ()
+    bits: ClassVar[int]
+
+    def check(self, d: int) -> None:
+        """Accepts every d."""
+
+    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
+        """See `Codec.encode`."""
+        peak(x)  # refuses what is not finite
+        blocks = _blocks(x)
+        largest = 2 ** (self.bits - 1) - 1
+        values = np.abs(blocks)
+        wanted = np.maximum(values.max(axis=1) * (HEADROOM / np.float32(largest)), SMALLEST_SCALE)
+        scales = encode_halves(wanted, upwards=True)
+        np.multiply(blocks, 1 / decode_halves(scales, len(blocks))[:, None], out=values)
+        values += np.float32(largest)
+        values += _noise(values.size, rng).reshape(values.shape)
+        codes = values.reshape(-1)[: x.size].astype(
+            np.uint8
+        )  # cuts off the fraction: nothing is negative here
+        return scales + pack(codes, self.bits)
+
+    def decode(self, payload: bytes, n: int, d: int) -> Matrix:
+        """See `Codec.decode`."""
+        if len(payload) != self.size_bytes(n, d):
+            raise WireError("shape", f"{len(payload)} bytes for {n} x {d} integers of {self.bits} bits")
+        largest = 2 ** (self.bits - 1) - 1
+        blocks = _block_count(n * d)
+        scales = decode_halves(payload, blocks)
+        codes = unpack(payload[halves_bytes(blocks) :], self.bits, n * d)
+        if int(codes.max()) > 2 * largest:
+            raise WireError("range", f"integer {int(codes.max()) - largest} above {largest}")
+        values = np.zeros(blocks * BLOCK_VALUES, np.float32)
+        np.subtract(codes, np.float32(largest), out=values[: n * d], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            values.reshape(blocks, BLOCK_VALUES)[:] *= scales[:, None]
+        if not np.isfinite(values).all():
+            raise WireError("not-finite", "a scale is too large")
+        return values[: n * d].reshape(n, d)
+
+    def size_bytes(self, n: int, d: int) -> int:
+        """See `Codec.size_bytes`."""
+        return halves_bytes(_block_count(n * d)) + packed_bytes(n * d, self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8(_Integers):
+    """Integers from -127 to 127; equation, bytes and size as in the base class with b = 8."""
+
+    bits: ClassVar[int] = 8
+    codec: Literal["int8"] = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Int4(_Integers):
+    """Integers from -7 to 7; equation, bytes and size as in the base class with b = 4."""
+
+    bits: ClassVar[int] = 4
+    codec: Literal["int4"] = "int4"
+
+
+def _block_count(values: int) -> int:
+    return -(-values // BLOCK_VALUES)
+
+
+def _blocks(x: Matrix) -> Matrix:
+    """Returns x as (k, 256), with zeros at the end."""
+    flat = x.reshape(-1)
+    missing = -flat.size % BLOCK_VALUES
+    return (np.pad(flat, (0, missing)) if missing else flat).reshape(-1, BLOCK_VALUES)
+
+
+def _noise(count: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Returns uniform multiples of 2**-16 in [0, 1): four out of one draw of the generator."""
+    words = rng.integers(0, 2**64 - 1, -(-count // 4), np.uint64, endpoint=True).astype("<u8", copy=False)
+    noise: npt.NDArray[np.float32] = np.divide(words.view("<u2")[:count], NOISE_STEPS, dtype=np.float32)
+    return noise

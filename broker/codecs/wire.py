@@ -1,0 +1,41 @@
+"""Codecs in messages: `[name, *parameters]`, for instance `["pq", 1152, 1, 2]`."""
+
+from dataclasses import fields
+from typing import Any
+
+from broker.codecs.base import Codec
+from broker.codecs.floats import Float16, Float32
+from broker.codecs.integers import Int4, Int8
+from broker.codecs.product import Pq
+from broker.errors import WireError
+
+CODECS: dict[str, type[Float32 | Float16 | Int8 | Int4 | Pq]] = {
+    "float32": Float32,
+    "float16": Float16,
+    "int8": Int8,
+    "int4": Int4,
+    "pq": Pq,
+}
+
+
+def codec_to_wire(codec: Codec) -> list[str | int | float]:
+    """Returns the name and the parameters, in the order of the dataclass' fields."""
+    return [getattr(codec, field.name) for field in fields(CODECS[codec.codec])]
+
+
+def codec_from_wire(parts: list[Any]) -> Codec:
+    """Returns the codec that `codec_to_wire` described.
+
+    Raises:
+        WireError: "malformed" when this is not a known name followed by its integers, "range" when the codec
+            refuses a parameter.
+    """
+    if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in CODECS:
+        raise WireError("malformed", "not a codec")
+    kind = CODECS[parts[0]]
+    if len(parts) != len(fields(kind)) or any(type(part) is not int for part in parts[1:]):
+        raise WireError("malformed", f"parameters of {kind.__name__}")
+    try:
+        return kind(*parts)
+    except ValueError as error:
+        raise WireError("range", str(error)) from error
