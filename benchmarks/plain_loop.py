@@ -48,8 +48,9 @@ def train(scenario: Scenario) -> tuple[float, float]:
             numbers = z.detach().numpy()
             seen = codec.decode(codec.encode(numbers, generator(seed, "encode", number)), n, d)
             arrived = torch.from_numpy(seen).requires_grad_()
-            task.loss(tail(arrived), targets).sum().backward()
+            task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
             gradient = arrived.grad
+            assert gradient is not None
             if correction:
                 gradient = gradient + torch.from_numpy(correction * n * (numbers - seen))
             z.backward(gradient)

@@ -1,6 +1,6 @@
 """Client steps per second of a live run against the plain PyTorch loop, in one run side by side.
 
-    .venv/bin/python benchmarks/throughput.py [--rounds 60] [--repeats 3] [--broker mosquitto]
+    .venv/bin/python -m benchmarks.throughput [--rounds 60] [--repeats 3] [--broker mosquitto]
 
 Both train digits28 with q=1152, L=2 activations on all cores of the machine: the loop in one process
 with as many torch threads, the live run as broker, server and edge processes. They take turns, so that
@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from plain_loop import train
 
+from benchmarks.plain_loop import train
 from scenarios.load import load_scenario
 from sim.local_run import run_here
 

@@ -23,6 +23,7 @@ Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 Word = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=512)]
 CodecSpec = Annotated[list[str | int | float], Meta(min_length=1, max_length=8)]
+CodecSpecs = tuple[CodecSpec, CodecSpec, CodecSpec, CodecSpec]
 
 _MAX_FIELDS = 32
 
@@ -79,7 +80,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     round: Round
     attempt: Attempt
     steps: Annotated[int, Meta(ge=1, le=2**16 - 1)]
-    codecs: tuple[CodecSpec, CodecSpec, CodecSpec, CodecSpec]
+    codecs: CodecSpecs
     head: bytes
 
 

@@ -100,7 +100,7 @@ class Device:
         dz = torch.from_numpy(corrected(arrived, self._residual, gradient.correction))
         # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's symbolic
         # shapes for it: 45 MB and half a second on a desktop.
-        torch.dot(self._z.flatten(), dz.flatten()).backward()
+        torch.dot(self._z.flatten(), dz.flatten()).backward()  # type: ignore[no-untyped-call]
         sgd_step(self._head, self._lr)
 
     def _finish(self) -> HeadUpdate:

@@ -15,6 +15,7 @@ alone repeats messages (see edge_client.core), so all timers are here:
     quiet:<client>   its greetings and errors are answered at most once while this runs
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -272,15 +273,15 @@ class ServerCore:
     Args:
         plan: see Plan.
         ledger: counts every message.
-        first_round: above 1 when a checkpoint was restored.
+        rounds_done: above 0 when a checkpoint was restored.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, first_round: int = 1) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
         self._ledger = ledger
         self._phase: Literal["gathering", "running", "finished"] = "gathering"
         self._joined = False
-        self._number = first_round - 1
+        self._number = rounds_done
         self._online: set[str] = set()
         self._round: _Round | None = None
         self._members: dict[str, _Member] = {}
@@ -572,7 +573,7 @@ class ServerCore:
 
     def _weight(self, member: _Member) -> float:
         """Weigh an answer by how many rounds late it is, 1/sqrt(1 + s)."""
-        return (1 + self._number - member.assignment.round) ** -0.5
+        return 1 / math.sqrt(1 + self._number - member.assignment.round)
 
     def _may_begin(self) -> bool:
         if self._phase == "running":
@@ -594,8 +595,8 @@ class ServerCore:
         wanted = min(plan.patience.choose - len(self._members), len(candidates))
         rng = generator(plan.seed, "cohort", self._number)
         chosen = rng.choice(len(candidates), size=wanted, replace=False)
-        specs = tuple(codec_to_wire(codec) for codec in plan.codecs)
-        assignment = Assignment(self._number, 1, plan.steps, specs, self._head)
+        up, down, update, state = (codec_to_wire(codec) for codec in plan.codecs)
+        assignment = Assignment(self._number, 1, plan.steps, (up, down, update, state), self._head)
         self._round = _Round(self._number)
         for client in (candidates[i] for i in np.sort(chosen)):
             self._members[client] = _Member(assignment)
@@ -628,7 +629,7 @@ class ServerCore:
 
     def _refuse(self, client: str, error: WireError) -> list[Action]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""
-        self._ledger.rejected[error.reason] += 1
+        self._ledger.reject(error.reason)
         whose = client if client in self._plan.clients else ""  # strangers share one voice
         if whose in self._quiet:
             return []

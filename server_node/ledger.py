@@ -1,6 +1,5 @@
 """Byte accounting: every message of the run, seen where all of them pass, at the server."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from broker.chunks import wire_bytes
@@ -44,7 +43,7 @@ class Ledger:
     """
 
     flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     received: int = 0
     duplicates: int = 0
@@ -60,6 +59,10 @@ class Ledger:
         """Count a message that a client published."""
         self.received += 1
         self._count(message, message_wire_bytes)
+
+    def reject(self, reason: str) -> None:
+        """Count a message that was refused."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def tensor(self, flow: str, n: int, d: int) -> None:
         """Count a tensor of shape (n, d) that took effect."""

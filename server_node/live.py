@@ -1,10 +1,11 @@
 """Runs the server over a transport: the state machine on the event loop, the tail on one thread."""
 
 import asyncio
+import copy
 import logging
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from scenarios.schema import (
 )
 from scenarios.task import Task, head_vector, initial_model
 from scenarios.tasks import load_task
+from server_node import checkpoint
+from server_node.checkpoint import Progress
 from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore
 from server_node.ledger import Ledger
 from server_node.record import RunFolder, Summary
@@ -84,6 +87,7 @@ async def serve(
     folder: Path,
     stop: asyncio.Event,
     watch: Watch = lambda _fact, _ledger: None,
+    resume: bool = False,
 ) -> Summary:
     """Serve one run to its end and leave its folder.
 
@@ -94,20 +98,24 @@ async def serve(
         folder: where results go.
         stop: set it to end the run early, cleanly.
         watch: hears of rounds and of trouble as they happen, in the event loop.
+        resume: go on from the folder's checkpoint.
 
     Returns:
         The content of summary.json.
 
     Raises:
-        ValueError: a run name that cannot stand in a topic, a task that lacks its data.
+        ValueError: a run name that cannot stand in a topic, a task that lacks its data, no checkpoint.
         BrokerError: no broker, or one that refuses us.
     """
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
     incarnation = secrets.token_hex(4)
     plan = make_plan(scenario, task, run=run, incarnation=incarnation, head_size=head_vector(head).size)
-    ledger = Ledger()
-    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger)
+    before = Progress(plan.digest, [], Ledger())
+    if resume:
+        before = checkpoint.restore(folder, plan.digest, head, tail)
+    ledger = before.ledger
+    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
     worker = Tail(
         task,
         task.load().test,
@@ -118,10 +126,17 @@ async def serve(
         tail_lr=scenario.training.tail_lr,
     )
 
+    def save() -> None:
+        """Write a checkpoint on the tail's thread, after the round's jobs and before the next ones."""
+        progress = Progress(plan.digest, list(record.rows), copy.deepcopy(ledger))
+        pool.submit(checkpoint.save, folder, progress, head, tail).add_done_callback(Future.result)
+
     def report(fact: object) -> None:
         match fact:
-            case RoundReport():
+            case RoundReport(metric=metric):
                 record.round(fact)
+                if metric is not None:
+                    save()
             case Gathering(online) if online == len(plan.clients):
                 record.running()
             case Dropped(number, client):
@@ -141,5 +156,7 @@ async def serve(
             return await loop.run_in_executor(pool, worker.run, job)
 
         async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
-            reason = await Driver(ServerCore(plan, ledger), transport, compute, report).run(stop)
+            reason = await Driver(ServerCore(plan, ledger, len(before.rows)), transport, compute, report).run(
+                stop
+            )
     return record.finish(reason, (head, tail))

@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import nn
 
 from scenarios.load import dump_resolved
 from scenarios.schema import Scenario
+from server_node.checkpoint import model_tensors
 from server_node.core import RoundReport
 from server_node.ledger import CONTROL, FLOWS, Ledger
 
@@ -43,6 +44,10 @@ class RunFolder:
         metric: name of the task's metric.
         ledger: counted by the state machine.
         clock: the run's own seconds; virtual ones when it is simulated.
+        rows: of the rounds before, when a checkpoint was restored.
+
+    Attributes:
+        rows: one a round, as in metrics.parquet.
     """
 
     def __init__(
@@ -54,15 +59,17 @@ class RunFolder:
         metric: str,
         ledger: Ledger,
         clock: Callable[[], float] = time.monotonic,
+        rows: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.folder = folder
         self._scenario = scenario
         self._mode = mode
         self._metric = metric
         self._ledger = ledger
-        self._rows: list[dict[str, Any]] = []
+        self.rows = list(rows)
         self._clock = clock
         self._started = time.monotonic()
+        self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         self.running()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.yaml").write_text(dump_resolved(scenario))
@@ -75,11 +82,11 @@ class RunFolder:
 
     def round(self, report: RoundReport) -> dict[str, Any]:
         """Note a round and give its row."""
-        row = asdict(report) | {"elapsed_s": self._clock() - self._clock_at_start}
+        row = asdict(report) | {"elapsed_s": self._seconds_before + self._clock() - self._clock_at_start}
         for name, flow in self._ledger.flows.items():
             row[f"{name}_wire_bytes"] = flow.wire_bytes
         row["discarded_late"] = self._ledger.discarded_late
-        self._rows.append(row)
+        self.rows.append(row)
         if report.metric is not None:
             self._write_metrics()
         return row
@@ -99,12 +106,7 @@ class RunFolder:
         """
         self._write_metrics()
         if model is not None:
-            tensors = {
-                f"{part}.{name}": value.contiguous()
-                for part, module in zip(("head", "tail"), model, strict=True)
-                for name, value in module.state_dict().items()
-            }
-            save_file(tensors, self.folder / "model.safetensors")
+            save_file(model_tensors(*model), self.folder / "model.safetensors")
         summary = self._summary(reason) | ({} if network is None else {"network": network})
         self._write_json("summary.json", summary)
         return summary
@@ -112,9 +114,9 @@ class RunFolder:
     def _summary(self, reason: str) -> Summary:
         ledger, flows = self._ledger, self._ledger.flows
         now = time.monotonic()
-        training_s = max(now - self._training_since, 1e-9)
-        steps = sum(row["client_steps"] for row in self._rows)
-        scores = [row["metric"] for row in self._rows if row["metric"] is not None]
+        training_s = max(self._seconds_before + now - self._training_since, 1e-9)
+        steps = sum(row["client_steps"] for row in self.rows)
+        scores = [row["metric"] for row in self.rows if row["metric"] is not None]
         before, after = ledger.paper_bits
         ratio: dict[str, Any] = {
             name: {"wire_vs_float32": _ratio(flows[name].raw_float32_bytes, flows[name].wire_bytes)}
@@ -130,7 +132,7 @@ class RunFolder:
             "mode": self._mode,
             "seed": self._scenario.seed,
             "reason": reason,
-            "rounds": len(self._rows),
+            "rounds": len(self.rows),
             "metric": {
                 "name": self._metric,
                 "final": scores[-1] if scores else None,
@@ -161,7 +163,7 @@ class RunFolder:
     def _write_metrics(self) -> None:
         target = self.folder / "metrics.parquet"
         part = target.with_suffix(".part")
-        pq.write_table(pa.Table.from_pylist(self._rows), part)
+        pq.write_table(pa.Table.from_pylist(self.rows), part)
         os.replace(part, target)  # noqa: PTH105  atomic on every platform, unlike rename
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:

@@ -71,7 +71,8 @@ class Tail:
             case TailStep():
                 return self._step(job)
             case TailUpdate():
-                return self._update()
+                self._update()
+                return None
             case CloseRound():
                 return self._close(job)
             case _:
@@ -93,13 +94,14 @@ class Tail:
         self.tail.train()
         losses = self._task.loss(self.tail(z), torch.cat([batch.targets for batch in arrived]))
         weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in arrived])
-        (losses * weights).sum().backward()  # adds to the gradient of the step's batches before
+        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]  # adds to the gradient of the step's batches before
         self._weight += float(weights.sum())
         assert z.grad is not None
-        downlink, first = z.grad.numpy(), 0
+        downlink: npt.NDArray[np.float32] = z.grad.numpy()
+        first = 0
         for batch in arrived:
             n = len(batch.z)
-            mean_loss_gradient = downlink[first : first + n] / np.float32(n * batch.weight)
+            mean_loss_gradient = downlink[first : first + n] * np.float32(1 / (n * batch.weight))
             seed = (batch.client, batch.message.round, batch.message.step)
             rng = generator(self._seed, "gradient", *seed)
             gradients[batch.client] = self._codecs[1].encode(mean_loss_gradient, rng)

@@ -45,6 +45,7 @@ def run(
         int | None,
         typer.Option(min=1, help="Edge processes that share the fleet; default: one per core."),
     ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine."""
@@ -54,7 +55,9 @@ def run(
     with watching(
         rounds=loaded.training.rounds, clients=len(client_names(loaded)), metric=metric, as_json=as_json
     ) as watch:
-        summary = run_here(scenario, settings or (), folder=folder, processes=processes, watch=watch)
+        summary = run_here(
+            scenario, settings or (), folder=folder, processes=processes, watch=watch, resume=resume
+        )
     if as_json:
         typer.echo(json.dumps(summary))
         return

@@ -28,7 +28,13 @@ LEAVE_S = 10.0
 
 
 def run_here(
-    spec: str, settings: Sequence[str], *, folder: Path, processes: int | None, watch: Watch
+    spec: str,
+    settings: Sequence[str],
+    *,
+    folder: Path,
+    processes: int | None,
+    watch: Watch,
+    resume: bool = False,
 ) -> Summary:
     """Run a scenario to its end on this machine.
 
@@ -38,6 +44,7 @@ def run_here(
         folder: the run folder; what the other processes say goes to its logs/.
         processes: how many edge processes share the fleet; as many as there are cores if None.
         watch: hears of rounds as they happen.
+        resume: go on from the folder's checkpoint.
 
     Returns:
         The content of summary.json.
@@ -68,7 +75,13 @@ def run_here(
         async def everything(stop: asyncio.Event) -> Summary:
             async with _edges(commands, folder / "logs", stop) as failures:
                 summary = await serve(
-                    scenario, connect, run=scenario.name, folder=folder, stop=stop, watch=watch
+                    scenario,
+                    connect,
+                    run=scenario.name,
+                    folder=folder,
+                    stop=stop,
+                    watch=watch,
+                    resume=resume,
                 )
             if len(failures) == len(commands):
                 raise OSError("no edge process is left: " + failures[0])

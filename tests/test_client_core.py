@@ -33,7 +33,7 @@ UP, STATUS = "fl/r/up/c1", "fl/r/status/c1"
 
 
 def assignment(number: int = 1, steps: int = 1, attempt: int = 1) -> Assignment:
-    return Assignment(number, attempt, steps, (["float32"],) * 4, b"head")
+    return Assignment(number, attempt, steps, ([], [], [], []), b"head")
 
 
 def gradient(number: int = 1, step: int = 0, attempt: int = 1) -> Gradient:

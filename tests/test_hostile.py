@@ -10,7 +10,6 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from helpers import small_scenario
 
 from broker import messages, topics
 from broker.codecs import Pq
@@ -31,6 +30,7 @@ from edge_client.live import host
 from scenarios.schema import Scenario, scenario_digest
 from server_node.live import serve
 from server_node.record import Summary
+from tests.helpers import small_scenario
 
 MALLORY = "c3"  # it is in the fleet, so nothing but the checks of its messages keeps it out
 UP, STATUS = topics.up("small", MALLORY), topics.status("small", MALLORY)

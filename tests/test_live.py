@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import small_scenario
 
 from broker.memory import MemoryBroker
 from broker.mqtt import MqttTransport
@@ -18,6 +17,7 @@ from server_node.core import Dropped, RoundReport
 from server_node.ledger import FLOWS, Ledger
 from server_node.live import Fact, serve
 from server_node.record import Summary
+from tests.helpers import small_scenario
 
 
 async def run(scenario: Scenario, connect: Connect, folder: Path) -> Summary:
@@ -62,6 +62,7 @@ async def test_the_folder_it_leaves(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert {path.name for path in folder.iterdir()} == {
         "scenario.yaml", "environment.json", "metrics.parquet", "summary.json", "model.safetensors",
+        "checkpoint.safetensors",
     }  # fmt: skip
 
 
@@ -130,3 +131,38 @@ async def test_every_policy_learns(tmp_path: Path, policy: str) -> None:
     summary = await run(scenario, MemoryBroker().transport, tmp_path / "run")
     assert summary["rounds"] == 20
     assert summary["metric"]["final"] > 0.9
+
+
+async def test_a_server_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
+    scenario, folder = small_scenario(tmp_path), tmp_path / "run"
+    broker, stop = MemoryBroker(), asyncio.Event()
+    reached = asyncio.Event()
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        if isinstance(fact, RoundReport) and fact.round == 12:
+            reached.set()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        names = client_names(scenario)
+        clients = group.create_task(host(scenario, broker.transport, run="small", names=names, stop=stop))
+        first = asyncio.create_task(
+            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, watch=watch)
+        )
+        await reached.wait()
+        first.cancel()
+        await asyncio.wait({first})
+        second = group.create_task(
+            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, resume=True)
+        )
+    assert set(clients.result().values()) == {"complete"}
+    summary = second.result()
+    rows = pq.read_table(folder / "metrics.parquet").to_pylist()
+    assert [row["round"] for row in rows] == list(range(1, 21))  # from the checkpoint of round 10
+    assert summary["metric"]["final"] > 0.9
+    assert summary["bytes"]["activations_up"]["raw_float32"] == 60 * 10 * 16 * 4
+
+
+async def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    scenario, stop = small_scenario(tmp_path), asyncio.Event()
+    with pytest.raises(ValueError, match="start the run without --resume"):
+        await serve(scenario, MemoryBroker().transport, run="small", folder=tmp_path, stop=stop, resume=True)
