@@ -24,8 +24,8 @@ class _Integers:
     """Symmetric integers of `bits` bits with a scale per block of 256 values.
 
     A block's scale is a = peak / m or 2**-126 if that is more, rounded up to float16 (all scales share one
-    exponent, see `broker.codecs.halves`). Each value is sent as the integer floor(x / a + u), with u uniform on [0, 1) in
-    steps of 2**-16, and y = a * integer. So |y - x| <= a, and the mean of y is x within a * 2**-15.
+    exponent, see `broker.codecs.halves`). Each value is sent as the integer floor(x / a + u), with u uniform
+    on [0, 1) in steps of 2**-16, and y = a * integer. So |y - x| <= a, and the mean of y is x within a * 2**-15.
 
     Bytes: exponent of the scales; k scales in float16; n d integers, row by row, each as integer + m in b
     bits (order of bits: `broker.bits`). Blocks run across rows; the last may be short.
@@ -49,9 +49,7 @@ class _Integers:
         np.multiply(blocks, 1 / decode_halves(scales, len(blocks))[:, None], out=values)
         values += np.float32(largest)
         values += _noise(values.size, rng).reshape(values.shape)
-        codes = values.reshape(-1)[: x.size].astype(
-            np.uint8
-        )  # cuts off the fraction: nothing is negative here
+        codes = values.reshape(-1)[: x.size].astype(np.uint8)  # positive, so this cuts off the fraction
         return scales + pack(codes, self.bits)
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
