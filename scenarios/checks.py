@@ -7,6 +7,7 @@ import torch
 
 from scenarios.document import Key
 from scenarios.errors import ScenarioError
+from scenarios.network import unknown_access_points
 from scenarios.schema import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
 from scenarios.tasks import load_task
@@ -32,6 +33,7 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             ("training", "cohort"),
             f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
         )
+    yield from unknown_access_points(scenario.fleet, scenario.network)
 
 
 def _stragglers(scenario: Scenario) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ Key = tuple[str | int, ...]
 
 KINDS = ("codec", "policy", "kind")
 MAX_DEPTH = 16
+EACH = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +209,16 @@ def _put(node: Node | None, key: list[str], new: Node) -> Node:
 
 
 def absolute_paths(node: Node, keys: set[Key]) -> Node:
-    """Make the paths at some keys absolute, each relative to where it was written; `~` is the home."""
+    """Make the paths at some keys absolute, each relative to where it was written; `~` is the home.
+
+    EACH in a key stands for every item of a list.
+    """
     if () in keys and isinstance(node.value, str):
         path = node.origin.folder / Path(node.value).expanduser()
         return Node(str(path.resolve()), node.origin)
+    if isinstance(node.value, list):
+        of_each = {key[1:] for key in keys if key and key[0] == EACH}
+        return Node([absolute_paths(child, of_each) for child in node.value], node.origin)
     if not isinstance(node.value, dict):
         return node
     children = {

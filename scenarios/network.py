@@ -4,12 +4,15 @@ A live run has real links, devices, brokers and presence, and reads of all this 
 behind the numbers are described in docs/models.md.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from scenarios.devices import DeviceChoice, Slowdown
+from scenarios.document import Key
+from scenarios.errors import suggestion
 from scenarios.links import LinkChoice
 from scenarios.parts import NotNegative, Part, Positive, PositiveInt
 
@@ -57,13 +60,13 @@ class AccessPoint(Part):
 
 
 class BrokerModel(Part):
-    """The broker in virtual time: by default it takes no time and has mosquitto's default limits."""
+    """The broker in virtual time; by default it takes no time and has the limits of a live mosquitto."""
 
     per_message_us: NotNegative = Field(default=0.0, description="work for each message that it delivers")
     per_byte_ns: NotNegative = Field(default=0.0, description="and for each byte of it")
-    in_flight: PositiveInt = Field(default=20, description="messages under way to one client at once")
+    in_flight: PositiveInt = Field(default=100, description="messages under way to one client at once")
     queue_limit: PositiveInt = Field(
-        default=1000, description="messages waiting for one client; more are dropped without a word"
+        default=20_000, description="messages waiting for one client; more are dropped without a word"
     )
     keepalive_s: Positive = Field(
         default=30.0, description="a vanished client is noticed after one and a half of these"
@@ -86,3 +89,11 @@ class Network(Part):
     access_points: dict[str, AccessPoint] = Field(default={}, description="shared bottlenecks by name")
     broker: BrokerModel = Field(default=BrokerModel(), description="its speed and limits")
     server: ServerModel = Field(default=ServerModel(), description="its speed and link")
+
+
+def unknown_access_points(fleet: tuple[FleetGroup, ...], network: Network) -> Iterator[tuple[Key, str]]:
+    """Say which groups are behind an access point that `network` does not have."""
+    for number, group in enumerate(fleet):
+        if group.via is not None and group.via not in network.access_points:
+            near = suggestion(group.via, network.access_points, label="in network.access_points")
+            yield ("fleet", number, "via"), f"unknown access point '{group.via}'{near}"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from broker.codecs import Float16, Float32, Int4, Int8, Pq
+from scenarios.network import FleetGroup, Network
 from scenarios.parts import NotNegativeInt, Part, Positive, PositiveInt
 
 AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq, Field(discriminator="codec")]
@@ -135,12 +136,6 @@ Stragglers = Annotated[
 ]
 
 
-class Group(Part):
-    """Clients of one kind."""
-
-    count: PositiveInt = Field(description="how many")
-
-
 class BrokerSpec(Part):
     """The MQTT broker of a live run."""
 
@@ -163,8 +158,9 @@ class Scenario(Part):
     training: Training
     flows: Flows = Flows()
     stragglers: Stragglers = WaitAll()
-    fleet: tuple[Group, ...] = Field(description="the clients, by kind")
+    fleet: tuple[FleetGroup, ...] = Field(description="the clients, by kind")
     broker: BrokerSpec = BrokerSpec()
+    network: Network = Network()
 
     @property
     def fleet_size(self) -> int:

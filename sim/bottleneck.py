@@ -108,6 +108,10 @@ class SharedLine:
         clock: virtual time.
         line: the device's own.
         bottleneck: what it shares.
+
+    Attributes:
+        under_way: messages taken and not yet delivered.
+        latency_s: mean time one way.
     """
 
     def __init__(self, clock: Clock, line: Line, bottleneck: Bottleneck) -> None:
@@ -117,14 +121,12 @@ class SharedLine:
         self._waiting: deque[tuple[int, Callable[[float], None]]] = deque()
         self._active: Transfer | None = None
         self._connection = 0
-
-    @property
-    def waiting(self) -> int:
-        """Messages that have not begun to leave."""
-        return len(self._waiting)
+        self.under_way = 0
+        self.latency_s = line.latency_s
 
     def send(self, payload_bytes: int, deliver: Callable[[float], None]) -> None:
         """Take a message; `deliver(start_s)` is called when it has arrived."""
+        self.under_way += 1
         self._waiting.append((payload_bytes, deliver))
         if self._active is None:
             self._next()
@@ -136,6 +138,7 @@ class SharedLine:
         self._active = None
         self._waiting.clear()
         self._connection += 1
+        self.under_way = 0
         self._line.reset()
 
     def _next(self) -> None:
@@ -144,6 +147,7 @@ class SharedLine:
 
         def arrived() -> None:
             if connection == self._connection:
+                self.under_way -= 1
                 deliver(start_s)
 
         def done() -> None:

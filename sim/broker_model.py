@@ -54,6 +54,10 @@ class Window:
             return now_s
         return acknowledged_s[under_way - self._in_flight] if under_way < self._limit else None
 
+    def has_room(self, under_way: int) -> bool:
+        """Tell whether one more is taken where somebody else counts what is under way."""
+        return under_way < self._limit
+
     def sent(self, acknowledged_s: float) -> None:
         """Note when the PUBACK of the message just admitted comes back."""
         self._acknowledged_s.append(acknowledged_s)

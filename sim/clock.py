@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 import simpy
+from simpy.events import Timeout
 
 P = ParamSpec("P")
 
@@ -13,6 +14,6 @@ class Clock(simpy.Environment):
 
     def at(self, time_s: float, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call back at a time; at once, after what is already due, when it has passed."""
-        event = self.timeout(max(0.0, time_s - self.now))
-        assert event.callbacks is not None
+        wait_s = time_s - self._now
+        event = Timeout(self, wait_s if wait_s > 0 else 0.0)
         event.callbacks.append(lambda _: call(*args, **kwargs))

@@ -4,11 +4,13 @@ First come, first served, at the link's rate, through one TCP connection that la
 equations. A line knows its own state only; it is told the time and draws from the client's generator.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from scenarios.links import Link
@@ -29,7 +31,7 @@ DUPLICATE_ACKS = 3
 """As many segments must follow a lost one for a fast retransmit, RFC 5681; else the timeout repairs it."""
 
 
-class Carried(NamedTuple):
+class Carried(msgspec.Struct, frozen=True, gc=False):
     """When a message began to leave, when its last byte had left, and when that arrived."""
 
     start_s: float
@@ -46,31 +48,24 @@ class Path:
             what TCP reaches (Mathis et al. 1997): one segment in RTT sqrt(2 p / 3).
         segment_s: time a full packet takes at that rate.
         latency_s: mean time one way.
-        jitter_s: standard deviation of that time.
-        jitter: its distribution.
+        one_way_s: draws it; None where it does not vary.
         loss: probability that a packet is lost.
         round_trip_s: of a full packet and its acknowledgement on an idle link.
+        timeout_s: TCP's retransmission timeout.
+        instant: whether nothing takes time on it.
     """
 
     bytes_per_s: float
     segment_s: float
     latency_s: float
-    jitter_s: float
-    jitter: Literal["normal", "lognormal", "uniform"]
+    one_way_s: Callable[[np.random.Generator], float] | None
     loss: float
     round_trip_s: float
-
-    @property
-    def instant(self) -> bool:
-        """Whether nothing takes time on it."""
-        return self.segment_s == 0.0 == self.latency_s and not self.jitter_s and not self.loss
-
-    @property
-    def timeout_s(self) -> float:
-        """TCP's retransmission timeout."""
-        return self.round_trip_s + MIN_RTO_MARGIN_S
+    timeout_s: float
+    instant: bool
 
 
+@functools.lru_cache(maxsize=256)
 def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
     """Give one direction of a link in seconds and bytes."""
     kbps = link.uplink_kbps if direction == "up" else link.downlink_kbps
@@ -82,11 +77,30 @@ def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
         bytes_per_s=full_packet_bytes / segment_s if segment_s else math.inf,
         segment_s=segment_s,
         latency_s=link.latency_ms / 1000,
-        jitter_s=link.jitter_ms / 1000,
-        jitter=link.jitter,
+        one_way_s=_with_jitter(link.latency_ms / 1000, link.jitter_ms / 1000, link.jitter),
         loss=link.loss,
         round_trip_s=round_trip_s,
+        timeout_s=round_trip_s + MIN_RTO_MARGIN_S,
+        instant=not (segment_s or link.latency_ms or link.jitter_ms or link.loss),
     )
+
+
+def _with_jitter(
+    mean_s: float, deviation_s: float, distribution: Literal["normal", "lognormal", "uniform"]
+) -> Callable[[np.random.Generator], float] | None:
+    """Give a function that draws times of this mean and standard deviation, never below 0."""
+    if deviation_s == 0.0:
+        return None
+    match distribution:
+        case "normal":
+            return lambda rng: max(0.0, mean_s + deviation_s * rng.standard_normal())
+        case "uniform":
+            half_width_s = math.sqrt(3) * deviation_s
+            return lambda rng: max(0.0, mean_s + half_width_s * (2 * rng.random() - 1))
+        case "lognormal":
+            variance = math.log1p((deviation_s / mean_s) ** 2)
+            sigma, mu = math.sqrt(variance), math.log(mean_s) - variance / 2
+            return lambda rng: math.exp(mu + sigma * rng.standard_normal())
 
 
 def segments_of(payload_bytes: int) -> int:
@@ -135,6 +149,11 @@ class Line:
         self._rng = rng
         self.reset()
 
+    @property
+    def latency_s(self) -> float:
+        """Mean time one way."""
+        return self.path.latency_s
+
     def reset(self) -> None:
         """Begin a new connection."""
         self._idle_since_s = self._last_arrival_s = 0.0
@@ -145,41 +164,32 @@ class Line:
 
         Calls come in the order of their times.
         """
+        if self.path.instant:
+            return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self._idle_since_s)
-        return self.depart(
-            start_s, start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s, payload_bytes
-        )
+        end_s = start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s
+        return self.depart(start_s, end_s, payload_bytes)
 
     def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
         """Say the same of a message that had the line from `start_s`, and but for TCP's waits to `end_s`."""
-        self._idle_since_s = sent_s = end_s + self.delay_s(start_s, payload_bytes)
-        self._last_arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
-        return Carried(start_s, sent_s, self._last_arrival_s)
+        sent_s = end_s + self.delay_s(start_s, payload_bytes)
+        arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
+        self._idle_since_s, self._last_arrival_s = sent_s, arrival_s
+        return Carried(start_s, sent_s, arrival_s)
 
     def delay_s(self, start_s: float, payload_bytes: int) -> float:
         """Give what TCP adds to the time at full rate: slow start and the repair of a loss."""
         path, segments = self.path, segments_of(payload_bytes)
-        idle_timeouts = int((start_s - self._idle_since_s) / path.timeout_s)
-        window = max(INITIAL_WINDOW, self._window >> idle_timeouts)  # halved for each, RFC 2861
-        pauses_s, self._window = slow_start(window, segments, path)
+        if self._window > INITIAL_WINDOW:
+            idle_timeouts = int((start_s - self._idle_since_s) / path.timeout_s)
+            self._window = max(INITIAL_WINDOW, self._window >> idle_timeouts)  # halved for each, RFC 2861
+        pauses_s, self._window = slow_start(self._window, segments, path)
         return pauses_s + self._repair_s(segments) if path.loss else pauses_s
 
     def propagation_s(self) -> float:
         """Draw the time one way."""
-        path = self.path
-        if not path.jitter_s:
-            return path.latency_s
-        match path.jitter:
-            case "normal":
-                time_s = path.latency_s + path.jitter_s * self._rng().standard_normal()
-            case "uniform":
-                half_width_s = math.sqrt(3) * path.jitter_s
-                time_s = path.latency_s + half_width_s * (2 * self._rng().random() - 1)
-            case "lognormal":
-                variance = math.log1p((path.jitter_s / path.latency_s) ** 2)
-                deviation = math.sqrt(variance) * self._rng().standard_normal()
-                time_s = path.latency_s * math.exp(deviation - variance / 2)
-        return max(0.0, time_s)
+        one_way_s = self.path.one_way_s
+        return one_way_s(self._rng()) if one_way_s else self.path.latency_s
 
     def _repair_s(self, segments: int) -> float:
         """Draw the first lost segment, if any, and give the time until it has been repeated."""

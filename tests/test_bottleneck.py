@@ -84,7 +84,7 @@ def test_a_shared_line_alone_is_as_fast_as_its_own() -> None:
     line = shared_line(clock, Bottleneck(clock, math.inf), **link)
     line.send(948, lambda start_s: log.append((start_s, clock.now)))
     line.send(948, lambda start_s: log.append((start_s, clock.now)))
-    assert line.waiting == 1
+    assert line.under_way == 2
     clock.run()
     assert log == [(0.0, 1.25), (1.0, 2.25)]
 

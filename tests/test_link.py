@@ -11,6 +11,7 @@ from sim.link import (
     HEADER_BYTES,
     INITIAL_WINDOW,
     SEGMENT_BYTES,
+    Carried,
     Line,
     framed_bytes,
     path_of,
@@ -25,12 +26,12 @@ def line(**link: object) -> Line:
 
 def test_without_a_network_nothing_takes_time() -> None:
     assert line().path.instant
-    assert line().carry(3.0, 10**7) == (3.0, 3.0, 3.0)
+    assert line().carry(3.0, 10**7) == Carried(3.0, 3.0, 3.0)
 
 
 def test_a_message_takes_its_bytes_and_headers_at_the_rate_then_the_latency() -> None:
     # 1000 bytes and one header of 52 at 8 kbit/s = 1000 byte/s
-    assert line(uplink_kbps=8, latency_ms=250).carry(1.0, 1000) == (1.0, 2.052, 2.302)
+    assert line(uplink_kbps=8, latency_ms=250).carry(1.0, 1000) == Carried(1.0, 2.052, 2.302)
 
 
 def test_every_packet_has_a_header() -> None:
@@ -41,7 +42,7 @@ def test_every_packet_has_a_header() -> None:
 def test_messages_leave_one_after_another() -> None:
     slow = line(uplink_kbps=8)
     times = [slow.carry(now, 948) for now in (0.0, 0.5, 5.0)]  # a second each
-    assert times == [(0.0, 1.0, 1.0), (1.0, 2.0, 2.0), (5.0, 6.0, 6.0)]
+    assert times == [Carried(0.0, 1.0, 1.0), Carried(1.0, 2.0, 2.0), Carried(5.0, 6.0, 6.0)]
 
 
 def test_up_and_down_have_rates_of_their_own() -> None:

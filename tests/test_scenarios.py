@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from broker.codecs import CODECS, Float32, Int8, Pq
 from scenarios.load import ScenarioError, dump_resolved, load_scenario
-from scenarios.schema import AnyCodec, Dirichlet, Group, Scenario, client_names, scenario_digest
+from scenarios.network import FleetGroup
+from scenarios.schema import AnyCodec, Dirichlet, Scenario, client_names, scenario_digest
 from scenarios.shipped import question, shipped
 
 COMPLETE = """\
@@ -70,7 +71,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert scenario.stragglers.rejoin_s == 10.0
     assert scenario.stragglers.retry_s == 60.0
     assert scenario.broker.kind == "embedded"
-    assert scenario.fleet == (Group(count=4),)
+    assert scenario.fleet == (FleetGroup(count=4),)
 
 
 def test_codecs_and_partitions_become_what_they_name(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_extending_a_shipped_scenario_by_name(tmp_path: Path) -> None:
 def test_lists_are_replaced(tmp_path: Path) -> None:
     write(tmp_path)
     path = write(tmp_path, "extends: my.yaml\nfleet: [{count: 2}, {count: 1}]\n", "top.yaml")
-    assert load_scenario(path).fleet == (Group(count=2), Group(count=1))
+    assert load_scenario(path).fleet == (FleetGroup(count=2), FleetGroup(count=1))
 
 
 def test_another_codec_does_not_inherit_the_first_ones_parameters(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:8: zoo: unknown key; allowed: "
-                    "name, seed, task, training, flows, stragglers, fleet, broker"
+                    "name, seed, task, training, flows, stragglers, fleet, broker, network"
                 )
             ],
             id="unknown key, none near",
@@ -655,7 +656,7 @@ def test_mistakes_name_the_file_their_key_came_from(tmp_path: Path) -> None:
             "trainig.cohort=2",
             (
                 "--set trainig.cohort=2: trainig: unknown key; did you mean 'training'? allowed: "
-                "name, seed, task, training, flows, stragglers, fleet, broker"
+                "name, seed, task, training, flows, stragglers, fleet, broker, network"
             ),
         ),
         (

@@ -1,0 +1,78 @@
+"""Stands in for training when only sizes and durations matter: payloads of zeros of the right length.
+
+All messages of one size share their bytes, so that a fleet of 100,000 devices costs no memory for them.
+"""
+
+import math
+
+from broker import bits
+from broker.messages import Activations, HeadUpdate
+from broker.protocol import Job
+from edge_client.core import Learn, Start
+from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
+
+
+class FabricatedDevice:
+    """Answers as a device with batches of one size would.
+
+    Args:
+        plan: gives codecs and shapes.
+        samples: in each of its batches, n.
+    """
+
+    def __init__(self, plan: Plan, samples: int) -> None:
+        targets_bytes = bits.packed_bytes(samples * plan.targets_per_sample, bits.bits_for(plan.classes))
+        self._samples = samples
+        self._activations = bytes(plan.codecs[0].size_bytes(samples, plan.cut_size))
+        self._targets = bytes(targets_bytes)
+        self._update = bytes(plan.codecs[2].size_bytes(1, plan.head_size))
+
+    def run(self, job: Job) -> Activations | HeadUpdate:
+        """Give the answer to publish."""
+        match job:
+            case Start(assignment=assignment):
+                return self._batch(assignment.round, 0)
+            case Learn(gradient=gradient, last=False):
+                return self._batch(gradient.round, gradient.step + 1)
+            case Learn(gradient=gradient):
+                seen = self._samples * (gradient.step + 1)
+                return HeadUpdate(gradient.round, 1, seen, 0.0, self._update)
+            case _:
+                raise TypeError(f"{type(job).__name__} is no job of a device")
+
+    def _batch(self, round_number: int, step: int) -> Activations:
+        return Activations(round_number, step, 1, self._samples, self._activations, self._targets)
+
+
+class FabricatedTail:
+    """Answers as the tail would; the loss is not known.
+
+    Args:
+        plan: gives codecs and shapes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._codec = plan.codecs[1]
+        self._cut_size = plan.cut_size
+        self._head = bytes(plan.codecs[3].size_bytes(1, plan.head_size))
+        self._gradients: dict[int, bytes] = {}  # by samples in the batch
+
+    def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
+        """Give the job's result."""
+        match job:
+            case TailStep(batches=batches):
+                samples = sum(message.count for _, message, _ in batches)
+                return TailStepped({client: self._gradient(m) for client, m, _ in batches}, math.nan, samples)
+            case TailUpdate():
+                return None
+            case CloseRound():
+                return RoundClosed(self._head, None, {})
+            case Open():
+                return self._head
+            case _:
+                raise TypeError(f"{type(job).__name__} is no job of the tail")
+
+    def _gradient(self, batch: Activations) -> bytes:
+        if batch.count not in self._gradients:
+            self._gradients[batch.count] = bytes(self._codec.size_bytes(batch.count, self._cut_size))
+        return self._gradients[batch.count]

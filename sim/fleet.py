@@ -1,0 +1,142 @@
+"""The devices of a simulated run: their place in the network, and how long their jobs take."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from broker.protocol import ComputeDone, Job
+from edge_client.core import Learn, Start
+from scenarios.devices import device_of
+from scenarios.links import link_of
+from scenarios.network import Always, FleetGroup
+from scenarios.schema import Scenario, client_names
+from scenarios.seeds import generator
+from sim.bottleneck import Bottleneck, SharedLine
+from sim.broker_model import Window
+from sim.clock import Clock
+from sim.device_model import Pace, Work, work_of
+from sim.link import Line, path_of
+from sim.station import Handle, Station
+from sim.trace import Trace
+from sim.workers import Run
+
+
+class LazyGenerator:
+    """A client's random generator for one purpose, made when it is first needed.
+
+    Args:
+        seed: the scenario's.
+        labels: what it is for; see scenarios.seeds.
+    """
+
+    __slots__ = ("_generator", "_labels", "_seed")
+
+    def __init__(self, seed: int, *labels: str) -> None:
+        self._seed = seed
+        self._labels = labels
+        self._generator: np.random.Generator | None = None
+
+    def __call__(self) -> np.random.Generator:
+        """Give the generator."""
+        if self._generator is None:
+            self._generator = generator(self._seed, *self._labels)
+        return self._generator
+
+
+class Computer:
+    """Does a device's jobs and lets them take their time.
+
+    Args:
+        clock: virtual time.
+        run: does a job, at once.
+        work: seconds of each kind of job.
+        pace: draws the factor on them.
+        trace: takes the spans.
+        lane: of the trace, if the device has one.
+
+    Attributes:
+        handle: takes the results.
+    """
+
+    __slots__ = ("_clock", "_lane", "_pace", "_run", "_trace", "_work", "handle")
+
+    def __init__(
+        self, clock: Clock, run: Run, work: Work, pace: Pace, trace: Trace, lane: int | None
+    ) -> None:
+        self._clock = clock
+        self._run = run
+        self._work = work
+        self._pace = pace
+        self._trace = trace
+        self._lane = lane
+        self.handle: Handle = lambda _: None
+
+    def compute(self, job: Job) -> None:
+        """Take a job of the device's state machine."""
+        assert isinstance(job, Start | Learn)
+        result = self._run(job)
+        work = self._work
+        phases = work.start if isinstance(job, Start) else work.finish if job.last else work.learn
+        factor = self._pace.factor()
+        time_s = self._clock.now
+        for name, seconds in phases:
+            begun_s = time_s
+            time_s += seconds * factor
+            if self._lane is not None:
+                self._trace.span(self._lane, name, begun_s, time_s)
+        self._clock.at(time_s, self.handle, ComputeDone(job, result))
+
+
+def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
+    """Give the group of every client, in the order of the fleet."""
+    for group in scenario.fleet:
+        for _ in range(group.count):
+            yield group
+
+
+def make_stations(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Station]:
+    """Give every client its links, behind its access point if it has one."""
+    access = {
+        name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
+        for name, point in scenario.network.access_points.items()
+    }
+    stations = {}
+    for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
+        link = link_of(group.link)
+        rng = LazyGenerator(scenario.seed, "link", client)
+        lines = (Line(path_of(link, "up"), rng), Line(path_of(link, "down"), rng))
+        points = access[group.via] if group.via is not None else None
+        up, down = lines if points is None else map(SharedLine, (clock, clock), lines, points)
+        stations[client] = Station(
+            client,
+            up,
+            down,
+            Window(scenario.network.broker),
+            leaves=not isinstance(group.availability, Always),
+            lane=trace.lane(client),
+        )
+    return stations
+
+
+def make_computer(
+    client: str, group: FleetGroup, scenario: Scenario, *, samples: int, run: Run, clock: Clock, trace: Trace
+) -> Computer:
+    """Give a client its speed.
+
+    Args:
+        client: its name.
+        group: what it is.
+        scenario: seed and batch size.
+        samples: that it has.
+        run: does its jobs.
+        clock: virtual time.
+        trace: takes the spans.
+    """
+    work = work_of(device_of(group.device), min(samples, scenario.task.batch_size))
+    pace = Pace(group.slowdown, LazyGenerator(scenario.seed, "slowdown", client))
+    return Computer(clock, run, work, pace, trace, trace.lane(client))
+
+
+def _bottleneck(clock: Clock, kbps: float | None) -> Bottleneck:
+    return Bottleneck(clock, kbps * 1000 / 8 if kbps else math.inf)

@@ -1,0 +1,257 @@
+"""Runs a scenario in virtual time: the state machines of a live run, over a modelled network.
+
+No protocol decision is made here. sim.actor drives the state machines, sim.virtual_broker carries their
+messages, and here jobs take the time that the scenario gives to device and server.
+"""
+
+import contextlib
+import functools
+import gc
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from broker.messages import Activations, Hello
+from broker.protocol import ComputeDone, Job, Online, Received, StopAsked
+from edge_client.core import ClientCore, Trouble
+from scenarios.links import link_of
+from scenarios.network import FleetGroup
+from scenarios.schema import Scenario, client_names
+from scenarios.tasks import load_task
+from server_node.core import (
+    CloseRound,
+    Dropped,
+    Gathering,
+    Refused,
+    RoundReport,
+    ServerCore,
+    TailStep,
+    TailUpdate,
+)
+from server_node.ledger import Ledger
+from server_node.live import Fact, Watch
+from server_node.record import RunFolder, Summary
+from sim import workers
+from sim.actor import Actor
+from sim.availability import presence
+from sim.clock import Clock
+from sim.fleet import LazyGenerator, group_of_each, make_computer, make_stations
+from sim.link import Line, path_of
+from sim.station import Station, Tally
+from sim.trace import SERVER, Trace
+from sim.traces import Interval
+from sim.virtual_broker import VirtualBroker
+from sim.workers import Workers
+
+log = logging.getLogger(__name__)
+
+STANDSTILL_S = 7 * 86_400.0
+"""A run is ended when no round ends for so long; every week, at that."""
+
+
+def simulate(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    timing_only: bool = False,
+    watch: Watch = lambda _fact, _ledger: None,
+) -> Summary:
+    """Run a scenario in virtual time and leave its folder.
+
+    The same scenario gives the same metrics and trace, to the byte, on the same machine and versions.
+
+    Args:
+        scenario: what to run.
+        folder: where results go.
+        timing_only: train nothing; messages have their sizes, jobs their durations.
+        watch: hears of rounds and of trouble as they happen.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ScenarioError: data or trace files that cannot be used.
+    """
+    task = load_task(scenario.task)
+    clock, ledger = Clock(), Ledger()
+    trace = Trace(client_names(scenario))
+    record = RunFolder(
+        folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
+    )
+
+    def report(fact: object) -> None:
+        match fact:
+            case RoundReport():
+                record.round(fact)
+            case Gathering(online) if online == scenario.fleet_size:
+                record.running()
+            case Dropped(number, client):
+                log.info("round %d goes on without %s", number, client)
+            case Refused(client, why):
+                log.warning("refused a message of %s: %s", client, why)
+            case Trouble(client, what):
+                log.warning("%s: %s", client, what)
+        if isinstance(fact, Fact):
+            watch(fact, ledger)
+
+    with _one_thread():
+        who = workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task)
+        run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
+        reason = run.to_its_end()
+    trace.write(folder / "trace.json")
+    return record.finish(reason, who.model, network=asdict(run.tally))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums of floats depend on how many threads add them up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+class VirtualRun:
+    """A server, a broker and a fleet in virtual time.
+
+    Args:
+        scenario: fleet and network.
+        who: does the jobs.
+        clock: virtual time.
+        ledger: counts the messages.
+        trace: takes the spans.
+        report: hears the facts of all state machines.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        who: Workers,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        trace: Trace,
+        report: Callable[[object], None],
+    ) -> None:
+        self._clock = clock
+        self._trace = trace
+        self._tail = who.tail
+        self._model = scenario.network.server
+        self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
+        self._report = report
+        stations = make_stations(scenario, clock, trace)
+        link = link_of(self._model.link)
+        rng = LazyGenerator(scenario.seed, "link", "server")
+        self._broker = VirtualBroker(
+            clock,
+            scenario.network.broker,
+            run=who.plan.run,
+            stations=stations,
+            server_up=Line(path_of(link, "up"), rng),
+            server_down=Line(path_of(link, "down"), rng),
+            trace=trace,
+        )
+        self._broker.to_server = self._arrived
+        core = ServerCore(who.plan, ledger)
+        self._server = Actor(clock, core, self._broker.publish_from_server, self._compute, self._heed)
+        clock.at(0.0, self._server.feed, Online())
+        self._rounds = 0
+        clock.at(STANDSTILL_S, self._look_after, 0)
+        for number, group in enumerate(group_of_each(scenario)):
+            station = stations[who.plan.clients[number]]
+            self._add_device(station, group, scenario, who, number)
+
+    @property
+    def tally(self) -> Tally:
+        """What the network did."""
+        return self._broker.tally
+
+    def to_its_end(self) -> str:
+        """Let time pass until the server is done; say why it ended."""
+        step = self._clock.step
+        gc.disable()  # nothing here makes cycles, and to look for them in 100,000 devices takes seconds
+        try:
+            while self._server.reason is None:
+                step()
+        finally:
+            gc.enable()
+        return self._server.reason
+
+    def _heed(self, fact: object) -> None:
+        self._rounds += isinstance(fact, RoundReport)
+        self._report(fact)
+
+    def _look_after(self, rounds: int) -> None:
+        """End a run that has come to a standstill, such as one whose devices have all left for good."""
+        if self._rounds == rounds:
+            self._server.feed(StopAsked(f"no round has ended in {STANDSTILL_S:.0f} virtual seconds"))
+        self._clock.at(self._clock.now + STANDSTILL_S, self._look_after, self._rounds)
+
+    def _add_device(
+        self, station: Station, group: FleetGroup, scenario: Scenario, who: Workers, number: int
+    ) -> None:
+        """Put a device's state machine at its station and let it come."""
+        plan, client, samples = who.plan, station.client, who.samples[number]
+        computer = make_computer(
+            client,
+            group,
+            scenario,
+            samples=samples,
+            run=who.devices[number],
+            clock=self._clock,
+            trace=self._trace,
+        )
+        core = ClientCore(plan.run, client, Hello(plan.digest, samples, 0))
+        publish = functools.partial(self._broker.publish, station)
+        actor = Actor(self._clock, core, publish, computer.compute, self._report)
+        computer.handle = station.handle = actor.feed
+        self._come(station, presence(group.availability, seed=scenario.seed, client=client))
+
+    def _come(self, station: Station, intervals: Iterator[Interval]) -> None:
+        """Let a device appear and vanish as its intervals say."""
+        for from_s, to_s in intervals:
+            self._clock.at(from_s, self._broker.connect, station)
+            if math.isfinite(to_s):
+                self._clock.at(to_s, self._go, station, intervals)
+            return
+
+    def _go(self, station: Station, intervals: Iterator[Interval]) -> None:
+        self._broker.lose(station)
+        self._come(station, intervals)
+
+    def _arrived(self, received: Received) -> None:
+        if isinstance(received.message, Activations) and self._trace.lane(received.sender) is not None:
+            self._waiting_since_s[received.sender] = self._clock.now
+        self._server.feed(received)
+
+    def _compute(self, job: Job) -> None:
+        """Do a job of the server, and let it take its time."""
+        result = self._tail(job)
+        now_s = self._clock.now
+        end_s = now_s + self._seconds(job)
+        self._trace.span(SERVER, type(job).__name__, now_s, end_s)
+        if isinstance(job, TailStep):
+            for client, _, _ in job.batches:
+                lane = self._trace.lane(client)
+                if lane is not None:
+                    self._trace.span(lane, "queue", self._waiting_since_s.get(client, now_s), now_s)
+                    self._trace.span(lane, "tail", now_s, end_s)
+        self._clock.at(end_s, self._server.feed, ComputeDone(job, result))
+
+    def _seconds(self, job: Job) -> float:
+        match job:
+            case TailStep(batches=batches):
+                samples = sum(message.count for _, message, _ in batches)
+                return self._model.tail_batch_s + samples * self._model.tail_sample_s
+            case TailUpdate():
+                return self._model.update_s
+            case CloseRound():
+                return self._model.close_s
+            case _:
+                return 0.0
