@@ -19,7 +19,7 @@ def server(
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/NAME if not given.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
 ) -> None:
     """Serve one run: choose cohorts, train the tail, average the heads, write the run folder."""
     loaded = load_scenario(scenario, settings or ())

@@ -1,6 +1,7 @@
 """The command `fedlite`."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,15 @@ from broker.__main__ import main as broker
 from broker.program import command
 from edge_client.__main__ import edge
 from scenarios.load import dump_resolved, load_scenario
-from scenarios.schema import client_names
+from scenarios.schema import Scenario
 from scenarios.shipped import question, shipped
 from scenarios.tasks import load_task
 from server_node.__main__ import server
+from server_node.live import Watch
+from server_node.record import Summary
 from sim.local_run import run_here
 from sim.progress import summary_table, watching
+from sim.virtual import simulate as simulate_scenario
 
 app = typer.Typer(
     help="Split learning over MQTT with clustered activations.",
@@ -34,30 +38,59 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
 ]
 
+Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
+
 
 @app.command()
 @command
 def run(
     scenario: Spec,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+    out: Out = None,
     processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Edge processes that share the fleet; default: one per core."),
+        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: one per core.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run folder's checkpoint.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine."""
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / loaded.name
-    metric = load_task(loaded.task).metric
-    with watching(
-        rounds=loaded.training.rounds, clients=len(client_names(loaded)), metric=metric, as_json=as_json
-    ) as watch:
+    with _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
             scenario, settings or (), folder=folder, processes=processes, watch=watch, resume=resume
         )
+    _tell(summary, folder, as_json=as_json)
+
+
+@app.command()
+@command
+def simulate(
+    scenario: Spec,
+    settings: Settings = None,
+    out: Out = None,
+    timing_only: Annotated[
+        bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario in virtual time, over the network, devices and broker that it describes."""
+    loaded = load_scenario(scenario, settings or ())
+    folder = out or Path("runs") / f"{loaded.name}-simulated"
+    with _watching(loaded, as_json=as_json) as watch:
+        summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch)
+    _tell(summary, folder, as_json=as_json)
+
+
+def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
+    metric = load_task(scenario.task).metric
+    return watching(
+        rounds=scenario.training.rounds, clients=scenario.fleet_size, metric=metric, as_json=as_json
+    )
+
+
+def _tell(summary: Summary, folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary))
         return
@@ -94,7 +127,7 @@ def show(scenario: Spec, settings: Settings = None) -> None:
 def validate(scenario: Spec, settings: Settings = None) -> None:
     """Check a scenario and say what is wrong: file, line, key, what is allowed."""
     loaded = load_scenario(scenario, settings or ())
-    typer.echo(f"{loaded.name}: valid, {len(client_names(loaded))} clients, {loaded.training.rounds} rounds")
+    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds")
 
 
 def main() -> None:

@@ -75,6 +75,8 @@ def summary_table(summary: Summary) -> str:
         "not evaluated" if metric["final"] is None else f"{metric['final']:.3f} (best {metric['best']:.3f})"
     )
     pace = f"{summary['training_seconds']:.1f} s ({summary['client_steps_per_second']:.1f} a second)"
+    if summary["virtual_seconds"] is not None:
+        pace += f", {summary['virtual_seconds']:.1f} s of virtual time"
     lines = [
         f"{summary['rounds']} rounds, {summary['client_steps']} client steps in {pace}",
         f"{metric['name']} {final}",
