@@ -27,7 +27,7 @@ DEVICES = {
         encode_s=0.0026,
         decode_s=0.0003,
         backward_s=0.013,
-        source="measured: one core of a 2.3 GHz Xeon server, torch 2.13, pq with 1152 sub-vectors and 2 centroids",
+        source="measured: one core of a 2.3 GHz Xeon server, torch 2.13; pq, 1152 sub-vectors, 2 centroids",
     ),
     "raspberry-pi-5": DeviceProfile(
         forward_s=0.029,
@@ -49,8 +49,8 @@ DEVICES = {
         encode_s=0.054,
         decode_s=0.0067,
         backward_s=0.36,
-        source="assumed: raspberry-pi-4 times 3.36, as sysbench's CPU test has it (5901 to 2459 events/s on the"
-        " same cores at 1.4 GHz, scaled to 1 GHz)",
+        source="assumed: raspberry-pi-4 times 3.36, as sysbench's CPU test has it (5901 to 2459 events/s"
+        " on the same cores at 1.4 GHz, scaled to 1 GHz)",
     ),
 }
 

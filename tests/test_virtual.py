@@ -235,3 +235,15 @@ def test_a_fleet_larger_than_the_data_can_still_be_timed(tmp_path: Path) -> None
     scenario = small_scenario(tmp_path, "fleet=[{count: 1000}]", "training={rounds: 2, cohort: 500}")
     summary = simulate(scenario, tmp_path / "run", timing_only=True)
     assert summary["client_steps"] == 2 * 500
+
+
+def test_what_the_brokers_queue_cannot_hold_is_dropped_without_a_word(tmp_path: Path) -> None:
+    # four devices greet at once: one message is under way to the server, one waits, six are dropped
+    scenario = small_scenario(
+        tmp_path,
+        "training.cohort=1",
+        "network={broker: {in_flight: 1, queue_limit: 1}, server: {link: {latency_ms: 50}}}",
+    )
+    summary = simulate(scenario, tmp_path / "run", timing_only=True)
+    assert summary["network"]["dropped"] == 6
+    assert summary["reason"] == "complete"
