@@ -3,6 +3,9 @@
 The stack is that of the federated EMNIST baselines (Reddi et al. 2021, arXiv 2003.00295, table 4): two 3x3
 convolutions, 2x2 max-pool, dropout 0.25, dense 128, dropout 0.5, dense. Head 18,816 parameters, tail
 1,187,774 with 62 classes; a 28x28 image has 12 x 12 pixels x 64 channels = 9,216 values at the cut.
+
+The cut lies between max-pool and dropout. Uncompressed that is no other network than a cut after the dropout,
+but a codec need not spend its bits on random zeros: `pq` with q=1152, L=2 then has a third of the error.
 """
 
 from collections.abc import Callable
@@ -34,7 +37,6 @@ def head() -> nn.Module:
         nn.Conv2d(32, 64, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Dropout(0.25),
         FlattenChannelsLast(),
     )
     layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -43,7 +45,9 @@ def head() -> nn.Module:
 
 def tail(classes: int) -> nn.Module:
     """Make the server's part: (n, 9216) -> (n, classes)."""
-    return nn.Sequential(nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes))
+    return nn.Sequential(
+        nn.Dropout(0.25), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
+    )
 
 
 def image_task(name: str, classes: int, load: Callable[[], Dataset]) -> Task:
