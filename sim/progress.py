@@ -1,6 +1,7 @@
 """What a person, or a program, sees of a run while it goes on."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ def watching(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterat
 def _json_line(fact: Fact, ledger: Ledger) -> None:
     if isinstance(fact, RoundReport):
         wire = {name: flow.wire_bytes for name, flow in ledger.flows.items()}
-        line = {"round": fact.round, "loss": fact.loss, "metric": fact.metric, "online": fact.online}
+        loss = None if math.isnan(fact.loss) else fact.loss
+        line = {"round": fact.round, "loss": loss, "metric": fact.metric, "online": fact.online}
         sys.stdout.write(json.dumps(line | {"wire_bytes": wire}) + "\n")
         sys.stdout.flush()
 
