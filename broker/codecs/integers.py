@@ -25,7 +25,7 @@ class _Integers:
 
     A block's scale is a = peak / m or 2**-126 if that is more, rounded up to float16 (all scales share one
     exponent, see `broker.codecs.halves`). Each value is sent as the integer floor(x / a + u), with u uniform
-    on [0, 1) in steps of 2**-16, and y = a * integer. So |y - x| <= a, and the mean of y is x within a * 2**-15.
+    on [0, 1) in steps of 2**-16, and y = a * integer. So |y - x| <= a; the mean of y is x within a * 2**-15.
 
     Bytes: exponent of the scales; k scales in float16; n d integers, row by row, each as integer + m in b
     bits (order of bits: `broker.bits`). Blocks run across rows; the last may be short.

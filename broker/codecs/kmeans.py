@@ -5,11 +5,11 @@ Letters: R groups, each clustered on its own; N points per group; s dimensions; 
 Lloyd's algorithm with four savings:
 
 - Most steps see a sample of the points. Means of n points leave an error that is larger by a factor of about
-  1 + 1/n, so steps with all points are needed only where the sample has few for each centroid.
+  1 + 1/n, so few centroids need no more than that; many centroids take the last steps with all points.
 - A step goes beyond the cluster's mean (over-relaxation): as the clusters around it move, a mean goes on
   moving in much the same direction, so fewer steps are needed. The last step stops at the mean.
-- A poor local optimum has two centroids where one would do, and one where two are needed. So some of the
-  centroids that are missed least move to where the error is largest.
+- Against local optima, a few centroids start on each of several parts of the sample, and the best start goes
+  on; of many centroids, some that are missed least move to where the error is largest.
 - All is matrix products and straight passes over memory. With the points as columns, `c.x - |c|^2 / 2` scores
   all centroids against all points; the largest entry of a column is the nearest centroid; comparing the
   column with it gives the members of clusters as a 0/1 matrix, whose product with the points is their sums.
@@ -20,21 +20,21 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-SAMPLE_POINTS = 2048
-SAMPLE_VALUES = 2**16  # fewer points if they have many dimensions
-ENOUGH_POINTS = 256  # per centroid: then the sample does, else it is only where the steps begin,
-START_POINTS = 1024  # with so many points in all,
-START_POINTS_PER_CENTROID = 32  # or so many per centroid if that is more
-SAMPLE_STEPS = 5
-FINAL_STEPS = 3  # with all points, where the sample is not enough
-OVERSHOOT = np.float32(1.7)
+FEW = 8  # centroids, for which a sample is enough
+SAMPLE_POINTS = 1024  # at least
+SAMPLE_POINTS_PER_CENTROID = 256  # of few centroids,
+SAMPLE_POINTS_PER_CENTROID_OF_MANY = 32
+PARTS = 8  # of the sample, for the starts of few centroids
+STEPS_OF_PARTS = 3
+STEPS_OF_FEW = 3
+STEPS_OF_MANY = 5
 MOVING_STEPS = (2, 4)
 CENTROIDS_PER_MOVE = 8
-
+STEPS_WITH_ALL_POINTS = 3
+OVERSHOOT = np.float32(1.7)
 SEEDING_POINTS = 256
 SEEDING_POINTS_PER_CENTROID = 8
-SEEDING_TRIALS = 4  # candidates for each centroid, unless moves come later
-
+SEEDING_TRIALS = 4  # where there is one start
 ROUNDING = np.float32(2**-24)  # squared relative distance below which float16 cannot tell points apart
 
 
@@ -53,7 +53,7 @@ class Points:
     def __len__(self) -> int:
         return int(self.rows.shape[1])
 
-    def add_columns(self) -> Floats:
+    def add_columns(self) -> None:
         """Fills `columns`, in pieces that fit into the innermost cache."""
         groups, total, size = self.rows.shape
         columns = np.empty((groups, size + 1, total), np.float32)
@@ -63,7 +63,6 @@ class Points:
             part = self.rows[:, start : start + piece]
             columns[:, :size, start : start + piece] = part.transpose(0, 2, 1)
         self.columns = columns
-        return columns
 
     def sample(self, count: int, rng: np.random.Generator) -> "Points":
         """Draws points, with replacement and the same numbers in all groups."""
@@ -94,20 +93,36 @@ def cluster(points: Points, count: int, rng: np.random.Generator) -> Floats:
     """
     if len(points) <= count:
         return np.pad(points.rows, ((0, 0), (0, count - len(points)), (0, 0)))
-    sample_points = min(SAMPLE_POINTS, SAMPLE_VALUES // points.rows.shape[2])
-    enough = count * ENOUGH_POINTS <= sample_points
-    if not enough:
-        sample_points = max(START_POINTS, count * START_POINTS_PER_CENTROID)
-    sample = points.sample(sample_points, rng)
-    centroids = _seed(sample.rows, sample.add_columns(), count, rng)
-    centroids, members = _lloyd(sample, centroids, SAMPLE_STEPS, MOVING_STEPS)
-    if not enough:
-        sample = points
-        if sample.columns is None:
-            sample.add_columns()
-        centroids, members = _lloyd(sample, centroids, FINAL_STEPS)
-    doubled = members.sum() > members.shape[0] * len(sample)  # equal centroids count the same members
+    seen, centroids, members = (_cluster_few if count <= FEW else _cluster_many)(points, count, rng)
+    doubled = members.sum() > members.shape[0] * len(seen)  # equal centroids count the same members
     return _use_all(points, centroids) if doubled or not members.all() else centroids
+
+
+def _cluster_few(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
+    """Returns the points of the last step, the centroids and the number of members of each."""
+    sample = points.sample(max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID), rng)
+    if sample is points:
+        start = _seed(points.rows, count, rng, SEEDING_TRIALS)
+        return points, *_lloyd(points, start, STEPS_OF_PARTS + STEPS_OF_FEW)
+    groups, total, size = sample.rows.shape
+    parts = Points(sample.rows.reshape(groups * PARTS, total // PARTS, size))
+    starts, _ = _lloyd(parts, _seed(parts.rows, count, rng, trials=1), STEPS_OF_PARTS)
+    scores = np.empty((groups, PARTS * count, total), np.float32)
+    sample.score(starts.reshape(groups, PARTS * count, size), scores)
+    best = scores.reshape(groups, PARTS, count, total).max(axis=2).sum(axis=2).argmax(axis=1)
+    start = starts.reshape(groups, PARTS, count, size)[np.arange(groups), best]
+    return sample, *_lloyd(sample, start, STEPS_OF_FEW)
+
+
+def _cluster_many(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
+    """Returns the same as `_cluster_few`."""
+    sample = points.sample(max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_OF_MANY), rng)
+    sample.add_columns()
+    start = _seed(sample.rows, count, rng, trials=1)
+    centroids, _ = _lloyd(sample, start, STEPS_OF_MANY, MOVING_STEPS)
+    if sample is not points:
+        points.add_columns()
+    return points, *_lloyd(points, centroids, STEPS_WITH_ALL_POINTS)
 
 
 def nearest(points: Points, centroids: Floats) -> npt.NDArray[np.uint8]:
@@ -138,7 +153,7 @@ def _lloyd(
         points.score(centroids, scores)
         best = scores.max(axis=1, keepdims=True)
         np.equal(scores, best, out=is_best)
-        moving = step in moving_steps and count >= CENTROIDS_PER_MOVE
+        moving = step in moving_steps
         if moving:
             np.copyto(scores, -np.inf, where=is_best)
             second = scores.max(axis=1, keepdims=True)
@@ -181,21 +196,21 @@ def _move(points: Floats, old: Floats, new: Floats, is_member: Floats, best: Flo
     new[group, idle] = np.where(pays[:, :, None], halfway, new[group, idle])
 
 
-def _seed(points: Floats, columns: Floats, count: int, rng: np.random.Generator) -> Floats:
+def _seed(points: Floats, count: int, rng: np.random.Generator, trials: int) -> Floats:
     """Draws points as first centroids, likely far from those drawn before (greedy k-means++).
 
     Args:
         points: Shape (R, N, s).
-        columns: The same, shape (R, s + 1, N).
         count: Number of centroids, below N.
         rng: For the draws.
+        trials: Candidates for each centroid, of which the best is taken.
 
     Returns:
         Shape (R, count, s).
     """
     width = min(points.shape[1], max(SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID))
-    points, columns = points[:, :width], columns[:, :-1, :width]
-    trials = SEEDING_TRIALS if count < CENTROIDS_PER_MOVE else 1
+    points = points[:, :width]
+    columns = points.transpose(0, 2, 1)
     group = np.arange(len(points))
     half_squares = _half_squares(points)
     centroids = np.empty((len(points), count, points.shape[2]), np.float32)
@@ -203,7 +218,7 @@ def _seed(points: Floats, columns: Floats, count: int, rng: np.random.Generator)
     gaps = half_squares + half_squares[:, :1] - np.matmul(points[:, :1], columns)[:, 0]
     for place in range(1, count):
         np.maximum(gaps, 0, out=gaps)
-        waits = rng.standard_exponential((len(points), trials, width), np.float32)
+        waits = rng.standard_exponential((len(points), trials, width))
         drawn = (gaps[:, None] / waits).argmax(axis=2)
         candidates = points[group[:, None], drawn]
         offers = half_squares[group[:, None], drawn][:, :, None] - np.matmul(candidates, columns)
