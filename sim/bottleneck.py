@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sim.clock import Clock
+from sim.clock import Clock, Ts
 from sim.link import Line, framed_bytes
 
 _ROUNDING_S = 1e-9
@@ -124,10 +124,10 @@ class SharedLine:
         self.under_way = 0
         self.latency_s = line.latency_s
 
-    def send(self, payload_bytes: int, deliver: Callable[[float], None]) -> None:
-        """Take a message; `deliver(start_s)` is called when it has arrived."""
+    def send(self, payload_bytes: int, deliver: Callable[[float, *Ts], None], *args: *Ts) -> None:
+        """Take a message; `deliver(start_s, *args)` is called when it has arrived."""
         self.under_way += 1
-        self._waiting.append((payload_bytes, deliver))
+        self._waiting.append((payload_bytes, lambda start_s: deliver(start_s, *args)))
         if self._active is None:
             self._next()
 

@@ -24,6 +24,9 @@ HEADER_BYTES = 52
 INITIAL_WINDOW = 10
 """Segments, RFC 6928."""
 
+MAX_WINDOW = 2**20
+"""Segments; more than any message has."""
+
 MIN_RTO_MARGIN_S = 0.2
 """Linux: the retransmission timeout is at least so much above the round trip."""
 
@@ -44,9 +47,9 @@ class Path:
     """What all devices on the same kind of link share, for one direction.
 
     Attributes:
-        bytes_per_s: rate for packets with their headers; infinite if unlimited. With loss it is at most
-            what TCP reaches (Mathis et al. 1997): one segment in RTT sqrt(2 p / 3).
+        bytes_per_s: rate for packets with their headers; infinite if unlimited.
         segment_s: time a full packet takes at that rate.
+        max_window: segments under way at most, on average; losses keep TCP there (Mathis et al. 1997).
         latency_s: mean time one way.
         one_way_s: draws it; None where it does not vary.
         loss: probability that a packet is lost.
@@ -57,6 +60,7 @@ class Path:
 
     bytes_per_s: float
     segment_s: float
+    max_window: int
     latency_s: float
     one_way_s: Callable[[np.random.Generator], float] | None
     loss: float
@@ -72,10 +76,10 @@ def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
     full_packet_bytes = SEGMENT_BYTES + HEADER_BYTES
     segment_s = full_packet_bytes * 8 / (kbps * 1000) if kbps else 0.0
     round_trip_s = 2 * link.latency_ms / 1000 + segment_s
-    segment_s = max(segment_s, round_trip_s * math.sqrt(2 * link.loss / 3))
     return Path(
         bytes_per_s=full_packet_bytes / segment_s if segment_s else math.inf,
         segment_s=segment_s,
+        max_window=max(1, round(math.sqrt(1.5 / link.loss))) if link.loss else MAX_WINDOW,
         latency_s=link.latency_ms / 1000,
         one_way_s=_with_jitter(link.latency_ms / 1000, link.jitter_ms / 1000, link.jitter),
         loss=link.loss,
@@ -113,11 +117,12 @@ def framed_bytes(payload_bytes: int) -> int:
     return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)
 
 
-def slow_start(window: int, segments: int, path: Path) -> tuple[float, int]:
+def window_pauses(window: int, segments: int, path: Path) -> tuple[float, int]:
     """Give the time TCP waits for acknowledgements while it sends, and its window after it.
 
-    A window of w segments leaves in w S seconds; the first acknowledgement of it comes after a round trip
-    and lets two segments go for every one acknowledged. Until windows fill the round trip the line pauses.
+    A window of w segments leaves in w S seconds; the first acknowledgement of it comes after a round trip,
+    and while TCP is in slow start lets two segments go for every one acknowledged. Until windows fill the
+    round trip the line pauses.
 
     Args:
         window: congestion window before, in segments.
@@ -126,11 +131,12 @@ def slow_start(window: int, segments: int, path: Path) -> tuple[float, int]:
     """
     pauses_s = 0.0
     while segments > window:
-        pauses_s += max(0.0, path.round_trip_s - window * path.segment_s)
-        segments -= window
-        window *= 2
+        rounds = 1 if window < path.max_window else -(-segments // window) - 1
+        pauses_s += rounds * max(0.0, path.round_trip_s - window * path.segment_s)
+        segments -= rounds * window
+        window = min(2 * window, path.max_window)
     if 2 * segments > window:  # Linux: a window that was not half used does not grow
-        window += segments
+        window = min(window + segments, path.max_window)
     return pauses_s, window
 
 
@@ -157,7 +163,7 @@ class Line:
     def reset(self) -> None:
         """Begin a new connection."""
         self._idle_since_s = self._last_arrival_s = 0.0
-        self._window = INITIAL_WINDOW
+        self._window = min(INITIAL_WINDOW, self.path.max_window)
 
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
         """Take a message of so many MQTT bytes and say when it goes and arrives.
@@ -178,12 +184,12 @@ class Line:
         return Carried(start_s, sent_s, arrival_s)
 
     def delay_s(self, start_s: float, payload_bytes: int) -> float:
-        """Give what TCP adds to the time at full rate: slow start and the repair of a loss."""
+        """Give what TCP adds to the time at full rate: waits for its window, and the repair of a loss."""
         path, segments = self.path, segments_of(payload_bytes)
         if self._window > INITIAL_WINDOW:
             idle_timeouts = int((start_s - self._idle_since_s) / path.timeout_s)
             self._window = max(INITIAL_WINDOW, self._window >> idle_timeouts)  # halved for each, RFC 2861
-        pauses_s, self._window = slow_start(self._window, segments, path)
+        pauses_s, self._window = window_pauses(self._window, segments, path)
         return pauses_s + self._repair_s(segments) if path.loss else pauses_s
 
     def propagation_s(self) -> float:

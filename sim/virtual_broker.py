@@ -5,7 +5,6 @@ come later, says a vanished client's last will, and drops without a word what it
 """
 
 from collections.abc import Callable, Mapping
-from typing import Concatenate, ParamSpec
 
 import msgspec
 
@@ -20,8 +19,6 @@ from sim.clock import Clock
 from sim.link import HEADER_BYTES, Line, framed_bytes
 from sim.station import Parcel, Station, Tally
 from sim.trace import Trace
-
-P = ParamSpec("P")
 
 PUBACK_BYTES = 4
 """MQTT 3.1.1, 3.4."""
@@ -96,7 +93,12 @@ class VirtualBroker:
         if station.will:  # the new connection takes over; the old one ends without a DISCONNECT
             self._say_will(station)
         station.will = station.subscribed = True
-        self._over(station.down, SUBACK_BYTES, self._connected, station, session)
+        line = station.down
+        if isinstance(line, SharedLine):
+            line.send(SUBACK_BYTES, self._connected, station, session)
+        else:
+            carried = line.carry(self._clock.now, SUBACK_BYTES)
+            self._clock.at(carried.arrival_s, self._connected, carried.start_s, station, session)
         if self._retained is not None:
             self._down(station, msgspec.structs.replace(self._retained, asked_s=self._clock.now))
 
@@ -141,7 +143,12 @@ class VirtualBroker:
             self._up(station, parcel)
 
     def _up(self, station: Station, parcel: Parcel) -> None:
-        self._over(station.up, parcel.wire_bytes, self._at_broker, station, station.session, parcel)
+        line, session = station.up, station.session
+        if isinstance(line, SharedLine):
+            line.send(parcel.wire_bytes, self._at_broker, station, session, parcel)
+        else:
+            carried = line.carry(self._clock.now, parcel.wire_bytes)
+            self._clock.at(carried.arrival_s, self._at_broker, carried.start_s, station, session, parcel)
 
     def _at_broker(self, start_s: float, station: Station, session: int, parcel: Parcel) -> None:
         if session != station.session:
@@ -212,7 +219,7 @@ class VirtualBroker:
         if session != station.session:
             self.tally.lost += 1
         elif station.window.has_room(line.under_way):
-            self._over(line, parcel.wire_bytes, self._at_device, station, session, parcel)
+            line.send(parcel.wire_bytes, self._at_device, station, session, parcel)
         else:
             self.tally.dropped += 1
 
@@ -237,18 +244,3 @@ class VirtualBroker:
                 return
         self._trace.span(lane, "queue", parcel.asked_s, start_s, **details)
         self._trace.span(lane, way, start_s, self._clock.now, **details)
-
-    def _over(
-        self,
-        line: Line | SharedLine,
-        size: int,
-        arrive: Callable[Concatenate[float, P], None],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> None:
-        """Send over a device's line, and call `arrive(start_s, ...)` when the last byte is there."""
-        if isinstance(line, Line):
-            carried = line.carry(self._clock.now, size)
-            self._clock.at(carried.arrival_s, arrive, carried.start_s, *args, **kwargs)
-        else:
-            line.send(size, lambda start_s: arrive(start_s, *args, **kwargs))

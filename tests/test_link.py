@@ -9,13 +9,12 @@ import pytest
 from scenarios.links import Link
 from sim.link import (
     HEADER_BYTES,
-    INITIAL_WINDOW,
     SEGMENT_BYTES,
     Carried,
     Line,
     framed_bytes,
     path_of,
-    slow_start,
+    window_pauses,
 )
 
 
@@ -54,11 +53,11 @@ def test_slow_start_pauses_until_a_window_fills_the_round_trip() -> None:
     # a full packet takes 1 ms; round trip 101 ms; windows of 10, 20, 40 leave pauses of 91, 81, 61 ms
     path = path_of(Link(uplink_kbps=12_000, latency_ms=50), "up")
     assert path.segment_s == pytest.approx(0.001)
-    assert slow_start(10, 10, path) == pytest.approx((0.0, 20))
-    assert slow_start(10, 11, path) == pytest.approx((0.091, 20))  # 1 of 20 used: does not grow
-    assert slow_start(10, 30, path) == pytest.approx((0.091, 40))
-    assert slow_start(10, 71, path) == pytest.approx((0.091 + 0.081 + 0.061, 80))
-    assert slow_start(128, 1000, path) == pytest.approx((0.0, 1024))
+    assert window_pauses(10, 10, path) == pytest.approx((0.0, 20))
+    assert window_pauses(10, 11, path) == pytest.approx((0.091, 20))  # 1 of 20 used: does not grow
+    assert window_pauses(10, 30, path) == pytest.approx((0.091, 40))
+    assert window_pauses(10, 71, path) == pytest.approx((0.091 + 0.081 + 0.061, 80))
+    assert window_pauses(128, 1000, path) == pytest.approx((0.0, 1024))
 
 
 def test_a_large_message_on_a_fast_long_link() -> None:
@@ -97,14 +96,23 @@ def test_a_new_connection_starts_slowly_again() -> None:
 
 
 def test_loss_bounds_the_rate_as_mathis_says() -> None:
-    path = path_of(Link(uplink_kbps=100_000, latency_ms=50, loss=0.01), "up")
-    round_trip_s = 0.1 + 1500 * 8 / 100e6
-    goodput = SEGMENT_BYTES / round_trip_s * math.sqrt(1.5) / math.sqrt(0.01)
-    assert path.bytes_per_s * SEGMENT_BYTES / (SEGMENT_BYTES + HEADER_BYTES) == pytest.approx(goodput)
+    # loss 1.5 %: ten segments a round trip
+    path = path_of(Link(uplink_kbps=12_000, latency_ms=50, loss=0.015), "up")
+    assert window_pauses(10, 1000, path) == pytest.approx((99 * 0.091, 10))
+    mathis_bytes_per_s = SEGMENT_BYTES / path.round_trip_s * math.sqrt(1.5) / math.sqrt(0.015)
+    at_full_rate_s = 1000 * path.segment_s
+    assert 1000 * SEGMENT_BYTES / (at_full_rate_s + 99 * 0.091) == pytest.approx(mathis_bytes_per_s, rel=0.02)
+
+
+def test_slow_start_ends_at_the_window_that_losses_allow() -> None:
+    # loss 0.24 %: 25 segments; windows of 10, 20, 25, 25 leave pauses of 91, 81, 76, 76 ms
+    path = path_of(Link(uplink_kbps=12_000, latency_ms=50, loss=0.0024), "up")
+    assert window_pauses(10, 100, path) == pytest.approx((0.091 + 0.081 + 0.076 + 0.076, 25))
 
 
 def test_loss_does_not_slow_a_link_that_is_slower_anyway() -> None:
-    assert path_of(Link(uplink_kbps=64, latency_ms=50, loss=0.001), "up").bytes_per_s == pytest.approx(8000)
+    path = path_of(Link(uplink_kbps=64, latency_ms=50, loss=0.001), "up")
+    assert window_pauses(10, 1000, path)[0] == 0.0
 
 
 def test_a_single_packet_is_repaired_by_the_timeout_as_often_as_packets_are_lost() -> None:
@@ -115,11 +123,11 @@ def test_a_single_packet_is_repaired_by_the_timeout_as_often_as_packets_are_lost
 
 
 def test_a_loss_inside_a_message_is_repaired_in_a_round_trip() -> None:
-    lossy = line(latency_ms=50, loss=0.1)
-    delays = np.array([lossy.delay_s(0.0, INITIAL_WINDOW * SEGMENT_BYTES) for _ in range(5000)])
+    lossy = line(latency_ms=50, loss=0.02)  # a window of 9
+    delays = np.array([lossy.delay_s(0.0, 9 * SEGMENT_BYTES) for _ in range(5000)])
     assert set(np.round(delays, 9)) == {0.0, 0.1, 0.3}
-    assert np.mean(delays == 0.0) == pytest.approx(0.9**10, abs=0.03)
-    assert np.mean(delays > 0.2) == pytest.approx(0.9**7 * (1 - 0.9**3), abs=0.03)
+    assert np.mean(delays == 0.0) == pytest.approx(0.98**9, abs=0.02)
+    assert np.mean(delays > 0.2) == pytest.approx(0.98**6 * (1 - 0.98**3), abs=0.02)
 
 
 @pytest.mark.parametrize("jitter", ["normal", "lognormal", "uniform"])
