@@ -21,20 +21,20 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 FEW = 8  # centroids, for which a sample is enough
-SAMPLE_POINTS = 1024  # at least
-SAMPLE_POINTS_PER_CENTROID = 256  # of few centroids,
+SAMPLE_POINTS = 1024  # at least,
+SAMPLE_POINTS_PER_CENTROID_OF_FEW = 256
 SAMPLE_POINTS_PER_CENTROID_OF_MANY = 32
-PARTS = 8  # of the sample, for the starts of few centroids
-STEPS_OF_PARTS = 3
-STEPS_OF_FEW = 3
+PARTS = 4  # of the sample, for the starts of few centroids
+STEPS_OF_PARTS = 2
+STEPS_OF_FEW = 2
 STEPS_OF_MANY = 5
-MOVING_STEPS = (2, 4)
+MOVING_STEPS = (2, 4)  # of these
 CENTROIDS_PER_MOVE = 8
 STEPS_WITH_ALL_POINTS = 3
-OVERSHOOT = np.float32(1.7)
-SEEDING_POINTS = 256
+OVERSHOOT = np.float32(1.9)
+SEEDING_POINTS = 64  # at least,
 SEEDING_POINTS_PER_CENTROID = 8
-SEEDING_TRIALS = 4  # where there is one start
+SEEDING_ROUNDS = 8  # about, for many centroids; one by one for few
 ROUNDING = np.float32(2**-24)  # squared relative distance below which float16 cannot tell points apart
 
 
@@ -65,10 +65,10 @@ class Points:
         self.columns = columns
 
     def sample(self, count: int, rng: np.random.Generator) -> "Points":
-        """Draws points, with replacement and the same numbers in all groups."""
-        if count >= len(self):
-            return self
-        return Points(np.take(self.rows, rng.integers(len(self), size=count), axis=1))
+        """Draws points, the same in all groups; shuffles them when there are not more than `count`."""
+        total = len(self)
+        picks = rng.integers(total, size=count) if count < total else rng.permutation(total)
+        return Points(np.take(self.rows, picks, axis=1))
 
     def score(self, centroids: Floats, out: Floats) -> None:
         """Writes `c.x - |c|^2 / 2` for centroids of shape (R, L, s) into `out`, shape (R, L, N)."""
@@ -100,13 +100,16 @@ def cluster(points: Points, count: int, rng: np.random.Generator) -> Floats:
 
 def _cluster_few(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
     """Returns the points of the last step, the centroids and the number of members of each."""
-    sample = points.sample(max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID), rng)
-    if sample is points:
-        start = _seed(points.rows, count, rng, SEEDING_TRIALS)
-        return points, *_lloyd(points, start, STEPS_OF_PARTS + STEPS_OF_FEW)
+    wanted = max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_OF_FEW)
+    sample = points.sample(wanted, rng)
+    sample.add_columns()
     groups, total, size = sample.rows.shape
-    parts = Points(sample.rows.reshape(groups * PARTS, total // PARTS, size))
-    starts, _ = _lloyd(parts, _seed(parts.rows, count, rng, trials=1), STEPS_OF_PARTS)
+    if total < wanted:  # so few that each start can see all of them
+        parts = np.repeat(sample.rows, PARTS, axis=0)
+    else:
+        parts = sample.rows.reshape(groups * PARTS, total // PARTS, size)
+    starts = _seed(parts, count, rng)
+    starts, _ = _lloyd(Points(parts), starts, STEPS_OF_PARTS)
     scores = np.empty((groups, PARTS * count, total), np.float32)
     sample.score(starts.reshape(groups, PARTS * count, size), scores)
     best = scores.reshape(groups, PARTS, count, total).max(axis=2).sum(axis=2).argmax(axis=1)
@@ -118,10 +121,8 @@ def _cluster_many(points: Points, count: int, rng: np.random.Generator) -> tuple
     """Returns the same as `_cluster_few`."""
     sample = points.sample(max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_OF_MANY), rng)
     sample.add_columns()
-    start = _seed(sample.rows, count, rng, trials=1)
-    centroids, _ = _lloyd(sample, start, STEPS_OF_MANY, MOVING_STEPS)
-    if sample is not points:
-        points.add_columns()
+    centroids, _ = _lloyd(sample, _seed(sample.rows, count, rng), STEPS_OF_MANY, MOVING_STEPS)
+    points.add_columns()
     return points, *_lloyd(points, centroids, STEPS_WITH_ALL_POINTS)
 
 
@@ -196,38 +197,38 @@ def _move(points: Floats, old: Floats, new: Floats, is_member: Floats, best: Flo
     new[group, idle] = np.where(pays[:, :, None], halfway, new[group, idle])
 
 
-def _seed(points: Floats, count: int, rng: np.random.Generator, trials: int) -> Floats:
-    """Draws points as first centroids, likely far from those drawn before (greedy k-means++).
+def _seed(points: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Draws points as first centroids, likely far from those drawn before (k-means++).
 
     Args:
         points: Shape (R, N, s).
         count: Number of centroids, below N.
         rng: For the draws.
-        trials: Candidates for each centroid, of which the best is taken.
 
     Returns:
         Shape (R, count, s).
     """
-    width = min(points.shape[1], max(SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID))
-    points = points[:, :width]
-    columns = points.transpose(0, 2, 1)
-    group = np.arange(len(points))
-    half_squares = _half_squares(points)
-    centroids = np.empty((len(points), count, points.shape[2]), np.float32)
-    centroids[:, 0] = points[:, 0]
-    gaps = half_squares + half_squares[:, :1] - np.matmul(points[:, :1], columns)[:, 0]
-    for place in range(1, count):
-        np.maximum(gaps, 0, out=gaps)
-        waits = rng.standard_exponential((len(points), trials, width))
-        drawn = (gaps[:, None] / waits).argmax(axis=2)
-        candidates = points[group[:, None], drawn]
-        offers = half_squares[group[:, None], drawn][:, :, None] - np.matmul(candidates, columns)
-        offers += half_squares[:, None]
-        np.minimum(offers, gaps[:, None], out=offers)
-        winner = offers.sum(axis=2).argmin(axis=1)
-        gaps = offers[group, winner]
-        centroids[:, place] = candidates[group, winner]
-    return centroids
+    points = points[:, : max(SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID)]
+    group = np.arange(len(points))[:, None]
+    half_squares = _half_squares(points)[:, :, None]
+    ones = np.ones_like(half_squares)
+    columns = np.concatenate((points, ones, half_squares), axis=2).transpose(0, 2, 1)
+    rows = np.concatenate((-points, half_squares, ones), axis=2)  # rows @ columns: half the squared distances
+    batch = max(1, count // SEEDING_ROUNDS)
+    chosen = rng.integers(points.shape[1], size=(len(points), 1))
+    gaps = np.maximum(np.matmul(rows[group, chosen], columns)[:, 0], 0)
+    while chosen.shape[1] < count:
+        waits = rng.standard_exponential(gaps.shape)
+        chances = gaps / waits
+        if batch == 1:
+            drawn = chances.argmax(axis=1)[:, None]
+        else:
+            drawn = np.argpartition(chances, -batch, axis=1)[:, -batch:]
+        chosen = np.concatenate((chosen, drawn), axis=1)
+        if chosen.shape[1] < count:
+            offers = np.matmul(rows[group, drawn], columns).min(axis=1)
+            gaps = np.maximum(np.minimum(gaps, offers), 0)
+    return points[group, chosen[:, :count]]
 
 
 def _use_all(points: Points, centroids: Floats) -> Floats:
