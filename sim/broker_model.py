@@ -1,6 +1,6 @@
 """The broker in virtual time: one queue for its work, and a bounded window and queue for each client."""
 
-from collections import deque
+from bisect import bisect_right
 
 from scenarios.network import BrokerModel
 
@@ -38,7 +38,7 @@ class Window:
     def __init__(self, model: BrokerModel) -> None:
         self._in_flight = model.in_flight
         self._limit = model.in_flight + model.queue_limit
-        self._acknowledged_s: deque[float] = deque()
+        self._acknowledged_s: list[float] = []  # of what is under way or waits, in order
 
     def reset(self) -> None:
         """Forget everything: a clean session."""
@@ -47,8 +47,8 @@ class Window:
     def admit(self, now_s: float) -> float | None:
         """Give the time from which one more message may be sent; None if it is dropped."""
         acknowledged_s = self._acknowledged_s
-        while acknowledged_s and acknowledged_s[0] <= now_s:
-            acknowledged_s.popleft()
+        if acknowledged_s and acknowledged_s[0] <= now_s:
+            del acknowledged_s[: bisect_right(acknowledged_s, now_s)]
         under_way = len(acknowledged_s)
         if under_way < self._in_flight:
             return now_s
