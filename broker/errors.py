@@ -1,6 +1,6 @@
 """What can be wrong with bytes from outside.
 
-    WireError(ValueError)      a message, chunk or tensor payload that breaks the protocol's limits
+WireError(ValueError)      a message, chunk or tensor payload that breaks the protocol's limits
 """
 
 
