@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from broker.codecs import Float16, Float32, Int4, Int8, Pq
 from scenarios.network import FleetGroup, Network
@@ -125,15 +125,7 @@ class Buffered(_Stragglers):
     )
 
 
-def _wait_all_unless_named(value: object) -> object:
-    return {"policy": "wait_all"} | value if isinstance(value, dict) else value
-
-
-Stragglers = Annotated[
-    WaitAll | Deadline | OverSelect | Buffered,
-    Field(discriminator="policy"),
-    BeforeValidator(_wait_all_unless_named),
-]
+Stragglers = Annotated[WaitAll | Deadline | OverSelect | Buffered, Field(discriminator="policy")]
 
 
 class BrokerSpec(Part):

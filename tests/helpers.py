@@ -15,7 +15,7 @@ flows:
   gradient_down: {{codec: int8}}
   head_update_up: {{codec: float16}}
   head_state_down: {{codec: float16}}
-stragglers: {{rejoin_s: 0.5, retry_s: 2.0}}
+stragglers: {{policy: wait_all, rejoin_s: 0.5, retry_s: 2.0}}
 fleet: [{{count: 4}}]
 """
 

@@ -139,7 +139,13 @@ def test_digest_notices_what_both_sides_must_agree_upon(tmp_path: Path, override
 
 
 @pytest.mark.parametrize(
-    "override", ["name=other", "broker.kind=mosquitto", "stragglers.retry_s=5", "task.batch_size=20"]
+    "override",
+    [
+        "name=other",
+        "broker.kind=mosquitto",
+        "stragglers={policy: wait_all, retry_s: 5}",
+        "task.batch_size=20",
+    ],
 )
 def test_digest_leaves_out_what_each_side_may_choose(tmp_path: Path, override: str) -> None:
     path = write(tmp_path)
@@ -315,7 +321,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
         ),
         pytest.param(
             "fleet:",
-            "stragglers: {retry_s: 5 min}\nfleet:",
+            "stragglers: {policy: wait_all, retry_s: 5 min}\nfleet:",
             ["my.yaml:8: stragglers.retry_s: must be a number of seconds > 0, not '5 min'"],
             id="unit",
         ),
