@@ -1,7 +1,7 @@
 """The same training as a live run, as a plain PyTorch loop in one process: no messages, no broker.
 
-The yardstick of benchmarks/throughput.py: same task, data shares, cohorts, batches, codec of the
-activations, learning rates and evaluations.
+The yardstick of benchmarks/throughput.py: same task, data shares, cohorts, batches, codecs of all four
+flows, learning rates and evaluations; one client after the other, as many torch threads as it is given.
 """
 
 import time
@@ -9,18 +9,21 @@ import time
 import numpy as np
 import torch
 
+from broker.codecs import Codec
+from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names
 from scenarios.seeds import generator
-from scenarios.task import BatchSampler, initial_model
+from scenarios.task import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task
 from server_node.tail import evaluate
 
 
 def train(scenario: Scenario) -> tuple[float, float]:
     """Train; gives client steps per second and the final metric."""
-    task, training, seed = load_task(scenario.task), scenario.training, scenario.seed
-    codec, correction = scenario.flows.activations_up, np.float32(training.correction.lambda_)
+    task, training, flows, seed = load_task(scenario.task), scenario.training, scenario.flows, scenario.seed
+    correction = np.float32(training.correction.lambda_)
+    rng = generator(seed, "plain loop")
     data = task.load()
     names = client_names(scenario)
     shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
@@ -29,38 +32,41 @@ def train(scenario: Scenario) -> tuple[float, float]:
         for name, share in zip(names, shares, strict=True)
     ]
     head, tail = initial_model(task, seed)
-    optimizers = [
-        torch.optim.SGD(head.parameters(), lr=training.head_lr),
-        torch.optim.SGD(tail.parameters(), lr=training.tail_lr),
-    ]
+    parameters = head_vector(head)
     score, steps, started = 0.0, 0, time.perf_counter()
     for number in range(1, training.rounds + 1):
         cohort = generator(seed, "cohort", number).choice(len(names), training.cohort, replace=False)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+        received = through(flows.head_state_down, parameters[None, :], rng)[0]
+        change, samples = np.zeros_like(parameters), 0
         head.train()
         tail.train()
-        samples = 0
         for client in cohort:
+            load_head_vector(head, received)
             inputs, targets = shares[client].batch(samplers[client].rows(number, 0))
             z = head(inputs)
-            n, d = z.shape
-            numbers = z.detach().numpy()
-            seen = codec.decode(codec.encode(numbers, generator(seed, "encode", number)), n, d)
+            n = len(inputs)
+            sent: Matrix = z.detach().numpy()
+            seen = through(flows.activations_up, sent, rng)
             arrived = torch.from_numpy(seen).requires_grad_()
             task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
-            gradient = arrived.grad
-            assert gradient is not None
+            assert arrived.grad is not None
+            gradient = through(flows.gradient_down, arrived.grad.numpy() / np.float32(n), rng)
             if correction:
-                gradient = gradient + torch.from_numpy(correction * n * (numbers - seen))
-            z.backward(gradient)
+                gradient += correction * (sent - seen)
+            z.backward(torch.from_numpy(gradient))
+            sgd_step(head, training.head_lr)
+            delta = (head_vector(head) - received)[None, :]
+            change += n * through(flows.head_update_up, delta, rng)[0]
             samples += n
             steps += 1
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad /= samples
-            optimizer.step()
+        sgd_step(tail, training.tail_lr / samples)
+        parameters += change / np.float32(samples)
         if number % training.evaluate_every == 0 or number == training.rounds:
+            load_head_vector(head, parameters)
             score = evaluate(task, data.test, head, tail)
     return steps / (time.perf_counter() - started), score
+
+
+def through(codec: Codec, x: Matrix, rng: np.random.Generator) -> Matrix:
+    """Give what arrives of a matrix, shape (n, d)."""
+    return codec.decode(codec.encode(x, rng), *x.shape)

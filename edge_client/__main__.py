@@ -1,6 +1,7 @@
 """`fedlite edge`: takes part in a run with some of its clients."""
 
 import functools
+import os
 import re
 from typing import Annotated
 
@@ -45,7 +46,9 @@ def edge(
     clients: Annotated[str, typer.Option(help="Which clients live here: all, 7, 0-24, c03,c04")] = "all",
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads for the mathematics.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for the mathematics; default: one per core.")
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
@@ -55,11 +58,13 @@ def edge(
     """
     loaded = load_scenario(scenario, settings or ())
     names = pick(client_names(loaded), clients)
-    torch.set_num_threads(threads)
+    cores = threads or os.cpu_count() or 1
+    jobs = min(cores, len(names))
+    torch.set_num_threads(cores // jobs)
     connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
-    with threadpool_limits(threads):
+    with threadpool_limits(1, user_api="blas"):
         reasons = run_until_stopped(
-            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop),
+            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop, jobs=jobs),
             until_stdin_closes=until_stdin_closes,
         )
     for name, reason in reasons.items():

@@ -4,10 +4,14 @@ Letters as in the paper: z activations at the cut, shape (n, d); z~ the same aft
 all that leaves the device.
 """
 
+import contextlib
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from broker import bits
 from broker.codecs import codec_from_wire
@@ -17,6 +21,9 @@ from broker.protocol import Job
 from edge_client.core import Learn, Start
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector, sgd_step
+
+_RANDOM = threading.Lock()
+"""Held by a head that draws from torch's generator: it is one for all threads, and seeded for each step."""
 
 
 class Device:
@@ -44,6 +51,7 @@ class Device:
         self.samples = len(data.targets)
         self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
+        self._draws = any(isinstance(module, _DropoutNd) for module in self._head.modules())
         self._lr = head_lr
 
     def run(self, job: Job) -> Activations | HeadUpdate | WireError:
@@ -74,9 +82,10 @@ class Device:
     def _forward(self, step: int) -> Activations:
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
-        torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
-        self._head.train()
-        self._z: Tensor = self._head(inputs)
+        with _RANDOM if self._draws else contextlib.nullcontext():
+            torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
+            self._head.train()
+            self._z: Tensor = self._head(inputs)
         z = self._z.detach().numpy()
         n, d = z.shape
         rng = generator(self._seed, "encode", self._client, self._round, step)

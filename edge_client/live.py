@@ -1,4 +1,4 @@
-"""Hosts clients over a transport each: state machines on one event loop, training on one thread."""
+"""Hosts clients over a transport each: state machines on one event loop, training on a few threads."""
 
 import asyncio
 import logging
@@ -46,7 +46,13 @@ def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
 
 
 async def host(
-    scenario: Scenario, connect: Connect, *, run: str, names: Sequence[str], stop: asyncio.Event
+    scenario: Scenario,
+    connect: Connect,
+    *,
+    run: str,
+    names: Sequence[str],
+    stop: asyncio.Event,
+    jobs: int = 1,
 ) -> dict[str, str]:
     """Take part in a run with some of its clients, until each is done.
 
@@ -56,6 +62,7 @@ async def host(
         run: name of the run.
         names: which clients of the fleet.
         stop: set it to leave early, cleanly.
+        jobs: how many clients may train at the same time.
 
     Returns:
         Why each client ended.
@@ -65,7 +72,7 @@ async def host(
         BrokerError: no broker, or one that refuses us.
     """
     devices = make_devices(scenario, names)
-    with ThreadPoolExecutor(1, thread_name_prefix="train") as pool:
+    with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
         async with asyncio.TaskGroup() as group:
             clients = {
                 name: group.create_task(_client(scenario, connect, run, name, device, pool, stop))

@@ -49,7 +49,7 @@ def run(
     settings: Settings = None,
     out: Out = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: one per core.")
+        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
     as_json: AsJson = False,

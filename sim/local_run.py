@@ -4,6 +4,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import math
 import os
 import shutil
 import sys
@@ -42,7 +43,8 @@ def run_here(
         spec: path or name of the scenario, as given.
         settings: overrides, as given; the edge processes read the same.
         folder: the run folder; what the other processes say goes to its logs/.
-        processes: how many edge processes share the fleet; as many as there are cores if None.
+        processes: how many edge processes share the fleet; if None, as many as make one process per core
+            together with this one, which is the server.
         watch: hears of rounds as they happen.
         resume: go on from the folder's checkpoint.
 
@@ -56,6 +58,10 @@ def run_here(
     scenario = load_scenario(spec, settings)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
+    cores = os.cpu_count() or 1
+    shares = _shares(len(client_names(scenario)), processes or max(1, cores - 1))
+    # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
+    threads = math.ceil(cores / len(shares))
     with _broker(scenario, folder) as url:
         connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
         options = ["--broker", url, *(f"--set={setting}" for setting in settings)]
@@ -67,9 +73,10 @@ def run_here(
                 spec,
                 *options,
                 f"--clients={share}",
+                f"--threads={threads}",
                 "--until-stdin-closes",
             ]
-            for share in _shares(len(client_names(scenario)), processes or os.cpu_count() or 1)
+            for share in shares
         ]
 
         async def everything(stop: asyncio.Event) -> Summary:
