@@ -132,7 +132,7 @@ class ClientCore:
         if state.phase == "finished":
             # A retained end of an earlier run of this name is no reason to leave before ours began.
             return self._leave(state.reason) if known else []
-        if state.phase == "away" or (known and self._greeted):
+        if state.phase == "away" or (known and self._greeted and state.phase != "gathering"):
             return []
         if not known:
             self._forget_round()

@@ -8,7 +8,7 @@
 One job runs at a time; activations that arrive meanwhile form the next TailStep together. The server
 alone repeats messages (see edge_client.core), so all timers are here:
 
-    join             the fleet had its time to appear; start with those who did
+    join             the fleet had its time to appear; start with those who did, and call the others again
     deadline         from here on the round makes do with fewer members
     retry            ticks during a round; who said nothing for a whole tick is told again
     rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
@@ -278,6 +278,7 @@ class ServerCore:
 
     def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
+        self._roster = frozenset(plan.clients)
         self._ledger = ledger
         self._phase: Literal["gathering", "running", "finished"] = "gathering"
         self._joined = False
@@ -326,7 +327,7 @@ class ServerCore:
         return actions
 
     def _received(self, sender: str, message: Message) -> list[Action]:
-        if sender not in self._plan.clients:
+        if sender not in self._roster:
             return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
         match message:
             case Hello():
@@ -430,8 +431,9 @@ class ServerCore:
     def _timer(self, key: str) -> list[Action]:
         kind, _, client = key.partition(":")
         match kind:
-            case "join":
+            case "join" if self._phase == "gathering":
                 self._joined = True
+                return [self._state(), StartTimer("join", self._plan.join_s)]
             case "deadline" if self._round is not None:
                 self._round.overdue = True
             case "retry":
@@ -630,7 +632,7 @@ class ServerCore:
     def _refuse(self, client: str, error: WireError) -> list[Action]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""
         self._ledger.reject(error.reason)
-        whose = client if client in self._plan.clients else ""  # strangers share one voice
+        whose = client if client in self._roster else ""  # strangers share one voice
         if whose in self._quiet:
             return []
         answer = Publish(topics.down(self._plan.run, client), Rejected(error.reason, str(error)[:512]))

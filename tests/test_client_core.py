@@ -68,6 +68,14 @@ def test_it_says_that_it_is_online_and_greets_a_server_that_is_there() -> None:
     assert hears(core, RUNNING) == []  # greeted already
 
 
+def test_it_greets_again_when_the_server_still_gathers() -> None:
+    core = ClientCore("r", "c1", HELLO)
+    core.handle(Online())
+    gathering = RunState("gathering", "i1", 0, 5)
+    assert hears(core, gathering) == [Publish(UP, HELLO)]
+    assert hears(core, gathering) == [Publish(UP, HELLO)]  # the first one may have been lost
+
+
 def job_of(actions: list[Action]) -> Start | Learn:
     (action,) = actions
     assert isinstance(action, Compute)

@@ -157,7 +157,7 @@ def test_when_the_fleet_had_its_time_a_cohort_is_enough() -> None:
     server.handle(Online())
     server.work()
     server.hear("a", Hello("same", 9, 0))
-    assert said(server.handle(TimerFired("join"))) == []
+    assert said(server.handle(TimerFired("join"))) == [("", RunState("gathering", "i1", 0, 2))]
     actions = server.hear("c", Hello("same", 9, 0))
     assert [name for name, m in said(actions) if isinstance(m, Assignment)] == ["a", "c"]
 
