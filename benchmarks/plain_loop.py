@@ -50,7 +50,8 @@ def train(scenario: Scenario) -> tuple[float, float]:
             arrived = torch.from_numpy(seen).requires_grad_()
             task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
             assert arrived.grad is not None
-            gradient = through(flows.gradient_down, arrived.grad.numpy() / np.float32(n), rng)
+            mean_loss_gradient: Matrix = (arrived.grad / n).numpy()
+            gradient = through(flows.gradient_down, mean_loss_gradient, rng)
             if correction:
                 gradient += correction * (sent - seen)
             z.backward(torch.from_numpy(gradient))
