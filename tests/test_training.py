@@ -1,0 +1,138 @@
+"""The mathematics of a step on both sides, held against autograd on the whole model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from broker.codecs import Float32, Pq, codec_to_wire
+from broker.messages import Activations, Assignment, Gradient, HeadUpdate
+from edge_client.core import Learn, Start
+from edge_client.device import Device
+from edge_client.live import make_devices
+from scenarios.partition import client_rows
+from scenarios.schema import Scenario
+from scenarios.task import head_vector, initial_model
+from scenarios.tasks import load_task
+from server_node.core import CloseRound, Open, TailStep, TailStepped, TailUpdate
+from server_node.live import make_plan
+from server_node.tail import Tail
+from tests.helpers import small_scenario
+
+EXACT = ["flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}"]
+LAMBDA, LR = 0.05, 0.3
+
+
+def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, Device], bytes]:
+    """Make a server's tail and all devices; gives also the encoded head."""
+    scenario = small_scenario(folder, *EXACT, "flows.head_state_down={codec: float32}", *settings)
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    plan = make_plan(scenario, task, run="r", incarnation="i", head_size=head_vector(head).size)
+    test = task.load().test
+    server = Tail(task, test, head=head, tail=tail, codecs=plan.codecs, seed=scenario.seed, tail_lr=LR)
+    encoded = server.run(Open())
+    assert isinstance(encoded, bytes)
+    return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded
+
+
+def assignment(scenario: Scenario, head: bytes) -> Assignment:
+    flows = scenario.flows
+    up, down, update, state = (
+        codec_to_wire(codec)
+        for codec in (flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down)
+    )
+    return Assignment(1, 1, 1, (up, down, update, state), head)
+
+
+def step(
+    scenario: Scenario, server: Tail, devices: dict[str, Device], head: bytes
+) -> tuple[dict[str, Activations], dict[str, HeadUpdate]]:
+    """Do one step of a round on both sides."""
+    sent, updates = {}, {}
+    for name, device in devices.items():
+        answer = device.run(Start(name, assignment(scenario, head)))
+        assert isinstance(answer, Activations)
+        sent[name] = answer
+    stepped = server.run(TailStep(1, 0, tuple((name, message, 1.0) for name, message in sent.items())))
+    assert isinstance(stepped, TailStepped)
+    for name, device in devices.items():
+        payload = stepped.gradients[name]
+        assert isinstance(payload, bytes)
+        update = device.run(Learn(name, Gradient(1, 0, 1, LAMBDA, payload), last=True))
+        assert isinstance(update, HeadUpdate)
+        updates[name] = update
+    return sent, updates
+
+
+def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) -> None:
+    """J^T (dh/dz~ + lambda (z - z~)) against autograd on h(z~) + lambda/2 ||z - stopgrad(z~)||^2."""
+    scenario, server, devices, encoded = both_sides(tmp_path)
+    sent, updates = step(scenario, server, {"c0": devices["c0"]}, encoded)
+
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    data = task.load()
+    shard = data.train.take(client_rows(scenario, data)[0])
+    inputs, targets = shard.batch(devices["c0"]._sampler.rows(1, 0))
+    z = head(inputs)
+    codec = scenario.flows.activations_up
+    assert isinstance(codec, Pq)
+    seen = torch.from_numpy(codec.decode(sent["c0"].payload, *z.shape))
+    straight_through = z + (seen - z).detach()
+    mean_loss = task.loss(tail(straight_through), targets).mean()
+    (mean_loss + LAMBDA / 2 * ((z - seen) ** 2).sum()).backward()
+    gradient = np.concatenate([p.grad.numpy().ravel() for p in head.parameters() if p.grad is not None])
+    delta = Float32().decode(updates["c0"].payload, 1, gradient.size)[0]
+    np.testing.assert_allclose(delta, -LR * gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_without_lambda_only_the_servers_gradient_counts(tmp_path: Path) -> None:
+    scenario, server, devices, encoded = both_sides(tmp_path, "flows.activations_up={codec: float32}")
+    _, updates = step(scenario, server, {"c0": devices["c0"]}, encoded)
+    assert updates["c0"].quantization_error == 0.0
+
+
+def test_the_tail_follows_the_gradient_averaged_over_the_cohorts_samples(tmp_path: Path) -> None:
+    scenario, server, devices, encoded = both_sides(tmp_path, "flows.activations_up={codec: float32}")
+    sent, _ = step(scenario, server, devices, encoded)
+    server.run(TailUpdate(1, 0))
+
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    data = task.load()
+    rows = client_rows(scenario, data)
+    batches = [
+        data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
+        for number, name in enumerate(sent)
+    ]
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    task.loss(tail(head(inputs)), targets).mean().backward()  # type: ignore[no-untyped-call]
+    for ours, theirs in zip(server.tail.parameters(), tail.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - LR * theirs.grad)
+
+
+def test_heads_are_averaged_by_samples_and_weight(tmp_path: Path) -> None:
+    _, server, _, _ = both_sides(tmp_path)
+    before = head_vector(server.head)
+
+    def change(value: float, samples: int) -> HeadUpdate:
+        delta = np.full((1, before.size), value, np.float32)
+        return HeadUpdate(1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
+
+    server.run(CloseRound(1, (("c0", change(1.0, 10), 1.0), ("c1", change(4.0, 20), 0.5)), evaluate=False))
+    np.testing.assert_allclose(head_vector(server.head) - before, 2.5, rtol=1e-5)
+
+
+def test_a_restarted_device_comes_to_the_same_activations(tmp_path: Path) -> None:
+    scenario, _, devices, encoded = both_sides(tmp_path)
+    again = make_devices(scenario, ["c0"])["c0"]
+    job = Start("c0", assignment(scenario, encoded))
+    assert devices["c0"].run(job) == again.run(job)
+
+
+def test_who_is_not_in_the_fleet_has_no_device(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such client: c9; the fleet is c0 to c3"):
+        make_devices(small_scenario(tmp_path), ["c9"])
