@@ -439,7 +439,8 @@ class ServerCore:
             case "retry":
                 return [*self._tick(), StartTimer("retry", self._plan.retry_s)]
             case "rejoin" if client not in self._online:
-                return self._drop(client)
+                member = self._members.get(client)
+                return self._drop(client) if member is not None and member.update is None else []
             case "quiet":
                 quiet = self._quiet.pop(client)
                 if quiet.greeting is not None:

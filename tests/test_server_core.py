@@ -391,6 +391,20 @@ def test_a_vanished_member_is_given_time_then_the_round_goes_on() -> None:
     assert Dropped(1, one) in reports(server.handle(TimerFired(f"rejoin:{one}")))
 
 
+def test_who_vanishes_after_its_update_still_counts() -> None:
+    server = Server()
+    one, two = server.begin()
+    finish_member(server, one)
+    server.hear(one, Status(online=False))
+    server.hear(two, activations())
+    while server.jobs:
+        server.work()
+    server.hear(two, update())
+    assert isinstance(server.jobs[0], CloseRound)
+    assert reports(server.handle(TimerFired(f"rejoin:{one}"))) == []  # while the round is being closed
+    assert closed(server.work()) == [2]
+
+
 def test_a_member_that_comes_back_in_time_stays() -> None:
     server = Server()
     one, _ = server.begin()
