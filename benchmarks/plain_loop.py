@@ -55,12 +55,12 @@ def train(scenario: Scenario) -> tuple[float, float]:
             if correction:
                 gradient += correction * (sent - seen)
             z.backward(torch.from_numpy(gradient))
-            sgd_step(head, training.head_lr)
+            sgd_step(head, training.head_lr * training.lr_factor(number))
             delta = (head_vector(head) - received)[None, :]
             change += n * through(flows.head_update_up, delta, rng)[0]
             samples += n
             steps += 1
-        sgd_step(tail, training.tail_lr / samples)
+        sgd_step(tail, training.tail_lr * training.lr_factor(number) / samples)
         parameters += change / np.float32(samples)
         if number % training.evaluate_every == 0 or number == training.rounds:
             load_head_vector(head, parameters)

@@ -19,6 +19,7 @@ from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from broker.protocol import Job
 from edge_client.core import Learn, Start
+from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector, sgd_step
 
@@ -38,11 +39,11 @@ class Device:
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
-        head_lr: learning rate of the local SGD steps.
+        training: the scenario's; has the learning rate of the local SGD steps.
     """
 
     def __init__(
-        self, task: Task, data: Split, *, client: str, seed: int, batch_size: int, head_lr: float
+        self, task: Task, data: Split, *, client: str, seed: int, batch_size: int, training: Training
     ) -> None:
         self._task = task
         self._data = data
@@ -52,7 +53,7 @@ class Device:
         self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
         self._draws = any(isinstance(module, _DropoutNd) for module in self._head.modules())
-        self._lr = head_lr
+        self._training = training
 
     def run(self, job: Job) -> Activations | HeadUpdate | WireError:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
@@ -110,7 +111,7 @@ class Device:
         # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's symbolic
         # shapes for it: 45 MB and half a second on a desktop.
         torch.dot(self._z.flatten(), dz.flatten()).backward()  # type: ignore[no-untyped-call]
-        sgd_step(self._head, self._lr)
+        sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
 
     def _finish(self) -> HeadUpdate:
         change = (head_vector(self._head) - self._received)[None, :]

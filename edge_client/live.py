@@ -39,7 +39,7 @@ def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
             client=name,
             seed=scenario.seed,
             batch_size=scenario.task.batch_size,
-            head_lr=scenario.training.head_lr,
+            training=scenario.training,
         )
         for name in names
     }

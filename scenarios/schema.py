@@ -70,8 +70,15 @@ class Training(Part):
     local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
     head_lr: Positive = Field(description="learning rate of the clients' SGD")
     tail_lr: Positive = Field(description="learning rate of the server's SGD")
+    lr_decay: Literal["none", "linear"] = Field(
+        default="none", description="linear: both rates fall from round to round, towards 0 after the last"
+    )
     correction: Correction = Field(default=Correction(), description="gradient correction")
     evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
+
+    def lr_factor(self, round_number: int) -> float:
+        """Give what both learning rates are multiplied with in a round, counted from 1."""
+        return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
 
 
 class Flows(Part):

@@ -123,7 +123,7 @@ async def serve(
         tail=tail,
         codecs=plan.codecs,
         seed=scenario.seed,
-        tail_lr=scenario.training.tail_lr,
+        training=scenario.training,
     )
 
     def save() -> None:

@@ -15,6 +15,7 @@ from broker.codecs import Codec
 from broker.errors import WireError
 from broker.messages import Activations
 from broker.protocol import Job
+from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task, head_vector, load_head_vector, sgd_step
 from server_node.core import CloseRound, Open, RoundClosed, TailStep, TailStepped, TailUpdate
@@ -40,7 +41,7 @@ class Tail:
         tail: initial tail.
         codecs: of activations up, gradient down, head update up, head state down.
         seed: the scenario's seed.
-        tail_lr: learning rate of the tail's SGD.
+        training: the scenario's; has the learning rate of the tail's SGD.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Tail:
         tail: nn.Module,
         codecs: tuple[Codec, Codec, Codec, Codec],
         seed: int,
-        tail_lr: float,
+        training: Training,
     ) -> None:
         self.head = head
         self.tail = tail
@@ -60,7 +61,7 @@ class Tail:
         self._test = test
         self._codecs = codecs
         self._seed = seed
-        self._lr = tail_lr
+        self._training = training
         self._weight = 0.0
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
@@ -71,7 +72,7 @@ class Tail:
             case TailStep():
                 return self._step(job)
             case TailUpdate():
-                self._update()
+                self._update(job)
                 return None
             case CloseRound():
                 return self._close(job)
@@ -118,9 +119,10 @@ class Tail:
             raise WireError("range", f"target {targets.max()} of {task.classes} classes")
         return z, torch.from_numpy(targets.astype(np.int64).reshape(shape))
 
-    def _update(self) -> None:
+    def _update(self, job: TailUpdate) -> None:
         if self._weight:
-            sgd_step(self.tail, self._lr / self._weight)
+            lr = self._training.tail_lr * self._training.lr_factor(job.round)
+            sgd_step(self.tail, lr / self._weight)
         self._weight = 0.0
 
     def _close(self, job: CloseRound) -> RoundClosed:

@@ -59,7 +59,7 @@ def training(scenario: Scenario, task: Task) -> Workers:
         tail=tail,
         codecs=plan.codecs,
         seed=scenario.seed,
-        tail_lr=scenario.training.tail_lr,
+        training=scenario.training,
     )
     return Workers(
         plan,

@@ -261,7 +261,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
                 "my.yaml:3: training.cohort: required but missing; must be a whole number >= 1",
                 (
                     "my.yaml:5: training.cohrt: unknown key; did you mean 'cohort'? allowed: "
-                    "rounds, cohort, local_steps, head_lr, tail_lr, correction, evaluate_every"
+                    "rounds, cohort, local_steps, head_lr, tail_lr, lr_decay, correction, evaluate_every"
                 ),
             ],
             id="misspelt key",

@@ -31,7 +31,9 @@ def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, 
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run="r", incarnation="i", head_size=head_vector(head).size)
     test = task.load().test
-    server = Tail(task, test, head=head, tail=tail, codecs=plan.codecs, seed=scenario.seed, tail_lr=LR)
+    server = Tail(
+        task, test, head=head, tail=tail, codecs=plan.codecs, seed=scenario.seed, training=scenario.training
+    )
     encoded = server.run(Open())
     assert isinstance(encoded, bytes)
     return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded
@@ -136,3 +138,10 @@ def test_a_restarted_device_comes_to_the_same_activations(tmp_path: Path) -> Non
 def test_who_is_not_in_the_fleet_has_no_device(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such client: c9; the fleet is c0 to c3"):
         make_devices(small_scenario(tmp_path), ["c9"])
+
+
+def test_learning_rates_fall_linearly_when_asked(tmp_path: Path) -> None:
+    constant = small_scenario(tmp_path).training
+    assert [constant.lr_factor(number) for number in (1, 20)] == [1.0, 1.0]
+    falling = small_scenario(tmp_path, "training.lr_decay=linear").training
+    assert [falling.lr_factor(number) for number in (1, 11, 20)] == [1.0, 0.5, pytest.approx(0.05)]
