@@ -138,7 +138,7 @@ class RunFolder:
                 "final": scores[-1] if scores else None,
                 "best": max(scores, default=None),
             },
-            "clients": sum(group.count for group in self._scenario.fleet),
+            "clients": self._scenario.fleet_size,
             "client_steps": steps,
             "client_steps_per_second": steps / training_s,
             "wall_seconds": now - self._started,

@@ -18,7 +18,7 @@ from broker.local import local_broker
 from broker.mqtt import MqttTransport
 from broker.program import run_until_stopped
 from scenarios.load import load_scenario
-from scenarios.schema import Scenario, client_names
+from scenarios.schema import Scenario
 from server_node.live import Watch, serve
 from server_node.record import Summary
 
@@ -59,7 +59,7 @@ def run_here(
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
     cores = os.cpu_count() or 1
-    shares = _shares(len(client_names(scenario)), processes or max(1, cores - 1))
+    shares = _shares(scenario.fleet_size, processes or max(1, cores - 1))
     # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
     threads = math.ceil(cores / len(shares))
     with _broker(scenario, folder) as url:
