@@ -77,6 +77,8 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
 
 def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
     """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
+    if payload_bytes <= limit:
+        return mqtt_packet_bytes(topic, payload_bytes)
     return sum(mqtt_packet_bytes(topic, size) for size in frame_sizes(payload_bytes, limit))
 
 

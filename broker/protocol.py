@@ -6,8 +6,9 @@ Transport, and sim in virtual time.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from broker.errors import WireError
 from broker.messages import Message
@@ -16,13 +17,11 @@ Job = Hashable
 """A piece of computation; each room defines its own job classes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Online:
+class Online(msgspec.Struct, frozen=True):
     """The connection to the broker stands (again), subscriptions included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message arrived.
 
     Attributes:
@@ -36,31 +35,27 @@ class Received:
     wire_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Garbled:
+class Garbled(msgspec.Struct, frozen=True):
     """Bytes arrived that are no message; `sender` as in Received."""
 
     sender: str
     error: WireError
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """A timer ran out."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class ComputeDone:
+class ComputeDone(msgspec.Struct, frozen=True):
     """A job ended; `result` is what its worker returned."""
 
     job: Job
     result: object
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(msgspec.Struct, frozen=True):
     """Somebody wants the run to end now."""
 
     reason: str
@@ -69,8 +64,7 @@ class StopAsked:
 Event = Online | Received | Garbled | TimerFired | ComputeDone | StopAsked
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Say something on a topic, at least once (QoS 1)."""
 
     topic: str
@@ -78,37 +72,32 @@ class Publish:
     retain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StartTimer:
+class StartTimer(msgspec.Struct, frozen=True):
     """Feed TimerFired(key) back after `delay_s`; a running timer of that key starts anew."""
 
     key: str
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(msgspec.Struct, frozen=True):
     """Forget a timer; unknown keys are fine."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(msgspec.Struct, frozen=True):
     """Run a job off the network's thread and feed ComputeDone back."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """Tell whoever watches; `fact` is one of the room's own classes."""
 
     fact: object
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """This side has finished; nothing after it is handled."""
 
     reason: str

@@ -42,8 +42,7 @@ FATAL = ("scenario", "roster")
 """Reasons of Rejected after which this client cannot take part in the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Job: take the assigned head and send the first batch through it.
 
     Its result is the answer to publish: Activations, or WireError when the assignment cannot be read.
@@ -53,8 +52,7 @@ class Start:
     assignment: Assignment
 
 
-@dataclass(frozen=True, slots=True)
-class Learn:
+class Learn(msgspec.Struct, frozen=True):
     """Job: one corrected backward pass and optimizer step, then the next batch or the round's update.
 
     Its result is the answer to publish: Activations or HeadUpdate, or WireError.

@@ -286,6 +286,8 @@ class ServerCore:
         self._online: set[str] = set()
         self._round: _Round | None = None
         self._members: dict[str, _Member] = {}
+        self._ready: set[str] = set()  # members whose activations wait
+        self._behind: set[str] = set()  # members that the current step waits for
         self._head = b""
         self._busy = True  # until the head is encoded
         self._opened = False
@@ -380,6 +382,8 @@ class ServerCore:
             error = self._wrong_size(message)
             if error is None:
                 member.waiting = message
+                if self._round is not None and self._is_due(member, self._round):
+                    self._ready.add(client)
                 member.silent, member.repeats = False, 0
                 return []
         return self._refuse(client, error) if error else self._late()
@@ -392,6 +396,7 @@ class ServerCore:
             expected = self._plan.codecs[2].size_bytes(1, self._plan.head_size)
             if len(message.payload) == expected:
                 member.update = message
+                self._behind.discard(client)
                 self._ledger.tensor("head_update_up", 1, self._plan.head_size)
                 return []
             error = WireError("shape", f"head update of {len(message.payload)} bytes, not {expected}")
@@ -491,6 +496,9 @@ class ServerCore:
             member.gradient = Gradient(answered.round, answered.step, 1, self._plan.correction, outcome)
             member.waiting = None
             member.step += 1
+            self._ready.discard(client)
+            if not self._to_the_end(current) and member.step > current.step:
+                self._behind.discard(client)
             actions.append(Publish(topics.down(self._plan.run, client), member.gradient))
         return actions
 
@@ -536,8 +544,8 @@ class ServerCore:
         steps = self._plan.steps if self._plan.patience.max_staleness is None else 1
         batches = [
             (client, member.waiting, self._weight(member))
-            for client, member in sorted(self._members.items())
-            if member.waiting is not None and (steps == 1 or member.step == current.step)
+            for client in sorted(self._ready)
+            if (member := self._members[client]).waiting is not None
         ]
         if batches:
             return [], TailStep(current.number, current.step, tuple(batches))
@@ -546,6 +554,7 @@ class ServerCore:
             return [], None
         if current.step < steps:
             current.step += 1
+            self._look_around(current)
             return actions, TailUpdate(current.number, current.step - 1)
         updates = [
             (client, member.update, self._weight(member))
@@ -560,19 +569,29 @@ class ServerCore:
         """Say whether the round need not wait here any longer, and drop whom it will not wait for."""
         patience = self._plan.patience
         keep_late = patience.max_staleness is not None
-        to_the_end = keep_late or current.step == self._plan.steps
-        late = [
-            client
-            for client, member in self._members.items()
-            if (member.update is None if to_the_end else member.step <= current.step)
-        ]
         present = len(self._members)
         needed = min(present, patience.enough or present)
         if current.overdue:
             needed = min(needed, patience.minimum)
-        if present - len(late) < needed:
+        if present - len(self._behind) < needed:
             return False, []
-        return True, [] if keep_late else [action for client in late for action in self._drop(client)]
+        return True, [] if keep_late else [
+            action for client in list(self._behind) for action in self._drop(client)
+        ]
+
+    def _to_the_end(self, current: _Round) -> bool:
+        """Say whether what is missing is head updates, not activations."""
+        return self._plan.patience.max_staleness is not None or current.step == self._plan.steps
+
+    def _is_due(self, member: _Member, current: _Round) -> bool:
+        """Say whether a member's activations belong to the current step."""
+        return self._plan.patience.max_staleness is not None or member.step == current.step
+
+    def _look_around(self, current: _Round) -> None:
+        """Find anew who is ready and who is behind; between steps `_ready` and `_behind` are kept up."""
+        to_the_end, members = self._to_the_end(current), self._members.items()
+        self._ready = {c for c, m in members if m.waiting is not None and self._is_due(m, current)}
+        self._behind = {c for c, m in members if (m.update is None if to_the_end else m.step <= current.step)}
 
     def _weight(self, member: _Member) -> float:
         """Weigh an answer by how many rounds late it is, 1/sqrt(1 + s)."""
@@ -594,20 +613,32 @@ class ServerCore:
         for client, member in list(self._members.items()):
             if self._number - member.assignment.round > (plan.patience.max_staleness or 0):
                 actions += self._drop(client)
-        candidates = sorted(self._online - self._members.keys())
-        wanted = min(plan.patience.choose - len(self._members), len(candidates))
-        rng = generator(plan.seed, "cohort", self._number)
-        chosen = rng.choice(len(candidates), size=wanted, replace=False)
+        chosen = self._choose(plan.patience.choose - len(self._members))
         up, down, update, state = (codec_to_wire(codec) for codec in plan.codecs)
         assignment = Assignment(self._number, 1, plan.steps, (up, down, update, state), self._head)
         self._round = _Round(self._number)
-        for client in (candidates[i] for i in np.sort(chosen)):
+        for client in chosen:
             self._members[client] = _Member(assignment)
             self._ledger.tensor("head_state_down", 1, plan.head_size)
             actions.append(Publish(topics.down(plan.run, client), assignment))
+        self._look_around(self._round)
         if plan.patience.deadline_s is not None:
             actions.append(StartTimer("deadline", plan.patience.deadline_s))
         return [*actions, StartTimer("retry", plan.retry_s)]
+
+    def _choose(self, wanted: int) -> list[str]:
+        """Draw so many of those who are online and free, or all if they are fewer, each as likely."""
+        clients, online, members = self._plan.clients, self._online, self._members
+        rng = generator(self._plan.seed, "cohort", self._number)
+        free = len(online) - sum(client in online for client in members)
+        if 8 * (free - wanted) < len(clients):
+            candidates = sorted(online - members.keys())
+            return [candidates[i] for i in np.sort(rng.choice(free, min(wanted, free), replace=False))]
+        chosen: set[str] = set()  # at least one draw in eight hits, so a large fleet is not looked through
+        while len(chosen) < wanted:
+            drawn = (clients[i] for i in rng.integers(len(clients), size=wanted - len(chosen)).tolist())
+            chosen.update(client for client in drawn if client in online and client not in members)
+        return sorted(chosen)
 
     def _repeat(self, client: str, member: _Member) -> list[Action]:
         """Say again what a member has not answered; after MAX_REPEATS go on without it."""
@@ -628,6 +659,8 @@ class ServerCore:
         """Go on without a member; its answers are late from here on."""
         if self._members.pop(client, None) is None:
             return []
+        self._ready.discard(client)
+        self._behind.discard(client)
         return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self._number, client))]
 
     def _refuse(self, client: str, error: WireError) -> list[Action]:
