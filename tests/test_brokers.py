@@ -295,12 +295,14 @@ async def slow_uplink(url: str, bytes_per_s: float) -> AsyncIterator[str]:
     """Give the URL of a proxy that takes its time with what clients send."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, per_byte_s: float) -> None:
-        while data := await reader.read(4096):
-            writer.write(data)
-            await writer.drain()
-            await asyncio.sleep(len(data) * per_byte_s)
+        with contextlib.suppress(ConnectionError):  # either side may reset the connection as it leaves
+            while data := await reader.read(4096):
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(len(data) * per_byte_s)
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     handlers = []
 
