@@ -187,9 +187,23 @@ def override(root: Node, assignment: str) -> Node:
     """
     key, equals, text = assignment.partition("=")
     label = f"--set {assignment}"
-    if not equals or not all(key.split(".")):
+    if not equals or not is_key_path(key):
         raise ScenarioError(f"{label}: must be like training.cohort=5")
-    return _put(root, key.split("."), parse(text, label, Path(), numbered=False))
+    return put(root, key, parse(text, label, Path(), numbered=False))
+
+
+def is_key_path(text: str) -> bool:
+    """Tell whether a text has the form a.b.c of a key path."""
+    return all(text.split("."))
+
+
+def put(root: Node, key_path: str, new: Node) -> Node:
+    """Lay a value at a key path such as fleet.0.count over a tree.
+
+    Raises:
+        ScenarioError: no such list item.
+    """
+    return _put(root, key_path.split("."), new)
 
 
 def _put(node: Node | None, key: list[str], new: Node) -> Node:
@@ -213,16 +227,43 @@ def absolute_paths(node: Node, keys: set[Key]) -> Node:
 
     EACH in a key stands for every item of a list.
     """
+    return _replace_at(node, keys, lambda path, _: replace(path, value=str(_resolved(path))))
+
+
+def include(node: Node, keys: set[Key]) -> Node:
+    """Put a file's content in place of its path, at those of some keys that name a .yaml file.
+
+    Raises:
+        ScenarioError: a file that is not there or cannot be read.
+    """
+    return _replace_at(node, keys, _included)
+
+
+def _included(path: Node, key: Key) -> Node:
+    if not path.value.endswith(".yaml"):
+        return path
+    file = _resolved(path)
+    if not file.is_file():
+        raise ScenarioError(f"{path.origin.label}: {'.'.join(map(str, key))}: no such file: {file}")
+    return read(file)
+
+
+def _resolved(path: Node) -> Path:
+    return (path.origin.folder / Path(path.value).expanduser()).resolve()
+
+
+def _replace_at(node: Node, keys: set[Key], new: Callable[[Node, Key], Node], at: Key = ()) -> Node:
+    """Replace the texts at some keys below `at`; EACH in a key stands for every item of a list."""
     if () in keys and isinstance(node.value, str):
-        path = node.origin.folder / Path(node.value).expanduser()
-        return Node(str(path.resolve()), node.origin)
+        return new(node, at)
     if isinstance(node.value, list):
         of_each = {key[1:] for key in keys if key and key[0] == EACH}
-        return Node([absolute_paths(child, of_each) for child in node.value], node.origin)
+        items = [_replace_at(child, of_each, new, (*at, i)) for i, child in enumerate(node.value)]
+        return Node(items, node.origin)
     if not isinstance(node.value, dict):
         return node
     children = {
-        name: absolute_paths(child, {key[1:] for key in keys if key and key[0] == name})
+        name: _replace_at(child, {key[1:] for key in keys if key and key[0] == name}, new, (*at, name))
         for name, child in node.value.items()
     }
     return Node(children, node.origin)

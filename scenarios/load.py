@@ -18,6 +18,9 @@ from scenarios.tasks.own import is_file
 
 __all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
 
+PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
+"""Where the path of a file that `fedlite calibrate` wrote may stand for its content."""
+
 
 def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     """Load a scenario.
@@ -32,7 +35,8 @@ def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sc
     root = document.read(locate(str(name_or_path), Path()))
     for assignment in overrides:
         root = document.override(root, assignment)
-    data = _with_absolute_paths(root).plain()
+    root = document.include(_with_absolute_paths(root), PROFILES)
+    data = root.plain()
     try:
         # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
         scenario = Scenario.model_validate_json(json.dumps(data, default=str), strict=True)

@@ -81,6 +81,7 @@ class ServerModel(Part):
     update_s: NotNegative = Field(default=0.0, description="optimizer step of the tail")
     close_s: NotNegative = Field(default=0.0, description="average of the heads; evaluation takes no time")
     link: LinkChoice = Field(default="none", description="server to broker: a preset, or rates and latency")
+    source: str = Field(default="", description="where the numbers come from")
 
 
 class Network(Part):

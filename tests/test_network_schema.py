@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from scenarios.devices import DEVICES, LognormalSlowdown, TraceSlowdown, device_of
+from scenarios.devices import DEVICES, DeviceProfile, LognormalSlowdown, TraceSlowdown, device_of
 from scenarios.errors import ScenarioError
 from scenarios.links import LINKS, Link, link_of
 from scenarios.load import dump_resolved, load_scenario
-from scenarios.network import Always, FleetGroup, Network, OnOff, PresenceTrace
+from scenarios.network import Always, FleetGroup, Network, OnOff, PresenceTrace, ServerModel
 from tests.helpers import SMALL, small_scenario
 
 
@@ -60,6 +60,50 @@ def test_trace_files_are_relative_to_the_scenario(tmp_path: Path) -> None:
     (group,) = load_scenario(path).fleet
     assert group.slowdown == TraceSlowdown(file=tmp_path / "slow.csv")
     assert group.availability == PresenceTrace(file=tmp_path / "there.csv")
+
+
+def with_profile(tmp_path: Path, content: str) -> Path:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/pi.yaml").write_text(content)
+    path = tmp_path / "calibrated.yaml"
+    path.write_text(SMALL.replace("[{count: 4}]", "[{count: 4, device: profiles/pi.yaml}]"))
+    return path
+
+
+def test_a_profile_is_found_from_the_file_that_names_it(tmp_path: Path) -> None:
+    (group,) = load_scenario(with_profile(tmp_path, "batch_size: 10\nforward_s: 0.5\n")).fleet
+    assert group.device == DeviceProfile(batch_size=10, forward_s=0.5)
+
+
+def test_the_server_has_a_profile_too(tmp_path: Path) -> None:
+    (tmp_path / "xeon.yaml").write_text("tail_batch_s: 0.25\nlink: ethernet\n")
+    scenario = small_scenario(tmp_path, f"network.server={tmp_path / 'xeon.yaml'}")
+    assert scenario.network.server == ServerModel(tail_batch_s=0.25, link="ethernet")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("batch_size: 10\nforwrd_s: 1\n", "pi.yaml:2: fleet.0.device.forwrd_s: unknown key; did you mean"),
+        ("forward_s: -1\n", "pi.yaml:1: fleet.0.device.forward_s: must be a number of seconds >= 0"),
+        ("- 3\n", "pi.yaml: must be a mapping"),
+        (": : :\n", "pi.yaml:1: not YAML"),
+    ],
+)
+def test_a_mistake_in_a_profile_names_the_profile(tmp_path: Path, content: str, expected: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(with_profile(tmp_path, content))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_that_is_not_there_names_the_line_that_asks_for_it(tmp_path: Path) -> None:
+    path = with_profile(tmp_path, "")
+    (tmp_path / "profiles/pi.yaml").unlink()
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    missing = tmp_path / "profiles/pi.yaml"
+    assert str(caught.value) == f"{path}:12: fleet.0.device: no such file: {missing}"
 
 
 def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
