@@ -18,6 +18,9 @@ from scenarios.tasks.own import is_file
 
 __all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
 
+SWEEP = "sweep"
+"""Key of what `fedlite sweep` varies; no part of any one run."""
+
 PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
 """Where the path of a file that `fedlite calibrate` wrote may stand for its content."""
 
@@ -32,9 +35,28 @@ def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sc
     Raises:
         ScenarioError: everything that is wrong, one line per problem: where, which key, what is allowed.
     """
+    root, _ = read_tree(name_or_path, overrides)
+    return check(root)
+
+
+def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Node, Node | None]:
+    """Read a scenario without checking it; give its tree and apart from it what it sweeps, if anything.
+
+    Raises:
+        ScenarioError: a file or an override that cannot be read.
+    """
     root = document.read(locate(str(name_or_path), Path()))
     for assignment in overrides:
         root = document.override(root, assignment)
+    return root, root.value.pop(SWEEP, None)
+
+
+def check(root: Node) -> Scenario:
+    """Make a scenario of a tree.
+
+    Raises:
+        ScenarioError: everything that is wrong with it, as of load_scenario.
+    """
     root = document.include(_with_absolute_paths(root), PROFILES)
     data = root.plain()
     try:

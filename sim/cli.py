@@ -21,6 +21,7 @@ from server_node.live import Watch
 from server_node.record import Summary
 from sim.local_run import run_here
 from sim.progress import summary_table, watching
+from sim.sweep_command import sweep
 from sim.virtual import simulate as simulate_scenario
 
 app = typer.Typer(
@@ -100,6 +101,7 @@ def _tell(summary: Summary, folder: Path, *, as_json: bool) -> None:
     typer.echo(f"\nresults in {folder}")
 
 
+app.command()(sweep)
 app.command(name="broker")(broker)
 app.command()(server)
 app.command()(edge)
