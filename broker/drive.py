@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 from broker import messages, topics
 from broker.errors import WireError
+from broker.journal import Journal
 from broker.protocol import (
     Action,
     CancelTimer,
@@ -57,6 +58,7 @@ class Driver:
         core: the state machine.
         transport: an entered transport.
         compute: runs a job off the event loop and gives its result.
+        journal: hears of messages that leave and arrive.
         report: hears the facts of the core's Report actions.
     """
 
@@ -65,11 +67,13 @@ class Driver:
         core: Core,
         transport: Transport,
         compute: Callable[[Job], Awaitable[object]],
+        journal: Journal,
         report: Callable[[object], None] = lambda _: None,
     ) -> None:
         self._core = core
         self._transport = transport
         self._compute = compute
+        self._journal = journal
         self._report = report
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._publishing: set[asyncio.Task[None]] = set()
@@ -108,6 +112,8 @@ class Driver:
                     self._feed(Online())
                 case Frame():
                     event = event_of(item)
+                    if isinstance(event, Received):
+                        self._journal.arrived(item.topic, event.message, event.wire_bytes)
                     if event is not None:
                         self._feed(event)
 
@@ -139,6 +145,7 @@ class Driver:
 
     async def _publish(self, action: Publish) -> None:
         payload = messages.encode(action.message)
+        self._journal.left(action.topic, action.message)
         await self._transport.publish(action.topic, payload, retain=action.retain)
 
     async def _run_job(self, job: Job) -> None:

@@ -3,12 +3,14 @@
 import functools
 import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from threadpoolctl import threadpool_limits
 
+from broker.journal import Journal
 from broker.mqtt import MqttTransport
 from broker.program import command, run_until_stopped
 from edge_client.live import host
@@ -49,6 +51,9 @@ def edge(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads for the mathematics; default: one per core.")
     ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="Note here what happened when, for `fedlite trace`.")
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
@@ -62,11 +67,16 @@ def edge(
     jobs = min(cores, len(names))
     torch.set_num_threads(cores // jobs)
     connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
-    with threadpool_limits(1, user_api="blas"):
-        reasons = run_until_stopped(
-            lambda stop: host(loaded, connect, run=run or loaded.name, names=names, stop=stop, jobs=jobs),
-            until_stdin_closes=until_stdin_closes,
-        )
+    taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names, jobs=jobs)
+    notes = Journal(client_names(loaded) if journal else ())
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            reasons = run_until_stopped(
+                lambda stop: taking_part(stop=stop, journal=notes), until_stdin_closes=until_stdin_closes
+            )
+    finally:
+        if journal:
+            notes.write(journal)
     for name, reason in reasons.items():
         if reason not in ("complete", "stopped"):
             typer.echo(f"{name}: {reason}", err=True)

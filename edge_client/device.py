@@ -4,8 +4,9 @@ Letters as in the paper: z activations at the cut, shape (n, d); z~ the same aft
 all that leaves the device.
 """
 
-import contextlib
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +41,19 @@ class Device:
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has the learning rate of the local SGD steps.
+        timed: is entered for each phase of a job: compute, encode, decode, backward.
     """
 
     def __init__(
-        self, task: Task, data: Split, *, client: str, seed: int, batch_size: int, training: Training
+        self,
+        task: Task,
+        data: Split,
+        *,
+        client: str,
+        seed: int,
+        batch_size: int,
+        training: Training,
+        timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._task = task
         self._data = data
@@ -54,17 +64,22 @@ class Device:
         self._head = task.head()
         self._draws = any(isinstance(module, _DropoutNd) for module in self._head.modules())
         self._training = training
+        self._timed = timed
 
     def run(self, job: Job) -> Activations | HeadUpdate | WireError:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
         try:
             match job:
                 case Start(assignment=assignment):
-                    self._take(assignment)
+                    with self._timed("decode"):
+                        self._take(assignment)
                     return self._forward(0)
                 case Learn(gradient=gradient, last=last):
                     self._backward(gradient)
-                    return self._finish() if last else self._forward(gradient.step + 1)
+                    if not last:
+                        return self._forward(gradient.step + 1)
+                    with self._timed("encode"):
+                        return self._finish()
                 case _:
                     raise TypeError(f"{type(job).__name__} is no job of a device")
         except WireError as error:
@@ -81,12 +96,22 @@ class Device:
         self._error_energy = self._energy = 0.0
 
     def _forward(self, step: int) -> Activations:
+        with self._timed("compute"):
+            targets = self._compute(step)
+        with self._timed("encode"):
+            return self._encode(step, targets)
+
+    def _compute(self, step: int) -> Tensor:
+        """Send the step's batch through the head; give its targets."""
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
-        with _RANDOM if self._draws else contextlib.nullcontext():
+        with _RANDOM if self._draws else nullcontext():
             torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
             self._head.train()
             self._z: Tensor = self._head(inputs)
+        return targets
+
+    def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()
         n, d = z.shape
         rng = generator(self._seed, "encode", self._client, self._round, step)
@@ -106,12 +131,14 @@ class Device:
 
     def _backward(self, gradient: Gradient) -> None:
         n, d = self._residual.shape
-        arrived = self._gradient_codec.decode(gradient.payload, n, d)
-        dz = torch.from_numpy(corrected(arrived, self._residual, gradient.correction))
-        # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's symbolic
-        # shapes for it: 45 MB and half a second on a desktop.
-        torch.dot(self._z.flatten(), dz.flatten()).backward()  # type: ignore[no-untyped-call]
-        sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
+        with self._timed("decode"):
+            arrived = self._gradient_codec.decode(gradient.payload, n, d)
+        with self._timed("backward"):
+            dz = torch.from_numpy(corrected(arrived, self._residual, gradient.correction))
+            # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's
+            # symbolic shapes for it: 45 MB and half a second on a desktop.
+            torch.dot(self._z.flatten(), dz.flatten()).backward()  # type: ignore[no-untyped-call]
+            sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
 
     def _finish(self) -> HeadUpdate:
         change = (head_vector(self._head) - self._received)[None, :]

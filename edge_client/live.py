@@ -1,12 +1,14 @@
 """Hosts clients over a transport each: state machines on one event loop, training on a few threads."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from broker import messages, topics
 from broker.drive import Driver
+from broker.journal import Journal
 from broker.messages import Hello, Status
 from broker.protocol import Job
 from broker.transport import Connect, Will
@@ -19,8 +21,15 @@ from scenarios.tasks import load_task
 log = logging.getLogger(__name__)
 
 
-def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
+def make_devices(
+    scenario: Scenario, names: Sequence[str], journal: Journal | None = None
+) -> dict[str, Device]:
     """Give each named client its head and its share of the data.
+
+    Args:
+        scenario: what runs.
+        names: of the clients.
+        journal: hears how long they take for what.
 
     Raises:
         ValueError: a name that is not in the scenario's fleet, data that cannot be found or divided.
@@ -32,6 +41,7 @@ def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
         raise ValueError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
     data = task.load()
     shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
+    journal = journal or Journal(())
     return {
         name: Device(
             task,
@@ -40,6 +50,7 @@ def make_devices(scenario: Scenario, names: Sequence[str]) -> dict[str, Device]:
             seed=scenario.seed,
             batch_size=scenario.task.batch_size,
             training=scenario.training,
+            timed=functools.partial(journal.timed, name),
         )
         for name in names
     }
@@ -53,6 +64,7 @@ async def host(
     names: Sequence[str],
     stop: asyncio.Event,
     jobs: int = 1,
+    journal: Journal | None = None,
 ) -> dict[str, str]:
     """Take part in a run with some of its clients, until each is done.
 
@@ -63,6 +75,7 @@ async def host(
         names: which clients of the fleet.
         stop: set it to leave early, cleanly.
         jobs: how many clients may train at the same time.
+        journal: hears what happens, for a trace.
 
     Returns:
         Why each client ended.
@@ -71,11 +84,12 @@ async def host(
         ValueError: see make_devices.
         BrokerError: no broker, or one that refuses us.
     """
-    devices = make_devices(scenario, names)
+    journal = journal or Journal(())
+    devices = make_devices(scenario, names, journal)
     with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
         async with asyncio.TaskGroup() as group:
             clients = {
-                name: group.create_task(_client(scenario, connect, run, name, device, pool, stop))
+                name: group.create_task(_client(scenario, connect, run, name, device, pool, stop, journal))
                 for name, device in devices.items()
             }
     return {name: client.result() for name, client in clients.items()}
@@ -89,6 +103,7 @@ async def _client(
     device: Device,
     pool: ThreadPoolExecutor,
     stop: asyncio.Event,
+    journal: Journal,
 ) -> str:
     loop = asyncio.get_running_loop()
 
@@ -99,7 +114,8 @@ async def _client(
     will = Will(topics.status(run, name), messages.encode(Status(online=False)), retain=True)
     subscriptions = topics.client_subscriptions(run, name)
     async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
-        return await Driver(ClientCore(run, name, hello), transport, compute, _report).run(stop)
+        core = ClientCore(run, name, hello)
+        return await Driver(core, transport, compute, journal, _report).run(stop)
 
 
 def _report(fact: object) -> None:

@@ -6,10 +6,15 @@ from typing import Annotated
 
 import typer
 
+from broker.journal import Journal
 from broker.mqtt import MqttTransport
 from broker.program import command, run_until_stopped
 from scenarios.load import load_scenario
+from scenarios.schema import client_names
 from server_node.live import serve
+
+JOURNAL = "journal.json"
+"""In the run folder: what `fedlite trace` needs of the server."""
 
 
 @command
@@ -26,7 +31,10 @@ def server(
     name = run or loaded.name
     folder = out or Path("runs") / name
     connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
-    run_until_stopped(lambda stop: serve(loaded, connect, run=name, folder=folder, stop=stop, resume=resume))
+    serving = functools.partial(serve, loaded, connect, run=name, folder=folder, resume=resume)
+    journal = Journal(client_names(loaded))
+    run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
+    journal.write(folder / JOURNAL)
     typer.echo(f"results in {folder}")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from broker import messages, topics
 from broker.drive import Driver
+from broker.journal import SERVER, Journal
 from broker.messages import RunState
 from broker.protocol import Job
 from broker.transport import Connect, Will
@@ -28,7 +30,7 @@ from scenarios.task import Task, head_vector, initial_model
 from scenarios.tasks import load_task
 from server_node import checkpoint
 from server_node.checkpoint import Progress
-from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore
+from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore, TailStep
 from server_node.ledger import Ledger
 from server_node.record import RunFolder, Summary
 from server_node.tail import Tail
@@ -88,6 +90,7 @@ async def serve(
     stop: asyncio.Event,
     watch: Watch = lambda _fact, _ledger: None,
     resume: bool = False,
+    journal: Journal | None = None,
 ) -> Summary:
     """Serve one run to its end and leave its folder.
 
@@ -99,6 +102,7 @@ async def serve(
         stop: set it to end the run early, cleanly.
         watch: hears of rounds and of trouble as they happen, in the event loop.
         resume: go on from the folder's checkpoint.
+        journal: hears what happens, for a trace.
 
     Returns:
         The content of summary.json.
@@ -107,6 +111,7 @@ async def serve(
         ValueError: a run name that cannot stand in a topic, a task that lacks its data, no checkpoint.
         BrokerError: no broker, or one that refuses us.
     """
+    journal = journal or Journal(())
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
     incarnation = secrets.token_hex(4)
@@ -153,10 +158,21 @@ async def serve(
         loop = asyncio.get_running_loop()
 
         async def compute(job: Job) -> object:
-            return await loop.run_in_executor(pool, worker.run, job)
+            return await loop.run_in_executor(pool, _timed, worker, job, journal)
 
         async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
-            reason = await Driver(ServerCore(plan, ledger, len(before.rows)), transport, compute, report).run(
-                stop
-            )
+            core = ServerCore(plan, ledger, len(before.rows))
+            reason = await Driver(core, transport, compute, journal, report).run(stop)
     return record.finish(reason, (head, tail))
+
+
+def _timed(worker: Tail, job: Job, journal: Journal) -> object:
+    """Do a job and note on whose lanes it took how long."""
+    from_s = time.monotonic()
+    result = worker.run(job)
+    to_s = time.monotonic()
+    journal.span(SERVER, type(job).__name__, from_s, to_s)
+    if isinstance(job, TailStep):
+        for client, message, _ in job.batches:
+            journal.span(client, "tail", from_s, to_s, message.round, message.step)
+    return result

@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.__main__ import main as broker
+from broker.journal import read_notes
 from broker.program import command
 from edge_client.__main__ import edge
 from scenarios.load import dump_resolved, load_scenario
 from scenarios.schema import Scenario
 from scenarios.shipped import question, shipped
 from scenarios.tasks import load_task
-from server_node.__main__ import server
+from server_node.__main__ import JOURNAL, server
 from server_node.live import Watch
 from server_node.record import Summary
-from sim.local_run import run_here
+from sim.local_run import run_here, write_trace
 from sim.progress import summary_table, watching
 from sim.sweep_command import sweep
 from sim.virtual import simulate as simulate_scenario
@@ -82,6 +83,18 @@ def simulate(
     with _watching(loaded, as_json=as_json) as watch:
         summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch)
     _tell(summary, folder, as_json=as_json)
+
+
+@app.command()
+@command
+def trace(
+    folder: Annotated[Path, typer.Argument(help="The server's run folder.")],
+    journals: Annotated[list[Path] | None, typer.Argument(help="Files of `fedlite edge --journal`.")] = None,
+) -> None:
+    """Join the journals of server and edge processes on several machines to a trace.json."""
+    scenario = load_scenario(str(folder / "scenario.yaml"))
+    write_trace(scenario, folder, read_notes(folder / JOURNAL), journals or [])
+    typer.echo(f"wrote {folder / 'trace.json'}")
 
 
 def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:

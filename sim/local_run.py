@@ -8,19 +8,22 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import torch
 
+from broker.journal import Journal, Notes, read_notes
 from broker.local import local_broker
 from broker.mqtt import MqttTransport
 from broker.program import run_until_stopped
 from scenarios.load import load_scenario
-from scenarios.schema import Scenario
+from scenarios.schema import Scenario, client_names
 from server_node.live import Watch, serve
 from server_node.record import Summary
+from sim.live_trace import live_trace
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,8 @@ def run_here(
     shares = _shares(scenario.fleet_size, processes or max(1, cores - 1))
     # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
     threads = math.ceil(cores / len(shares))
-    with _broker(scenario, folder) as url:
+    journal = Journal(client_names(scenario))
+    with _broker(scenario, folder) as url, tempfile.TemporaryDirectory() as journals:
         connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
         options = ["--broker", url, *(f"--set={setting}" for setting in settings)]
         commands = [
@@ -74,9 +78,10 @@ def run_here(
                 *options,
                 f"--clients={share}",
                 f"--threads={threads}",
+                f"--journal={journals}/{number}",
                 "--until-stdin-closes",
             ]
-            for share in shares
+            for number, share in enumerate(shares)
         ]
 
         async def everything(stop: asyncio.Event) -> Summary:
@@ -89,12 +94,31 @@ def run_here(
                     stop=stop,
                     watch=watch,
                     resume=resume,
+                    journal=journal,
                 )
             if len(failures) == len(commands):
                 raise OSError("no edge process is left: " + failures[0])
             return summary
 
-        return run_until_stopped(everything)
+        summary = run_until_stopped(everything)
+        write_trace(scenario, folder, journal.notes, sorted(Path(journals).iterdir()))
+        return summary
+
+
+def write_trace(scenario: Scenario, folder: Path, server: Notes, edges: Sequence[Path]) -> None:
+    """Write a run's trace.json.
+
+    Args:
+        scenario: that ran.
+        folder: the run folder.
+        server: the server's journal.
+        edges: files with the journals of the edge processes, as far as they are there.
+
+    Raises:
+        ValueError: a file that is no journal.
+    """
+    journals = [server, *map(read_notes, edges)]
+    live_trace(client_names(scenario), journals).write(folder / "trace.json")
 
 
 @contextmanager
