@@ -20,6 +20,7 @@ from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
 from server_node.live import Watch
 from server_node.record import Summary
+from sim.calibrate import calibrate
 from sim.local_run import run_here, write_trace
 from sim.progress import summary_table, watching
 from sim.sweep_command import sweep
@@ -118,6 +119,7 @@ app.command()(sweep)
 app.command(name="broker")(broker)
 app.command()(server)
 app.command()(edge)
+app.command()(calibrate)
 
 
 @scenarios.command("list")

@@ -1,0 +1,88 @@
+"""Measures the server's computation on the machine it runs on: its jobs, done for batches made up here."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from broker import bits
+from broker.messages import Activations, HeadUpdate
+from scenarios.network import ServerModel
+from scenarios.schema import Scenario
+from scenarios.seeds import generator
+from scenarios.task import head_vector, initial_model
+from scenarios.tasks import load_task
+from server_node.core import CloseRound, Plan, TailStep, TailUpdate
+from server_node.live import make_plan
+from server_node.tail import Tail
+
+NAME = "calibrate"
+ONE, ALL, UPDATE, CLOSE = "tail, one batch", "tail, cohort", "update", "close"
+
+
+def cohort_of(scenario: Scenario) -> int:
+    """Give the batches of the larger of the two passes that are timed."""
+    return max(2, scenario.training.cohort)
+
+
+def timed_rounds(scenario: Scenario) -> Iterator[dict[str, float]]:
+    """Do rounds without end: one batch through the tail, then a cohort's at once, update, and average.
+
+    Yields:
+        Seconds of each job.
+
+    Raises:
+        ScenarioError: the task's data cannot be found.
+    """
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    plan = make_plan(scenario, task, run=NAME, incarnation=NAME, head_size=head_vector(head).size)
+    worker = Tail(
+        task,
+        task.load().test,
+        head=head,
+        tail=tail,
+        codecs=plan.codecs,
+        seed=scenario.seed,
+        training=scenario.training.model_copy(update={"tail_lr": 0.0}),  # what is made up teaches nothing
+    )
+    jobs = _jobs(plan, cohort_of(scenario))
+    while True:
+        seconds = {}
+        for name, job in jobs.items():
+            begun_s = time.perf_counter()
+            worker.run(job)
+            seconds[name] = time.perf_counter() - begun_s
+        yield seconds
+
+
+def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRound]:
+    """Make up a round: activations as after a ReLU, random targets, heads that have not changed."""
+    rng = generator(plan.seed, NAME)
+    n = plan.batch_size
+    z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
+    targets = rng.integers(0, plan.classes, n * plan.targets_per_sample).astype(np.uint16)
+    packed = bits.pack(targets, bits.bits_for(plan.classes))
+    batch = Activations(1, 0, 1, n, plan.codecs[0].encode(z, rng), packed)
+    change = plan.codecs[2].encode(np.zeros((1, plan.head_size), np.float32), rng)
+    update = HeadUpdate(1, 1, n, 0.0, change)
+    clients = [f"c{number}" for number in range(cohort)]
+    return {
+        ONE: TailStep(1, 0, (("c0", batch, 1.0),)),
+        ALL: TailStep(1, 0, tuple((client, batch, 1.0) for client in clients)),
+        UPDATE: TailUpdate(1, 0),
+        CLOSE: CloseRound(1, tuple((client, update, 1.0) for client in clients), evaluate=False),
+    }
+
+
+def server_model(scenario: Scenario, seconds: dict[str, float], source: str) -> ServerModel:
+    """Give the model of a server that takes so long for its jobs; a straight line through both passes."""
+    n, batches = scenario.task.batch_size, cohort_of(scenario)
+    batch_s = (seconds[ALL] - seconds[ONE]) / (batches - 1)
+    return ServerModel(
+        tail_batch_s=max(0.0, seconds[ONE] - batch_s),
+        tail_sample_s=max(0.0, batch_s / n),
+        update_s=seconds[UPDATE],
+        close_s=seconds[CLOSE],
+        source=source,
+    )
