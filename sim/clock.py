@@ -1,12 +1,33 @@
-"""SimPy time with plain callbacks: an event costs a microsecond, where a process would cost five."""
+"""SimPy time with plain callbacks: an event costs half a microsecond, where a process would cost five."""
 
 from collections.abc import Callable
-from typing import TypeVarTuple
+from typing import Any, TypeVarTuple
 
 import simpy
-from simpy.events import Timeout
+from simpy.events import Event
 
 Ts = TypeVarTuple("Ts")
+
+
+class _Call(Event):
+    """A SimPy event that is sure to happen, and has one callback."""
+
+    __slots__ = ("args", "call")
+
+    _ok = True
+
+    def __init__(self, call: Callable[..., None], args: tuple[object, ...]) -> None:
+        self.callbacks = _MAKE_CALL
+        self.call = call
+        self.args = args
+
+
+def _make_call(event: _Call) -> None:
+    event.call(*event.args)
+
+
+# SimPy takes an event's list away before it goes through it, and leaves the list as it is.
+_MAKE_CALL: list[Callable[[Any], None]] = [_make_call]
 
 
 class Clock(simpy.Environment):
@@ -15,5 +36,4 @@ class Clock(simpy.Environment):
     def at(self, time_s: float, call: Callable[[*Ts], None], *args: *Ts) -> None:
         """Call back at a time; at once, after what is already due, when it has passed."""
         wait_s = time_s - self._now
-        event = Timeout(self, wait_s if wait_s > 0 else 0.0)
-        event.callbacks.append(lambda _: call(*args))
+        self.schedule(_Call(call, args), delay=wait_s if wait_s > 0 else 0.0)

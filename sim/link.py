@@ -107,11 +107,13 @@ def _with_jitter(
             return lambda rng: math.exp(mu + sigma * rng.standard_normal())
 
 
+@functools.lru_cache(maxsize=1024)
 def segments_of(payload_bytes: int) -> int:
     """Give the TCP segments that a message takes."""
     return -(-payload_bytes // SEGMENT_BYTES)
 
 
+@functools.lru_cache(maxsize=1024)
 def framed_bytes(payload_bytes: int) -> int:
     """Give a message's bytes with the TCP/IP headers of all its packets."""
     return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)

@@ -4,6 +4,7 @@ As a real broker does, it takes a message whole before it passes it on, keeps th
 come later, says a vanished client's last will, and drops without a word what its queues cannot hold.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -28,6 +29,12 @@ SUBACK_BYTES = 6
 
 UNNOTICED_KEEPALIVES = 1.5
 """So long a broker waits for a sign of life (MQTT 3.1.1, 3.1.2.10)."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _answer_bytes(encoded: int) -> int:
+    """Give the bytes of the PUBACKs for a message, with TCP/IP headers."""
+    return (PUBACK_BYTES + HEADER_BYTES) * len(frame_sizes(encoded))
 
 
 class VirtualBroker:
@@ -75,8 +82,7 @@ class VirtualBroker:
     def _parcel(self, publish: Publish) -> Parcel:
         size = encoded_bytes(publish.message)
         wire = wire_bytes(publish.topic, size)
-        answer_bytes = (PUBACK_BYTES + HEADER_BYTES) * len(frame_sizes(size))
-        return Parcel(publish, wire, framed_bytes(wire), answer_bytes, self._clock.now)
+        return Parcel(publish, wire, framed_bytes(wire), _answer_bytes(size), self._clock.now)
 
     # -- presence --------------------------------------------------------------------------------------
 
