@@ -72,14 +72,15 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     Attributes:
         round: the round, counted from 1.
         attempt: counts repetitions of this message.
-        steps: local steps, each an exchange of Activations and Gradient.
+        steps: local steps, each an exchange of Activations and Gradient; 0: the head is the whole model and
+            the client trains it by itself, then sends its HeadUpdate (FedAvg).
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
     """
 
     round: Round
     attempt: Attempt
-    steps: Annotated[int, Meta(ge=1, le=2**16 - 1)]
+    steps: Step
     codecs: CodecSpecs
     head: bytes
 

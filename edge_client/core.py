@@ -1,6 +1,7 @@
 """A client's half of the protocol: it only ever answers the server.
 
     Assignment -> Start -> Activations -> Gradient -> Learn -> Activations -> ... -> HeadUpdate
+    Assignment without steps (FedAvg) -> Start -> HeadUpdate
 
 The client keeps no timers. The server waits for the answers, so the server repeats what it said; the
 client repeats its last answer when it is asked again. A lost message, a duplicated one, a restarted
@@ -43,9 +44,10 @@ FATAL = ("scenario", "roster")
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Job: take the assigned head and send the first batch through it.
+    """Job: take the assigned head and send the first batch through it; without steps, train it to the end.
 
-    Its result is the answer to publish: Activations, or WireError when the assignment cannot be read.
+    Its result is the answer to publish: Activations, or HeadUpdate when the assignment has no steps, or
+    WireError when it cannot be used.
     """
 
     client: str

@@ -40,8 +40,8 @@ class Device:
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
-        training: the scenario's; has the learning rate of the local SGD steps.
-        timed: is entered for each phase of a job: compute, encode, decode, backward.
+        training: the scenario's; has method and learning rate of the local SGD steps.
+        timed: is entered for each phase of a job: compute, encode, decode, backward; train in FedAvg.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Device:
                 case Start(assignment=assignment):
                     with self._timed("decode"):
                         self._take(assignment)
-                    return self._forward(0)
+                    return self._forward(0) if assignment.steps else self._train_alone()
                 case Learn(gradient=gradient, last=last):
                     self._backward(gradient)
                     if not last:
@@ -86,6 +86,8 @@ class Device:
             return error
 
     def _take(self, assignment: Assignment) -> None:
+        if (self._training.method == "fedavg") != (assignment.steps == 0):
+            raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
         codecs = [codec_from_wire(spec) for spec in assignment.codecs]
         self._activations_codec, self._gradient_codec, self._update_codec, state_codec = codecs
         self._round = assignment.round
@@ -97,19 +99,19 @@ class Device:
 
     def _forward(self, step: int) -> Activations:
         with self._timed("compute"):
-            targets = self._compute(step)
+            self._z, targets = self._through_head(step)
         with self._timed("encode"):
             return self._encode(step, targets)
 
-    def _compute(self, step: int) -> Tensor:
-        """Send the step's batch through the head; give its targets."""
+    def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
+        """Give what the head makes of the step's batch, and its targets."""
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
+        self._trained += len(rows)
         with _RANDOM if self._draws else nullcontext():
             torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
             self._head.train()
-            self._z: Tensor = self._head(inputs)
-        return targets
+            return self._head(inputs), targets
 
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()
@@ -119,7 +121,6 @@ class Device:
         self._residual: npt.NDArray[np.float32] = z - self._activations_codec.decode(payload, n, d)
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
-        self._trained += n
         return Activations(
             round=self._round,
             step=step,
@@ -138,7 +139,20 @@ class Device:
             # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's
             # symbolic shapes for it: 45 MB and half a second on a desktop.
             torch.dot(self._z.flatten(), dz.flatten()).backward()  # type: ignore[no-untyped-call]
-            sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
+            self._descend()
+
+    def _train_alone(self) -> HeadUpdate:
+        """Do a round of FedAvg (McMahan et al. 2017): here the head is the whole model."""
+        with self._timed("train"):
+            for step in range(self._training.local_steps):
+                outputs, targets = self._through_head(step)
+                self._task.loss(outputs, targets).mean().backward()  # type: ignore[no-untyped-call]
+                self._descend()
+        with self._timed("encode"):
+            return self._finish()
+
+    def _descend(self) -> None:
+        sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
 
     def _finish(self) -> HeadUpdate:
         change = (head_vector(self._head) - self._received)[None, :]

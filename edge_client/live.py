@@ -16,7 +16,7 @@ from edge_client.core import ClientCore, Trouble
 from edge_client.device import Device
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names, scenario_digest
-from scenarios.tasks import load_task
+from scenarios.tasks import task_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def make_devices(
     Raises:
         ValueError: a name that is not in the scenario's fleet, data that cannot be found or divided.
     """
-    task = load_task(scenario.task)
+    task = task_of(scenario)
     fleet = client_names(scenario)
     unknown = sorted(set(names) - set(fleet))
     if unknown:

@@ -5,21 +5,22 @@ from urllib.parse import urlsplit
 
 import torch
 
+from scenarios.devices import device_of
 from scenarios.document import Key
 from scenarios.errors import ScenarioError
 from scenarios.network import unknown_access_points
 from scenarios.schema import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
-from scenarios.tasks import load_task
+from scenarios.tasks import task_of
 
 Problem = tuple[Key, str]
 
 
 def problems(scenario: Scenario) -> list[Problem]:
     """Give all that does not fit, as pairs of key and sentence."""
-    found = [*_fleet(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
+    found = [*_fleet(scenario), *_method(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
     try:
-        task = load_task(scenario.task)
+        task = task_of(scenario)
     except ScenarioError as error:
         return [*found, (tuple(error.key.split(".")), error.detail)]
     return [*found, *_task(scenario, task)]
@@ -34,6 +35,22 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
         )
     yield from unknown_access_points(scenario.fleet, scenario.network)
+
+
+def _method(scenario: Scenario) -> Iterator[Problem]:
+    if scenario.training.method != "fedavg":
+        return
+    if scenario.training.correction.lambda_:
+        yield (
+            ("training", "correction", "lambda"),
+            "goes with method: split; fedavg sends no activations, there is nothing to correct",
+        )
+    for number, group in enumerate(scenario.fleet):
+        if device_of(group.device).whole_model_s is None:
+            yield (
+                ("fleet", number, "device"),
+                "method: fedavg needs whole_model_s, seconds of a batch through the whole model and back",
+            )
 
 
 def _stragglers(scenario: Scenario) -> Iterator[Problem]:
@@ -71,24 +88,24 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     if isinstance(scenario.task.partition, Dirichlet) and task.target_shape:
         yield ("task", "partition"), "dirichlet_alpha needs one class per sample; this task has several"
     own = ("task", "module") if scenario.task.module else ("task", "name")
+    head = "head" if scenario.training.method == "split" else "whole model"
     try:
-        head = task.head()
+        model = task.head()
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-        yield own, f"the task's head cannot be made: {type(error).__name__}: {error}"
+        yield own, f"the task's {head} cannot be made: {type(error).__name__}: {error}"
         return
-    parameters = list(head.parameters())
+    parameters = list(model.parameters())
     if not parameters or any(parameter.dtype != torch.float32 for parameter in parameters):
-        yield own, "the task's head must have parameters, all of them float32"
+        yield own, f"the task's {head} must have parameters, all of them float32"
         return
-    if list(head.buffers()):
-        yield (
-            own,
-            "the task's head must have no buffers, devices share parameters only: GroupNorm, not BatchNorm",
-        )
-    sizes = {"activations_up": task.cut_size, "gradient_down": task.cut_size}
-    sizes |= dict.fromkeys(
+    if list(model.buffers()):
+        why = "devices share parameters only: GroupNorm, not BatchNorm"
+        yield own, f"the task's {head} must have no buffers, {why}"
+    sizes = dict.fromkeys(
         ("head_update_up", "head_state_down"), sum(parameter.numel() for parameter in parameters)
     )
+    if scenario.training.method == "split":
+        sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
     for flow, d in sizes.items():
         try:
             getattr(scenario.flows, flow).check(d)

@@ -16,24 +16,31 @@ class DeviceProfile(Part):
     encode_s: NotNegative = Field(default=0.0, description="activations to bytes")
     decode_s: NotNegative = Field(default=0.0, description="bytes to the gradient of the activations")
     backward_s: NotNegative = Field(default=0.0, description="gradient through the head, and optimizer step")
+    whole_model_s: NotNegative | None = Field(
+        default=None,
+        description="the batch through the whole model and back, and optimizer step; for method: fedavg",
+    )
     source: str = Field(default="", description="where the numbers come from")
 
 
-# The presets are for the head of the FEMNIST CNN; other tasks need profiles of their own.
+# The presets are for the FEMNIST CNN, its head and the whole of it; other tasks need profiles of their own.
 DEVICES = {
-    "instant": DeviceProfile(source="computes in no time"),
+    "instant": DeviceProfile(whole_model_s=0.0, source="computes in no time"),
     "x86-core": DeviceProfile(
         forward_s=0.0064,
         encode_s=0.0026,
         decode_s=0.0003,
         backward_s=0.013,
-        source="measured: one core of a 2.3 GHz Xeon server, torch 2.13; pq, 1152 sub-vectors, 2 centroids",
+        whole_model_s=0.029,
+        source="measured: one core of a 2.3 GHz Xeon server, torch 2.13; pq, 1152 sub-vectors, 2 centroids"
+        "; assumed: the whole model takes 1.5 times the head, the ratio measured on such a core",
     ),
     "raspberry-pi-5": DeviceProfile(
         forward_s=0.029,
         encode_s=0.0086,
         decode_s=0.0011,
         backward_s=0.058,
+        whole_model_s=0.097,
         source="assumed: raspberry-pi-4 times 0.54, as sysbench's CPU test has it (5901 to 10945 events/s)",
     ),
     "raspberry-pi-4": DeviceProfile(
@@ -41,14 +48,16 @@ DEVICES = {
         encode_s=0.016,
         decode_s=0.002,
         backward_s=0.108,
+        whole_model_s=0.18,
         source="assumed: 0.43 GFLOP forward and twice that backward, at the 8 GFLOP/s of Linpack on a 64-bit"
-        " system; encode and decode six times those of x86-core",
+        " system, likewise 1.43 GFLOP for the whole model; encode and decode six times those of x86-core",
     ),
     "raspberry-pi-zero-2w": DeviceProfile(
         forward_s=0.18,
         encode_s=0.054,
         decode_s=0.0067,
         backward_s=0.36,
+        whole_model_s=0.6,
         source="assumed: raspberry-pi-4 times 3.36, as sysbench's CPU test has it (5901 to 2459 events/s"
         " on the same cores at 1.4 GHz, scaled to 1 GHz)",
     ),

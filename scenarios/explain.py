@@ -27,7 +27,11 @@ def explain(error: ValidationError, data: object) -> list[tuple[Key, str]]:
         error: what validating `data` raised.
         data: the scenario, as plain mappings, lists and scalars.
     """
-    return [_explain_one(details, data) for details in error.errors(include_url=False)]
+    return [
+        _explain_one(details, data)
+        for details in error.errors(include_url=False)
+        if details["type"] != "default_factory_not_called"  # follows from a mistake that is told itself
+    ]
 
 
 def _explain_one(details: ErrorDetails, data: object) -> tuple[Key, str]:

@@ -63,13 +63,23 @@ class Correction(Part):
 
 
 class Training(Part):
-    """Rounds, cohort and learning rates."""
+    """Method, rounds, cohort and learning rates."""
 
+    method: Literal["split", "fedavg"] = Field(
+        default="split",
+        description=(
+            "split: clients train the head and the server the tail, step by step; fedavg: clients train the "
+            "whole model by themselves; activations_up, gradient_down and tail_lr are not used"
+        ),
+    )
     rounds: PositiveInt = Field(description="rounds of the run")
     cohort: PositiveInt = Field(description="clients that take part in a round")
     local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
     head_lr: Positive = Field(description="learning rate of the clients' SGD")
-    tail_lr: Positive = Field(description="learning rate of the server's SGD")
+    tail_lr: Positive = Field(
+        default_factory=lambda before: before["head_lr"],
+        description="learning rate of the server's SGD; head_lr if not given",
+    )
     lr_decay: Literal["none", "linear"] = Field(
         default="none", description="linear: both rates fall from round to round, towards 0 after the last"
     )

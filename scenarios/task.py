@@ -5,7 +5,7 @@ Letters: n samples, z the activations at the cut with shape (n, d), where d is `
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +101,14 @@ class Task:
     def cut_size(self) -> int:
         """Values of one sample's activation, d."""
         return math.prod(self.cut_shape)
+
+
+def uncut(task: Task) -> Task:
+    """Make the whole model the head: FedAvg is split learning whose cut comes after the last layer.
+
+    A device then needs the loss only, and nothing but parameters is exchanged. `cut_shape` says nothing.
+    """
+    return replace(task, cut_shape=(), head=lambda: nn.Sequential(task.head(), task.tail()), tail=nn.Identity)
 
 
 @dataclass(frozen=True, slots=True)

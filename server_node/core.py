@@ -96,7 +96,8 @@ class Plan:
         rounds: how many.
         cohort: clients that must be there to begin without the rest of the fleet.
         patience: how many are chosen for a round, and how long it waits for whom.
-        steps: local steps a round.
+        steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
+        local_steps: batches that a client trains on in a round.
         correction: lambda.
         codecs: of activations up, gradient down, head update up, head state down.
         cut_size: d.
@@ -119,6 +120,7 @@ class Plan:
     cohort: int
     patience: Patience
     steps: int
+    local_steps: int
     correction: float
     codecs: tuple[Codec, Codec, Codec, Codec]
     cut_size: int
@@ -196,7 +198,7 @@ class RoundReport:
         loss: mean training loss over the round's samples; NaN when nobody took part.
         metric: of the evaluation after this round, if there was one.
         clients: whose head updates were averaged.
-        client_steps: batches that went through the tail.
+        client_steps: batches that went through the tail; in FedAvg those behind the averaged updates.
         quantization_error: mean of ||z - z~||^2 / ||z||^2 by samples.
         staleness: mean rounds between an update's assignment and this round.
         online: clients online at the end.
@@ -376,6 +378,8 @@ class ServerCore:
 
     def _activations(self, client: str, message: Activations) -> list[Action]:
         member, error = self._standing(client, message.round, message.step)
+        if error is None and message.step >= self._plan.steps:
+            error = WireError("order", f"step {message.step} of {self._plan.steps}")
         if error is None and member is not None:
             if message.step < member.step or member.waiting is not None:
                 return self._duplicate(client, member)
@@ -518,7 +522,7 @@ class ServerCore:
             loss=current.loss_sum / current.samples if current.samples else float("nan"),
             metric=result.metric,
             clients=len(used),
-            client_steps=current.client_steps,
+            client_steps=current.client_steps if self._plan.steps else len(used) * self._plan.local_steps,
             quantization_error=sum(u.quantization_error * u.samples for u in used) / max(samples, 1),
             staleness=sum(job.round - u.round for u in used) / max(len(used), 1),
             online=len(self._online),
@@ -541,7 +545,7 @@ class ServerCore:
         return [*actions, Compute(job)]
 
     def _next_job(self, current: _Round) -> tuple[list[Action], TailStep | TailUpdate | CloseRound | None]:
-        steps = self._plan.steps if self._plan.patience.max_staleness is None else 1
+        steps = self._plan.steps if self._plan.patience.max_staleness is None else min(self._plan.steps, 1)
         batches = [
             (client, member.waiting, self._weight(member))
             for client in sorted(self._ready)

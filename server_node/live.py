@@ -27,7 +27,7 @@ from scenarios.schema import (
     scenario_digest,
 )
 from scenarios.task import Task, head_vector, initial_model
-from scenarios.tasks import load_task
+from scenarios.tasks import task_of
 from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore, TailStep
@@ -67,7 +67,8 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         rounds=training.rounds,
         cohort=training.cohort,
         patience=make_patience(scenario),
-        steps=training.local_steps,
+        steps=training.local_steps if training.method == "split" else 0,
+        local_steps=training.local_steps,
         correction=training.correction.lambda_,
         codecs=(flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down),
         cut_size=task.cut_size,
@@ -112,7 +113,7 @@ async def serve(
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())
-    task = load_task(scenario.task)
+    task = task_of(scenario)
     head, tail = initial_model(task, scenario.seed)
     incarnation = secrets.token_hex(4)
     plan = make_plan(scenario, task, run=run, incarnation=incarnation, head_size=head_vector(head).size)

@@ -18,7 +18,7 @@ class Work(NamedTuple):
     """The phases of each job of a device, for its own batch size.
 
     Attributes:
-        start: the first batch of a round.
+        start: the first batch of a round; all of them in FedAvg.
         learn: a gradient, then the next batch.
         finish: the last gradient of a round; the head's own bytes are not counted, they are few.
     """
@@ -35,6 +35,13 @@ def work_of(profile: DeviceProfile, samples: int) -> Work:
     batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
     gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
     return Work(start=batch, learn=gradient + batch, finish=gradient)
+
+
+def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:
+    """Give the one job of a round of FedAvg: so many steps with batches of so many samples."""
+    assert profile.whole_model_s is not None  # scenarios.checks sees to it
+    seconds = steps * samples / profile.batch_size * profile.whole_model_s
+    return Work(start=(("train", seconds),), learn=(), finish=())
 
 
 class Pace:

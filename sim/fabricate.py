@@ -16,29 +16,34 @@ class FabricatedDevice:
     """Answers as a device with batches of one size would.
 
     Args:
-        plan: gives codecs and shapes.
+        plan: gives codecs, shapes and steps.
         samples: in each of its batches, n.
     """
 
     def __init__(self, plan: Plan, samples: int) -> None:
         targets_bytes = bits.packed_bytes(samples * plan.targets_per_sample, bits.bits_for(plan.classes))
         self._samples = samples
-        self._activations = bytes(plan.codecs[0].size_bytes(samples, plan.cut_size))
+        self._activations = bytes(plan.codecs[0].size_bytes(samples, plan.cut_size) if plan.steps else 0)
         self._targets = bytes(targets_bytes)
         self._update = bytes(plan.codecs[2].size_bytes(1, plan.head_size))
+        self._round_samples = samples * plan.local_steps
 
     def run(self, job: Job) -> Activations | HeadUpdate:
         """Give the answer to publish."""
         match job:
+            case Start(assignment=assignment) if assignment.steps == 0:
+                return self._head_update(assignment.round)
             case Start(assignment=assignment):
                 return self._batch(assignment.round, 0)
             case Learn(gradient=gradient, last=False):
                 return self._batch(gradient.round, gradient.step + 1)
             case Learn(gradient=gradient):
-                seen = self._samples * (gradient.step + 1)
-                return HeadUpdate(gradient.round, 1, seen, 0.0, self._update)
+                return self._head_update(gradient.round)
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
+
+    def _head_update(self, round_number: int) -> HeadUpdate:
+        return HeadUpdate(round_number, 1, self._round_samples, 0.0, self._update)
 
     def _batch(self, round_number: int, step: int) -> Activations:
         return Activations(round_number, step, 1, self._samples, self._activations, self._targets)

@@ -15,7 +15,7 @@ from scenarios.seeds import generator
 from sim.bottleneck import Bottleneck, SharedLine
 from sim.broker_model import Window
 from sim.clock import Clock
-from sim.device_model import Pace, Work, work_of
+from sim.device_model import Pace, Work, fedavg_work_of, work_of
 from sim.link import Line, path_of
 from sim.station import Handle, Station
 from sim.trace import Trace
@@ -127,13 +127,17 @@ def make_computer(
     Args:
         client: its name.
         group: what it is.
-        scenario: seed and batch size.
+        scenario: seed, batch size and method.
         samples: that it has.
         run: does its jobs.
         clock: virtual time.
         trace: takes the spans.
     """
-    work = work_of(device_of(group.device), min(samples, scenario.task.batch_size))
+    profile, batch = device_of(group.device), min(samples, scenario.task.batch_size)
+    if scenario.training.method == "fedavg":
+        work = fedavg_work_of(profile, batch, scenario.training.local_steps)
+    else:
+        work = work_of(profile, batch)
     pace = Pace(group.slowdown, LazyGenerator(scenario.seed, "slowdown", client))
     return Computer(clock, run, work, pace, trace, trace.lane(client))
 

@@ -22,7 +22,7 @@ from edge_client.core import ClientCore, Trouble
 from scenarios.links import link_of
 from scenarios.network import FleetGroup
 from scenarios.schema import Scenario, client_names
-from scenarios.tasks import load_task
+from scenarios.tasks import task_of
 from server_node.core import (
     CloseRound,
     Dropped,
@@ -77,7 +77,7 @@ def simulate(
     Raises:
         ScenarioError: data or trace files that cannot be used.
     """
-    task = load_task(scenario.task)
+    task = task_of(scenario)
     clock, ledger = Clock(), Ledger()
     trace = Trace(client_names(scenario))
     record = RunFolder(

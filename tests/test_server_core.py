@@ -63,6 +63,7 @@ PLAN = Plan(
     cohort=2,
     patience=Patience(2),
     steps=1,
+    local_steps=1,
     correction=0.5,
     codecs=CODECS,
     cut_size=D,
@@ -576,3 +577,24 @@ def test_who_is_too_stale_is_dropped() -> None:
     assert Dropped(3, "c") in facts
     server.hear("c", activations(1))
     assert server.ledger.discarded_late == 1
+
+
+def test_a_step_beyond_the_last_is_out_of_order() -> None:
+    server = Server()
+    client, _ = server.begin()
+    server.hear(client, activations())
+    server.work()
+    server.hear(client, activations(step=1))
+    assert server.ledger.rejected == {"order": 1}
+
+
+def test_without_steps_a_round_is_its_head_updates() -> None:
+    server = Server(replace(PLAN, steps=0, local_steps=5))
+    one, two = server.begin()
+    server.hear(one, activations())
+    assert server.ledger.rejected == {"order": 1}
+    server.hear(one, update())
+    server.hear(two, update())
+    assert isinstance(server.jobs[0], CloseRound)
+    (report,) = [fact for fact in reports(server.work()) if isinstance(fact, RoundReport)]
+    assert (report.clients, report.client_steps) == (2, 10)

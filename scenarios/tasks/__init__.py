@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
-from scenarios.task import Task
+from scenarios.task import Task, uncut
 from scenarios.tasks import digits28, fashion_mnist, femnist
 from scenarios.tasks.own import own_task
 
 if TYPE_CHECKING:
-    from scenarios.schema import TaskSpec
+    from scenarios.schema import Scenario, TaskSpec
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits28": digits28.task,
@@ -37,3 +37,9 @@ def load_task(spec: "TaskSpec") -> Task:
             f"unknown task '{spec.name}'{known}; your own one needs task.module", key="task.name"
         )
     return TASKS[spec.name](spec.path)
+
+
+def task_of(scenario: "Scenario") -> Task:
+    """Make a scenario's task, with its model cut as the training method needs it; see load_task."""
+    task = load_task(scenario.task)
+    return uncut(task) if scenario.training.method == "fedavg" else task
