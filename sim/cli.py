@@ -98,6 +98,21 @@ def trace(
     typer.echo(f"wrote {folder / 'trace.json'}")
 
 
+@app.command()
+@command
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File; default: report.html, in the folder if there is one, else here."),
+    ] = None,
+) -> None:
+    """Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up."""
+    from sim.report.page import write_report  # noqa: PLC0415  no other command needs plotly, which is large
+
+    typer.echo(f"report in {write_report(runs, out)}")
+
+
 def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
     metric = load_task(scenario.task).metric
     return watching(

@@ -1,0 +1,237 @@
+"""Reads what runs and sweeps have left. A file that is missing or broken is told in one line."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from server_node.ledger import CONTROL, FLOWS
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+_NAMES = (*FLOWS, CONTROL)
+_WRITERS = "fedlite run and fedlite simulate write it"
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """As in summary.json; None when nothing was evaluated."""
+
+    name: str
+    final: float | None
+    best: float | None
+
+
+class FlowBytes(msgspec.Struct, frozen=True):
+    """As in summary.json; `control` has no float32 to be held against."""
+
+    wire: int
+    raw_float32: int = 0
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a report needs of summary.json, see server_node.record."""
+
+    scenario: str
+    task: str
+    mode: str
+    seed: int
+    reason: str
+    rounds: int
+    metric: Metric
+    clients: int
+    client_steps: int
+    wall_seconds: float
+    virtual_seconds: float | None
+    bytes: dict[str, FlowBytes]
+
+    @property
+    def wire_bytes(self) -> int:
+        """All flows, both directions."""
+        return sum(flow.wire for flow in self.bytes.values())
+
+
+class Details(msgspec.Struct, frozen=True):
+    """Of a span: what a message was about. Of a lane: its name."""
+
+    name: str = ""
+    round: int | None = None
+    step: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Of a Chrome trace, times in microseconds; see sim.trace."""
+
+    name: str
+    ph: str
+    tid: int
+    ts: float = 0.0
+    dur: float = 0.0
+    args: Details = Details()
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """How much is on the trace."""
+
+    clients: int
+    clients_traced: int
+    spans_left_out_at_the_end: int
+
+
+class TraceFile(msgspec.Struct, frozen=True):
+    """Content of trace.json."""
+
+    extent: Extent = msgspec.field(name="otherData")
+    events: list[Event] = msgspec.field(name="traceEvents")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        label: what the run is called in the report; no two have the same.
+        folder: where it is.
+        summary: its totals.
+        scenario: the resolved scenario's leaves by key path.
+        rows: of metrics.parquet, one a round.
+        trace: None if there is no trace.json.
+    """
+
+    label: str
+    folder: Path
+    summary: Summary
+    scenario: Row
+    rows: list[Row]
+    trace: TraceFile | None
+
+    @property
+    def clock(self) -> str:
+        """What a second of this run is."""
+        return "virtual" if self.summary.virtual_seconds is not None else "real"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep folder.
+
+    Attributes:
+        folder: where it is.
+        keys: key paths that were swept.
+        rows: of sweep.parquet, one a point.
+    """
+
+    folder: Path
+    keys: tuple[str, ...]
+    rows: list[Row]
+
+
+def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
+    """Read run and sweep folders, each kind in the order given.
+
+    Raises:
+        ValueError: a file is missing or cannot be read.
+    """
+    sweeps = [folder for folder in folders if (folder / "sweep.parquet").exists()]
+    runs = [folder for folder in folders if folder not in sweeps]
+    scenarios = [flat(_read(folder / "scenario.yaml", _yaml, _WRITERS)) for folder in runs]
+    labels = _labels([str(scenario.get("name", "")) for scenario in scenarios], runs)
+    return (
+        [read_run(*each) for each in zip(runs, scenarios, labels, strict=True)],
+        [read_sweep(folder) for folder in sweeps],
+    )
+
+
+def read_run(folder: Path, scenario: Row, label: str) -> Run:
+    """Read the other files of a run folder.
+
+    Raises:
+        ValueError: a file is missing or cannot be read.
+    """
+    at_end = f"{_WRITERS} when the run ends"
+    trace = folder / "trace.json"
+    return Run(
+        label=label,
+        folder=folder,
+        scenario=scenario,
+        summary=_read(folder / "summary.json", _decoder(Summary), at_end),
+        rows=_read(folder / "metrics.parquet", _metrics, _WRITERS),
+        trace=_read(trace, _decoder(TraceFile), at_end) if trace.exists() else None,
+    )
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read a sweep folder; the columns before `run` are those that were swept.
+
+    Raises:
+        ValueError: sweep.parquet cannot be read.
+    """
+    table = _read(folder / "sweep.parquet", pq.read_table, "fedlite sweep writes it")
+    names = table.column_names
+    if "run" not in names:
+        raise ValueError(f"{folder / 'sweep.parquet'}: has no column 'run'; fedlite sweep writes one")
+    return Sweep(folder, tuple(names[: names.index("run")]), table.to_pylist())
+
+
+def wire_bytes(row: Mapping[str, Any]) -> int:
+    """Sum up a round's row: bytes of all flows, both directions, since the run began."""
+    return sum(row[f"{name}_wire_bytes"] for name in _NAMES)
+
+
+def flat(tree: object, path: str = "") -> Row:
+    """Name the leaves of nested mappings and lists by their key paths, such as `fleet.0.count`."""
+    if isinstance(tree, Mapping):
+        pairs = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list):
+        pairs = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {path: tree}
+    leaves: Row = {}
+    for key, value in pairs:
+        leaves |= flat(value, f"{path}.{key}" if path else key)
+    return leaves
+
+
+def _labels(names: list[str], folders: list[Path]) -> list[str]:
+    """Take the shortest kind of name that tells the runs apart."""
+    kinds = (names, [folder.resolve().name for folder in folders], [str(folder) for folder in folders])
+    return next((kind for kind in kinds if len(set(kind)) == len(kind)), kinds[-1])
+
+
+def _read(file: Path, read: Callable[[Path], T], writers: str) -> T:
+    try:
+        return read(file)
+    except FileNotFoundError as error:
+        raise ValueError(f"{file}: missing; {writers}") from error
+    except (OSError, ValueError, KeyError, pa.ArrowException, yaml.YAMLError, msgspec.MsgspecError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{file}: cannot be read ({why}); {writers}") from error
+
+
+def _decoder(kind: type[T]) -> Callable[[Path], T]:
+    return lambda file: msgspec.json.decode(file.read_bytes(), type=kind)
+
+
+def _yaml(file: Path) -> Any:
+    tree = yaml.safe_load(file.read_bytes())
+    if not isinstance(tree, dict):
+        raise ValueError("no mapping")  # noqa: TRY004  whoever wrote the file made a mistake, not the caller
+    return tree
+
+
+def _metrics(file: Path) -> list[Row]:
+    columns = ["round", "metric", "elapsed_s", *(f"{name}_wire_bytes" for name in _NAMES)]
+    table = pq.read_table(file)
+    lacking = sorted(set(columns) - set(table.column_names))
+    if lacking:
+        raise ValueError(f"no column {json.dumps(lacking[0])}")
+    rows: list[Row] = table.select(columns).to_pylist()
+    if not rows:
+        raise ValueError("no round has ended")
+    return rows

@@ -1,0 +1,228 @@
+"""Says in words what each chart shows, computed from the data. One sentence or two for each."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from server_node.ledger import CONTROL, FLOWS
+from sim.progress import in_words as bytes_in_words
+from sim.report.rounds import ABSENT, NOT_TRACED, WAITING, RoundTime
+from sim.report.runs import Row, Run, Sweep, wire_bytes
+
+UP = tuple(name for name in FLOWS if name.endswith("_up"))
+DOWN = tuple(name for name in FLOWS if name.endswith("_down"))
+
+NOTABLE = 0.1
+"""A client held a round up when this share of it was lost to the median client."""
+
+TOTAL = "bytes.total.wire"
+"""Column that sweep points get: all flows, both directions."""
+
+_PHASES = {
+    "compute": "devices computing forwards",
+    "encode": "devices encoding",
+    "uplink": "the way up",
+    "queue": "queues",
+    "tail": "the tail on the server",
+    "downlink": "the way down",
+    "decode + backward": "devices decoding and going backwards",
+    WAITING: "waiting for clients that were away and for the server",
+}
+_CAUSES = {
+    "compute": "by computing",
+    "uplink": "by its uplink",
+    "downlink": "by its downlink",
+    "server": "in queues and at the server",
+    ABSENT: "by being away",
+    NOT_TRACED: "for reasons that are not on the trace",
+}
+
+
+def time_in_words(seconds: float) -> str:
+    """Write a duration for people."""
+    for below, unit_s, unit in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < below:
+            return f"{seconds / unit_s:.3g} {unit}"
+    return f"{seconds / 86_400:.1f} d"
+
+
+def nature(run: Run) -> str:
+    """Say what kind of run it was, and how it ended."""
+    summary = run.summary
+    how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
+    codecs = ", ".join(f"{name} {run.scenario.get(f'flows.{name}.codec')}" for name in FLOWS)
+    early = "" if summary.reason == "complete" else f" It ended early: {summary.reason}."
+    return (
+        f"{summary.scenario}: {summary.task} on {summary.clients} clients, {summary.rounds} rounds, "
+        f"seed {summary.seed}; {how}. {codecs}.{early}"
+    )
+
+
+def evaluated(run: Run) -> list[Row]:
+    """Give the rows of rounds after which the model was evaluated."""
+    return [row for row in run.rows if row["metric"] is not None]
+
+
+def learning(run: Run) -> str:
+    """Say what the metric came to, and what that took."""
+    rows, metric = evaluated(run), run.summary.metric
+    if not rows:
+        return "Nothing was evaluated: no training (--timing-only), or the run ended too early."
+    last, clients = rows[-1], run.summary.clients
+    half = next(row for row in rows if row["metric"] >= last["metric"] / 2)
+    sooner = "already at the first look, " if half is rows[0] else ""
+    best = max(rows, key=lambda row: row["metric"])
+    fell = f" (best {best['metric']:.3f}, round {best['round']})" if best["metric"] > last["metric"] else ""
+    total = wire_bytes(last)
+    return (
+        f"Reached {metric.name} {last['metric']:.3f}{fell} after {bytes_in_words(total)}, that is "
+        f"{bytes_in_words(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
+        f"half of it was there {sooner}after {bytes_in_words(wire_bytes(half))} and "
+        f"{_seconds(run, half['elapsed_s'])}."
+    )
+
+
+def race(runs: Sequence[Run]) -> str | None:
+    """Compare what runs needed for the highest score that all of them reached."""
+    scored = [run for run in runs if evaluated(run)]
+    if len(scored) < 2 or len({run.summary.metric.name for run in scored}) > 1:  # noqa: PLR2004
+        return None
+    goal = min(max(row["metric"] for row in evaluated(run)) for run in scored)
+    first = {run.label: next(row for row in evaluated(run) if row["metric"] >= goal) for run in scored}
+    needed = sorted(
+        ((wire_bytes(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run) for run in scored),
+        key=lambda each: each[0],
+    )
+    times = "; ".join(f"{run.label} {bytes_in_words(size)} and {took}" for size, took, run in needed)
+    return f"To {scored[0].summary.metric.name} {goal:.3f}, which all reached, it took {times}."
+
+
+def traffic(run: Run) -> str:
+    """Say what was saved, and what most of the bytes were."""
+    flows = run.summary.bytes
+    wire, raw = run.summary.wire_bytes, sum(flow.raw_float32 for flow in flows.values())
+    if not wire:
+        return "Nothing was sent."
+    largest = max(flows, key=lambda name: flows[name].wire)
+    up, down = (sum(flows[name].wire for name in names) for names in (UP, DOWN))
+    saved = f"as float32 {bytes_in_words(raw)}, {raw / wire:.2f} times as much"
+    return (
+        f"{bytes_in_words(wire)} in whole MQTT packets ({bytes_in_words(up)} up, {bytes_in_words(down)} "
+        f"down); {saved}. The largest flow is {largest} with {flows[largest].wire / wire:.0%}. "
+        f"Control messages ({bytes_in_words(flows[CONTROL].wire)}) are in the total but not drawn."
+    )
+
+
+def where_time_went(times: Sequence[RoundTime]) -> str:
+    """Say what most of the time of all rounds went into."""
+    total_s = sum(time.duration_s for time in times)
+    spent: dict[str, float] = defaultdict(float)
+    for time in times:
+        for phase, seconds in time.seconds.items():
+            spent[phase] += seconds
+    first, second = sorted(spent, key=spent.__getitem__, reverse=True)[:2]
+    longest = max(times, key=lambda time: time.duration_s)
+    return (
+        f"{_share(spent[first], total_s)} of the {time_in_words(total_s)} went into {_PHASES[first]}, "
+        f"{_share(spent[second], total_s)} into {_PHASES[second]}. The longest round was {longest.round}, "
+        f"{time_in_words(longest.duration_s)}; the mean is {time_in_words(total_s / len(times))}."
+    )
+
+
+def held_up(times: Sequence[RoundTime]) -> list[RoundTime]:
+    """Give the rounds that somebody held up, worst first."""
+    late = [time for time in times if time.lost_s > NOTABLE * time.duration_s]
+    return sorted(late, key=lambda time: time.lost_s, reverse=True)
+
+
+def stragglers(times: Sequence[RoundTime]) -> str:
+    """Say how many rounds were held up, why, and by whom."""
+    late = held_up(times)
+    if not late:
+        return (
+            f"Nobody held up a round: in none of {len(times)} was more than {NOTABLE:.0%} of its time lost "
+            "between the median client and the last."
+        )
+    lost_s, total_s = sum(time.lost_s for time in late), sum(time.duration_s for time in times)
+    (client, often), *_ = Counter(who(time) for time in late).most_common(1)
+    why = Counter[str]()
+    for time in late:
+        why[time.cause] += 1
+    reasons = ", ".join(f"{count} {_CAUSES[cause]}" for cause, count in why.most_common())
+    return (
+        f"{len(late)} of {len(times)} rounds were held up ({reasons}) and lost {time_in_words(lost_s)} "
+        f"against the median client, {_share(lost_s, total_s)} of the time. "
+        f"Most often it was {client} ({often} of them)."
+    )
+
+
+def who(time: RoundTime) -> str:
+    """Name who held up a round."""
+    if time.client is not None:
+        return time.client
+    return "somebody away" if time.cause == ABSENT else NOT_TRACED
+
+
+def cut_off(run: Run, times: Sequence[RoundTime]) -> str | None:
+    """Say what is not on the trace, if anything."""
+    if run.trace is None:
+        return None
+    extent = run.trace.extent
+    lacking = []
+    if extent.clients_traced < extent.clients:
+        lacking.append(f"{extent.clients_traced} of {extent.clients} clients are on the trace")
+    if len(times) < len(run.rows):
+        lacking.append(f"{len(times)} of {len(run.rows)} rounds are")
+    return f"The trace is cut off: {', '.join(lacking)}; others may have been later." if lacking else None
+
+
+def pareto(points: Iterable[Row]) -> list[Row]:
+    """Give the points that no other one beats in both bytes and metric, fewest bytes first."""
+    front: list[Row] = []
+    for point in sorted(points, key=lambda row: (row[TOTAL], -row["metric.final"])):
+        if not front or point["metric.final"] > front[-1]["metric.final"]:
+            front.append(point)
+    return front
+
+
+def sweep_points(sweep: Sweep) -> list[Row]:
+    """Give the points that have a metric, each with its total of bytes."""
+    points = []
+    for row in sweep.rows:
+        sizes = [
+            v for k, v in row.items() if k.startswith("bytes.") and k.endswith(".wire") and v is not None
+        ]
+        if row.get("metric.final") is not None and sizes:
+            points.append(row | {TOTAL: sum(sizes)})
+    return points
+
+
+def sweep_front(sweep: Sweep) -> str:
+    """Say what the ends of the front are."""
+    points = sweep_points(sweep)
+    if not points:
+        return f"None of the {len(sweep.rows)} points has a metric: nothing was trained, or all failed."
+    front = pareto(points)
+    best, cheapest = front[-1], front[0]
+    lacking = len(sweep.rows) - len(points)
+    text = (
+        f"{len(front)} of {len(points)} points are on the front: no other one has a higher metric for as few "
+        f"bytes. The best reached {_point(sweep, best)}"
+    )
+    if cheapest is not best:
+        text += f"; the cheapest {_point(sweep, cheapest)}"
+    return f"{text}." + (
+        f" {lacking} more points have no metric and are in the table only." if lacking else ""
+    )
+
+
+def _point(sweep: Sweep, row: Row) -> str:
+    keys = ", ".join(f"{key} {row[key]}" for key in sweep.keys)
+    return f"{row['metric.final']:.3f} after {bytes_in_words(row[TOTAL])} ({keys})"
+
+
+def _seconds(run: Run, seconds: float) -> str:
+    return f"{time_in_words(seconds)} of {run.clock} time"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "0%"
