@@ -74,21 +74,24 @@ def sweep(
     texts = [dump_resolved(point.scenario) for point in points]
     rows: dict[int, Row] = {}
 
-    def done(number: int, row: Row) -> None:
-        rows[number] = row
-        write_table(folder, [rows[known] for known in sorted(rows)], points[0].values)
-        watch(row)
+    def write() -> None:
+        write_table(folder, [rows[number] for number in sorted(rows)], points[0].values)
 
     for number, point in enumerate(points):
         if (summary := finished(folder / names[number], texts[number])) is not None:
-            done(number, row_of(point, names[number], summary))
-    todo = [number for number in range(len(points)) if number not in rows]
+            rows[number] = row_of(point, names[number], summary)
+            watch(rows[number])
+    if rows:
+        write()
+    todo = {number: text for number, text in enumerate(texts) if number not in rows}
     if todo:
         with pool as executor:
-            futures = _submit(executor, {number: texts[number] for number in todo}, mode)
+            futures = _submit(executor, todo, mode)
             for future in as_completed(futures):
                 number = futures.pop(future)
-                done(number, _collect(future, points[number], folder / names[number], texts[number]))
+                rows[number] = _collect(future, points[number], folder / names[number], texts[number])
+                write()
+                watch(rows[number])
     return [rows[number] for number in range(len(points))]
 
 
@@ -105,7 +108,7 @@ def _collect(future: Future[dict[str, bytes]], point: Point, folder: Path, scena
     except PointError as error:
         return row_of(point, folder.name, None, str(error))
     except Exception as error:  # noqa: BLE001  a lost worker; each kind of pool has its own
-        return row_of(point, folder.name, None, f"no result of the worker: {type(error).__name__}: {error}")
+        return row_of(point, folder.name, None, f"no result of the worker: {error!r}")
     summary = finished(folder, scenario_yaml)
     wrong = None if summary else "the worker understood the scenario otherwise; has it the same fedlite?"
     return row_of(point, folder.name, summary, wrong)
