@@ -112,6 +112,7 @@ class SharedLine:
     Attributes:
         under_way: messages taken and not yet delivered.
         latency_s: mean time one way.
+        path: of the device's own line.
     """
 
     def __init__(self, clock: Clock, line: Line, bottleneck: Bottleneck) -> None:
@@ -123,6 +124,7 @@ class SharedLine:
         self._connection = 0
         self.under_way = 0
         self.latency_s = line.latency_s
+        self.path = line.path
 
     def send(self, payload_bytes: int, deliver: Callable[[float, *Ts], None], *args: *Ts) -> None:
         """Take a message; `deliver(start_s, *args)` is called when it has arrived."""

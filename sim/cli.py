@@ -55,14 +55,28 @@ def run(
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    shape: Annotated[
+        bool, typer.Option("--shape", help="Put the scenario's links between clients and broker.")
+    ] = False,
+    speed_up: Annotated[
+        float | None, typer.Option(min=0.01, help="With --shape: link times are divided by this.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine."""
+    if speed_up and not shape:
+        raise ValueError("--speed-up is for --shape: it divides the times of links")
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / loaded.name
     with _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
-            scenario, settings or (), folder=folder, processes=processes, watch=watch, resume=resume
+            scenario,
+            settings or (),
+            folder=folder,
+            processes=processes,
+            watch=watch,
+            resume=resume,
+            shape=(speed_up or 1.0) if shape else None,
         )
     _tell(summary, folder, as_json=as_json)
 

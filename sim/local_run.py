@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +23,9 @@ from scenarios.load import load_scenario
 from scenarios.schema import Scenario, client_names
 from server_node.live import Watch, serve
 from server_node.record import Summary
+from sim.link_proxy import shaped_links
 from sim.live_trace import live_trace
+from sim.shaping import check_shape, takes_time
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def run_here(
     processes: int | None,
     watch: Watch,
     resume: bool = False,
+    shape: float | None = None,
 ) -> Summary:
     """Run a scenario to its end on this machine.
 
@@ -50,6 +53,7 @@ def run_here(
             together with this one, which is the server.
         watch: hears of rounds as they happen.
         resume: go on from the folder's checkpoint.
+        shape: put the scenario's links between clients and broker, with link times divided by this.
 
     Returns:
         The content of summary.json.
@@ -59,29 +63,24 @@ def run_here(
         OSError: no broker.
     """
     scenario = load_scenario(spec, settings)
+    if shape is not None:
+        check_shape(scenario)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
-    cores = os.cpu_count() or 1
-    shares = _shares(scenario.fleet_size, processes or max(1, cores - 1))
-    # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
-    threads = math.ceil(cores / len(shares))
     journal = Journal(client_names(scenario))
-    with _broker(scenario, folder) as url, tempfile.TemporaryDirectory() as journals:
+    with ExitStack() as stack:
+        journals = stack.enter_context(tempfile.TemporaryDirectory())
+        url = edge_url = stack.enter_context(_broker(scenario, folder))
+        if shape is not None:
+            log_file = folder / "logs/links.log"
+            links = shaped_links(spec, settings, url, run=scenario.name, speed_up=shape, log_file=log_file)
+            edge_url = stack.enter_context(links)
+            url = edge_url if takes_time(scenario.network.server.link) else url
         connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
-        options = ["--broker", url, *(f"--set={setting}" for setting in settings)]
+        options = [f"--broker={edge_url}", *(f"--set={setting}" for setting in settings)]
         commands = [
-            [
-                sys.executable,
-                "-m",
-                "edge_client",
-                spec,
-                *options,
-                f"--clients={share}",
-                f"--threads={threads}",
-                f"--journal={journals}/{number}",
-                "--until-stdin-closes",
-            ]
-            for number, share in enumerate(shares)
+            [sys.executable, "-m", "edge_client", spec, *options, *share, f"--journal={journals}/{number}"]
+            for number, share in enumerate(_shares(scenario.fleet_size, processes))
         ]
 
         async def everything(stop: asyncio.Event) -> Summary:
@@ -134,11 +133,17 @@ def _broker(scenario: Scenario, folder: Path) -> Iterator[str]:
             yield url
 
 
-def _shares(clients: int, processes: int) -> list[str]:
-    """Deal client numbers out as ranges of nearly equal length."""
-    processes = min(processes, clients)
+def _shares(clients: int, processes: int | None) -> list[list[str]]:
+    """Deal client numbers out as ranges of nearly equal length; give each process's options."""
+    cores = os.cpu_count() or 1
+    processes = min(processes or max(1, cores - 1), clients)
+    # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
+    threads = math.ceil(cores / processes)
     bounds = [clients * i // processes for i in range(processes + 1)]
-    return [f"{first}-{end - 1}" for first, end in itertools.pairwise(bounds)]
+    return [
+        [f"--clients={first}-{end - 1}", f"--threads={threads}", "--until-stdin-closes"]
+        for first, end in itertools.pairwise(bounds)
+    ]
 
 
 @asynccontextmanager
