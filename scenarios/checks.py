@@ -8,6 +8,7 @@ import torch
 from scenarios.devices import device_of
 from scenarios.document import Key
 from scenarios.errors import ScenarioError
+from scenarios.flows import unfit_codecs
 from scenarios.network import unknown_access_points
 from scenarios.schema import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
@@ -106,8 +107,4 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     )
     if scenario.training.method == "split":
         sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
-    for flow, d in sizes.items():
-        try:
-            getattr(scenario.flows, flow).check(d)
-        except ValueError as error:
-            yield ("flows", flow), str(error)
+    yield from unfit_codecs(scenario.flows, sizes)

@@ -1,7 +1,7 @@
 """Who is in the fleet, how it is connected, and what broker and server are like in virtual time.
 
-A live run has real links, devices, brokers and presence, and reads of all this the count alone. The models
-behind the numbers are described in docs/models.md.
+A live run has real links, devices, brokers and presence. Of all this it reads the count, and the
+link where `flows.by_link` has rules. The models behind the numbers are described in docs/models.md.
 """
 
 from collections.abc import Iterator

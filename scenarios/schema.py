@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from broker.codecs import Float16, Float32, Int4, Int8, Pq
+from scenarios.flows import Flows
 from scenarios.network import FleetGroup, Network
 from scenarios.parts import NotNegativeInt, Part, Positive, PositiveInt
-
-AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq, Field(discriminator="codec")]
 
 
 def _partition_form(value: object) -> str:
@@ -89,17 +87,6 @@ class Training(Part):
     def lr_factor(self, round_number: int) -> float:
         """Give what both learning rates are multiplied with in a round, counted from 1."""
         return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
-
-
-class Flows(Part):
-    """How the tensors of each flow become bytes."""
-
-    activations_up: AnyCodec = Field(
-        default=Float32(), description="activations at the cut, client to server"
-    )
-    gradient_down: AnyCodec = Field(default=Float32(), description="their gradient, server to client")
-    head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
-    head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
 
 
 class _Stragglers(Part):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,13 +38,13 @@ def timed_rounds(scenario: Scenario) -> Iterator[dict[str, float]]:
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run=NAME, incarnation=NAME, head_size=head_vector(head).size)
+    plan = replace(plan, by_link={})
     worker = Tail(
         task,
         task.load().test,
         head=head,
         tail=tail,
-        codecs=plan.codecs,
-        seed=scenario.seed,
+        plan=plan,
         training=scenario.training.model_copy(update={"tail_lr": 0.0}),  # what is made up teaches nothing
     )
     jobs = _jobs(plan, cohort_of(scenario))
@@ -63,8 +64,8 @@ def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRou
     z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
     targets = rng.integers(0, plan.classes, n * plan.targets_per_sample).astype(np.uint16)
     packed = bits.pack(targets, bits.bits_for(plan.classes))
-    batch = Activations(1, 0, 1, n, plan.codecs[0].encode(z, rng), packed)
-    change = plan.codecs[2].encode(np.zeros((1, plan.head_size), np.float32), rng)
+    batch = Activations(1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
+    change = plan.codecs.head_update_up.encode(np.zeros((1, plan.head_size), np.float32), rng)
     update = HeadUpdate(1, 1, n, 0.0, change)
     clients = [f"c{number}" for number in range(cohort)]
     return {

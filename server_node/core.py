@@ -16,14 +16,15 @@ alone repeats messages (see edge_client.core), so all timers are here:
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
 
 from broker import bits, topics
-from broker.codecs import Codec, codec_to_wire
+from broker.codecs import codec_to_wire
 from broker.errors import WireError
 from broker.messages import (
     Activations,
@@ -52,6 +53,7 @@ from broker.protocol import (
     StopAsked,
     TimerFired,
 )
+from scenarios.flows import Codecs
 from scenarios.seeds import generator
 from server_node.ledger import Ledger
 
@@ -99,7 +101,8 @@ class Plan:
         steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
         local_steps: batches that a client trains on in a round.
         correction: lambda.
-        codecs: of activations up, gradient down, head update up, head state down.
+        codecs: of clients to which no rule of `flows.by_link` applies.
+        by_link: of the others, one tuple for all that are alike.
         cut_size: d.
         head_size: parameters of the head.
         batch_size: most samples in a step.
@@ -122,7 +125,7 @@ class Plan:
     steps: int
     local_steps: int
     correction: float
-    codecs: tuple[Codec, Codec, Codec, Codec]
+    codecs: Codecs
     cut_size: int
     head_size: int
     batch_size: int
@@ -132,6 +135,11 @@ class Plan:
     rejoin_s: float
     retry_s: float
     join_s: float = 60.0
+    by_link: Mapping[str, Codecs] = field(default_factory=dict)
+
+    def codecs_of(self, client: str) -> Codecs:
+        """Give a client's codecs."""
+        return self.by_link.get(client, self.codecs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +391,7 @@ class ServerCore:
         if error is None and member is not None:
             if message.step < member.step or member.waiting is not None:
                 return self._duplicate(client, member)
-            error = self._wrong_size(message)
+            error = self._wrong_size(client, message)
             if error is None:
                 member.waiting = message
                 if self._round is not None and self._is_due(member, self._round):
@@ -397,7 +405,7 @@ class ServerCore:
         if error is None and member is not None:
             if member.update is not None:
                 return self._duplicate(client, member)
-            expected = self._plan.codecs[2].size_bytes(1, self._plan.head_size)
+            expected = self._plan.codecs_of(client).head_update_up.size_bytes(1, self._plan.head_size)
             if len(message.payload) == expected:
                 member.update = message
                 self._behind.discard(client)
@@ -417,11 +425,11 @@ class ServerCore:
             return member, WireError("order", f"round {number}, step {step} is not what comes next")
         return member, None
 
-    def _wrong_size(self, message: Activations) -> WireError | None:
+    def _wrong_size(self, client: str, message: Activations) -> WireError | None:
         plan, n = self._plan, message.count
         if n > plan.batch_size:
             return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
-        expected = plan.codecs[0].size_bytes(n, plan.cut_size)
+        expected = plan.codecs_of(client).activations_up.size_bytes(n, plan.cut_size)
         if len(message.payload) != expected:
             return WireError("shape", f"activations of {len(message.payload)} bytes, not {expected}")
         expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
@@ -495,7 +503,7 @@ class ServerCore:
             n = member.waiting.count
             for flow in ("activations_up", "gradient_down"):
                 self._ledger.tensor(flow, n, self._plan.cut_size)
-            self._ledger.paper(self._plan.codecs[0], n, self._plan.cut_size)
+            self._ledger.paper(self._plan.codecs_of(client).activations_up, n, self._plan.cut_size)
             answered = member.waiting
             member.gradient = Gradient(answered.round, answered.step, 1, self._plan.correction, outcome)
             member.waiting = None
@@ -618,10 +626,11 @@ class ServerCore:
             if self._number - member.assignment.round > (plan.patience.max_staleness or 0):
                 actions += self._drop(client)
         chosen = self._choose(plan.patience.choose - len(self._members))
-        up, down, update, state = (codec_to_wire(codec) for codec in plan.codecs)
-        assignment = Assignment(self._number, 1, plan.steps, (up, down, update, state), self._head)
+        assignments: dict[Codecs, Assignment] = {}  # one for all who are alike
         self._round = _Round(self._number)
         for client in chosen:
+            codecs = plan.codecs_of(client)
+            assignment = assignments.get(codecs) or assignments.setdefault(codecs, self._assignment(codecs))
             self._members[client] = _Member(assignment)
             self._ledger.tensor("head_state_down", 1, plan.head_size)
             actions.append(Publish(topics.down(plan.run, client), assignment))
@@ -629,6 +638,10 @@ class ServerCore:
         if plan.patience.deadline_s is not None:
             actions.append(StartTimer("deadline", plan.patience.deadline_s))
         return [*actions, StartTimer("retry", plan.retry_s)]
+
+    def _assignment(self, codecs: Codecs) -> Assignment:
+        up, down, update, state = map(codec_to_wire, codecs)
+        return Assignment(self._number, 1, self._plan.steps, (up, down, update, state), self._head)
 
     def _choose(self, wanted: int) -> list[str]:
         """Draw so many of those who are online and free, or all if they are fewer, each as likely."""

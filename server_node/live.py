@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import itertools
 import logging
 import secrets
 import time
@@ -17,6 +18,7 @@ from broker.journal import SERVER, Journal
 from broker.messages import RunState
 from broker.protocol import Job
 from broker.transport import Connect, Will
+from scenarios.flows import Codecs
 from scenarios.schema import (
     Buffered,
     Deadline,
@@ -57,7 +59,7 @@ def make_patience(scenario: Scenario) -> Patience:
 
 def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
     """Give the state machine what it needs of a scenario."""
-    flows, training, stragglers = scenario.flows, scenario.training, scenario.stragglers
+    training, stragglers = scenario.training, scenario.stragglers
     return Plan(
         run=topics.check_name(run),
         incarnation=incarnation,
@@ -70,7 +72,8 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         steps=training.local_steps if training.method == "split" else 0,
         local_steps=training.local_steps,
         correction=training.correction.lambda_,
-        codecs=(flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down),
+        codecs=scenario.flows.codecs_for("none"),
+        by_link=_codecs_by_link(scenario),
         cut_size=task.cut_size,
         head_size=head_size,
         batch_size=scenario.task.batch_size,
@@ -80,6 +83,17 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         rejoin_s=stragglers.rejoin_s,
         retry_s=stragglers.retry_s,
     )
+
+
+def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
+    """Give the codecs of the clients for which a rule has others than the usual ones."""
+    names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
+    by_link: dict[str, Codecs] = {}
+    for group in scenario.fleet:
+        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.count))
+        if codecs != usual:
+            by_link |= dict.fromkeys(members, codecs)
+    return by_link
 
 
 async def serve(
@@ -127,8 +141,7 @@ async def serve(
         task.load().test,
         head=head,
         tail=tail,
-        codecs=plan.codecs,
-        seed=scenario.seed,
+        plan=plan,
         training=scenario.training,
     )
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from broker import bits
-from broker.codecs import Codec
 from broker.errors import WireError
 from broker.messages import Activations
 from broker.protocol import Job
 from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task, head_vector, load_head_vector, sgd_step
-from server_node.core import CloseRound, Open, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
 
 EVALUATION_BATCH = 250
 
@@ -39,8 +38,7 @@ class Tail:
         test: what to evaluate on.
         head: initial head.
         tail: initial tail.
-        codecs: of activations up, gradient down, head update up, head state down.
-        seed: the scenario's seed.
+        plan: gives the seed and everybody's codecs.
         training: the scenario's; has the learning rate of the tail's SGD.
     """
 
@@ -51,16 +49,15 @@ class Tail:
         *,
         head: nn.Module,
         tail: nn.Module,
-        codecs: tuple[Codec, Codec, Codec, Codec],
-        seed: int,
+        plan: Plan,
         training: Training,
     ) -> None:
         self.head = head
         self.tail = tail
         self._task = task
         self._test = test
-        self._codecs = codecs
-        self._seed = seed
+        self._plan = plan
+        self._seed = plan.seed
         self._training = training
         self._weight = 0.0
 
@@ -84,7 +81,7 @@ class Tail:
         arrived: list[_Batch] = []
         for client, message, weight in job.batches:
             try:
-                arrived.append(_Batch(client, message, weight, *self._read(message)))
+                arrived.append(_Batch(client, message, weight, *self._read(client, message)))
             except WireError as error:
                 gradients[client] = error
         if not arrived:
@@ -105,14 +102,15 @@ class Tail:
             mean_loss_gradient = downlink[first : first + n] * np.float32(1 / (n * batch.weight))
             seed = (batch.client, batch.message.round, batch.message.step)
             rng = generator(self._seed, "gradient", *seed)
-            gradients[batch.client] = self._codecs[1].encode(mean_loss_gradient, rng)
+            codec = self._plan.codecs_of(batch.client).gradient_down
+            gradients[batch.client] = codec.encode(mean_loss_gradient, rng)
             first += n
         return TailStepped(gradients, losses.sum().item(), first)
 
-    def _read(self, message: Activations) -> tuple[npt.NDArray[np.float32], Tensor]:
+    def _read(self, client: str, message: Activations) -> tuple[npt.NDArray[np.float32], Tensor]:
         """Decode one batch; nothing reaches torch before every number in it is checked."""
         task, n = self._task, message.count
-        z = self._codecs[0].decode(message.payload, n, task.cut_size)
+        z = self._plan.codecs_of(client).activations_up.decode(message.payload, n, task.cut_size)
         shape = (n, *task.target_shape)
         targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
         if targets.size and int(targets.max()) >= task.classes:
@@ -132,7 +130,8 @@ class Tail:
         total = 0.0
         for client, update, weight in job.updates:
             try:
-                delta = self._codecs[2].decode(update.payload, 1, parameters.size)[0]
+                codec = self._plan.codecs_of(client).head_update_up
+                delta = codec.decode(update.payload, 1, parameters.size)[0]
             except WireError as error:
                 refused[client] = error
                 continue
@@ -145,7 +144,7 @@ class Tail:
 
     def _encode_head(self, number: int) -> bytes:
         rng = generator(self._seed, "head", number)
-        return self._codecs[3].encode(head_vector(self.head)[None, :], rng)
+        return self._plan.codecs.head_state_down.encode(head_vector(self.head)[None, :], rng)
 
 
 @torch.no_grad()

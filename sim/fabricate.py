@@ -3,12 +3,14 @@
 All messages of one size share their bytes, so that a fleet of 100,000 devices costs no memory for them.
 """
 
+import functools
 import math
 
 from broker import bits
 from broker.messages import Activations, HeadUpdate
 from broker.protocol import Job
 from edge_client.core import Learn, Start
+from scenarios.flows import Codecs
 from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
 
 
@@ -16,16 +18,19 @@ class FabricatedDevice:
     """Answers as a device with batches of one size would.
 
     Args:
-        plan: gives codecs, shapes and steps.
+        plan: gives shapes and steps.
+        codecs: its own.
         samples: in each of its batches, n.
     """
 
-    def __init__(self, plan: Plan, samples: int) -> None:
+    def __init__(self, plan: Plan, codecs: Codecs, samples: int) -> None:
         targets_bytes = bits.packed_bytes(samples * plan.targets_per_sample, bits.bits_for(plan.classes))
         self._samples = samples
-        self._activations = bytes(plan.codecs[0].size_bytes(samples, plan.cut_size) if plan.steps else 0)
+        self._activations = bytes(
+            codecs.activations_up.size_bytes(samples, plan.cut_size) if plan.steps else 0
+        )
         self._targets = bytes(targets_bytes)
-        self._update = bytes(plan.codecs[2].size_bytes(1, plan.head_size))
+        self._update = bytes(codecs.head_update_up.size_bytes(1, plan.head_size))
         self._round_samples = samples * plan.local_steps
 
     def run(self, job: Job) -> Activations | HeadUpdate:
@@ -57,17 +62,22 @@ class FabricatedTail:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._codec = plan.codecs[1]
-        self._cut_size = plan.cut_size
-        self._head = bytes(plan.codecs[3].size_bytes(1, plan.head_size))
-        self._gradients: dict[int, bytes] = {}  # by samples in the batch
+        self._plan = plan
+        self._head = bytes(plan.codecs.head_state_down.size_bytes(1, plan.head_size))
+        self._gradient = functools.cache(
+            lambda n, codecs: bytes(codecs.gradient_down.size_bytes(n, plan.cut_size))
+        )
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
         """Give the job's result."""
         match job:
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
-                return TailStepped({client: self._gradient(m) for client, m, _ in batches}, math.nan, samples)
+                return TailStepped(
+                    {name: self._gradient(m.count, self._plan.codecs_of(name)) for name, m, _ in batches},
+                    math.nan,
+                    samples,
+                )
             case TailUpdate():
                 return None
             case CloseRound():
@@ -76,8 +86,3 @@ class FabricatedTail:
                 return self._head
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
-
-    def _gradient(self, batch: Activations) -> bytes:
-        if batch.count not in self._gradients:
-            self._gradients[batch.count] = bytes(self._codec.size_bytes(batch.count, self._cut_size))
-        return self._gradients[batch.count]

@@ -57,8 +57,7 @@ def training(scenario: Scenario, task: Task) -> Workers:
         task.load().test,
         head=head,
         tail=tail,
-        codecs=plan.codecs,
-        seed=scenario.seed,
+        plan=plan,
         training=scenario.training,
     )
     return Workers(
@@ -82,8 +81,11 @@ def stand_ins(scenario: Scenario, task: Task) -> Workers:
         samples = [len(rows) for rows in client_rows(scenario, task.load())]
     except ScenarioError:
         samples = [plan.batch_size] * len(plan.clients)
-    device = functools.cache(lambda count: FabricatedDevice(plan, count).run)
-    devices = [device(min(count, plan.batch_size)) for count in samples]
+    device = functools.cache(lambda count, codecs: FabricatedDevice(plan, codecs, count).run)
+    devices = [
+        device(min(count, plan.batch_size), plan.codecs_of(client))
+        for client, count in zip(plan.clients, samples, strict=True)
+    ]
     return Workers(plan, FabricatedTail(plan).run, devices, samples, None)
 
 

@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from broker.codecs import CODECS, Float32, Int8, Pq
+from scenarios.flows import AnyCodec
 from scenarios.load import ScenarioError, dump_resolved, load_scenario
 from scenarios.network import FleetGroup
-from scenarios.schema import AnyCodec, Dirichlet, Scenario, client_names, scenario_digest
+from scenarios.schema import Dirichlet, Scenario, client_names, scenario_digest
 from scenarios.shipped import question, shipped
 
 COMPLETE = """\

@@ -34,6 +34,7 @@ from broker.protocol import (
     StopAsked,
     TimerFired,
 )
+from scenarios.flows import Codecs
 from server_node.core import (
     MAX_REPEATS,
     CloseRound,
@@ -52,7 +53,7 @@ from server_node.ledger import Ledger
 
 D, P = 4, 3
 FLEET = ("a", "b", "c")
-CODECS = (Float32(), Float32(), Float32(), Float32())
+CODECS = Codecs(Float32(), Float32(), Float32(), Float32())
 PLAN = Plan(
     run="r",
     incarnation="i1",

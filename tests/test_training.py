@@ -31,9 +31,7 @@ def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, 
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run="r", incarnation="i", head_size=head_vector(head).size)
     test = task.load().test
-    server = Tail(
-        task, test, head=head, tail=tail, codecs=plan.codecs, seed=scenario.seed, training=scenario.training
-    )
+    server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     encoded = server.run(Open())
     assert isinstance(encoded, bytes)
     return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded

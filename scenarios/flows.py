@@ -1,0 +1,88 @@
+"""How the tensors of each flow become bytes, and which clients' links call for other codecs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, model_validator
+
+from broker.codecs import Codec, Float16, Float32, Int4, Int8, Pq
+from scenarios.document import Key
+from scenarios.links import LinkChoice, link_of
+from scenarios.parts import Part, Positive
+
+AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq, Field(discriminator="codec")]
+
+
+class Codecs(NamedTuple):
+    """The codecs of a client, in the order of the wire."""
+
+    activations_up: Codec
+    gradient_down: Codec
+    head_update_up: Codec
+    head_state_down: Codec
+
+
+class LinkRule(Part):
+    """Other codecs for the clients with a slow link."""
+
+    uplink_below_kbps: Positive = Field(
+        description="for clients whose fleet group has a link with a slower uplink; unlimited is never slow"
+    )
+    activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    gradient_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "LinkRule":
+        if not self.codecs():
+            raise ValueError("needs a codec for activations_up, gradient_down or head_update_up")
+        return self
+
+    def codecs(self) -> dict[str, Codec]:
+        """Give the codecs that the rule names, by flow."""
+        named = {
+            "activations_up": self.activations_up,
+            "gradient_down": self.gradient_down,
+            "head_update_up": self.head_update_up,
+        }
+        return {flow: codec for flow, codec in named.items() if codec is not None}
+
+
+class Flows(Part):
+    """How the tensors of each flow become bytes."""
+
+    activations_up: AnyCodec = Field(
+        default=Float32(), description="activations at the cut, client to server"
+    )
+    gradient_down: AnyCodec = Field(default=Float32(), description="their gradient, server to client")
+    head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
+    head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
+    by_link: tuple[LinkRule, ...] = Field(
+        default=(),
+        description=(
+            "other codecs for slow links; of several rules that name a flow, the one for the slowest counts"
+        ),
+    )
+
+    def codecs_for(self, link: LinkChoice) -> Codecs:
+        """Give the codecs of a client behind a link; the head comes down to everybody in the same form."""
+        usual = Codecs(self.activations_up, self.gradient_down, self.head_update_up, self.head_state_down)
+        uplink_kbps = link_of(link).uplink_kbps
+        if uplink_kbps is None:
+            return usual
+        rules = [rule for rule in self.by_link if uplink_kbps < rule.uplink_below_kbps]
+        for rule in sorted(rules, key=lambda rule: -rule.uplink_below_kbps):
+            usual = usual._replace(**rule.codecs())
+        return usual
+
+
+def unfit_codecs(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:
+    """Say which codecs cannot encode rows of their flow's size."""
+    named: list[tuple[Key, dict[str, Codec]]] = [(("flows",), flows.codecs_for("none")._asdict())]
+    named += [(("flows", "by_link", number), rule.codecs()) for number, rule in enumerate(flows.by_link)]
+    for key, codecs in named:
+        for flow in [flow for flow in sizes if flow in codecs]:
+            try:
+                codecs[flow].check(sizes[flow])
+            except ValueError as error:
+                yield (*key, flow), str(error)
