@@ -1,6 +1,6 @@
 """Draws the charts. What they show is worked out in rounds and words; names of others are escaped here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import cycle
 
@@ -8,30 +8,31 @@ import plotly.graph_objects as go
 
 from server_node.ledger import FLOWS
 from sim.progress import in_words as bytes_in_words
-from sim.report.rounds import CAUSES, PHASES, WAITING, RoundTime
+from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
 from sim.report.words import DOWN, TOTAL, UP, evaluated, held_up, pareto, sweep_points, time_in_words, who
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and greys
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-_SKY, _GREY, _PALE = "#56B4E9", "#767676", "#D0D0D0"
+_SKY, _BLACK, _GREY, _PALE = "#56B4E9", "#222222", "#767676", "#D0D0D0"
 _RUNS = (_BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _GREY)
 _FLOWS = dict(zip(FLOWS, (_BLUE, _ORANGE, _SKY, _RED), strict=True))
 _PHASES = dict(
     zip(
-        (*dict.fromkeys(PHASES.values()), WAITING),
-        (_BLUE, _SKY, _ORANGE, _GREY, _GREEN, _RED, _PURPLE, _PALE),
+        (*dict.fromkeys(PHASES.values()), CLOSING, WAITING),
+        (_BLUE, _SKY, _ORANGE, _GREY, _GREEN, _RED, _PURPLE, _BLACK, _PALE),
         strict=True,
     )
 )
-_CAUSES = dict(zip(CAUSES, (_BLUE, _ORANGE, _RED, _GREEN, "#222222", _GREY), strict=True))
+_CAUSES = dict(zip(CAUSES, (_BLUE, _ORANGE, _RED, _GREEN, _BLACK, _GREY), strict=True))
 
 _MARGIN = {"l": 10, "r": 24, "t": 56, "b": 10}
+_FAR = 20  # times as much
 _BAR, _LINE = 44, 24  # pixels of height
 
 
 def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
-    """Draw the metric of all runs against "bytes" on the wire or "time"."""
+    """Draw the metric of runs that were evaluated against "bytes" on the wire or "time"."""
     figure = go.Figure()
     for run, colour in zip(runs, cycle(_RUNS)):
         rows = evaluated(run)
@@ -47,6 +48,7 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
             y=[row["metric"] for row in rows],
             name=escape(run.label),
             mode="lines+markers",
+            showlegend=len(runs) > 1,
             line_color=colour,
             text=hover,
             hovertemplate="%{y:.3f} after %{text}",
@@ -54,7 +56,8 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
     clocks = " or ".join(sorted({run.clock for run in runs}))
     metrics = " / ".join(sorted({run.summary.metric.name for run in runs}))
     x_title = "MB on the wire, both directions" if against == "bytes" else f"seconds of {clocks} time"
-    figure.update_xaxes(title=x_title, rangemode="tozero")
+    ends = [max(trace.x) for trace in figure.data]
+    figure.update_xaxes(title=x_title, rangemode="tozero", type=_scale(ends))
     figure.update_yaxes(title=escape(metrics), rangemode="tozero")
     return _styled(figure, 380)
 
@@ -154,12 +157,12 @@ def front(sweep: Sweep) -> go.Figure:
             name=name,
             mode="lines+markers" if rows is best else "markers",
             marker=marks,
-            line={"color": _RED, "width": 1, "dash": "dot"},
+            line={"color": _RED, "width": 1, "dash": "dot", "shape": "hv"},
             text=[_point(sweep, row) for row in rows],
             hovertemplate="%{y:.3f}<br>%{text}",
         )
-    figure.update_xaxes(title="MB on the wire, both directions", type="log" if _wide(points) else "linear")
-    figure.update_yaxes(title="final metric")
+    figure.update_xaxes(title="MB on the wire, both directions", type=_scale([row[TOTAL] for row in points]))
+    figure.update_yaxes(title=escape(f"final {points[0].get('metric.name', 'metric')}"))
     return _styled(figure, 440)
 
 
@@ -168,9 +171,9 @@ def _point(sweep: Sweep, row: Row) -> str:
     return "<br>".join([bytes_in_words(row[TOTAL]), *keys])
 
 
-def _wide(points: Sequence[Mapping[str, float]]) -> bool:
-    sizes = [point[TOTAL] for point in points]
-    return min(sizes) > 0 and max(sizes) > 10 * min(sizes)
+def _scale(values: Sequence[float]) -> str:
+    """Choose a logarithmic axis where the small would vanish beside the large."""
+    return "log" if min(values) > 0 and max(values) > _FAR * min(values) else "linear"
 
 
 def _size(run: Run, flow: str, kind: str) -> int:

@@ -65,12 +65,12 @@ def render(runs: Sequence[Run], sweeps: Sequence[Sweep]) -> str:
     for run in runs:
         sections += _of_one(run, alone=len(runs) == 1)
     sections += [_sweep(sweep) for sweep in sweeps]
-    names = [run.label for run in runs] + [f"sweep {sweep.folder.resolve().name}" for sweep in sweeps]
+    names = [run.label for run in runs] + [sweep.folder.resolve().name for sweep in sweeps]
     source = files("sim.report").joinpath("template.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(source).render(
         title=", ".join(names),
-        natures=[(run.label, words.nature(run)) for run in runs],
+        natures=[*map(words.nature, runs), *map(words.sweep_nature, sweeps)],
         sections=sections,
         drawn=_drawn,
         plotly=Markup(get_plotlyjs()),  # noqa: S704  the library's own text
@@ -87,17 +87,16 @@ def _drawn(figure: go.Figure, name: str) -> Markup:
 
 def _of_all(runs: Sequence[Run]) -> list[Section]:
     several = len(runs) > 1
-    metric = runs[0].summary.metric.name
+    metric = " or ".join(sorted({run.summary.metric.name for run in runs}))
     race = words.race(runs)
     readings = [_named(run, words.learning(run), alone=not several) for run in runs]
-    curves = [charts.learning(runs, against=against) for against in ("bytes", "time")]
-    sections = [_comparison(runs)] if several else []
-    scored = any(words.evaluated(run) for run in runs)
-    sections += [
+    scored = [run for run in runs if words.evaluated(run)]
+    curves = [charts.learning(scored, against=against) for against in ("bytes", "time") if scored]
+    sections = [
         Section(
             f"What did {metric} cost, in bytes and in time?",
             [race, *readings] if race else readings,
-            curves if scored else (),
+            curves,
         ),
         Section(
             "Which way did the bytes go?",
@@ -105,7 +104,7 @@ def _of_all(runs: Sequence[Run]) -> list[Section]:
             [charts.traffic(runs)],
         ),
     ]
-    return sections
+    return [*sections, _comparison(runs)] if several else sections
 
 
 def _of_one(run: Run, *, alone: bool) -> list[Section]:
@@ -132,8 +131,8 @@ def _of_one(run: Run, *, alone: bool) -> list[Section]:
             [words.where_time_went(times), *([cut] if cut else [])],
             [charts.where_time_went(times, run.clock)],
             how="Each bar follows the client that finished last: what it was doing, moment by moment. "
-            "Waiting is when nothing was on its lane: it was away, the server was closing the round, "
-            "or the round waited for somebody else.",
+            "Waiting is when nothing was on its lane: it was away, its machine was busy with others (live), "
+            "or the round waited for somebody who is not on the trace.",
         ),
         Section(
             f"Who held up which round{tail}",
@@ -196,12 +195,11 @@ _FIGURES: dict[str, Any] = {
 
 def _sweep(sweep: Sweep) -> Section:
     columns = (*sweep.keys, "metric", "bytes", "seconds", "run")
-    points = {row["run"]: row for row in words.sweep_points(sweep)}
     rows = [
         (
             *(row[key] for key in sweep.keys),
             _score(row.get("metric.final")),
-            bytes_in_words(points[row["run"]][words.TOTAL]) if row["run"] in points else None,
+            bytes_in_words(words.total_bytes(row)),
             None if row.get("virtual_seconds") is None else f"{row['virtual_seconds']:.1f}",
             row["run"] if row.get("error") is None else f"{row['run']}: {row['error']}",
         )
@@ -210,7 +208,7 @@ def _sweep(sweep: Sweep) -> Section:
     return Section(
         f"Which points of {sweep.folder.resolve().name} are worth their bytes?",
         [words.sweep_front(sweep)],
-        [charts.front(sweep)] if points else (),
+        [charts.front(sweep)] if words.sweep_points(sweep) else (),
         Table(columns, rows),
     )
 

@@ -1,7 +1,7 @@
 """Where the time of every round went, and who held it up: the critical path of a trace.
 
 A round lasts from one closing to the next. Its path is that of the member that finished last: what was on
-this client's lane, moment by moment; what is on no lane is waiting. When the round's end came clearly later
+this client's lane, moment by moment; when nothing is, it waits. When the round's end came clearly later
 than the last answer, it waited for somebody whose answer did not come, and the path is that client's.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from sim.report.runs import Event, TraceFile
 from sim.trace import SERVER
 
-WAITING = "waiting"
+WAITING, CLOSING = "waiting", "closing"
 PHASES = {
     "compute": "compute",
     "encode": "encode",
@@ -29,7 +29,7 @@ PHASES = {
 }
 """What a span's name is called in the report; the order is that of a step."""
 
-ABSENT, NOT_TRACED = "absent", "not on the trace"
+ABSENT, NOT_TRACED = "away or idle", "not on the trace"
 _CAUSES = {
     "compute": "compute",
     "encode": "compute",
@@ -42,6 +42,7 @@ _CAUSES = {
 }
 CAUSES = (*dict.fromkeys(_CAUSES.values()), NOT_TRACED)
 
+_ROUNDING_S = 1e-6
 _LATE = 0.02
 """A round that ends by more than this share of it after the last answer waited for somebody else."""
 
@@ -82,9 +83,10 @@ class RoundTime:
         round: its number.
         duration_s: from the closing of the round before to its own.
         seconds: by phase along the critical path; they sum up to the duration.
-        client: who held the round up; None when that is not known.
+        client: who held the round up; None when nothing on the trace tells.
         cause: one of CAUSES: where that client lost most against the median of the others.
-        lost_s: by how much it finished later than the median of the others.
+        lost_s: by how much it finished later than the median of the others; of an unknown client, by how
+            much the round ended later than the last answer.
         answered: whether its answer came in time.
         missing: other members on the trace whose answer did not come in time.
     """
@@ -111,7 +113,7 @@ def round_times(
         overlapping: whether members work on through the rounds (policy `buffered`).
     """
     lanes = {event.tid: event.args.name for event in trace.events if event.ph == "M"}
-    spans = sorted((e for e in trace.events if e.ph == "X" and e.tid in lanes), key=lambda e: (e.ts, e.dur))
+    spans = _without_kept_back([e for e in trace.events if e.ph == "X" and e.tid in lanes])
     found = windows(trace, rows, virtual_s)
     by_round = _by_round(spans, found)
     networked = {span.tid for span in spans if span.args.round is not None}
@@ -161,13 +163,33 @@ def windows(trace: TraceFile, rows: Sequence[Mapping[str, Any]], virtual_s: floa
     return found
 
 
+def _without_kept_back(spans: Sequence[Event]) -> list[Event]:
+    """Sort spans and leave out queues of messages that a device could not yet send.
+
+    A device sends one message at a time, so when one waits on it the device is away.
+    """
+
+    def message(span: Event) -> tuple[int, int | None, int | None]:
+        return span.tid, span.args.round, span.args.step
+
+    sent = {(*message(span), round(span.ts)) for span in spans if span.name == "uplink"}
+    kept = [
+        span
+        for span in spans
+        if span.name != "queue"
+        or span.args.round is None
+        or (*message(span), round(span.ts + span.dur)) not in sent
+    ]
+    return sorted(kept, key=lambda span: (span.ts, span.dur))
+
+
 def _by_round(spans: Sequence[Event], found: Sequence[Window]) -> dict[int, dict[int, list[Event]]]:
     """Sort spans by the rounds that they lie in, wholly or in part, and by lane."""
     by_round: dict[int, dict[int, list[Event]]] = {window.round: defaultdict(list) for window in found}
     ends = [window.to_s for window in found]
     for span in spans:
-        for window in found[bisect_right(ends, span.ts / 1e6) :]:
-            if window.from_s >= (span.ts + span.dur) / 1e6:
+        for window in found[bisect_right(ends, span.ts / 1e6 + _ROUNDING_S) :]:
+            if window.from_s >= (span.ts + span.dur) / 1e6 - _ROUNDING_S:
                 break
             by_round[window.round][span.tid].append(span)
     return by_round
@@ -185,7 +207,7 @@ def _member(
         and (overlapping or span.args.round in (window.round, None))
     ]
     answer_s = max(answers, default=float("inf"))
-    answered = answer_s <= window.to_s + 1e-6
+    answered = answer_s <= window.to_s + _ROUNDING_S
     end_s = min(answer_s, window.to_s)
     seconds = _along(spans, window.from_s, end_s)
     return Member(client, end_s - window.from_s, answered, seconds, max(ends))
@@ -218,11 +240,14 @@ def _judge(window: Window, members: Sequence[Member], closing_s: float, *, whole
         culprit = max(missing, key=lambda member: member.until_s, default=None)
     path = culprit or last
     seconds = dict(path.seconds) if path else {}
-    seconds[WAITING] = seconds.get(WAITING, 0.0) + duration_s - (path.finished_s if path else 0.0)
+    rest_s = duration_s - (path.finished_s if path else 0.0)
+    seconds[CLOSING] = min(closing_s, rest_s)
+    seconds[WAITING] = seconds.get(WAITING, 0.0) + rest_s - seconds[CLOSING]
     if culprit is None:
         cause = ABSENT if whole_fleet else NOT_TRACED
-        lost_s = idle_s if last and whole_fleet else 0.0
-        return RoundTime(window.round, duration_s, seconds, None, cause, lost_s, answered=False)
+        return RoundTime(
+            window.round, duration_s, seconds, None, cause, idle_s if last else 0.0, answered=False
+        )
     others = [member for member in members if member is not culprit]
     lost_s = culprit.finished_s - median(member.finished_s for member in others) if others else 0.0
     return RoundTime(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from server_node.ledger import CONTROL, FLOWS
 from sim.progress import in_words as bytes_in_words
-from sim.report.rounds import ABSENT, NOT_TRACED, WAITING, RoundTime
+from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
 
 UP = tuple(name for name in FLOWS if name.endswith("_up"))
@@ -25,15 +25,16 @@ _PHASES = {
     "tail": "the tail on the server",
     "downlink": "the way down",
     "decode + backward": "devices decoding and going backwards",
-    WAITING: "waiting for clients that were away and for the server",
+    CLOSING: "the server closing rounds",
+    WAITING: "waiting, with nothing on the client's lane",
 }
 _CAUSES = {
     "compute": "by computing",
     "uplink": "by its uplink",
     "downlink": "by its downlink",
     "server": "in queues and at the server",
-    ABSENT: "by being away",
-    NOT_TRACED: "for reasons that are not on the trace",
+    ABSENT: "by being away or idle",
+    NOT_TRACED: "by clients that are not on the trace",
 }
 
 
@@ -49,7 +50,8 @@ def nature(run: Run) -> str:
     """Say what kind of run it was, and how it ended."""
     summary = run.summary
     how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
-    codecs = ", ".join(f"{name} {run.scenario.get(f'flows.{name}.codec')}" for name in FLOWS)
+    paths = {name: f"flows.{name}.codec" for name in FLOWS}
+    codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
     early = "" if summary.reason == "complete" else f" It ended early: {summary.reason}."
     return (
         f"{summary.scenario}: {summary.task} on {summary.clients} clients, {summary.rounds} rounds, "
@@ -159,7 +161,7 @@ def who(time: RoundTime) -> str:
     """Name who held up a round."""
     if time.client is not None:
         return time.client
-    return "somebody away" if time.cause == ABSENT else NOT_TRACED
+    return "a client away" if time.cause == ABSENT else "a client not traced"
 
 
 def cut_off(run: Run, times: Sequence[RoundTime]) -> str | None:
@@ -186,14 +188,24 @@ def pareto(points: Iterable[Row]) -> list[Row]:
 
 def sweep_points(sweep: Sweep) -> list[Row]:
     """Give the points that have a metric, each with its total of bytes."""
-    points = []
-    for row in sweep.rows:
-        sizes = [
-            v for k, v in row.items() if k.startswith("bytes.") and k.endswith(".wire") and v is not None
-        ]
-        if row.get("metric.final") is not None and sizes:
-            points.append(row | {TOTAL: sum(sizes)})
-    return points
+    return [row | {TOTAL: total_bytes(row)} for row in sweep.rows if row.get("metric.final") is not None]
+
+
+def total_bytes(row: Row) -> int:
+    """Sum up a sweep point's bytes: all flows, both directions."""
+    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, CONTROL))
+
+
+def sweep_nature(sweep: Sweep) -> str:
+    """Say what was swept, and how."""
+
+    def all_of(column: str) -> str:
+        return ", ".join(sorted({str(row[column]) for row in sweep.rows if row.get(column) is not None}))
+
+    return (
+        f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {len(sweep.rows)} points of "
+        f"scenario {all_of('scenario')} ({all_of('task')}, seed {all_of('seed')}), mode {all_of('mode')}."
+    )
 
 
 def sweep_front(sweep: Sweep) -> str:
