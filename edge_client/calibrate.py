@@ -2,8 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from broker.messages import Assignment, Gradient
 from edge_client.core import Learn, Start
 from edge_client.device import Device
 from scenarios.devices import DeviceProfile
-from scenarios.schema import Scenario
+from scenarios.schema import Scenario, Training
 from scenarios.seeds import generator
-from scenarios.task import head_vector, initial_model
+from scenarios.task import Task, head_vector, initial_model, uncut
 from scenarios.tasks import load_task
 
 CLIENT = "calibrate"
@@ -23,10 +23,11 @@ CLIENT = "calibrate"
 def timed_batches(scenario: Scenario) -> Iterator[dict[str, float]]:
     """Train one batch after another, without end, on gradients of zeros: the head stays as it is.
 
-    What a device does once in a round (take the head, encode its change) is left out.
+    With method fedavg the whole model is measured as well, at a learning rate of zero. What a device does
+    once in a round (take the head, encode its change) is left out.
 
     Yields:
-        Seconds of the phases of a batch: compute, encode, decode, backward.
+        Seconds of the phases of a batch: compute, encode, decode, backward; train in FedAvg.
 
     Raises:
         ScenarioError: the task's data cannot be found.
@@ -40,31 +41,42 @@ def timed_batches(scenario: Scenario) -> Iterator[dict[str, float]]:
         yield
         seconds[phase] = time.perf_counter() - begun_s
 
+    split = scenario.training.model_copy(update={"method": "split"})
+    device, start = _device(task, scenario, split, timed)
+    alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
+    fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
+    zeros = np.zeros((device.samples, task.cut_size), np.float32)
+    gradient = flows.gradient_down.encode(zeros, generator(scenario.seed, CLIENT))
+    device.run(start)
+    for step in itertools.count():
+        if fedavg is not None:
+            whole, start = fedavg
+            whole.run(start)
+        device.run(
+            Learn(CLIENT, Gradient(1, step, 1, scenario.training.correction.lambda_, gradient), last=False)
+        )
+        yield dict(seconds)
+
+
+def _device(
+    task: Task, scenario: Scenario, training: Training, timed: Callable[[str], AbstractContextManager[None]]
+) -> tuple[Device, Start]:
+    """Make a device, and the job that begins its round."""
     device = Device(
         task,
         task.load().train.take(np.arange(scenario.task.batch_size)),
         client=CLIENT,
         seed=scenario.seed,
         batch_size=scenario.task.batch_size,
-        training=scenario.training,
+        training=training,
         timed=timed,
     )
-    rng = generator(scenario.seed, CLIENT)
-    head = flows.head_state_down.encode(head_vector(initial_model(task, scenario.seed)[0])[None, :], rng)
-    zeros = np.zeros((device.samples, task.cut_size), np.float32)
-    gradient = flows.gradient_down.encode(zeros, rng)
-    specs = (
-        codec_to_wire(flows.activations_up),
-        codec_to_wire(flows.gradient_down),
-        codec_to_wire(flows.head_update_up),
-        codec_to_wire(flows.head_state_down),
-    )
-    device.run(Start(CLIENT, Assignment(1, 1, 1, specs, head)))
-    for step in itertools.count():
-        device.run(
-            Learn(CLIENT, Gradient(1, step, 1, scenario.training.correction.lambda_, gradient), last=False)
-        )
-        yield dict(seconds)
+    codecs = scenario.flows.codecs_for("none")
+    up, down, update, state = map(codec_to_wire, codecs)
+    parameters = head_vector(initial_model(task, scenario.seed)[0])[None, :]
+    head = codecs.head_state_down.encode(parameters, generator(scenario.seed, CLIENT))
+    steps = 0 if training.method == "fedavg" else 1
+    return device, Start(CLIENT, Assignment(1, 1, steps, (up, down, update, state), head))
 
 
 def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:
@@ -75,5 +87,6 @@ def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str
         encode_s=seconds["encode"],
         decode_s=seconds["decode"],
         backward_s=seconds["backward"],
+        whole_model_s=seconds.get("train"),
         source=source,
     )

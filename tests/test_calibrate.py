@@ -48,6 +48,15 @@ def test_a_measured_device_can_be_named(tmp_path: Path) -> None:
         assert word in group.device.source
 
 
+def test_the_whole_model_is_measured_for_fedavg(tmp_path: Path) -> None:
+    file, _ = calibrate(tmp_path, "--set=training.method=fedavg")
+    settings = [f"fleet=[{{count: 4, device: {file}}}]", "training.method=fedavg"]
+    (group,) = load_scenario(small_file(tmp_path), settings).fleet
+    assert isinstance(group.device, DeviceProfile)
+    for name in ("forward_s", "backward_s", "whole_model_s"):
+        assert 0 < getattr(group.device, name) < math.inf
+
+
 def test_a_measured_server_can_be_named(tmp_path: Path) -> None:
     file, said = calibrate(tmp_path, "--server", "--threads=1")
     assert f"{file} can stand for network.server in a scenario" in said
