@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import numpy as np
 
@@ -85,7 +86,10 @@ class Computer:
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
-        self._clock.at(time_s, self.handle, ComputeDone(job, result))
+        self._clock.at(time_s, self._done, job, result)
+
+    def _done(self, job: Job, result: object) -> None:
+        self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))
 
 
 def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:

@@ -4,7 +4,6 @@ No protocol decision is made here. sim.actor drives the state machines, sim.virt
 messages, and here jobs take the time that the scenario gives to device and server.
 """
 
-import contextlib
 import functools
 import gc
 import logging
@@ -12,9 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from broker.messages import Activations, Hello
 from broker.protocol import ComputeDone, Job, Online, Received, StopAsked
@@ -99,22 +95,12 @@ def simulate(
         if isinstance(fact, Fact):
             watch(fact, ledger)
 
-    with _one_thread():
-        who = workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task)
+    make_workers = workers.stand_ins if timing_only else workers.training
+    with make_workers(scenario, task) as who:
         run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
         reason = run.to_its_end()
     trace.write(folder / "trace.json")
     return record.finish(reason, who.model, network=asdict(run.tally))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of floats depend on how many threads add them up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
 
 
 class VirtualRun:

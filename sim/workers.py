@@ -1,10 +1,14 @@
 """Who does the jobs of a simulated run: real training, or stand-ins that give answers of the right size."""
 
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.protocol import Job
@@ -19,9 +23,13 @@ from server_node.tail import Tail
 from sim.fabricate import FabricatedDevice, FabricatedTail
 
 Run = Callable[[Job], object]
+"""Does a job and gives its result, or a Future of it."""
 
 INCARNATION = "virtual0"
 """As long as a live server's, which is random: messages have the same sizes."""
+
+
+TAIL_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +51,11 @@ class Workers:
     model: tuple[nn.Module, nn.Module] | None
 
 
-def training(scenario: Scenario, task: Task) -> Workers:
-    """Let everybody really train.
+@contextmanager
+def training(scenario: Scenario, task: Task) -> Iterator[Workers]:
+    """Let everybody really train, devices that are at work at the same virtual time side by side.
+
+    Each job depends on its device alone, so it does not matter when it is really done.
 
     Raises:
         ScenarioError: data that cannot be found or divided.
@@ -60,16 +71,35 @@ def training(scenario: Scenario, task: Task) -> Workers:
         plan=plan,
         training=scenario.training,
     )
-    return Workers(
-        plan,
-        worker.run,
-        [device.run for device in devices.values()],
-        [device.samples for device in devices.values()],
-        (head, tail),
-    )
+    with _threads(os.cpu_count() or 1) as pool:
+        yield Workers(
+            plan,
+            worker.run,
+            [functools.partial(pool.submit, device.run) for device in devices.values()],
+            [device.samples for device in devices.values()],
+            (head, tail),
+        )
 
 
-def stand_ins(scenario: Scenario, task: Task) -> Workers:
+@contextmanager
+def _threads(devices: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads for devices, each with a torch of one thread, and the tail one of TAIL_THREADS.
+
+    Sums of floats depend on how many threads add them up: so neither follows the machine's cores.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(1):
+        pool = ThreadPoolExecutor(devices, "device", initializer=torch.set_num_threads, initargs=(1,))
+        torch.set_num_threads(TAIL_THREADS)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
     """Compute nothing. The task gives shapes and, if its data can serve the fleet, everybody's samples.
 
     A fleet that is larger than the data, or has none at hand, is taken to have full batches.
@@ -86,7 +116,7 @@ def stand_ins(scenario: Scenario, task: Task) -> Workers:
         device(min(count, plan.batch_size), plan.codecs_of(client))
         for client, count in zip(plan.clients, samples, strict=True)
     ]
-    return Workers(plan, FabricatedTail(plan).run, devices, samples, None)
+    yield Workers(plan, FabricatedTail(plan).run, devices, samples, None)
 
 
 def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:
