@@ -52,11 +52,12 @@ class Pace:
         rng: makes the client's generator; called when the first random number is needed.
     """
 
-    __slots__ = ("_constant", "_rng", "_row", "_slowdown")
+    __slots__ = ("_constant", "_generator", "_rng", "_row", "_slowdown")
 
     def __init__(self, slowdown: Slowdown | None, rng: Callable[[], np.random.Generator]) -> None:
         self._slowdown = slowdown
-        self._rng = rng
+        self._generator = rng
+        self._rng: np.random.Generator | None = None
         self._row = -1
         self._constant: float | None = 1.0 if slowdown is None else None
 
@@ -72,16 +73,21 @@ class Pace:
             case TraceSlowdown(file=file):
                 return self._next_row(read_factors(file))
             case LognormalSlowdown(sigma=sigma, drawn=drawn):
-                factor = math.exp(sigma * self._rng().standard_normal())
+                factor = math.exp(sigma * self._random().standard_normal())
             case ParetoSlowdown(shape=shape, drawn=drawn):
-                factor = (1 - self._rng().random()) ** (-1 / shape)
+                factor = (1 - self._random().random()) ** (-1 / shape)
         if drawn == "per_client":
             self._constant = factor
         return factor
 
     def _next_row(self, factors: tuple[float, ...]) -> float:
         if self._row < 0:
-            self._row = int(self._rng().integers(len(factors)))
+            self._row = int(self._random().integers(len(factors)))
         factor = factors[self._row]
         self._row = (self._row + 1) % len(factors)
         return factor
+
+    def _random(self) -> np.random.Generator:
+        if self._rng is None:
+            self._rng = self._generator()
+        return self._rng

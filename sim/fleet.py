@@ -1,10 +1,9 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
+import functools
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future
-
-import numpy as np
 
 from broker.protocol import ComputeDone, Job
 from edge_client.core import Learn, Start
@@ -17,32 +16,11 @@ from sim.bottleneck import Bottleneck, SharedLine
 from sim.broker_model import Window
 from sim.clock import Clock
 from sim.device_model import Pace, Work, fedavg_work_of, work_of
+from sim.draws import Draws
 from sim.link import Line, path_of
 from sim.station import Handle, Station
 from sim.trace import Trace
 from sim.workers import Run
-
-
-class LazyGenerator:
-    """A client's random generator for one purpose, made when it is first needed.
-
-    Args:
-        seed: the scenario's.
-        labels: what it is for; see scenarios.seeds.
-    """
-
-    __slots__ = ("_generator", "_labels", "_seed")
-
-    def __init__(self, seed: int, *labels: str) -> None:
-        self._seed = seed
-        self._labels = labels
-        self._generator: np.random.Generator | None = None
-
-    def __call__(self) -> np.random.Generator:
-        """Give the generator."""
-        if self._generator is None:
-            self._generator = generator(self._seed, *self._labels)
-        return self._generator
 
 
 class Computer:
@@ -99,7 +77,7 @@ def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
             yield group
 
 
-def make_stations(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Station]:
+def make_stations(scenario: Scenario, clock: Clock, draws: Draws, trace: Trace) -> dict[str, Station]:
     """Give every client its links, behind its access point if it has one."""
     access = {
         name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
@@ -108,8 +86,7 @@ def make_stations(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, S
     stations = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
         link = link_of(group.link)
-        rng = LazyGenerator(scenario.seed, "link", client)
-        lines = (Line(path_of(link, "up"), rng), Line(path_of(link, "down"), rng))
+        lines = (Line(path_of(link, "up"), draws), Line(path_of(link, "down"), draws))
         points = access[group.via] if group.via is not None else None
         up, down = lines if points is None else map(SharedLine, (clock, clock), lines, points)
         stations[client] = Station(
@@ -142,7 +119,7 @@ def make_computer(
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
         work = work_of(profile, batch)
-    pace = Pace(group.slowdown, LazyGenerator(scenario.seed, "slowdown", client))
+    pace = Pace(group.slowdown, functools.partial(generator, scenario.seed, "slowdown", client))
     return Computer(clock, run, work, pace, trace, trace.lane(client))
 
 

@@ -1,7 +1,7 @@
 """One direction of a device's link: when does the last byte of a message arrive?
 
 First come, first served, at the link's rate, through one TCP connection that lasts. docs/models.md has the
-equations. A line knows its own state only; it is told the time and draws from the client's generator.
+equations. A line knows its own state only; it is told the time.
 """
 
 import functools
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from scenarios.links import Link
+from sim.draws import Draws
 
 SEGMENT_BYTES = 1448
 """TCP payload of a full packet: an MTU of 1500 less the headers."""
@@ -62,7 +62,7 @@ class Path:
     segment_s: float
     max_window: int
     latency_s: float
-    one_way_s: Callable[[np.random.Generator], float] | None
+    one_way_s: Callable[[Draws], float] | None
     loss: float
     round_trip_s: float
     timeout_s: float
@@ -91,20 +91,20 @@ def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
 
 def _with_jitter(
     mean_s: float, deviation_s: float, distribution: Literal["normal", "lognormal", "uniform"]
-) -> Callable[[np.random.Generator], float] | None:
+) -> Callable[[Draws], float] | None:
     """Give a function that draws times of this mean and standard deviation, never below 0."""
     if deviation_s == 0.0:
         return None
     match distribution:
         case "normal":
-            return lambda rng: max(0.0, mean_s + deviation_s * rng.standard_normal())
+            return lambda draws: max(0.0, mean_s + deviation_s * draws.normal())
         case "uniform":
             half_width_s = math.sqrt(3) * deviation_s
-            return lambda rng: max(0.0, mean_s + half_width_s * (2 * rng.random() - 1))
+            return lambda draws: max(0.0, mean_s + half_width_s * (2 * draws.uniform() - 1))
         case "lognormal":
             variance = math.log1p((deviation_s / mean_s) ** 2)
             sigma, mu = math.sqrt(variance), math.log(mean_s) - variance / 2
-            return lambda rng: math.exp(mu + sigma * rng.standard_normal())
+            return lambda draws: math.exp(mu + sigma * draws.normal())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -147,14 +147,14 @@ class Line:
 
     Args:
         path: what it is like.
-        rng: makes the client's generator; called when the first random number is needed.
+        draws: jitter and loss.
     """
 
-    __slots__ = ("_idle_since_s", "_last_arrival_s", "_rng", "_window", "path")
+    __slots__ = ("_draws", "_idle_since_s", "_last_arrival_s", "_window", "path")
 
-    def __init__(self, path: Path, rng: Callable[[], np.random.Generator]) -> None:
+    def __init__(self, path: Path, draws: Draws) -> None:
         self.path = path
-        self._rng = rng
+        self._draws = draws
         self.reset()
 
     @property
@@ -197,11 +197,11 @@ class Line:
     def propagation_s(self) -> float:
         """Draw the time one way."""
         one_way_s = self.path.one_way_s
-        return one_way_s(self._rng()) if one_way_s else self.path.latency_s
+        return one_way_s(self._draws) if one_way_s else self.path.latency_s
 
     def _repair_s(self, segments: int) -> float:
         """Draw the first lost segment, if any, and give the time until it has been repeated."""
-        lost = int(math.log1p(-self._rng().random()) / math.log1p(-self.path.loss))
+        lost = int(math.log1p(-self._draws.uniform()) / math.log1p(-self.path.loss))
         if lost >= segments:
             return 0.0
         noticed = segments - lost > DUPLICATE_ACKS

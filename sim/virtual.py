@@ -18,6 +18,7 @@ from edge_client.core import ClientCore, Trouble
 from scenarios.links import link_of
 from scenarios.network import FleetGroup
 from scenarios.schema import Scenario, client_names
+from scenarios.seeds import generator
 from scenarios.tasks import task_of
 from server_node.core import (
     CloseRound,
@@ -36,7 +37,8 @@ from sim import workers
 from sim.actor import Actor
 from sim.availability import presence
 from sim.clock import Clock
-from sim.fleet import LazyGenerator, group_of_each, make_computer, make_stations
+from sim.draws import Draws
+from sim.fleet import group_of_each, make_computer, make_stations
 from sim.link import Line, path_of
 from sim.station import Station, Tally
 from sim.trace import SERVER, Trace
@@ -131,16 +133,16 @@ class VirtualRun:
         self._model = scenario.network.server
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
-        stations = make_stations(scenario, clock, trace)
+        draws = Draws(generator(scenario.seed, "links"))
+        stations = make_stations(scenario, clock, draws, trace)
         link = link_of(self._model.link)
-        rng = LazyGenerator(scenario.seed, "link", "server")
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,
             run=who.plan.run,
             stations=stations,
-            server_up=Line(path_of(link, "up"), rng),
-            server_down=Line(path_of(link, "down"), rng),
+            server_up=Line(path_of(link, "up"), draws),
+            server_down=Line(path_of(link, "down"), draws),
             trace=trace,
         )
         self._broker.to_server = self._arrived

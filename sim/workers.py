@@ -75,10 +75,14 @@ def training(scenario: Scenario, task: Task) -> Iterator[Workers]:
         yield Workers(
             plan,
             worker.run,
-            [functools.partial(pool.submit, device.run) for device in devices.values()],
+            [_elsewhere(pool, device.run) for device in devices.values()],
             [device.samples for device in devices.values()],
             (head, tail),
         )
+
+
+def _elsewhere(pool: ThreadPoolExecutor, run: Run) -> Run:
+    return lambda job: pool.submit(run, job)
 
 
 @contextmanager

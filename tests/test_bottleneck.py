@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from scenarios.links import Link
 from sim.bottleneck import Bottleneck, SharedLine, Transfer, fair_rates
 from sim.clock import Clock
+from sim.draws import Draws
 from sim.link import Line, path_of
 
 RATES = st.lists(st.floats(1, 1e6), min_size=1, max_size=12)
 
 
 def shared_line(clock: Clock, bottleneck: Bottleneck, **link: object) -> SharedLine:
-    line = Line(path_of(Link.model_validate(link), "up"), lambda: np.random.default_rng(0))
+    line = Line(path_of(Link.model_validate(link), "up"), Draws(np.random.default_rng(0)))
     return SharedLine(clock, line, bottleneck)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scenarios.links import Link
+from sim.draws import Draws
 from sim.link import (
     HEADER_BYTES,
     SEGMENT_BYTES,
@@ -19,8 +20,7 @@ from sim.link import (
 
 
 def line(**link: object) -> Line:
-    rng = np.random.default_rng(7)
-    return Line(path_of(Link.model_validate(link), "up"), lambda: rng)
+    return Line(path_of(Link.model_validate(link), "up"), Draws(np.random.default_rng(7)))
 
 
 def test_without_a_network_nothing_takes_time() -> None:
