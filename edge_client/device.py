@@ -65,25 +65,33 @@ class Device:
         self._draws = any(isinstance(module, _DropoutNd) for module in self._head.modules())
         self._training = training
         self._timed = timed
+        self._at_work = threading.Lock()  # a round that the server gave up may still be at work
+        self._round = 0
 
     def run(self, job: Job) -> Activations | HeadUpdate | WireError:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
-        try:
-            match job:
-                case Start(assignment=assignment):
-                    with self._timed("decode"):
-                        self._take(assignment)
-                    return self._forward(0) if assignment.steps else self._train_alone()
-                case Learn(gradient=gradient, last=last):
-                    self._backward(gradient)
-                    if not last:
-                        return self._forward(gradient.step + 1)
-                    with self._timed("encode"):
-                        return self._finish()
-                case _:
-                    raise TypeError(f"{type(job).__name__} is no job of a device")
-        except WireError as error:
-            return error
+        with self._at_work:
+            try:
+                return self._do(job)
+            except WireError as error:
+                return error
+
+    def _do(self, job: Job) -> Activations | HeadUpdate:
+        match job:
+            case Start(assignment=assignment):
+                with self._timed("decode"):
+                    self._take(assignment)
+                return self._forward(0) if assignment.steps else self._train_alone()
+            case Learn(gradient=gradient) if gradient.round != self._round:
+                raise WireError("order", f"a gradient of round {gradient.round} in round {self._round}")
+            case Learn(gradient=gradient, last=last):
+                self._backward(gradient)
+                if not last:
+                    return self._forward(gradient.step + 1)
+                with self._timed("encode"):
+                    return self._finish()
+            case _:
+                raise TypeError(f"{type(job).__name__} is no job of a device")
 
     def _take(self, assignment: Assignment) -> None:
         if (self._training.method == "fedavg") != (assignment.steps == 0):

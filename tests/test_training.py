@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from broker.codecs import Float32, Pq, codec_to_wire
+from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import Learn, Start
 from edge_client.device import Device
@@ -143,3 +144,13 @@ def test_learning_rates_fall_linearly_when_asked(tmp_path: Path) -> None:
     assert [constant.lr_factor(number) for number in (1, 20)] == [1.0, 1.0]
     falling = small_scenario(tmp_path, "training.lr_decay=linear").training
     assert [falling.lr_factor(number) for number in (1, 11, 20)] == [1.0, 0.5, pytest.approx(0.05)]
+
+
+def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: Path) -> None:
+    scenario, _, devices, head = both_sides(tmp_path)
+    device = devices["c0"]
+    device.run(Start("c0", assignment(scenario, head)))
+    before = head_vector(device._head)
+    answer = device.run(Learn("c0", Gradient(7, 0, 1, 0.0, b""), last=True))
+    assert isinstance(answer, WireError)
+    np.testing.assert_array_equal(head_vector(device._head), before)
