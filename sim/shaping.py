@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from broker.address import parse_url
 from scenarios.links import Link, link_of
 from scenarios.schema import Scenario
+from scenarios.seeds import generator
 from sim.bottleneck import SharedLine
 from sim.clock import Clock
-from sim.fleet import LazyGenerator, make_stations
+from sim.draws import Draws
+from sim.fleet import make_stations
 from sim.link import Line, path_of
 from sim.mqtt_packets import CONNECT, MAX_PACKET_BYTES, PUBLISH, SUBACK, Packet
 from sim.trace import Trace
@@ -48,9 +50,9 @@ def takes_time(link: str | Link) -> bool:
 
 def lines_of(scenario: Scenario, clock: Clock) -> dict[str, Lines]:
     """Give each client its links as in virtual time, and the server its own."""
-    link, rng = link_of(scenario.network.server.link), LazyGenerator(scenario.seed, "link", SERVER)
-    server = (Line(path_of(link, "up"), rng), Line(path_of(link, "down"), rng))
-    stations = make_stations(scenario, clock, Trace(()))
+    link, draws = link_of(scenario.network.server.link), Draws(generator(scenario.seed, "links"))
+    server = (Line(path_of(link, "up"), draws), Line(path_of(link, "down"), draws))
+    stations = make_stations(scenario, clock, draws, Trace(()))
     return {SERVER: server} | {client: (station.up, station.down) for client, station in stations.items()}
 
 
