@@ -178,9 +178,7 @@ class LinkProxy:
         if client not in self._lines:
             raise ValueError(f"{client!r} is no client of this run")
         await self._take_over(client)
-        link = _socket()
-        await asyncio.get_running_loop().sock_connect(link, (self._broker.host, self._broker.port))
-        from_broker, to_broker = await asyncio.open_connection(sock=link)
+        from_broker, to_broker = await self._connect()
         up, down = (Direction(self._pacer, self._clock, line) for line in self._lines[client])
         directions = [
             asyncio.create_task(up.carry(reader, to_broker, splitter, packets)),
@@ -193,6 +191,15 @@ class LinkProxy:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        link = _socket()
+        try:
+            await asyncio.get_running_loop().sock_connect(link, (self._broker.host, self._broker.port))
+        except BaseException:
+            link.close()
+            raise
+        return await asyncio.open_connection(sock=link)
 
     async def _take_over(self, client: str) -> None:
         """End an earlier connection of a client; what was under way there is lost."""
@@ -208,7 +215,8 @@ class LinkProxy:
 def _socket() -> socket.socket:
     made = socket.socket()
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+        made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)  # before it connects or listens
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made.setblocking(False)
     return made
 
