@@ -57,7 +57,9 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
     metrics = " / ".join(sorted({run.summary.metric.name for run in runs}))
     x_title = "MB on the wire, both directions" if against == "bytes" else f"seconds of {clocks} time"
     ends = [max(trace.x) for trace in figure.data]
-    figure.update_xaxes(title=x_title, rangemode="tozero", type=_scale(ends))
+    scale = _scale(ends)
+    note = ", logarithmic" if scale == "log" else ""
+    figure.update_xaxes(title=f"{x_title}{note}", rangemode="tozero", type=scale)
     figure.update_yaxes(title=escape(metrics), rangemode="tozero")
     return _styled(figure, 380)
 
@@ -183,7 +185,7 @@ def _size(run: Run, flow: str, kind: str) -> int:
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
-              "traceorder": "normal"}  # fmt: skip
+              "traceorder": "normal", "itemsizing": "constant"}  # fmt: skip
     figure.update_layout(
         template="plotly_white", height=height, margin=_MARGIN, legend=legend,
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1a1a1a"},

@@ -43,8 +43,9 @@ _CAUSES = {
 CAUSES = (*dict.fromkeys(_CAUSES.values()), NOT_TRACED)
 
 _ROUNDING_S = 1e-6
-_LATE = 0.02
-"""A round that ends by more than this share of it after the last answer waited for somebody else."""
+_LATE, _LATE_S = 0.05, 0.05
+"""A round that ends later after the last answer, by this share of it and so many seconds (for a live
+server may be busy), waited for somebody else."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ def windows(trace: TraceFile, rows: Sequence[Mapping[str, Any]], virtual_s: floa
         if span.args.round is not None:
             begins[span.args.round] = min(span.ts / 1e6, begins.get(span.args.round, math.inf))
             last_s = max(last_s, (span.ts + span.dur) / 1e6)
-    guesses = [begin_s - ends[number - 1] for number, begin_s in begins.items() if number - 1 in ends]
-    if guesses:  # the first message of a round leaves when the round before closes
-        origin_s = min(guesses)
-    elif virtual_s is not None:
-        origin_s = virtual_s - rows[-1]["elapsed_s"]
-    else:
+    before = {0: 0.0} | ends
+    bounds = [begin_s - before[number - 1] for number, begin_s in begins.items() if number - 1 in before]
+    if virtual_s is not None:
+        bounds.append(virtual_s - rows[-1]["elapsed_s"])
+    if not bounds:
         return []
+    origin_s = min(bounds)  # no message is earlier than its round, no round later than the run's end
     first_s = min((span.ts / 1e6 for span in spans if span.tid != SERVER), default=0.0)
     from_s = max(origin_s, first_s)
     if not trace.extent.spans_left_out_at_the_end:
@@ -234,7 +235,7 @@ def _judge(window: Window, members: Sequence[Member], closing_s: float, *, whole
     missing = [member for member in members if not member.answered]
     last = max(answered, key=lambda member: member.finished_s, default=None)
     idle_s = duration_s - closing_s - (last.finished_s if last else 0.0)
-    if idle_s <= _LATE * duration_s and last is not None:
+    if idle_s <= _LATE * duration_s + _LATE_S and last is not None:
         culprit: Member | None = last
     else:
         culprit = max(missing, key=lambda member: member.until_s, default=None)

@@ -55,7 +55,7 @@ def nature(run: Run) -> str:
     early = "" if summary.reason == "complete" else f" It ended early: {summary.reason}."
     return (
         f"{summary.scenario}: {summary.task} on {summary.clients} clients, {summary.rounds} rounds, "
-        f"seed {summary.seed}; {how}. {codecs}.{early}"
+        f"seed {summary.seed}; {how}.{early} Codecs: {codecs}."
     )
 
 
