@@ -5,12 +5,13 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scenarios.links import Link
 from scenarios.schema import Scenario
 from sim.clock import Clock
-from sim.fleet import LazyGenerator
+from sim.draws import Draws
 from sim.link import Line, path_of
 from sim.mqtt_packets import CONNECT, PUBLISH, SUBACK, Packet
 from sim.shaping import SERVER, Way, check_shape, lines_of
@@ -28,7 +29,7 @@ SHAKY: dict[str, Any] = {
 
 
 def line_with(**link: Any) -> Line:
-    return Line(path_of(Link.model_validate(link), "up"), LazyGenerator(0, "link", "c0"))
+    return Line(path_of(Link.model_validate(link), "up"), Draws(np.random.default_rng(0)))
 
 
 def packet(kind: int, size: int) -> Packet:
