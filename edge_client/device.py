@@ -164,6 +164,8 @@ class Device:
 
     def _finish(self) -> HeadUpdate:
         change = (head_vector(self._head) - self._received)[None, :]
+        del self._received
+        self._head.zero_grad()  # frees the gradients: an idle device of FedAvg keeps one model, not three
         rng = generator(self._seed, "update", self._client, self._round)
         return HeadUpdate(
             round=self._round,
