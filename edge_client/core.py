@@ -99,13 +99,13 @@ class ClientCore:
     def handle(self, event: Event) -> list[Action]:
         """Take one event and say what is to be done."""
         match event:
+            case Received():
+                return self._received(event.message)
+            case ComputeDone(job, result) if job is self._busy:
+                return self._computed(result)
             case Online():
                 self._greeted = False
                 return [Publish(topics.status(self._run, self._client), Status(online=True), retain=True)]
-            case Received(message=message):
-                return self._received(message)
-            case ComputeDone(job, result) if job is self._busy:
-                return self._computed(result)
             case Garbled(error=error):
                 return [Report(Trouble(self._client, f"unreadable message from the server: {error}"))]
             case StopAsked(reason):
@@ -115,12 +115,12 @@ class ClientCore:
 
     def _received(self, message: Message) -> list[Action]:
         match message:
-            case RunState():
-                return self._run_state(message)
-            case Assignment():
-                return self._assigned(message)
             case Gradient():
                 return self._gradient(message)
+            case Assignment():
+                return self._assigned(message)
+            case RunState():
+                return self._run_state(message)
             case Rejected(reason, detail):
                 trouble = Report(Trouble(self._client, f"rejected by the server: {reason}: {detail}"))
                 return [trouble, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [trouble]

@@ -306,18 +306,18 @@ class ServerCore:
     def handle(self, event: Event) -> list[Action]:
         """Take one event and say what is to be done."""
         match event:
-            case Online():
-                actions = self._connected()
-            case Received(sender, message, wire_bytes):
-                self._ledger.receive(message, wire_bytes)
-                actions = self._received(sender, message)
-            case Garbled(sender, error):
-                actions = self._refuse(sender, error)
-            case TimerFired(key):
-                actions = self._timer(key)
+            case Received():
+                self._ledger.receive(event.message, event.wire_bytes)
+                actions = self._received(event.sender, event.message)
             case ComputeDone(job, result):
                 self._busy = False
                 actions = self._computed(job, result)
+            case TimerFired(key):
+                actions = self._timer(key)
+            case Online():
+                actions = self._connected()
+            case Garbled(sender, error):
+                actions = self._refuse(sender, error)
             case StopAsked(reason):
                 actions = self._finish(reason)
         actions += self._advance()
@@ -342,14 +342,14 @@ class ServerCore:
         if sender not in self._roster:
             return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
         match message:
-            case Hello():
-                return self._greeted(sender, message)
-            case Status(online):
-                return [] if online else self._vanished(sender)
             case Activations():
                 return self._activations(sender, message)
             case HeadUpdate():
                 return self._head_update(sender, message)
+            case Hello():
+                return self._greeted(sender, message)
+            case Status(online):
+                return [] if online else self._vanished(sender)
             case _:
                 kind = type(message).__name__
                 return self._refuse(sender, WireError("direction", f"a client does not send {kind}"))
@@ -474,10 +474,10 @@ class ServerCore:
 
     def _computed(self, job: object, result: object) -> list[Action]:
         match job, result:
-            case Open(), bytes():
-                self._head = result
             case TailStep(), TailStepped():
                 return self._stepped(result)
+            case Open(), bytes():
+                self._head = result
             case TailUpdate(), None:
                 pass
             case CloseRound(), RoundClosed():
@@ -553,18 +553,18 @@ class ServerCore:
         return [*actions, Compute(job)]
 
     def _next_job(self, current: _Round) -> tuple[list[Action], TailStep | TailUpdate | CloseRound | None]:
-        steps = self._plan.steps if self._plan.patience.max_staleness is None else min(self._plan.steps, 1)
-        batches = [
-            (client, member.waiting, self._weight(member))
-            for client in sorted(self._ready)
-            if (member := self._members[client]).waiting is not None
-        ]
-        if batches:
+        if self._ready:
+            batches = [
+                (client, member.waiting, self._weight(member))
+                for client in sorted(self._ready)
+                if (member := self._members[client]).waiting is not None
+            ]
             return [], TailStep(current.number, current.step, tuple(batches))
         enough, actions = self._enough(current)
         if not enough:
             return [], None
-        if current.step < steps:
+        buffered = self._plan.patience.max_staleness is not None
+        if current.step < (min(self._plan.steps, 1) if buffered else self._plan.steps):
             current.step += 1
             self._look_around(current)
             return actions, TailUpdate(current.number, current.step - 1)
@@ -626,11 +626,13 @@ class ServerCore:
             if self._number - member.assignment.round > (plan.patience.max_staleness or 0):
                 actions += self._drop(client)
         chosen = self._choose(plan.patience.choose - len(self._members))
-        assignments: dict[Codecs, Assignment] = {}  # one for all who are alike
+        assignments: dict[int, Assignment] = {}  # one for all who share their codecs
         self._round = _Round(self._number)
         for client in chosen:
             codecs = plan.codecs_of(client)
-            assignment = assignments.get(codecs) or assignments.setdefault(codecs, self._assignment(codecs))
+            if id(codecs) not in assignments:
+                assignments[id(codecs)] = self._assignment(codecs)
+            assignment = assignments[id(codecs)]
             self._members[client] = _Member(assignment)
             self._ledger.tensor("head_state_down", 1, plan.head_size)
             actions.append(Publish(topics.down(plan.run, client), assignment))

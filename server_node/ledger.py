@@ -10,6 +10,15 @@ FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 CONTROL = "control"
 """Hello, Status, RunState, Rejected: what belongs to no flow."""
 
+_NO_FLOW = (CONTROL, "")
+_FLOW_OF = {
+    Activations: ("activations_up", "payload"),
+    Gradient: ("gradient_down", "payload"),
+    HeadUpdate: ("head_update_up", "payload"),
+    Assignment: ("head_state_down", "head"),
+}
+"""The flow of a message, and the field that carries its tensor."""
+
 
 @dataclass(slots=True)
 class Flow:
@@ -77,19 +86,9 @@ class Ledger:
         self.paper_bits[1] += codec.paper_bits(n, d) if isinstance(codec, Pq) else 16 * codec.size_bytes(n, d)
 
     def _count(self, message: Message, message_wire_bytes: int) -> None:
-        payload_bytes = 0
-        match message:
-            case Assignment(head=payload):
-                name, payload_bytes = "head_state_down", len(payload)
-            case Activations(payload=payload):
-                name, payload_bytes = "activations_up", len(payload)
-            case Gradient(payload=payload):
-                name, payload_bytes = "gradient_down", len(payload)
-            case HeadUpdate(payload=payload):
-                name, payload_bytes = "head_update_up", len(payload)
-            case _:
-                name = CONTROL
+        name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)
         flow = self.flows[name]
         flow.messages += 1
-        flow.payload_bytes += payload_bytes
         flow.wire_bytes += message_wire_bytes
+        if tensor:
+            flow.payload_bytes += len(getattr(message, tensor))
