@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def sweep(
         raise ValueError("--jobs counts processes of this machine, --dask runs none here; give one of them")
     points = load_grid(scenario, settings or (), grid or ())
     folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
-    pool = dask_pool(dask) if dask else local_pool(min(jobs or os.cpu_count() or 1, len(points)))
+    jobs = min(jobs or os.cpu_count() or 1, len(points))
+    pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
     done = 0
     with _watching(len(points), as_json=as_json) as watch:
 

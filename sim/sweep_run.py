@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from scenarios.grid import Point
 from scenarios.load import dump_resolved, load_scenario
 from sim.sweep import Mode, Row, finished, keep, row_of, run_name, write_table
 from sim.virtual import simulate
+
+Pool = Callable[[], AbstractContextManager[Executor]]
+Outcome = Future[dict[str, bytes]]
 
 _one_at_a_time = threading.Lock()
 """A worker of Dask may have several threads; torch's number of threads is one setting for all of them."""
@@ -55,7 +58,7 @@ def sweep(
     points: Sequence[Point],
     folder: Path,
     mode: Mode,
-    pool: AbstractContextManager[Executor],
+    pool: Pool,
     watch: Callable[[Row], None] = lambda _row: None,
 ) -> list[Row]:
     """Run the points that have no finished run in the folder, and keep the table up to date.
@@ -64,7 +67,7 @@ def sweep(
         points: the grid.
         folder: the sweep's; made if missing.
         mode: whether to train.
-        pool: what runs points; left alone if none is to be run.
+        pool: opens what runs points; left alone if none is to be run.
         watch: hears of every point, finished ones first.
 
     Returns:
@@ -83,28 +86,44 @@ def sweep(
             watch(rows[number])
     if rows:
         write()
-    todo = {number: text for number, text in enumerate(texts) if number not in rows}
-    if todo:
-        with pool as executor:
-            futures = _submit(executor, todo, mode)
-            for future in as_completed(futures):
-                number = futures.pop(future)
-                rows[number] = _collect(future, points[number], folder / names[number], texts[number])
-                write()
-                watch(rows[number])
+
+    def collect(number: int, outcome: Outcome) -> None:
+        rows[number] = _row(outcome, points[number], folder / names[number], texts[number])
+        write()
+        watch(rows[number])
+
+    _run_all({number: text for number, text in enumerate(texts) if number not in rows}, mode, pool, collect)
     return [rows[number] for number in range(len(points))]
 
 
-def _submit(executor: Executor, texts: dict[int, str], mode: Mode) -> dict[Future[dict[str, bytes]], int]:
+def _run_all(todo: dict[int, str], mode: Mode, pool: Pool, collect: Callable[[int, Outcome], None]) -> None:
+    """Run scenarios by number and hand over what comes of each.
+
+    A process that dies breaks its pool. Work is begun in order, so the first point that is left is a likely
+    culprit: it counts as failed, and a new pool goes on with the others.
+    """
+    while todo:
+        with pool() as executor:
+            left = _submit(executor, todo, mode)
+            for outcome in as_completed(list(left)):
+                if outcome.cancelled() or not isinstance(outcome.exception(), BrokenExecutor):
+                    collect(left.pop(outcome), outcome)
+        if left:
+            suspect = next(iter(left))
+            collect(left.pop(suspect), suspect)
+        todo = {number: todo[number] for number in left.values()}
+
+
+def _submit(executor: Executor, texts: dict[int, str], mode: Mode) -> dict[Outcome, int]:
     # Processes that are started now ignore Ctrl-C, as we do for the moment: to end them is our business.
     with handling(signal.SIGINT, signal.SIG_IGN):
         return {executor.submit(run_point, text, mode): number for number, text in texts.items()}
 
 
-def _collect(future: Future[dict[str, bytes]], point: Point, folder: Path, scenario_yaml: str) -> Row:
+def _row(outcome: Outcome, point: Point, folder: Path, scenario_yaml: str) -> Row:
     """Keep what a worker brought, and give its row."""
     try:
-        keep(folder, future.result())
+        keep(folder, outcome.result())
     except PointError as error:
         return row_of(point, folder.name, None, str(error))
     except Exception as error:  # noqa: BLE001  a lost worker; each kind of pool has its own

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -59,7 +60,7 @@ def points_of(folder: Path, *grid: str) -> list[Point]:
 
 
 def timed(points: list[Point], folder: Path) -> list[Row]:
-    return sweep(points, folder, Mode.TIMING_ONLY, Here())
+    return sweep(points, folder, Mode.TIMING_ONLY, Here)
 
 
 def table_of(folder: Path) -> list[Row]:
@@ -153,7 +154,7 @@ def test_swept_values_of_any_kind_fit_a_column(
 def test_the_same_sweep_again_runs_nothing(tmp_path: Path) -> None:
     points, folder = points_of(tmp_path, "seed=1,2"), tmp_path / "sweep"
     rows = timed(points, folder)
-    assert sweep(points, folder, Mode.TIMING_ONLY, nobody()) == rows
+    assert sweep(points, folder, Mode.TIMING_ONLY, nobody) == rows
 
 
 def test_only_missing_points_run(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_damaged_point_runs_anew(tmp_path: Path, file: str, content: str | Non
 def test_learning_and_timing_are_not_mixed(tmp_path: Path) -> None:
     points, folder = points_of(tmp_path, "seed=1"), tmp_path / "sweep"
     [timing] = timed(points, folder)
-    [learning] = sweep(points, folder, Mode.SIMULATE, Here())
+    [learning] = sweep(points, folder, Mode.SIMULATE, Here)
     assert timing["metric.final"] is None
     assert learning["metric.final"] > 0.2
     assert timing["run"] != learning["run"]
@@ -202,7 +203,7 @@ def test_learning_and_timing_are_not_mixed(tmp_path: Path) -> None:
 def test_the_table_is_up_to_date_after_each_point(tmp_path: Path) -> None:
     points, folder = points_of(tmp_path, "seed=1,2,3"), tmp_path / "sweep"
     sizes: list[int] = []
-    sweep(points, folder, Mode.TIMING_ONLY, Here(), lambda _row: sizes.append(len(table_of(folder))))
+    sweep(points, folder, Mode.TIMING_ONLY, Here, lambda _row: sizes.append(len(table_of(folder))))
     assert sizes == [1, 2, 3]
 
 
@@ -237,6 +238,19 @@ def test_a_failed_point_is_told_and_runs_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_point_that_kills_its_process_leaves_the_others_alone(tmp_path: Path) -> None:
+    task = (Path(__file__).parent / "small_task.py").read_text()
+    deadly = task.replace("load=lambda: ", "load=lambda: __import__('os')._exit(3) or ")
+    for name, text in {"a.py": task, "b.py": deadly, "c.py": task}.items():
+        (tmp_path / name).write_text(text)
+    modules = ",".join(str(tmp_path / name) for name in ("a.py", "b.py", "c.py"))
+    points = points_of(tmp_path, f"task.module={modules}", "training.cohort=1,2")
+    rows = sweep(points, tmp_path / "s", Mode.SIMULATE, partial(local_pool, 1))
+    assert [row["error"] is None for row in rows] == [True, True, False, False, True, True]
+    assert rows[2]["error"].startswith("no result of the worker: BrokenProcessPool(")
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "sim", "sweep", str(small_file(tmp_path)), "--grid=seed=1,2,3,4,5,6,7,8",
@@ -267,10 +281,10 @@ def test_every_pool_gives_the_same_table(tmp_path: Path) -> None:
     from distributed import LocalCluster  # noqa: PLC0415  an optional extra
 
     points = points_of(tmp_path, "training.cohort=1,3", "seed=1,2")
-    tables = [without_clock(sweep(points, tmp_path / "here", Mode.SIMULATE, Here()))]
+    tables = [without_clock(sweep(points, tmp_path / "here", Mode.SIMULATE, Here))]
     for jobs in (1, 2):
         folder = tmp_path / str(jobs)
-        sweep(points, folder, Mode.SIMULATE, local_pool(jobs))
+        sweep(points, folder, Mode.SIMULATE, partial(local_pool, jobs))
         tables.append(without_clock(table_of(folder)))
     with LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
