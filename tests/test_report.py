@@ -182,6 +182,15 @@ def test_a_broken_folder_is_told_in_one_line(
     assert len(result.output.strip().splitlines()) == 1
 
 
+def test_a_summary_without_a_flow_is_told_in_one_line(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run", [row(1, 0.4, 10, 1.0)])
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["bytes"]["gradient_down"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"summary\.json: cannot be read \(no bytes of gradient_down"):
+        read_all([folder])
+
+
 def test_a_reading_says_what_the_metric_cost(tmp_path: Path) -> None:
     rows = [row(1, 0.2, 1000, 1.0), row(2, None, 2000, 2.0), row(3, 0.5, 3000, 3.0), row(4, 0.8, 5000, 7.5)]
     assert words.learning(run_of(made_run(tmp_path / "run", rows))) == (
@@ -209,7 +218,7 @@ def test_only_a_notable_loss_counts_as_held_up() -> None:
         "client, 50% of the time. Most often it was a (2 of them)."
     )
     assert words.where_time_went(times) == (
-        "50% of the 40 s went into devices computing forwards, 50% into the way up. "
+        "50% of the 40 s went into devices computing, 50% into the way up. "
         "The longest round was 3, 20 s; the mean is 13.3 s."
     )
 

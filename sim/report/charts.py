@@ -75,6 +75,8 @@ def traffic(runs: Sequence[Run]) -> go.Figure:
              for run, _, names, kind in bars]  # fmt: skip
     for name in FLOWS:
         each = [size[name] for size in sizes]
+        if not any(each):
+            continue
         figure.add_bar(
             y=y,
             x=[size / 1e6 for size in each],
@@ -108,6 +110,8 @@ def where_time_went(times: Sequence[RoundTime], clock: str) -> go.Figure:
     rounds = [time.round for time in times]
     for phase, colour in _PHASES.items():
         seconds = [time.seconds.get(phase, 0.0) for time in times]
+        if not any(seconds):
+            continue
         words = [f"{time_in_words(s)}, along the path of {escape(who(t))}"
                  for s, t in zip(seconds, times, strict=True)]  # fmt: skip
         figure.add_bar(
@@ -132,6 +136,7 @@ def stragglers(times: Sequence[RoundTime]) -> go.Figure:
                 x=[time.round for time in those],
                 y=[escape(who(time)) for time in those],
                 name=cause,
+                showlegend=True,
                 mode="markers",
                 marker={"color": colour, "size": [time.lost_s for time in those], "sizemode": "area",
                         "sizeref": 2 * most_s / 28**2, "sizemin": 4, "opacity": 0.85},

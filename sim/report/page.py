@@ -131,16 +131,18 @@ def _of_one(run: Run, *, alone: bool) -> list[Section]:
             [words.where_time_went(times), *([cut] if cut else [])],
             [charts.where_time_went(times, run.clock)],
             how="Each bar follows the client that finished last: what it was doing, moment by moment. "
-            "Waiting is when nothing was on its lane: it was away, its machine was busy with others (live), "
-            "or the round waited for somebody who is not on the trace.",
+            "Closing is the server's: averages and evaluation. Waiting is when nothing was on its lane: "
+            "it was away, its machine was busy with others (live), or the round waited for somebody who is "
+            "not on the trace.",
         ),
         Section(
             f"Who held up which round{tail}",
             [words.stragglers(times), *([cut] if cut else [])],
             [charts.stragglers(times)] if late else (),
             _worst(late) if late else None,
-            how="Time lost is how much later than the median of the others this client finished; the cause "
-            "is what it spent most of that on."
+            how="Time lost is how much later than the median of the others this client finished (of a client "
+            "that is not on the trace: how much later than the last answer); the cause is what it spent most "
+            "of that on."
             if late
             else "",
         ),
@@ -155,7 +157,7 @@ def _worst(late: Sequence[RoundTime]) -> Table:
             time.cause,
             time_in_words(time.lost_s),
             time_in_words(time.duration_s),
-            "yes" if time.answered else "no",
+            None if time.client is None else "yes" if time.answered else "no",
             time.missing,
         )
         for time in late[:WORST]

@@ -19,6 +19,7 @@ from sim.trace import SERVER
 WAITING, CLOSING = "waiting", "closing"
 PHASES = {
     "compute": "compute",
+    "train": "compute",  # FedAvg: the whole model, there and back
     "encode": "encode",
     "uplink": "uplink",
     "queue": "queue",

@@ -51,6 +51,11 @@ class Summary(msgspec.Struct, frozen=True):
     virtual_seconds: float | None
     bytes: dict[str, FlowBytes]
 
+    def __post_init__(self) -> None:
+        lacking = [name for name in _NAMES if name not in self.bytes]
+        if lacking:
+            raise ValueError(f"no bytes of {lacking[0]}")
+
     @property
     def wire_bytes(self) -> int:
         """All flows, both directions."""

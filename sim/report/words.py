@@ -18,7 +18,7 @@ TOTAL = "bytes.total.wire"
 """Column that sweep points get: all flows, both directions."""
 
 _PHASES = {
-    "compute": "devices computing forwards",
+    "compute": "devices computing",
     "encode": "devices encoding",
     "uplink": "the way up",
     "queue": "queues",
@@ -50,7 +50,7 @@ def nature(run: Run) -> str:
     """Say what kind of run it was, and how it ended."""
     summary = run.summary
     how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
-    paths = {name: f"flows.{name}.codec" for name in FLOWS}
+    paths = {name: f"flows.{name}.codec" for name in FLOWS if summary.bytes[name].wire}
     codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
     early = "" if summary.reason == "complete" else f" It ended early: {summary.reason}."
     return (
