@@ -1,0 +1,206 @@
+"""Clients in network namespaces of their own, each on a shaped link to the broker's; Linux, as root.
+
+    client's namespace: TUN device 10.77.i.1  <- benchmarks.forwarder ->  10.77.i.2 :broker's namespace
+
+TCP is Reno, which the link model describes. Leaving the context removes all of it.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scenarios.links import Link
+
+HERE = f"fedlite-{os.getpid()}"
+PROBE_BYTES = 32
+"""An IP packet whose round trip is timed."""
+
+QUEUE_PACKETS = 5000
+"""Before a TUN device; the forwarder empties it at once."""
+
+_TUN = Path("/dev/net/tun")
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+_CLONE_NEWNET = 0x40000000
+_UDP_HEADER_BYTES = 28  # with IPv4's
+_PORT = 9999
+_SO_TIMESTAMPNS = 35  # the kernel notes when a packet came
+_SILENCE_S = 3.0
+
+
+def why_not() -> str | None:
+    """Say why namespaces cannot be had here; None if they can."""
+    if sys.platform != "linux":
+        return "network namespaces need Linux"
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not _TUN.exists():
+        return f"there is no {_TUN}"
+    missing = [program for program in ("ip", "sysctl") if shutil.which(program) is None]
+    return f"{missing[0]} is not installed" if missing else None
+
+
+def broker_namespace() -> str:
+    """Name the broker's and the server's."""
+    return f"{HERE}-broker"
+
+
+def client_namespace(number: int) -> str:
+    """Name a client's."""
+    return f"{HERE}-client{number}"
+
+
+def broker_address(number: int) -> str:
+    """Give the broker's address for a client."""
+    return f"10.77.{number}.2"
+
+
+@contextmanager
+def shaped_links(links: Sequence[Link], shared_kbps: tuple[float, float] | None) -> Iterator[None]:
+    """Make the namespaces and join them.
+
+    Args:
+        links: of each client.
+        shared_kbps: rates up and down of a bottleneck that all clients share.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_namespace(broker_namespace()))
+        ends, files = [], []
+        for number, link in enumerate(links):
+            stack.enter_context(_namespace(client_namespace(number)))
+            near = _tun(client_namespace(number), "tun0", f"10.77.{number}.1", broker_address(number))
+            far = _tun(broker_namespace(), f"tun{number}", broker_address(number), f"10.77.{number}.1")
+            files += [near, far]
+            ends.append((near, far, _as_json(link)))
+        command = [sys.executable, "-m", "benchmarks.forwarder", json.dumps([ends, shared_kbps or []])]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, pass_fds=files, start_new_session=True
+        ) as process:
+            for file in files:
+                os.close(file)
+            yield
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _as_json(link: Link) -> dict[str, object]:
+    return {
+        "kbps": [link.uplink_kbps or 0, link.downlink_kbps or 0],
+        "latency_s": link.latency_ms / 1000,
+        "jitter_s": link.jitter_ms / 1000,
+        "loss": link.loss,
+    }
+
+
+@contextmanager
+def _namespace(name: str) -> Iterator[None]:
+    _do("ip", "netns", "add", name)
+    try:
+        inside = ("ip", "netns", "exec", name)
+        _do(*inside, "ip", "link", "set", "lo", "up")
+        _do(
+            *inside, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno", "net.ipv4.tcp_no_metrics_save=1"
+        )
+        yield
+    finally:
+        _do("ip", "netns", "del", name)
+
+
+def _tun(namespace: str, name: str, address: str, peer: str) -> int:
+    """Make a TUN device and give its file descriptor; the device lasts as long as that."""
+    with entered(namespace):
+        file = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    inside = ("ip", "-n", namespace)
+    _do(*inside, "address", "add", f"{address}/32", "peer", peer, "dev", name)
+    _do(*inside, "link", "set", name, "mtu", "1500", "txqueuelen", str(QUEUE_PACKETS), "up")
+    return file
+
+
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+@contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """Make sockets in a namespace: they stay in it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{namespace}").open() as there:
+        if libc.setns(there.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
+        try:
+            yield
+        finally:
+            libc.setns(home.fileno(), _CLONE_NEWNET)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a link really does; loss of the packets that were sent to find out."""
+
+    round_trip_ms: float
+    up_kbps: float
+    down_kbps: float
+    loss: float
+
+
+def check_link(number: int, link: Link) -> Check:
+    """Measure a client's link with UDP: round trip of small packets, rates of a train of full ones."""
+    device, broker = _socket(client_namespace(number)), _socket(broker_namespace())
+    with device, broker:
+        device.connect((broker_address(number), _PORT))
+        broker.connect((f"10.77.{number}.1", _PORT))
+        round_trips_s = [t for t in (_round_trip_s(device, broker) for _ in range(20)) if t is not None]
+        up_kbps, lost_up = _train(device, broker, link.uplink_kbps or 100_000)
+        down_kbps, lost_down = _train(broker, device, link.downlink_kbps or 100_000)
+    return Check(1000 * statistics.median(round_trips_s), up_kbps, down_kbps, (lost_up + lost_down) / 2)
+
+
+def _socket(namespace: str) -> socket.socket:
+    with entered(namespace):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+    made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    made.settimeout(_SILENCE_S)
+    made.bind(("", _PORT))
+    return made
+
+
+def _round_trip_s(device: socket.socket, broker: socket.socket) -> float | None:
+    begun_s = time.perf_counter()
+    try:
+        device.send(bytes(PROBE_BYTES - _UDP_HEADER_BYTES))
+        broker.send(broker.recv(100))
+        device.recv(100)
+    except TimeoutError:
+        return None
+    return time.perf_counter() - begun_s
+
+
+def _train(sender: socket.socket, receiver: socket.socket, kbps: float) -> tuple[float, float]:
+    """Send full packets for a second or two; give their rate in kbit/s, and the share lost."""
+    packet_bytes = 1500
+    count = min(2000, max(40, int(kbps * 1000 * 1.5 / 8 / packet_bytes)))
+    for number in range(count):
+        sender.send(number.to_bytes(4, "big") + bytes(packet_bytes - _UDP_HEADER_BYTES - 4))
+    arrivals = []
+    with contextlib.suppress(TimeoutError):
+        while not arrivals or arrivals[-1][0] < count - 1:
+            data, [(_, _, stamp)], _, _ = receiver.recvmsg(2000, 64)
+            seconds, nanoseconds = struct.unpack("ll", stamp)
+            arrivals.append((int.from_bytes(data[:4], "big"), seconds + 1e-9 * nanoseconds))
+    (first, begun_s), (last, ended_s) = arrivals[0], arrivals[-1]
+    return (last - first) * packet_bytes * 8 / 1000 / (ended_s - begun_s), 1 - len(arrivals) / count
