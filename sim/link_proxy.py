@@ -109,6 +109,12 @@ class Direction:
             await self._until_held(0)
             writing.cancel()
 
+    def close(self) -> None:
+        """Lose what is under way."""
+        self._pacer.catch_up()
+        self._way.close()
+        self._pacer.catch_up()
+
     def _send(self, packets: Sequence[Packet]) -> None:
         self._pacer.catch_up()
         for packet in packets:
@@ -150,7 +156,8 @@ class LinkProxy:
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
         """Relay connections until `stop` is set; `ready` is told the port on LOCALHOST."""
-        with _socket() as listener:
+        with socket.socket() as listener:
+            _keep_small(listener)  # what it accepts inherits this
             listener.bind((LOCALHOST, 0))
             server = await asyncio.start_server(self._accept, sock=listener)
             ready(listener.getsockname()[1])
@@ -162,8 +169,10 @@ class LinkProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._relay(reader, writer)
-        except* (OSError, ValueError) as errors:
-            log.info("a connection ended: %s", errors.exceptions)
+        except* OSError as errors:
+            log.info("a connection was lost: %s", errors.exceptions)
+        except* ValueError as errors:
+            log.warning("refused a connection: %s", errors.exceptions)
         finally:
             writer.close()
 
@@ -178,28 +187,23 @@ class LinkProxy:
         if client not in self._lines:
             raise ValueError(f"{client!r} is no client of this run")
         await self._take_over(client)
-        from_broker, to_broker = await self._connect()
+        from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
+        _keep_small(to_broker.get_extra_info("socket"))
         up, down = (Direction(self._pacer, self._clock, line) for line in self._lines[client])
-        directions = [
+        carrying = {
             asyncio.create_task(up.carry(reader, to_broker, splitter, packets)),
             asyncio.create_task(down.carry(from_broker, writer, PacketSplitter())),
-        ]
+        }
         try:
-            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*ended)
         finally:
             to_broker.close()
-            for direction in directions:
-                direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        link = _socket()
-        try:
-            await asyncio.get_running_loop().sock_connect(link, (self._broker.host, self._broker.port))
-        except BaseException:
-            link.close()
-            raise
-        return await asyncio.open_connection(sock=link)
+            for task in carrying:
+                task.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
+            up.close()
+            down.close()
 
     async def _take_over(self, client: str) -> None:
         """End an earlier connection of a client; what was under way there is lost."""
@@ -212,13 +216,11 @@ class LinkProxy:
             await asyncio.wait({before})
 
 
-def _socket() -> socket.socket:
-    made = socket.socket()
+def _keep_small(link: socket.socket) -> None:
+    """Give a socket small buffers, and let it send at once."""
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)  # before it connects or listens
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setblocking(False)
-    return made
+        link.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 @command
@@ -273,7 +275,8 @@ def shaped_links(
         try:
             port = process.stdout.readline().decode().strip()
             if not port:
-                raise BrokerError(f"the shaped links did not start; see {log_file}")
+                words = log_file.read_text(errors="replace").strip().splitlines()[-1:]
+                raise BrokerError("\n".join(["the shaped links did not start:", *words]))
             user, at, _ = urlsplit(url).netloc.rpartition("@")
             yield f"mqtt://{user}{at}{LOCALHOST}:{port}"
         finally:

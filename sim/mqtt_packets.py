@@ -7,7 +7,7 @@ PUBLISH = 3
 SUBACK = 9
 """Packet types; MQTT 3.1.1, 2.2.1."""
 
-MAX_PACKET_BYTES = 2**17
+MAX_PIECE_BYTES = 2**17
 """Larger than any packet of ours; what is larger still comes in pieces of this size."""
 
 _LENGTH_BYTES = 4
@@ -21,7 +21,7 @@ _VARIABLE_HEADER_BYTES = 10
 
 
 class Packet(NamedTuple):
-    """A packet, or a piece of one above MAX_PACKET_BYTES.
+    """A packet, or a piece of one above MAX_PIECE_BYTES.
 
     Attributes:
         kind: its type.
@@ -49,7 +49,7 @@ class PacketSplitter:
         self._held += data
         packets = []
         while self._begun():
-            size = min(self._missing, MAX_PACKET_BYTES)
+            size = min(self._missing, MAX_PIECE_BYTES)
             if len(self._held) < size:
                 break
             packets.append(Packet(self._kind, bytes(self._held[:size])))

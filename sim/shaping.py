@@ -17,7 +17,7 @@ from sim.clock import Clock
 from sim.draws import Draws
 from sim.fleet import make_stations
 from sim.link import Line, path_of
-from sim.mqtt_packets import CONNECT, MAX_PACKET_BYTES, PUBLISH, SUBACK, Packet
+from sim.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, SUBACK, Packet
 from sim.trace import Trace
 
 Lines = tuple[Line | SharedLine, Line | SharedLine]
@@ -79,12 +79,11 @@ class Way:
 
     def __init__(self, clock: Clock, line: Line | SharedLine, deliver: Callable[[bytes], None]) -> None:
         in_flight = line.path.bytes_per_s * max(line.latency_s, 1e-9)
-        self.room_bytes = MAX_PACKET_BYTES + int(min(in_flight, _MOST_IN_FLIGHT_BYTES))
+        self.room_bytes = MAX_PIECE_BYTES + int(min(in_flight, _MOST_IN_FLIGHT_BYTES))
         self._clock = clock
         self._line = line
         self._deliver = deliver
         self._parcels: deque[_Parcel] = deque()
-        line.reset()
 
     def send(self, packet: Packet) -> None:
         """Take a packet, or a piece of a large one."""
@@ -99,6 +98,11 @@ class Way:
             line.send(size, lambda _start_s: self._arrived(parcel))
         else:
             self._clock.at(line.carry(now_s, size).arrival_s, self._arrived, parcel)
+
+    def close(self) -> None:
+        """Lose what is under way; the line is then as for a new connection."""
+        self._parcels.clear()
+        self._line.reset()
 
     def _arrived(self, parcel: _Parcel) -> None:
         parcel.arrived = True

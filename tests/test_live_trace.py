@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from broker.journal import Journal, Notes, Sighting, Span, read_notes
 from broker.memory import MemoryBroker
-from broker.messages import Gradient, Status
+from broker.messages import Gradient, HeadUpdate, Status
 from edge_client.live import host
+from scenarios.load import dump_resolved
 from scenarios.schema import client_names
 from server_node.ledger import FLOWS
 from server_node.live import serve
+from sim.cli import app
 from sim.live_trace import live_trace
 from sim.local_run import run_here
 from sim.trace import Trace
@@ -151,6 +154,18 @@ def test_a_journal_survives_its_file(tmp_path: Path) -> None:
     assert [(seen.round, seen.step, seen.wire_bytes) for seen in journal.notes.sightings] == [
         (3, 1, 0), (3, 1, 77),
     ]  # fmt: skip
+
+
+def test_the_command_joins_what_server_and_edges_left(tmp_path: Path) -> None:
+    (tmp_path / "scenario.yaml").write_text(dump_resolved(small_scenario(tmp_path)))
+    server, edge = Journal(["c0"]), Journal(["c0"])
+    edge.left("fl/run/up/c0", HeadUpdate(1, 1, 5, 0.0, b"x"))
+    server.arrived("fl/run/up/c0", HeadUpdate(1, 1, 5, 0.0, b"x"), 60)
+    server.write(tmp_path / "journal.json")
+    edge.write(tmp_path / "pi")
+    done = CliRunner().invoke(app, ["trace", str(tmp_path), str(tmp_path / "pi")], catch_exceptions=False)
+    assert done.output.split() == ["wrote", str(tmp_path / "trace.json")]
+    assert [span["name"] for span in lanes_in(tmp_path / "trace.json")["c0"]] == ["uplink"]
 
 
 def test_a_file_that_is_no_journal(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.mqtt_packets import CONNECT, MAX_PACKET_BYTES, PUBLISH, Packet, PacketSplitter, client_id
+from sim.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, Packet, PacketSplitter, client_id
 
 
 def packet(kind: int, remaining: int) -> bytes:
@@ -46,7 +46,7 @@ def test_however_a_stream_is_cut_the_packets_are_the_same(
 def test_a_packet_that_is_too_large_comes_in_pieces(cuts: list[int]) -> None:
     large, small = packet(PUBLISH, 300_000), packet(4, 2)
     pieces = fed_in_pieces(large + small, cuts)
-    assert [len(piece.data) for piece in pieces] == [MAX_PACKET_BYTES, MAX_PACKET_BYTES, 300_004 - 2**18, 4]
+    assert [len(piece.data) for piece in pieces] == [MAX_PIECE_BYTES, MAX_PIECE_BYTES, 300_004 - 2**18, 4]
     assert [piece.kind for piece in pieces] == [PUBLISH, PUBLISH, PUBLISH, 4]
     assert b"".join(piece.data for piece in pieces) == large + small
 

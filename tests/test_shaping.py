@@ -90,7 +90,9 @@ def test_connecting_takes_five_latencies_and_the_suback() -> None:
 
 def test_a_new_connection_begins_with_an_idle_line() -> None:
     clock, line = Clock(), line_with(**SLOW)
-    Way(clock, line, lambda _: None).send(packet(PUBLISH, 640_000))
+    lost = Way(clock, line, lambda _: pytest.fail("it was lost"))
+    lost.send(packet(PUBLISH, 640_000))
+    lost.close()
     found = arrivals(clock, line, [(0.0, packet(PUBLISH, 12))])
     assert found == [(pytest.approx(0.101), PUBLISH)]
 
