@@ -16,11 +16,13 @@ runner = CliRunner()
 
 def test_help_names_every_command() -> None:
     text = runner.invoke(app, ["--help"]).output
-    for command in ("run", "simulate", "calibrate", "broker", "server", "edge", "scenarios"):
+    for command in ("run", "simulate", "report", "calibrate", "broker", "server", "edge", "scenarios"):
         assert command in text
 
 
-@pytest.mark.parametrize("command", ["run", "simulate", "calibrate", "broker", "server", "edge", "scenarios"])
+@pytest.mark.parametrize(
+    "command", ["run", "simulate", "report", "calibrate", "broker", "server", "edge", "scenarios"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0

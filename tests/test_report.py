@@ -115,7 +115,7 @@ def test_several_runs_are_held_against_each_other(tmp_path: Path, monkeypatch: p
     two = made_run(tmp_path / "two", rows, seed=2, task={"name": "same"})
     assert report(one, two) == "report in report.html\n"
     text = Page(tmp_path / "report.html").text
-    assert "The scenarios differ in 1 settings" in text
+    assert "in which the scenarios differ: 1." in text
     assert "task.name" not in text
     assert "To accuracy 0.800, which all reached, it took one 80 B" in text
 

@@ -144,6 +144,7 @@ def stragglers(times: Sequence[RoundTime]) -> go.Figure:
                 hovertemplate="round %{x}: %{text} lost against the median client",
             )  # fmt: skip
     names = sorted({escape(who(time)) for time in late})
+    figure.update_layout(legend_itemsizing="constant")
     figure.update_xaxes(title="round", range=[times[0].round - 1, times[-1].round + 1])
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
     return _styled(figure, 190 + _LINE * len(names))
@@ -190,7 +191,7 @@ def _size(run: Run, flow: str, kind: str) -> int:
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
-              "traceorder": "normal", "itemsizing": "constant"}  # fmt: skip
+              "traceorder": "normal"}  # fmt: skip
     figure.update_layout(
         template="plotly_white", height=height, margin=_MARGIN, legend=legend,
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1a1a1a"},

@@ -173,7 +173,7 @@ def _comparison(runs: Sequence[Run]) -> Section:
     rows: list[list[object]] = [[name, *(value(run) for run in runs)] for name, value in _FIGURES.items()]
     rows += [[key, *(run.scenario.get(key) for run in runs)] for key in differing]
     if differing:
-        reading = f"The scenarios differ in {len(differing)} settings, which are the last rows."
+        reading = f"Settings in which the scenarios differ: {len(differing)}. They are the last rows."
     else:
         reading = "The scenarios do not differ in any setting but the name."
     return Section("What differs?", [reading], table=Table(["", *(run.label for run in runs)], rows))
@@ -201,7 +201,7 @@ def _sweep(sweep: Sweep) -> Section:
         (
             *(row[key] for key in sweep.keys),
             _score(row.get("metric.final")),
-            bytes_in_words(words.total_bytes(row)),
+            bytes_in_words(words.total_bytes(row)) if row.get("error") is None else None,
             None if row.get("virtual_seconds") is None else f"{row['virtual_seconds']:.1f}",
             row["run"] if row.get("error") is None else f"{row['run']}: {row['error']}",
         )
