@@ -49,10 +49,13 @@ class Pacer:
     Args:
         clock: virtual time; nobody else moves it.
         speed_up: virtual seconds in a real one.
+
+    Attributes:
+        clock: virtual time.
     """
 
     def __init__(self, clock: Clock, speed_up: float) -> None:
-        self._clock = clock
+        self.clock = clock
         self._speed_up = speed_up
         self._loop = asyncio.get_running_loop()
         self._origin_s = self._loop.time()
@@ -61,11 +64,11 @@ class Pacer:
     def catch_up(self) -> None:
         """Let happen what is due, each at its own virtual time, and come back for what is next."""
         now_s = (self._loop.time() - self._origin_s) * self._speed_up
-        if now_s > self._clock.now:
-            self._clock.run(until=now_s)
+        if now_s > self.clock.now:
+            self.clock.run(until=now_s)
         if self._timer is not None:
             self._timer.cancel()
-        due_s = self._clock.peek()
+        due_s = self.clock.peek()
         if math.isfinite(due_s):
             real_s = self._origin_s + due_s / self._speed_up + _TIMER_S
             self._timer = self._loop.call_at(real_s, self.catch_up)
@@ -76,14 +79,13 @@ class Direction:
 
     Args:
         pacer: moves virtual time.
-        clock: virtual time.
         line: the link's, in this direction.
     """
 
-    def __init__(self, pacer: Pacer, clock: Clock, line: Line | SharedLine) -> None:
+    def __init__(self, pacer: Pacer, line: Line | SharedLine) -> None:
         self._pacer = pacer
         self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
-        self._way = Way(clock, line, self._arrived.put_nowait)
+        self._way = Way(pacer.clock, line, self._arrived.put_nowait)
         self._held = 0  # bytes taken and not yet written
         self._less = asyncio.Event()
 
@@ -149,9 +151,8 @@ class LinkProxy:
     def __init__(self, scenario: Scenario, broker: Address, *, run: str, speed_up: float) -> None:
         self._broker = broker
         self._prefix = f"{run}-"
-        self._clock = Clock()
-        self._pacer = Pacer(self._clock, speed_up)
-        self._lines = lines_of(scenario, self._clock)
+        self._pacer = Pacer(Clock(), speed_up)
+        self._lines = lines_of(scenario, self._pacer.clock)
         self._relays: dict[str, asyncio.Task[object]] = {}
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
@@ -189,7 +190,7 @@ class LinkProxy:
         await self._take_over(client)
         from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
         _keep_small(to_broker.get_extra_info("socket"))
-        up, down = (Direction(self._pacer, self._clock, line) for line in self._lines[client])
+        up, down = (Direction(self._pacer, line) for line in self._lines[client])
         carrying = {
             asyncio.create_task(up.carry(reader, to_broker, splitter, packets)),
             asyncio.create_task(down.carry(from_broker, writer, PacketSplitter())),
