@@ -15,7 +15,7 @@ import msgspec
 from broker import topics
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate, Message
 
-MAX_CLIENTS = 32
+MAX_CLIENTS = 64
 """So many clients of a fleet, its first ones, are traced."""
 
 MAX_NOTES = 100_000

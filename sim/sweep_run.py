@@ -47,7 +47,7 @@ def run_point(scenario_yaml: str, mode: Mode) -> dict[str, bytes]:
         file, folder = Path(scratch, "point.yaml"), Path(scratch, "run")
         file.write_text(scenario_yaml)
         try:
-            simulate(load_scenario(file), folder, timing_only=mode is Mode.TIMING_ONLY)
+            simulate(load_scenario(file), folder, timing_only=mode is Mode.TIMING_ONLY, threads=1)
         except Exception as error:  # noqa: BLE001  of a user's task, too: not every class can travel
             text = " ".join(str(error).replace(f"{scratch}/", "").split())
             raise PointError(f"{type(error).__name__}: {text}") from None
@@ -146,6 +146,8 @@ def handling(number: signal.Signals, handler: signal.Handlers | Callable[..., ob
 @contextmanager
 def local_pool(jobs: int) -> Iterator[Executor]:
     """Give processes of this machine; when left early, they and their scratch folders are gone at once."""
+    # Threads of torch that wait for each other would spin, and take the cores from the other points.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="fedlite-sweep-") as scratch:
         executor = ProcessPoolExecutor(jobs, context, initializer=_begin_worker, initargs=(scratch,))

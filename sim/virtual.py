@@ -57,6 +57,7 @@ def simulate(
     folder: Path,
     *,
     timing_only: bool = False,
+    threads: int | None = None,
     watch: Watch = lambda _fact, _ledger: None,
 ) -> Summary:
     """Run a scenario in virtual time and leave its folder.
@@ -67,6 +68,7 @@ def simulate(
         scenario: what to run.
         folder: where results go.
         timing_only: train nothing; messages have their sizes, jobs their durations.
+        threads: so many devices train at the same time, the cores' number if None; the results are the same.
         watch: hears of rounds and of trouble as they happen.
 
     Returns:
@@ -97,8 +99,9 @@ def simulate(
         if isinstance(fact, Fact):
             watch(fact, ledger)
 
-    make_workers = workers.stand_ins if timing_only else workers.training
-    with make_workers(scenario, task) as who:
+    with (
+        workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads) as who
+    ):
         run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
         reason = run.to_its_end()
     trace.write(folder / "trace.json")

@@ -52,10 +52,15 @@ class Workers:
 
 
 @contextmanager
-def training(scenario: Scenario, task: Task) -> Iterator[Workers]:
+def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iterator[Workers]:
     """Let everybody really train, devices that are at work at the same virtual time side by side.
 
-    Each job depends on its device alone, so it does not matter when it is really done.
+    A job depends on its device alone, so it does not matter when it is really done.
+
+    Args:
+        scenario: what to run.
+        task: its task.
+        threads: how many devices at the same time; as many as there are cores if None.
 
     Raises:
         ScenarioError: data that cannot be found or divided.
@@ -71,7 +76,7 @@ def training(scenario: Scenario, task: Task) -> Iterator[Workers]:
         plan=plan,
         training=scenario.training,
     )
-    with _threads(os.cpu_count() or 1) as pool:
+    with _threads(threads or os.cpu_count() or 1) as pool:
         yield Workers(
             plan,
             worker.run,
