@@ -81,7 +81,10 @@ def _schema_at(key: Key, data: object) -> Schema:
             schema = _resolved(schema["items"], root, data)
         else:
             data = data.get(part) if isinstance(data, dict) else None
-            schema = _resolved(schema["properties"][part], root, data)
+            # names that the user chose, as those of access points, are no properties
+            schema = _resolved(
+                schema.get("properties", {}).get(part) or schema["additionalProperties"], root, data
+            )
     return schema
 
 
@@ -114,6 +117,8 @@ def _allowed(schema: Schema, key: Key) -> str:
         return " or ".join(_allowed(member, key) for member in schema["oneOf"])
     if "const" in schema or "enum" in schema:
         return _either(schema.get("enum", [schema.get("const")]))
+    if "additionalProperties" in schema and "properties" not in schema:
+        return "a mapping of names of your own"
     if schema["type"] == "object":
         keys = list(schema["properties"])
         return f"a mapping with the key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"

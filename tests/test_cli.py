@@ -14,15 +14,18 @@ from tests.helpers import small_file
 runner = CliRunner()
 
 
+COMMANDS = (
+    *("run", "simulate", "sweep", "report", "calibrate"),
+    *("broker", "server", "edge", "trace", "scenarios"),
+)
+
+
 def test_help_names_every_command() -> None:
     text = runner.invoke(app, ["--help"]).output
-    for command in ("run", "simulate", "report", "calibrate", "broker", "server", "edge", "scenarios"):
-        assert command in text
+    assert [command for command in COMMANDS if command not in text] == []
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "simulate", "report", "calibrate", "broker", "server", "edge", "scenarios"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -59,6 +62,10 @@ def test_a_valid_scenario_is_called_so(tmp_path: Path) -> None:
             "subvectors must divide the activation size 9216",
         ),
         (["run", "quickstart", "--set", "flows.gradient_down.codec=int5"], "did you mean 'int"),
+        (
+            ["scenarios", "validate", "stragglers", "--set", "sweep={training.cohrt: [3]}"],
+            "did you mean 'cohort'?",
+        ),
         (["edge", "quickstart", "--broker", "tcp://x"], "not the URL of a broker"),
         (["edge", "quickstart", "--broker", "mqtt://127.0.0.1:1", "--clients", "50"], "numbers 0 to 49"),
         (["server", "quickstart", "--broker", "mqtt://127.0.0.1:1", "--run", "a/b"], "cannot be a run"),

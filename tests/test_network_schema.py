@@ -135,6 +135,26 @@ def test_mistakes_name_the_key_and_what_is_allowed(tmp_path: Path, fleet: str, e
     assert expected in complaint(tmp_path, f"fleet={fleet}")
 
 
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ("3", "network.access_points: must be a mapping of names of your own, not 3"),
+        (
+            "{a: 3}",
+            "network.access_points.a: must be a mapping with the keys uplink_kbps, downlink_kbps, not 3",
+        ),
+        (
+            "{a: {uplink_kbp: 3}}",
+            "network.access_points.a.uplink_kbp: unknown key; did you mean 'uplink_kbps'?",
+        ),
+    ],
+)
+def test_mistakes_below_names_that_users_chose_are_told_like_any_other(
+    tmp_path: Path, points: str, expected: str
+) -> None:
+    assert expected in complaint(tmp_path, f"network={{access_points: {points}}}")
+
+
 @pytest.mark.parametrize("name", [*LINKS, *DEVICES])
 def test_every_preset_says_where_its_numbers_come_from(name: str) -> None:
     assert (LINKS | DEVICES)[name].source
