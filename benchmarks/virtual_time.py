@@ -1,0 +1,123 @@
+"""How fast virtual time is: learning against the plain PyTorch loop, timing-only by the size of the fleet.
+
+    .venv/bin/python -m benchmarks.virtual_time learning [--rounds 60] [--repeats 5]
+    .venv/bin/python -m benchmarks.virtual_time timing [--link lte] [--local-steps 1] [--repeats 3]
+
+`learning` trains quickstart in turns as a plain loop, with as many torch threads as the machine has cores,
+and in virtual time. `timing` simulates fleets of Raspberry Pis with 1,000 of them in each round, a process
+for each fleet, and gives the best of the repeats; SimPy's own timeouts a second say what machine it is.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import simpy
+import torch
+
+from benchmarks.plain_loop import train
+from scenarios.load import load_scenario
+from sim.virtual import simulate
+
+FLEETS = (1_000, 10_000, 100_000)
+COHORT = 1_000
+STEPS = 100_000
+"""Client steps of a simulated run: many enough that what is done once for each device does not count."""
+
+
+def learning(rounds: int, repeats: int) -> None:
+    """Print the ratio of client steps per second."""
+    settings = [f"training.rounds={rounds}", f"training.evaluate_every={rounds}"]
+    scenario = load_scenario("quickstart", settings)
+    cores = os.cpu_count() or 1
+    ratios = []
+    for repeat in range(1, repeats + 1):
+        torch.set_num_threads(cores)
+        plain, plain_score = train(scenario)
+        with tempfile.TemporaryDirectory() as folder:
+            summary = simulate(scenario, Path(folder))
+        virtual, score = summary["client_steps_per_second"], summary["metric"]["final"]
+        ratios.append(virtual / plain)
+        print(
+            f"{repeat}: plain loop {plain:6.1f} steps/s ({plain_score:.3f}),"
+            f" virtual time {virtual:6.1f} steps/s ({score:.3f}), ratio {virtual / plain:.2f}"
+        )
+    print(f"median ratio {statistics.median(ratios):.2f} ({cores} cores)")
+
+
+def timing(link: str, local_steps: int, repeats: int) -> None:
+    """Print client steps per second and memory of each fleet."""
+    print(f"SimPy alone: {timeouts_per_second():,.0f} timeouts/s")
+    for devices in FLEETS:
+        command = [sys.executable, "-m", "benchmarks.virtual_time", "fleet", str(devices), link]
+        results = [
+            json.loads(subprocess.run([*command, str(local_steps)], capture_output=True, check=True).stdout)
+            for _ in range(repeats)
+        ]
+        best = max(results, key=lambda result: float(result["steps_per_second"]))
+        print(
+            f"{devices:7,} devices: {best['steps_per_second']:8,.0f} client steps/s,"
+            f" {1e6 / best['steps_per_second']:5.1f} us a step, peak memory {best['peak_mib']:,.0f} MiB"
+        )
+
+
+def fleet(devices: int, link: str, local_steps: int) -> None:
+    """Simulate one fleet and print its figures as JSON."""
+    settings = [
+        f"training.rounds={STEPS // (COHORT * local_steps)}",
+        f"training.cohort={COHORT}",
+        f"training.local_steps={local_steps}",
+        f"fleet=[{{count: {devices}, device: raspberry-pi-4, link: {link}}}]",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        summary = simulate(load_scenario("quickstart", settings), Path(folder), timing_only=True)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"steps_per_second": summary["client_steps_per_second"], "peak_mib": peak_mib}))
+
+
+def timeouts_per_second(count: int = 300_000) -> float:
+    """Give how many timeouts a second one SimPy process passes here."""
+
+    def process(environment: simpy.Environment) -> Generator[simpy.Event, None, None]:
+        for _ in range(count):
+            yield environment.timeout(1)
+
+    environment = simpy.Environment()
+    environment.process(process(environment))
+    started = time.perf_counter()
+    environment.run()
+    return count / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = parser.add_subparsers(required=True, dest="mode")
+    learn = modes.add_parser("learning")
+    learn.add_argument("--rounds", type=int, default=60)
+    learn.add_argument("--repeats", type=int, default=5)
+    time_only = modes.add_parser("timing")
+    time_only.add_argument("--link", default="lte")
+    time_only.add_argument("--local-steps", type=int, default=1)
+    time_only.add_argument("--repeats", type=int, default=3)
+    one = modes.add_parser("fleet")
+    one.add_argument("devices", type=int)
+    one.add_argument("link")
+    one.add_argument("local_steps", type=int)
+    options = vars(parser.parse_args())
+    run: Callable[..., None] = {"learning": learning, "timing": timing, "fleet": fleet}[options.pop("mode")]
+    run(**options)
+
+
+if __name__ == "__main__":
+    main()
