@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import simpy
@@ -29,7 +29,7 @@ from sim.virtual import simulate
 
 FLEETS = (1_000, 10_000, 100_000)
 COHORT = 1_000
-STEPS = 100_000
+STEPS = 300_000
 """Client steps of a simulated run: many enough that what is done once for each device does not count."""
 
 
@@ -115,8 +115,13 @@ def main() -> None:
     one.add_argument("link")
     one.add_argument("local_steps", type=int)
     options = vars(parser.parse_args())
-    run: Callable[..., None] = {"learning": learning, "timing": timing, "fleet": fleet}[options.pop("mode")]
-    run(**options)
+    match options.pop("mode"):
+        case "learning":
+            learning(**options)
+        case "timing":
+            timing(**options)
+        case "fleet":
+            fleet(**options)
 
 
 if __name__ == "__main__":

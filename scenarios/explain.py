@@ -4,7 +4,7 @@ What is allowed at a key comes from the schema itself, so that messages cannot f
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -117,15 +117,18 @@ def _allowed(schema: Schema, key: Key) -> str:
         return " or ".join(_allowed(member, key) for member in schema["oneOf"])
     if "const" in schema or "enum" in schema:
         return _either(schema.get("enum", [schema.get("const")]))
-    if "additionalProperties" in schema and "properties" not in schema:
-        return "a mapping of names of your own"
     if schema["type"] == "object":
-        keys = list(schema["properties"])
-        return f"a mapping with the key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
+        return _allowed_mapping(list(schema.get("properties", ())))
     if schema["type"] in {"integer", "number"}:
         return _allowed_number(schema, str(key[-1]))
     text = f"text like {schema['pattern']}" if "pattern" in schema else "text"
     return {"array": "a list", "string": text}[schema["type"]]
+
+
+def _allowed_mapping(keys: Sequence[str]) -> str:
+    if not keys:
+        return "a mapping of names of your own"
+    return f"a mapping with the key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
 
 
 def _allowed_number(schema: Schema, name: str) -> str:
