@@ -21,6 +21,7 @@ from server_node.__main__ import JOURNAL, server
 from server_node.live import Watch
 from server_node.record import Summary
 from sim.calibrate import calibrate
+from sim.data_command import app as data
 from sim.local_run import run_here, write_trace
 from sim.progress import summary_table, watching
 from sim.sweep_command import sweep
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
 app.add_typer(scenarios, name="scenarios")
+app.add_typer(data, name="data")
 
 Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
 Settings = Annotated[

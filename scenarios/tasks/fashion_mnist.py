@@ -13,23 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scenarios.data.cache import data_folder, how_to_get
 from scenarios.errors import ScenarioError
 from scenarios.task import Dataset, Split, Task
 from scenarios.tasks.femnist_cnn import image_task
 
 CLASSES = 10
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-HOW_TO_GET = (
-    "apt-get install dataset-fashion-mnist; or, without root, apt-get download dataset-fashion-mnist && "
-    "dpkg-deb -x dataset-fashion-mnist_*.deb . and set task.path to ./usr/share/datasets/fashion-mnist"
-)
+"""Where Debian's package puts its files when it is installed."""
 MAX_VALUES = 10**9
 PIECE_BYTES = 2**20
 
 
 def task(path: Path | None) -> Task:
-    """Make the task; the folder is Debian's unless one is given."""
-    return image_task("fashion_mnist", CLASSES, partial(load, path or DEBIAN_FOLDER))
+    """Make the task; the folder is Debian's, or where `fedlite data fetch` puts them, unless one is given."""
+    usual = DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() else data_folder("fashion_mnist")
+    return image_task("fashion_mnist", CLASSES, partial(load, path or usual))
 
 
 def load(folder: Path) -> Dataset:
@@ -60,7 +59,9 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
             if not _fill(values.reshape(-1), file) or file.read(1):
                 raise ScenarioError(f"{path}: its data are not of the size {sizes} in its header")
     except FileNotFoundError as error:
-        raise ScenarioError(f"no {path.name} in {path.parent}: {HOW_TO_GET}", key="task.path") from error
+        raise ScenarioError(
+            f"no {path.name} in {path.parent}: {how_to_get('fashion_mnist')}", key="task.path"
+        ) from error
     except (OSError, EOFError, struct.error) as error:
         raise ScenarioError(f"{path}: cannot be read: {error}") from error
     return values

