@@ -49,6 +49,7 @@ def timed_batches(scenario: Scenario) -> Iterator[dict[str, float]]:
     gradient = flows.gradient_down.encode(zeros, generator(scenario.seed, CLIENT))
     device.run(start)
     for step in itertools.count():
+        time.sleep(pause_s)
         if fedavg is not None:
             whole, start = fedavg
             whole.run(start)

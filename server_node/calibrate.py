@@ -26,8 +26,12 @@ def cohort_of(scenario: Scenario) -> int:
     return max(2, scenario.training.cohort)
 
 
-def timed_rounds(scenario: Scenario) -> Iterator[dict[str, float]]:
+def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float]]:
     """Do rounds without end: one batch through the tail, then a cohort's at once, update, and average.
+
+    Args:
+        scenario: gives task, codecs, batch size and cohort.
+        pause_s: before each job but the update, as the server waits for its clients; caches cool meanwhile.
 
     Yields:
         Seconds of each job.
@@ -51,6 +55,7 @@ def timed_rounds(scenario: Scenario) -> Iterator[dict[str, float]]:
     while True:
         seconds = {}
         for name, job in jobs.items():
+            time.sleep(0.0 if name == UPDATE else pause_s)
             begun_s = time.perf_counter()
             worker.run(job)
             seconds[name] = time.perf_counter() - begun_s

@@ -28,6 +28,9 @@ from server_node.calibrate import server_model, timed_rounds
 WARM_UP = 5
 """The first ones are not counted: memory is new to the process, caches are cold."""
 
+PAUSE_S = 0.05
+"""Between batches, long enough for caches to cool."""
+
 _CPUINFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")  # such as Raspberry Pi 4 Model B Rev 1.4
 
@@ -61,7 +64,7 @@ def calibrate(
     threads = threads or (os.cpu_count() or 1 if of_server else 1)
     torch.set_num_threads(threads)
     with threadpool_limits(threads if of_server else 1, user_api="blas"):
-        seconds = _timed(timed_rounds(loaded) if of_server else timed_batches(loaded), repeat)
+        seconds = _timed((timed_rounds if of_server else timed_batches)(loaded, PAUSE_S), repeat)
     medians = {name: statistics.median(times_s) for name, times_s in seconds.items()}
     source = _source(loaded, threads, repeat)
     profile: Part

@@ -22,7 +22,8 @@ runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("sim.calibrate.PAUSE_S", 0.0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -89,7 +90,7 @@ def test_two_passes_through_the_tail_give_a_line(tmp_path: Path) -> None:
 
 def test_batches_are_measured_without_teaching_the_head(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path)
-    for seconds in itertools.islice(timed_batches(scenario), 3):
+    for seconds in itertools.islice(timed_batches(scenario, 0.0), 3):
         assert list(seconds) == ["decode", "compute", "encode", "backward"]
-    for seconds in itertools.islice(timed_rounds(scenario), 3):
+    for seconds in itertools.islice(timed_rounds(scenario, 0.0), 3):
         assert list(seconds) == [ONE, ALL, UPDATE, CLOSE]
