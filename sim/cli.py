@@ -13,7 +13,8 @@ from broker.__main__ import main as broker
 from broker.journal import read_notes
 from broker.program import command
 from edge_client.__main__ import edge
-from scenarios.load import dump_resolved, load_scenario
+from scenarios.grid import load_grid
+from scenarios.load import dump_resolved, load_scenario, read_tree
 from scenarios.schema import Scenario
 from scenarios.shipped import question, shipped
 from scenarios.tasks import load_task
@@ -175,7 +176,9 @@ def show(scenario: Spec, settings: Settings = None) -> None:
 def validate(scenario: Spec, settings: Settings = None) -> None:
     """Check a scenario and say what is wrong: file, line, key, what is allowed."""
     loaded = load_scenario(scenario, settings or ())
-    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds")
+    _, swept = read_tree(scenario, settings or ())
+    grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
+    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
 
 
 def main() -> None:
