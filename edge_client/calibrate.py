@@ -20,11 +20,16 @@ from scenarios.tasks import load_task
 CLIENT = "calibrate"
 
 
-def timed_batches(scenario: Scenario) -> Iterator[dict[str, float]]:
+def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float]]:
     """Train one batch after another, without end, on gradients of zeros: the head stays as it is.
 
     With method fedavg the whole model is measured as well, at a learning rate of zero. What a device does
     once in a round (take the head, encode its change) is left out.
+
+    Args:
+        scenario: gives task, codecs and batch size.
+        pause_s: before each batch. A device computes after it has waited for the network, and its caches
+            are cold by then: without a pause the same work takes a third less.
 
     Yields:
         Seconds of the phases of a batch: compute, encode, decode, backward; train in FedAvg.
