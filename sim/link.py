@@ -24,8 +24,11 @@ HEADER_BYTES = 52
 INITIAL_WINDOW = 10
 """Segments, RFC 6928."""
 
-MAX_WINDOW = 2**20
-"""Segments; more than any message has."""
+ACKNOWLEDGED_SEGMENTS = 2
+"""Receivers acknowledge every second segment, RFC 5681, 4.2."""
+
+NO_THRESHOLD = 2**30
+"""Segments; slow start goes on until the first loss."""
 
 MIN_RTO_MARGIN_S = 0.2
 """Linux: the retransmission timeout is at least so much above the round trip."""
@@ -49,18 +52,16 @@ class Path:
     Attributes:
         bytes_per_s: rate for packets with their headers; infinite if unlimited.
         segment_s: time a full packet takes at that rate.
-        max_window: segments under way at most, on average; losses keep TCP there (Mathis et al. 1997).
         latency_s: mean time one way.
         one_way_s: draws it; None where it does not vary.
         loss: probability that a packet is lost.
-        round_trip_s: of a full packet and its acknowledgement on an idle link.
+        round_trip_s: of two full packets and their acknowledgement on an idle link.
         timeout_s: TCP's retransmission timeout.
         instant: whether nothing takes time on it.
     """
 
     bytes_per_s: float
     segment_s: float
-    max_window: int
     latency_s: float
     one_way_s: Callable[[Draws], float] | None
     loss: float
@@ -75,11 +76,10 @@ def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
     kbps = link.uplink_kbps if direction == "up" else link.downlink_kbps
     full_packet_bytes = SEGMENT_BYTES + HEADER_BYTES
     segment_s = full_packet_bytes * 8 / (kbps * 1000) if kbps else 0.0
-    round_trip_s = 2 * link.latency_ms / 1000 + segment_s
+    round_trip_s = 2 * link.latency_ms / 1000 + ACKNOWLEDGED_SEGMENTS * segment_s
     return Path(
         bytes_per_s=full_packet_bytes / segment_s if segment_s else math.inf,
         segment_s=segment_s,
-        max_window=max(1, round(math.sqrt(1.5 / link.loss))) if link.loss else MAX_WINDOW,
         latency_s=link.latency_ms / 1000,
         one_way_s=_with_jitter(link.latency_ms / 1000, link.jitter_ms / 1000, link.jitter),
         loss=link.loss,
@@ -119,29 +119,6 @@ def framed_bytes(payload_bytes: int) -> int:
     return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)
 
 
-def window_pauses(window: int, segments: int, path: Path) -> tuple[float, int]:
-    """Give the time TCP waits for acknowledgements while it sends, and its window after it.
-
-    A window of w segments leaves in w S seconds; the first acknowledgement of it comes after a round trip,
-    and while TCP is in slow start lets two segments go for every one acknowledged. Until windows fill the
-    round trip the line pauses.
-
-    Args:
-        window: congestion window before, in segments.
-        segments: of the message.
-        path: the line's.
-    """
-    pauses_s = 0.0
-    while segments > window:
-        rounds = 1 if window < path.max_window else -(-segments // window) - 1
-        pauses_s += rounds * max(0.0, path.round_trip_s - window * path.segment_s)
-        segments -= rounds * window
-        window = min(2 * window, path.max_window)
-    if 2 * segments > window:  # Linux: a window that was not half used does not grow
-        window = min(window + segments, path.max_window)
-    return pauses_s, window
-
-
 class Line:
     """One direction of one device's link.
 
@@ -150,7 +127,7 @@ class Line:
         draws: jitter and loss.
     """
 
-    __slots__ = ("_draws", "_idle_since_s", "_last_arrival_s", "_window", "path")
+    __slots__ = ("_draws", "_idle_since_s", "_last_arrival_s", "_queued_s", "_threshold", "_window", "path")
 
     def __init__(self, path: Path, draws: Draws) -> None:
         self.path = path
@@ -164,8 +141,9 @@ class Line:
 
     def reset(self) -> None:
         """Begin a new connection."""
-        self._idle_since_s = self._last_arrival_s = 0.0
-        self._window = min(INITIAL_WINDOW, self.path.max_window)
+        self._idle_since_s = self._last_arrival_s = self._queued_s = 0.0
+        self._window = INITIAL_WINDOW
+        self._threshold = NO_THRESHOLD
 
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
         """Take a message of so many MQTT bytes and say when it goes and arrives.
@@ -186,23 +164,74 @@ class Line:
         return Carried(start_s, sent_s, arrival_s)
 
     def delay_s(self, start_s: float, payload_bytes: int) -> float:
-        """Give what TCP adds to the time at full rate: waits for its window, and the repair of a loss."""
-        path, segments = self.path, segments_of(payload_bytes)
+        """Give what TCP adds to the time at full rate: waits for acknowledgements, and what it repeats.
+
+        It sends window after window. The first acknowledgement of one comes a round trip after its start;
+        until then the line pauses.
+        """
+        path, left = self.path, segments_of(payload_bytes)
+        self._age(start_s)
+        pauses_s, flight = 0.0, 0
+        while left:
+            flight = min(left, self._window)
+            lost, after = self._losses(flight) if path.loss else (0, 0)
+            left -= flight
+            if lost:
+                pauses_s += self._recover(lost, after, flight, follows=left > 0)
+            else:
+                pauses_s += max(0.0, path.round_trip_s - flight * path.segment_s) if left else 0.0
+                self._grow(flight)
+            left += lost
+        self._queued_s = flight * path.segment_s
+        return pauses_s
+
+    def _age(self, start_s: float) -> None:
+        """Halve the window for every retransmission timeout of silence, RFC 2861.
+
+        TCP is silent since it sent the last segments, which then waited for the line; its timeout has seen
+        them wait.
+        """
         if self._window > INITIAL_WINDOW:
-            idle_timeouts = int((start_s - self._idle_since_s) / path.timeout_s)
-            self._window = max(INITIAL_WINDOW, self._window >> idle_timeouts)  # halved for each, RFC 2861
-        pauses_s, self._window = window_pauses(self._window, segments, path)
-        return pauses_s + self._repair_s(segments) if path.loss else pauses_s
+            silence_s = start_s - self._idle_since_s + self._queued_s
+            timeouts = int(silence_s / (self.path.timeout_s + self._queued_s))
+            self._window = max(INITIAL_WINDOW, self._window >> timeouts)
+
+    def _grow(self, flight: int) -> None:
+        """Double the window in slow start, later widen it by one; Linux: not if it was not half used."""
+        if 2 * flight > self._window:
+            more = flight if self._window < self._threshold else 1
+            self._window = min(self._window + more, max(self._threshold, self._window + 1))
+
+    def _losses(self, flight: int) -> tuple[int, int]:
+        """Draw how many segments of a flight are lost, and give how many follow the first of them."""
+        per_draw = math.log1p(-self.path.loss)
+        lost, after, position = 0, 0, -1
+        while True:
+            position += 1 + int(math.log1p(-self._draws.uniform()) / per_draw)
+            if position >= flight:
+                return lost, after
+            lost += 1
+            after = after if lost > 1 else flight - 1 - position
+
+    def _recover(self, lost: int, after: int, flight: int, *, follows: bool) -> float:
+        """Give the time that a loss costs: a wait, and the repetition; it halves the window, RFC 5681."""
+        path = self.path
+        self._threshold = max(2, self._window // 2)
+        self._window = self._threshold
+        if follows:
+            wait_s = path.round_trip_s - flight * path.segment_s
+        elif after >= DUPLICATE_ACKS:
+            wait_s = path.round_trip_s - (after - DUPLICATE_ACKS) * path.segment_s
+        elif after:
+            wait_s = 1.25 * path.round_trip_s - (after - 1) * path.segment_s
+        elif flight > 1:
+            wait_s = min(2 * path.round_trip_s, path.timeout_s)
+        else:
+            wait_s = path.timeout_s
+            self._window = 1
+        return max(0.0, wait_s) + lost * path.segment_s
 
     def propagation_s(self) -> float:
         """Draw the time one way."""
         one_way_s = self.path.one_way_s
         return one_way_s(self._draws) if one_way_s else self.path.latency_s
-
-    def _repair_s(self, segments: int) -> float:
-        """Draw the first lost segment, if any, and give the time until it has been repeated."""
-        lost = int(math.log1p(-self._draws.uniform()) / math.log1p(-self.path.loss))
-        if lost >= segments:
-            return 0.0
-        noticed = segments - lost > DUPLICATE_ACKS
-        return self.path.round_trip_s if noticed else self.path.timeout_s
