@@ -67,6 +67,7 @@ class Load:
     clients: int
     batch_size: int
     flows: str  # a key of FLOWS
+    task: str  # a key of TASKS
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ class Setting:
 
 
 FLOWS = {"compressed": COMPRESSED, "float16": HALF, "float32": EXACT}
-SLOW, MEDIUM, FAST = Load(2, 10, "compressed"), Load(2, 10, "float16"), Load(2, 20, "float32")
+TASKS = {
+    "cnn": {"name": "digits28"},
+    "wide": {"name": "wide", "module": str(Path(__file__).with_name("wide_task.py"))},
+}
+SLOW = Load(clients=2, batch_size=10, flows="compressed", task="cnn")
+MEDIUM = Load(clients=2, batch_size=10, flows="float16", task="wide")
+FAST = Load(clients=2, batch_size=20, flows="float32", task="wide")
 
 SETTINGS = {
     "slow": Setting(Link(uplink_kbps=256, downlink_kbps=256, latency_ms=200), SLOW),
@@ -92,7 +99,7 @@ SETTINGS = {
     "fast": Setting(Link(uplink_kbps=50000, downlink_kbps=50000, latency_ms=10), FAST),
     "shared": Setting(
         Link(uplink_kbps=6000, downlink_kbps=6000, latency_ms=20),
-        Load(4, 10, "float16"),
+        Load(clients=4, batch_size=10, flows="float16", task="cnn"),
         shared_kbps=(8000, 12000),
     ),
 }
@@ -115,7 +122,7 @@ def write_scenario(file: Path, setting: Setting, rounds: int, profiles: Path | N
     training = {"rounds": rounds, "cohort": load.clients, "head_lr": 0.03, "tail_lr": 0.03}
     content = {
         "name": "fidelity",
-        "task": {"name": "digits28", "partition": "iid", "batch_size": load.batch_size},
+        "task": TASKS[load.task] | {"partition": "iid", "batch_size": load.batch_size},
         "training": training | {"evaluate_every": rounds},  # a live evaluation takes time
         "flows": FLOWS[load.flows],
         "fleet": fleet,
@@ -155,7 +162,7 @@ def finished(process: subprocess.Popen[bytes], what: str, log_file: Path) -> Non
 def profiles_of(setting: Setting, folder: Path) -> Path:
     """Measure this machine, as many devices at the same time as will be; give the folder of the profiles."""
     load = setting.load
-    profiles = folder / f"profiles-{load.clients}-{load.batch_size}-{load.flows}"
+    profiles = folder / f"profiles-{load.clients}-{load.batch_size}-{load.flows}-{load.task}"
     if profiles.exists():
         return profiles
     profiles.mkdir()

@@ -196,7 +196,7 @@ def _train(sender: socket.socket, receiver: socket.socket, kbps: float) -> tuple
     count = min(2000, max(40, int(kbps * 1000 * 1.5 / 8 / packet_bytes)))
     for number in range(count):
         sender.send(number.to_bytes(4, "big") + bytes(packet_bytes - _UDP_HEADER_BYTES - 4))
-    arrivals = []
+    arrivals: list[tuple[int, float]] = []  # number, seconds
     with contextlib.suppress(TimeoutError):
         while not arrivals or arrivals[-1][0] < count - 1:
             data, [(_, _, stamp)], _, _ = receiver.recvmsg(2000, 64)

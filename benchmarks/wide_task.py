@@ -1,0 +1,22 @@
+"""The digits with the activations of the paper's CNN, 12 x 12 x 64, and next to no computation around them.
+
+For benchmarks of the network: what travels is as large as ever, and a busy machine hardly disturbs.
+"""
+
+from dataclasses import replace
+
+from torch import nn
+
+from scenarios.task import Task
+from scenarios.tasks import digits28
+from scenarios.tasks.femnist_cnn import FlattenChannelsLast
+
+
+def task() -> Task:
+    """Give the task `wide`: one convolution as head, a linear tail."""
+    return replace(
+        digits28.task(None),
+        name="wide",
+        head=lambda: nn.Sequential(nn.Conv2d(1, 64, 5, stride=2), nn.ReLU(), FlattenChannelsLast()),
+        tail=lambda: nn.Linear(9216, 10),
+    )
