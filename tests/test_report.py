@@ -148,11 +148,11 @@ def test_a_sweep_shows_its_front_and_every_point(tmp_path: Path) -> None:
     folder = made_sweep(tmp_path / "grid")
     report(folder)
     text = Page(folder / "report.html").text
-    assert "3 of 4 points are on the front" in text
-    assert "The best reached 0.900 after 40 B (training.head_lr 0.3" in text
-    assert "the cheapest 0.500 after 10 B" in text
+    assert "The best of 4 points reached 0.900 after 40 B and 9 s (training.head_lr 0.3" in text
+    assert "; the cheapest one 0.500 after 10 B" in text
+    assert "the quickest one" not in text
     assert "p4: data are missing" in text
-    assert 'id="chart-1-1"' in (folder / "report.html").read_text()
+    assert 'id="chart-1-2"' in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,11 @@ def test_only_a_notable_loss_counts_as_held_up() -> None:
 
 def test_the_front_keeps_what_nothing_else_beats() -> None:
     rows = [
-        {words.TOTAL: size, "metric.final": score} for size, score in ((2, 0.5), (1, 0.5), (3, 0.4), (4, 0.6))
+        {words.TOTAL: size, words.SECONDS: 5 - size, "metric.final": score}
+        for size, score in ((2, 0.5), (1, 0.5), (3, 0.4), (4, 0.6))
     ]
-    assert words.pareto(rows) == [rows[1], rows[3]]
+    assert words.pareto(rows, words.TOTAL) == [rows[1], rows[3]]
+    assert words.pareto(rows, words.SECONDS) == [rows[3]]
     assert words.sweep_front(Sweep(Path(), (), [])).startswith("None of the 0 points has a metric")
 
 

@@ -10,7 +10,18 @@ from server_node.ledger import FLOWS
 from sim.progress import in_words as bytes_in_words
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
-from sim.report.words import DOWN, TOTAL, UP, evaluated, held_up, pareto, sweep_points, time_in_words, who
+from sim.report.words import (
+    DOWN,
+    SECONDS,
+    TOTAL,
+    UP,
+    evaluated,
+    held_up,
+    pareto,
+    sweep_points,
+    time_in_words,
+    who,
+)
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and greys
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -150,17 +161,20 @@ def stragglers(times: Sequence[RoundTime]) -> go.Figure:
     return _styled(figure, 190 + _LINE * len(names))
 
 
-def front(sweep: Sweep) -> go.Figure:
-    """Draw a sweep's points, metric against bytes, and mark the front."""
+def front(sweep: Sweep, cost: str) -> go.Figure:
+    """Draw a sweep's points, metric against cost (TOTAL or SECONDS), and mark the front."""
     points = sweep_points(sweep)
-    best = pareto(points)
+    best = pareto(points, cost)
+    unit, title = {TOTAL: (1e6, "MB on the wire, both directions"), SECONDS: (1, "seconds of virtual time")}[
+        cost
+    ]
     figure = go.Figure()
     for name, rows, marks in (
         ("beaten by another point", [row for row in points if row not in best], {"color": _GREY, "size": 8}),
         ("on the front", best, {"color": _RED, "size": 11, "symbol": "diamond"}),
     ):
         figure.add_scatter(
-            x=[row[TOTAL] / 1e6 for row in rows],
+            x=[row[cost] / unit for row in rows],
             y=[row["metric.final"] for row in rows],
             name=name,
             mode="lines+markers" if rows is best else "markers",
@@ -169,7 +183,7 @@ def front(sweep: Sweep) -> go.Figure:
             text=[_point(sweep, row) for row in rows],
             hovertemplate="%{y:.3f}<br>%{text}",
         )
-    figure.update_xaxes(title="MB on the wire, both directions", type=_scale([row[TOTAL] for row in points]))
+    figure.update_xaxes(title=title, type=_scale([row[cost] for row in points]))
     figure.update_yaxes(title=escape(f"final {points[0].get('metric.name', 'metric')}"))
     return _styled(figure, 440)
 

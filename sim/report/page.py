@@ -208,10 +208,11 @@ def _sweep(sweep: Sweep) -> Section:
         for row in sweep.rows
     ]
     return Section(
-        f"Which points of {sweep.folder.resolve().name} are worth their bytes?",
+        f"Which points of {sweep.folder.resolve().name} are worth their bytes, and which their time?",
         [words.sweep_front(sweep)],
-        [charts.front(sweep)] if words.sweep_points(sweep) else (),
+        [charts.front(sweep, cost) for cost in (words.TOTAL, words.SECONDS) if words.sweep_points(sweep)],
         Table(columns, rows),
+        how="A point on the front has a higher metric than every other one that cost as little or less.",
     )
 
 

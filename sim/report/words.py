@@ -17,6 +17,9 @@ NOTABLE = 0.1
 TOTAL = "bytes.total.wire"
 """Column that sweep points get: all flows, both directions."""
 
+SECONDS = "virtual_seconds"
+"""Column of a sweep's table."""
+
 _PHASES = {
     "compute": "devices computing",
     "encode": "devices encoding",
@@ -177,10 +180,10 @@ def cut_off(run: Run, times: Sequence[RoundTime]) -> str | None:
     return f"The trace is cut off: {', '.join(lacking)}; others may have been later." if lacking else None
 
 
-def pareto(points: Iterable[Row]) -> list[Row]:
-    """Give the points that no other one beats in both bytes and metric, fewest bytes first."""
+def pareto(points: Iterable[Row], cost: str) -> list[Row]:
+    """Give the points that no other one beats in both cost, TOTAL or SECONDS, and metric; cheapest first."""
     front: list[Row] = []
-    for point in sorted(points, key=lambda row: (row[TOTAL], -row["metric.final"])):
+    for point in sorted(points, key=lambda row: (row[cost], -row["metric.final"])):
         if not front or point["metric.final"] > front[-1]["metric.final"]:
             front.append(point)
     return front
@@ -209,27 +212,33 @@ def sweep_nature(sweep: Sweep) -> str:
 
 
 def sweep_front(sweep: Sweep) -> str:
-    """Say what the ends of the front are."""
+    """Say what the ends of the two fronts are."""
     points = sweep_points(sweep)
     if not points:
         return f"None of the {len(sweep.rows)} points has a metric: nothing was trained, or all failed."
-    front = pareto(points)
-    best, cheapest = front[-1], front[0]
+    best = pareto(points, TOTAL)[-1]
+    text = f"The best of {len(points)} points reached {_point(sweep, best)}"
+    told = [best]
+    for cost, word in ((TOTAL, "cheapest"), (SECONDS, "quickest")):
+        first = pareto(points, cost)[0]
+        if first not in told:
+            told.append(first)
+            text += f"; the {word} one {_point(sweep, first)}"
     lacking = len(sweep.rows) - len(points)
-    text = (
-        f"{len(front)} of {len(points)} points are on the front: no other one has a higher metric for as few "
-        f"bytes. The best reached {_point(sweep, best)}"
-    )
-    if cheapest is not best:
-        text += f"; the cheapest {_point(sweep, cheapest)}"
     return f"{text}." + (
         f" {lacking} more points have no metric and are in the table only." if lacking else ""
     )
 
 
 def _point(sweep: Sweep, row: Row) -> str:
-    keys = ", ".join(f"{key} {row[key]}" for key in sweep.keys)
-    return f"{row['metric.final']:.3f} after {bytes_in_words(row[TOTAL])} ({keys})"
+    keys = ", ".join(f"{key} {unquoted(row[key])}" for key in sweep.keys)
+    cost = f"{bytes_in_words(row[TOTAL])} and {time_in_words(row[SECONDS])}"
+    return f"{row['metric.final']:.3f} after {cost} ({keys})"
+
+
+def unquoted(value: object) -> str:
+    """Write a swept value, which is JSON text if it was a mapping, without JSON's signs."""
+    return str(value).translate(str.maketrans({'"': None, "{": None, "}": None, ",": " ", ":": " "}))
 
 
 def _seconds(run: Run, seconds: float) -> str:
