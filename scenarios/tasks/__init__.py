@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
 from scenarios.task import Task, uncut
-from scenarios.tasks import digits28, fashion_mnist, femnist, watch_exercises
+from scenarios.tasks import digits28, fashion_mnist, femnist, shakespeare, watch_exercises
 from scenarios.tasks.own import own_task
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits28": digits28.task,
     "fashion_mnist": fashion_mnist.task,
     "femnist": femnist.task,
+    "shakespeare": shakespeare.task,
     "watch_exercises": watch_exercises.task,
 }
 """Each takes the folder of its data, or None for where they usually are."""
