@@ -27,6 +27,9 @@ INITIAL_WINDOW = 10
 ACKNOWLEDGED_SEGMENTS = 2
 """Receivers acknowledge every second segment, RFC 5681, 4.2."""
 
+RTT_GAIN = 1 / 8
+"""Weight of a new round trip in TCP's mean of them, RFC 6298."""
+
 NO_THRESHOLD = 2**30
 """Segments; slow start goes on until the first loss."""
 
@@ -127,7 +130,16 @@ class Line:
         draws: jitter and loss.
     """
 
-    __slots__ = ("_draws", "_idle_since_s", "_last_arrival_s", "_queued_s", "_threshold", "_window", "path")
+    __slots__ = (
+        "_draws",
+        "_idle_since_s",
+        "_last_arrival_s",
+        "_last_flight_s",
+        "_queue_s",
+        "_threshold",
+        "_window",
+        "path",
+    )
 
     def __init__(self, path: Path, draws: Draws) -> None:
         self.path = path
@@ -141,7 +153,7 @@ class Line:
 
     def reset(self) -> None:
         """Begin a new connection."""
-        self._idle_since_s = self._last_arrival_s = self._queued_s = 0.0
+        self._idle_since_s = self._last_arrival_s = self._last_flight_s = self._queue_s = 0.0
         self._window = INITIAL_WINDOW
         self._threshold = NO_THRESHOLD
 
@@ -169,8 +181,9 @@ class Line:
         It sends window after window. The first acknowledgement of one comes a round trip after its start;
         until then the line pauses.
         """
-        path, left = self.path, segments_of(payload_bytes)
+        path, segments = self.path, segments_of(payload_bytes)
         self._age(start_s)
+        left = segments
         pauses_s, flight = 0.0, 0
         while left:
             flight = min(left, self._window)
@@ -182,18 +195,20 @@ class Line:
                 pauses_s += max(0.0, path.round_trip_s - flight * path.segment_s) if left else 0.0
                 self._grow(flight)
             left += lost
-        self._queued_s = flight * path.segment_s
+        self._last_flight_s = flight * path.segment_s
+        forgotten = (1 - RTT_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS)
+        self._queue_s = forgotten * self._queue_s + (1 - forgotten) * self._last_flight_s
         return pauses_s
 
     def _age(self, start_s: float) -> None:
         """Halve the window for every retransmission timeout of silence, RFC 2861.
 
-        TCP is silent since it sent the last segments, which then waited for the line; its timeout has seen
-        them wait.
+        TCP is silent since it sent the last flight, which then waited for the line. Its timeout follows the
+        round trips that it has seen, with their wait for the line.
         """
         if self._window > INITIAL_WINDOW:
-            silence_s = start_s - self._idle_since_s + self._queued_s
-            timeouts = int(silence_s / (self.path.timeout_s + self._queued_s))
+            silence_s = start_s - self._idle_since_s + self._last_flight_s
+            timeouts = int(silence_s / (self.path.timeout_s + self._queue_s))
             self._window = max(INITIAL_WINDOW, self._window >> timeouts)
 
     def _grow(self, flight: int) -> None:

@@ -100,11 +100,17 @@ def test_the_window_halves_for_every_timeout_of_silence() -> None:
     assert fast.delay_s(sent_s + 9.00, 20 * SEGMENT_BYTES) == pytest.approx(0.092)  # and to 10
 
 
-def test_a_window_that_waited_long_for_its_line_is_not_taken_for_silence() -> None:
-    # 400 segments take 1.2 s: the timeout of 0.812 s has become 2.0 s
+def test_a_timeout_remembers_how_long_windows_waited_for_the_line() -> None:
+    # a flight of 400 takes 1.2 s: the timeout of 0.806 s is 2.0 s after it, and 1.93 s after one more packet
     slow = line(uplink_kbps=4_000, latency_ms=300)
-    sent_s = [slow.carry(now_s, 400 * SEGMENT_BYTES).sent_s for now_s in (0.0, 10.0, 11.3)][-1]
-    assert slow.delay_s(sent_s + 0.8, 400 * SEGMENT_BYTES) == 0.0
+    sent_s = slow.carry(0.0, 400 * SEGMENT_BYTES).sent_s
+    sent_s = slow.carry(sent_s, 400 * SEGMENT_BYTES).sent_s
+    window = slow._window
+    sent_s = slow.carry(sent_s, SEGMENT_BYTES).sent_s
+    slow._age(sent_s + 1.8)
+    assert slow._window == window
+    slow._age(sent_s + 2.1)
+    assert slow._window == window // 2
 
 
 def test_a_new_connection_starts_slowly_again() -> None:
