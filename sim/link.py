@@ -134,9 +134,9 @@ class Line:
         "_draws",
         "_idle_since_s",
         "_last_arrival_s",
-        "_last_flight_s",
-        "_queue_s",
+        "_queued_s",
         "_threshold",
+        "_usually_queued_s",
         "_window",
         "path",
     )
@@ -153,7 +153,7 @@ class Line:
 
     def reset(self) -> None:
         """Begin a new connection."""
-        self._idle_since_s = self._last_arrival_s = self._last_flight_s = self._queue_s = 0.0
+        self._idle_since_s = self._last_arrival_s = self._queued_s = self._usually_queued_s = 0.0
         self._window = INITIAL_WINDOW
         self._threshold = NO_THRESHOLD
 
@@ -184,20 +184,24 @@ class Line:
         path, segments = self.path, segments_of(payload_bytes)
         self._age(start_s)
         left = segments
-        pauses_s, flight = 0.0, 0
+        pauses_s, queue = 0.0, 0
         while left:
             flight = min(left, self._window)
+            queue = max(queue, flight)
             lost, after = self._losses(flight) if path.loss else (0, 0)
             left -= flight
             if lost:
-                pauses_s += self._recover(lost, after, flight, follows=left > 0)
+                pause_s = self._recover(lost, after, flight, follows=left > 0)
             else:
-                pauses_s += max(0.0, path.round_trip_s - flight * path.segment_s) if left else 0.0
+                pause_s = max(0.0, path.round_trip_s - flight * path.segment_s) if left else 0.0
                 self._grow(flight)
+            if pause_s:
+                pauses_s += pause_s
+                queue = 0
             left += lost
-        self._last_flight_s = flight * path.segment_s
+        self._queued_s = queue * path.segment_s
         forgotten = (1 - RTT_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS)
-        self._queue_s = forgotten * self._queue_s + (1 - forgotten) * self._last_flight_s
+        self._usually_queued_s = forgotten * self._usually_queued_s + (1 - forgotten) * self._queued_s
         return pauses_s
 
     def _age(self, start_s: float) -> None:
@@ -207,8 +211,8 @@ class Line:
         round trips that it has seen, with their wait for the line.
         """
         if self._window > INITIAL_WINDOW:
-            silence_s = start_s - self._idle_since_s + self._last_flight_s
-            timeouts = int(silence_s / (self.path.timeout_s + self._queue_s))
+            silence_s = start_s - self._idle_since_s + self._queued_s
+            timeouts = int(silence_s / (self.path.timeout_s + self._usually_queued_s))
             self._window = max(INITIAL_WINDOW, self._window >> timeouts)
 
     def _grow(self, flight: int) -> None:
