@@ -101,7 +101,7 @@ def test_the_window_halves_for_every_timeout_of_silence() -> None:
 
 
 def test_a_timeout_remembers_how_long_windows_waited_for_the_line() -> None:
-    # a flight of 320 takes 0.96 s: the timeout of 0.806 s is 1.77 s after it, and 1.71 s after one more packet
+    # a flight of 320 takes 0.96 s: the timeout of 0.806 s is 1.77 s after it, 1.71 s after one more packet
     slow = line(uplink_kbps=4_000, latency_ms=300)
     sent_s = slow.carry(0.0, 400 * SEGMENT_BYTES).sent_s
     sent_s = slow.carry(sent_s, 400 * SEGMENT_BYTES).sent_s
