@@ -24,7 +24,7 @@ class Split:
 
     Attributes:
         inputs: shape (N, ...); uint8 pixels, or any dtype the head takes.
-        targets: shape (N, *target_shape), int64.
+        targets: shape (N, *target_shape), integers; `batch` gives them as int64.
     """
 
     inputs: Tensor
@@ -45,7 +45,7 @@ class Split:
         inputs = self.inputs[picked]
         if inputs.dtype == torch.uint8:
             inputs = inputs.float().div_(255)
-        return inputs, self.targets[picked]
+        return inputs, self.targets[picked].long()
 
 
 @dataclass(frozen=True, slots=True)

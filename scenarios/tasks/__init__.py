@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
 from scenarios.task import Task, uncut
-from scenarios.tasks import digits28, fashion_mnist, femnist, shakespeare, watch_exercises
+from scenarios.tasks import debtags, digits28, fashion_mnist, femnist, shakespeare, watch_exercises
 from scenarios.tasks.own import own_task
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "femnist": femnist.task,
     "shakespeare": shakespeare.task,
     "watch_exercises": watch_exercises.task,
+    "debtags": debtags.task,
 }
 """Each takes the folder of its data, or None for where they usually are."""
 
