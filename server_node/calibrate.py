@@ -43,14 +43,8 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run=NAME, incarnation=NAME, head_size=head_vector(head).size)
     plan = replace(plan, by_link={})
-    worker = Tail(
-        task,
-        task.load().test,
-        head=head,
-        tail=tail,
-        plan=plan,
-        training=scenario.training.model_copy(update={"tail_lr": 0.0}),  # what is made up teaches nothing
-    )
+    teaches_nothing = scenario.training.model_copy(update={"tail_lr": 0.0})  # for what it sees is made up
+    worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=teaches_nothing)
     jobs = _jobs(plan, cohort_of(scenario))
     while True:
         seconds = {}

@@ -136,14 +136,8 @@ async def serve(
         before = checkpoint.restore(folder, plan.digest, head, tail)
     ledger = before.ledger
     record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
-    worker = Tail(
-        task,
-        task.load().test,
-        head=head,
-        tail=tail,
-        plan=plan,
-        training=scenario.training,
-    )
+    test = task.load().test
+    worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
 
     def save() -> None:
         """Write a checkpoint on the tail's thread, after the round's jobs and before the next ones."""

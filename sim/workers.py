@@ -68,14 +68,8 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, head_vector(head).size)
     devices = make_devices(scenario, plan.clients)
-    worker = Tail(
-        task,
-        task.load().test,
-        head=head,
-        tail=tail,
-        plan=plan,
-        training=scenario.training,
-    )
+    test = task.load().test
+    worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     with _threads(threads or os.cpu_count() or 1) as pool:
         yield Workers(
             plan,
