@@ -133,6 +133,10 @@ class SharedLine:
         if self._active is None:
             self._next()
 
+    def acknowledge(self, from_s: float, to_s: float, packets: int) -> None:
+        """See Line.acknowledge."""
+        self._line.acknowledge(from_s, to_s, packets)
+
     def reset(self) -> None:
         """Lose all that is under way, and begin a new connection."""
         if self._active is not None:

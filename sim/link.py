@@ -175,6 +175,18 @@ class Line:
         self._idle_since_s, self._last_arrival_s = sent_s, arrival_s
         return Carried(start_s, sent_s, arrival_s)
 
+    def acknowledge(self, from_s: float, to_s: float, packets: int) -> None:
+        """Let PUBACKs for the packets of a message pass that came the other way from `from_s` to `to_s`.
+
+        They take no time here, but while they go TCP is not silent.
+        """
+        if self._window > INITIAL_WINDOW:
+            for packet in range(1, packets + 1):
+                at_s = from_s + (to_s - from_s) * packet / packets
+                if at_s > self._idle_since_s:
+                    self._age(at_s)
+                    self._idle_since_s, self._queued_s = at_s, 0.0
+
     def delay_s(self, start_s: float, payload_bytes: int) -> float:
         """Give what TCP adds to the time at full rate: waits for acknowledgements, and what it repeats.
 

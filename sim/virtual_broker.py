@@ -24,6 +24,8 @@ from sim.trace import Trace
 PUBACK_BYTES = 4
 """MQTT 3.1.1, 3.4."""
 
+ANSWER_BYTES = PUBACK_BYTES + HEADER_BYTES
+
 SUBACK_BYTES = 6
 """For our two topics; MQTT 3.1.1, 3.9."""
 
@@ -34,7 +36,7 @@ UNNOTICED_KEEPALIVES = 1.5
 @functools.lru_cache(maxsize=1024)
 def _answer_bytes(encoded: int) -> int:
     """Give the bytes of the PUBACKs for a message, with TCP/IP headers."""
-    return (PUBACK_BYTES + HEADER_BYTES) * len(frame_sizes(encoded))
+    return ANSWER_BYTES * len(frame_sizes(encoded))
 
 
 class VirtualBroker:
@@ -164,6 +166,7 @@ class VirtualBroker:
             station.unsent.popleft()  # a line keeps the order
         self.tally.uplink_bytes += parcel.link_bytes
         self.tally.downlink_bytes += parcel.answer_bytes
+        station.down.acknowledge(start_s, self._clock.now, parcel.answer_bytes // ANSWER_BYTES)
         if station.lane is not None:
             self._show(station.lane, "uplink", parcel, start_s)
         self._pass_up(station, parcel)
@@ -235,6 +238,7 @@ class VirtualBroker:
             return
         self.tally.downlink_bytes += parcel.link_bytes
         self.tally.uplink_bytes += parcel.answer_bytes
+        station.up.acknowledge(start_s, self._clock.now, parcel.answer_bytes // ANSWER_BYTES)
         if station.lane is not None:
             self._show(station.lane, "downlink", parcel, start_s)
         station.handle(Received("", parcel.publish.message, parcel.wire_bytes))

@@ -113,6 +113,18 @@ def test_a_timeout_remembers_how_long_windows_waited_for_the_line() -> None:
     assert slow._window == window // 2
 
 
+def test_acknowledgements_of_packets_that_come_the_other_way_end_a_silence() -> None:
+    # 40 ms of queue and a timeout of 0.3 s and more: one second is three of them, but not in six pieces
+    def window(packets: int) -> int:
+        fast = line(uplink_kbps=12_000, latency_ms=50)
+        sent_s = fast.carry(0.0, 70 * SEGMENT_BYTES).sent_s
+        fast.acknowledge(sent_s, sent_s + 1.0, packets)
+        return fast._window
+
+    assert window(packets=1) == 10
+    assert window(packets=6) == 80
+
+
 def test_a_new_connection_starts_slowly_again() -> None:
     fast = line(uplink_kbps=12_000, latency_ms=50)
     first = fast.carry(0.0, 70 * SEGMENT_BYTES)
