@@ -288,7 +288,10 @@ def main() -> None:
         "   the shaper, against what was asked"
     )
     with tempfile.TemporaryDirectory() as folder:
-        errors = [abs(compare(name, options.rounds, Path(folder))) for name in names]
+        try:
+            errors = [abs(compare(name, options.rounds, Path(folder))) for name in names]
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; namespaces and processes are gone") from None
     print(f"median error {100 * statistics.median(errors):.1f} %, worst {100 * max(errors):.1f} %")
 
 
