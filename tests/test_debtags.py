@@ -16,11 +16,7 @@ from scenarios.task import initial_model
 from scenarios.tasks import debtags
 from sim.cli import app
 from sim.virtual import simulate
-from tests.small_data import (
-    KINDS,
-    losses,
-    write_archive,
-)
+from tests.small_data import KINDS, losses, write_archive
 
 
 @pytest.fixture

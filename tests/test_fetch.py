@@ -14,13 +14,7 @@ from scenarios.data.packages import check, from_debian, unpack
 from scenarios.errors import ScenarioError
 from scenarios.tasks import watch_exercises
 from sim.cli import app
-from tests.small_data import (
-    Hostile,
-    pickled_npy,
-    watch_data,
-    watch_dict,
-    write_wheel,
-)
+from tests.small_data import Hostile, pickled_npy, watch_data, watch_dict, write_wheel
 
 
 def test_data_lie_in_the_users_cache_unless_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +113,9 @@ def test_data_go_where_they_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return "something"
 
     monkeypatch.setitem(SOURCES, "watch_exercises", SOURCES["watch_exercises"]._replace(make=make))
-    CliRunner().invoke(app, ["data", "fetch", "watch_exercises", "--to", str(tmp_path / "to")])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["data", "fetch", "watch_exercises", "--to", "to"])
+    assert result.output.endswith(f"watch_exercises: something, in {tmp_path / 'to'}\n")
     assert (tmp_path / "to/watch.npz").read_bytes() == b"all"
 
 

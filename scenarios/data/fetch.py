@@ -58,7 +58,7 @@ def fetch(name: str, folder: Path | None, tell: Callable[[str], None]) -> None:
     if name not in SOURCES:
         raise ScenarioError(f"nothing to fetch for '{name}'{suggestion(name, SOURCES, label='known')}")
     source = SOURCES[name]
-    target = folder or data_folder(name)
+    target = (folder or data_folder(name)).absolute()  # apt takes relative folders for its own
     if is_there(name, target):
         tell(f"{name}: already in {target}")
         return
