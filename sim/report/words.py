@@ -238,7 +238,7 @@ def _point(sweep: Sweep, row: Row) -> str:
 
 def unquoted(value: object) -> str:
     """Write a swept value, which is JSON text if it was a mapping, without JSON's signs."""
-    return str(value).translate(str.maketrans({'"': None, "{": None, "}": None, ",": " ", ":": " "}))
+    return str(value).translate(str.maketrans(",:", "  ", '"{}'))
 
 
 def _seconds(run: Run, seconds: float) -> str:
