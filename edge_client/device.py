@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
 
 from broker import bits
 from broker.codecs import codec_from_wire
@@ -22,10 +21,7 @@ from broker.protocol import Job
 from edge_client.core import Learn, Start
 from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector, sgd_step
-
-_RANDOM = threading.Lock()
-"""Held by a head that draws from torch's generator: it is one for all threads, and seeded for each step."""
+from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector, seeded, sgd_step
 
 
 class Device:
@@ -62,7 +58,7 @@ class Device:
         self.samples = len(data.targets)
         self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
-        self._draws = any(isinstance(module, _DropoutNd) for module in self._head.modules())
+        self._draws = True  # from torch's generator; the first batch shows whether it does
         self._training = training
         self._timed = timed
         self._at_work = threading.Lock()  # a round that the server gave up may still be at work
@@ -116,10 +112,14 @@ class Device:
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
         self._trained += len(rows)
-        with _RANDOM if self._draws else nullcontext():
-            torch.manual_seed(derive_seed(self._seed, "dropout", self._client, self._round, step))
-            self._head.train()
+        self._head.train()
+        if not self._draws:
             return self._head(inputs), targets
+        with seeded(derive_seed(self._seed, "dropout", self._client, self._round, step)):
+            before = torch.get_rng_state()
+            outputs = self._head(inputs)
+            self._draws = not torch.equal(torch.get_rng_state(), before)
+        return outputs, targets
 
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()

@@ -4,7 +4,9 @@ Letters: n samples, z the activations at the cut with shape (n, d), where d is `
 """
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,6 +137,17 @@ class BatchSampler:
         size = min(self.batch_size, self.samples)
         rng = generator(self.seed, "batch", self.client, round_number, step)
         return rng.choice(self.samples, size, replace=False)
+
+
+_GENERATOR = threading.Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator, which is one for all threads, and keep it from the others for a while."""
+    with _GENERATOR:
+        torch.manual_seed(seed)
+        yield
 
 
 def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:

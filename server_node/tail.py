@@ -3,7 +3,8 @@
 Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from broker.messages import Activations
 from broker.protocol import Job
 from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import Split, Task, head_vector, load_head_vector, sgd_step
+from scenarios.task import Split, Task, head_vector, load_head_vector, seeded, sgd_step
 from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
 
 EVALUATION_BATCH = 250
@@ -40,6 +41,7 @@ class Tail:
         tail: initial tail.
         plan: gives the seed and everybody's codecs.
         training: the scenario's; has the learning rate of the tail's SGD.
+        across: decodes and encodes the batches of a step, like `map`; an executor's does it side by side.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Tail:
         tail: nn.Module,
         plan: Plan,
         training: Training,
+        across: Callable[..., Iterable[Any]] = map,
     ) -> None:
         self.head = head
         self.tail = tail
@@ -59,6 +62,7 @@ class Tail:
         self._plan = plan
         self._seed = plan.seed
         self._training = training
+        self._map = across
         self._weight = 0.0
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
@@ -79,43 +83,46 @@ class Tail:
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, bytes | WireError] = {}
         arrived: list[_Batch] = []
-        for client, message, weight in job.batches:
-            try:
-                arrived.append(_Batch(client, message, weight, *self._read(client, message)))
-            except WireError as error:
-                gradients[client] = error
+        for (client, _, _), batch in zip(job.batches, self._map(self._read, job.batches), strict=True):
+            if isinstance(batch, WireError):
+                gradients[client] = batch
+            else:
+                arrived.append(batch)
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
         z = torch.from_numpy(np.concatenate([batch.z for batch in arrived])).requires_grad_()
-        first_seed = (arrived[0].client, job.round, job.step)
-        torch.manual_seed(derive_seed(self._seed, "dropout", "server", *first_seed))
         self.tail.train()
-        losses = self._task.loss(self.tail(z), torch.cat([batch.targets for batch in arrived]))
+        with seeded(derive_seed(self._seed, "dropout", "server", arrived[0].client, job.round, job.step)):
+            outputs = self.tail(z)
+        losses = self._task.loss(outputs, torch.cat([batch.targets for batch in arrived]))
         weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in arrived])
         (losses * weights).sum().backward()  # type: ignore[no-untyped-call]  # adds to the gradient of the step's batches before
         self._weight += float(weights.sum())
         assert z.grad is not None
-        downlink: npt.NDArray[np.float32] = z.grad.numpy()
-        first = 0
-        for batch in arrived:
-            n = len(batch.z)
-            mean_loss_gradient = downlink[first : first + n] * np.float32(1 / (n * batch.weight))
-            seed = (batch.client, batch.message.round, batch.message.step)
-            rng = generator(self._seed, "gradient", *seed)
-            codec = self._plan.codecs_of(batch.client).gradient_down
-            gradients[batch.client] = codec.encode(mean_loss_gradient, rng)
-            first += n
-        return TailStepped(gradients, losses.sum().item(), first)
+        downlink = np.split(z.grad.numpy(), np.cumsum([len(batch.z) for batch in arrived])[:-1])
+        encoded = self._map(self._encode, arrived, downlink)
+        gradients |= dict(zip((batch.client for batch in arrived), encoded, strict=True))
+        return TailStepped(gradients, losses.sum().item(), len(z))
 
-    def _read(self, client: str, message: Activations) -> tuple[npt.NDArray[np.float32], Tensor]:
+    def _read(self, sent: tuple[str, Activations, float]) -> _Batch | WireError:
         """Decode one batch; nothing reaches torch before every number in it is checked."""
+        client, message, weight = sent
         task, n = self._task, message.count
-        z = self._plan.codecs_of(client).activations_up.decode(message.payload, n, task.cut_size)
-        shape = (n, *task.target_shape)
-        targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
+        try:
+            z = self._plan.codecs_of(client).activations_up.decode(message.payload, n, task.cut_size)
+            shape = (n, *task.target_shape)
+            targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
+        except WireError as error:
+            return error
         if targets.size and int(targets.max()) >= task.classes:
-            raise WireError("range", f"target {targets.max()} of {task.classes} classes")
-        return z, torch.from_numpy(targets.astype(np.int64).reshape(shape))
+            return WireError("range", f"target {targets.max()} of {task.classes} classes")
+        return _Batch(client, message, weight, z, torch.from_numpy(targets.astype(np.int64).reshape(shape)))
+
+    def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> bytes:
+        """Encode the gradient of the mean loss of one batch; `downlink` is that of the weighted sum."""
+        mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
+        rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
+        return self._plan.codecs_of(batch.client).gradient_down.encode(mean_loss_gradient, rng)
 
     def _update(self, job: TailUpdate) -> None:
         if self._weight:

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 from broker.protocol import ComputeDone, Job
 from edge_client.core import Learn, Start
@@ -20,7 +19,7 @@ from sim.draws import Draws
 from sim.link import Line, path_of
 from sim.station import Handle, Station
 from sim.trace import Trace
-from sim.workers import Run
+from sim.workers import Run, settled
 
 
 class Computer:
@@ -67,7 +66,7 @@ class Computer:
         self._clock.at(time_s, self._done, job, result)
 
     def _done(self, job: Job, result: object) -> None:
-        self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))
+        self.handle(ComputeDone(job, settled(result)))
 
 
 def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:

@@ -146,8 +146,6 @@ def handling(number: signal.Signals, handler: signal.Handlers | Callable[..., ob
 @contextmanager
 def local_pool(jobs: int) -> Iterator[Executor]:
     """Give processes of this machine; when left early, they and their scratch folders are gone at once."""
-    # Threads of torch that wait for each other would spin, and take the cores from the other points.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="fedlite-sweep-") as scratch:
         executor = ProcessPoolExecutor(jobs, context, initializer=_begin_worker, initargs=(scratch,))

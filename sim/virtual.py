@@ -44,7 +44,7 @@ from sim.station import Station, Tally
 from sim.trace import SERVER, Trace
 from sim.traces import Interval
 from sim.virtual_broker import VirtualBroker
-from sim.workers import Workers
+from sim.workers import Workers, settled
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,10 @@ class VirtualRun:
                 if lane is not None:
                     self._trace.span(lane, "queue", self._waiting_since_s.get(client, now_s), now_s)
                     self._trace.span(lane, "tail", now_s, end_s)
-        self._clock.at(end_s, self._server.feed, ComputeDone(job, result))
+        self._clock.at(end_s, self._computed, job, result)
+
+    def _computed(self, job: Job, result: object) -> None:
+        self._server.feed(ComputeDone(job, settled(result)))
 
     def _seconds(self, job: Job) -> float:
         match job:

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,9 +27,6 @@ Run = Callable[[Job], object]
 
 INCARNATION = "virtual0"
 """As long as a live server's, which is random: messages have the same sizes."""
-
-
-TAIL_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +65,36 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, head_vector(head).size)
     devices = make_devices(scenario, plan.clients)
-    test = task.load().test
-    worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
-    with _threads(threads or os.cpu_count() or 1) as pool:
+    test, training = task.load().test, scenario.training
+    # One thread of torch for each job: how many add up a sum of floats decides about its last digits.
+    with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:
+        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, across=pool.map)
         yield Workers(
             plan,
-            worker.run,
-            [_elsewhere(pool, device.run) for device in devices.values()],
+            _on(own, worker.run),
+            [_on(pool, device.run) for device in devices.values()],
             [device.samples for device in devices.values()],
             (head, tail),
         )
 
 
-def _elsewhere(pool: ThreadPoolExecutor, run: Run) -> Run:
+def _on(pool: ThreadPoolExecutor, run: Run) -> Run:
     return lambda job: pool.submit(run, job)
 
 
 @contextmanager
-def _threads(devices: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads for devices, each with a torch of one thread, and the tail one of TAIL_THREADS.
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads in which torch has one thread; what they have not begun at the end is called off."""
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    Sums of floats depend on how many threads add them up: so neither follows the machine's cores.
-    """
-    before = torch.get_num_threads()
-    with threadpool_limits(1):
-        pool = ThreadPoolExecutor(devices, "device", initializer=torch.set_num_threads, initargs=(1,))
-        torch.set_num_threads(TAIL_THREADS)
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)
+
+def settled(result: object) -> object:
+    """Give what a job came to; wait for it if it is a Future."""
+    return result.result() if isinstance(result, Future) else result
 
 
 @contextmanager
