@@ -82,6 +82,18 @@ class ClientCore:
         client: its name.
     """
 
+    __slots__ = (  # a simulated fleet may be large
+        "_answer",
+        "_busy",
+        "_client",
+        "_greeted",
+        "_hello",
+        "_incarnation",
+        "_round",
+        "_run",
+        "_steps",
+    )
+
     def __init__(self, run: str, client: str, hello: Hello) -> None:
         self._run = run
         self._client = client
