@@ -153,7 +153,7 @@ async def serve(
             case Gathering(online) if online == len(plan.clients):
                 record.running()
             case Dropped(number, client):
-                log.warning("round %d goes on without %s", number, client)
+                log.info("round %d goes on without %s", number, client)
             case Refused(client, why):
                 log.warning("refused a message of %s: %s", client, why)
         assert isinstance(fact, Fact)

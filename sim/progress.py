@@ -38,10 +38,10 @@ def watching(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterat
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"waiting for {clients} clients", total=rounds)
-        score = ""
+        score, dropped = "", 0
 
         def watch(fact: Fact, ledger: Ledger) -> None:
-            nonlocal score
+            nonlocal score, dropped
             match fact:
                 case Gathering(online):
                     progress.update(bar, description=f"{online} of {clients} clients online")
@@ -52,9 +52,10 @@ def watching(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterat
                         sum(ledger.flows[name].wire_bytes for name in flows) for flows in (_UP, _DOWN)
                     )
                     text = f"loss {fact.loss:.3f}{score}  up {in_words(up)}  down {in_words(down)}"
-                    progress.update(bar, completed=fact.round, description=f"{text}  {fact.online} online")
-                case Dropped(number, client):
-                    progress.console.print(f"round {number} goes on without {client}")
+                    text += f"  {fact.online} online" + (f"  {dropped} dropped" if dropped else "")
+                    progress.update(bar, completed=fact.round, description=text)
+                case Dropped():
+                    dropped += 1
                 case Refused(client, why):
                     progress.console.print(f"refused a message of {client}: {why}", markup=False)
 
