@@ -224,7 +224,7 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """Report: clients online while the fleet gathers."""
+    """Report: clients online while the fleet gathers; the last one comes as the first round begins."""
 
     online: int
 
@@ -620,7 +620,7 @@ class ServerCore:
         self._number += 1
         if self._phase == "gathering":
             self._phase = "running"
-            actions += [self._state(), CancelTimer("join")]
+            actions += [Report(Gathering(len(self._online))), self._state(), CancelTimer("join")]
         plan = self._plan
         for client, member in list(self._members.items()):
             if self._number - member.assignment.round > (plan.patience.max_staleness or 0):

@@ -150,7 +150,7 @@ async def serve(
                 record.round(fact)
                 if metric is not None:
                     save()
-            case Gathering(online) if online == len(plan.clients):
+            case Gathering():
                 record.running()
             case Dropped(number, client):
                 log.info("round %d goes on without %s", number, client)

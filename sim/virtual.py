@@ -88,7 +88,7 @@ def simulate(
         match fact:
             case RoundReport():
                 record.round(fact)
-            case Gathering(online) if online == scenario.fleet_size:
+            case Gathering():
                 record.running()
             case Dropped(number, client):
                 log.info("round %d goes on without %s", number, client)
