@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from broker import bits, topics
-from broker.codecs import codec_to_wire
+from broker.codecs import codec_to_wire, fits
 from broker.errors import WireError
 from broker.messages import (
     Activations,
@@ -405,13 +405,13 @@ class ServerCore:
         if error is None and member is not None:
             if member.update is not None:
                 return self._duplicate(client, member)
-            expected = self._plan.codecs_of(client).head_update_up.size_bytes(1, self._plan.head_size)
-            if len(message.payload) == expected:
+            codec, size = self._plan.codecs_of(client).head_update_up, len(message.payload)
+            if fits(codec, size, 1, self._plan.head_size):
                 member.update = message
                 self._behind.discard(client)
                 self._ledger.tensor("head_update_up", 1, self._plan.head_size)
                 return []
-            error = WireError("shape", f"head update of {len(message.payload)} bytes, not {expected}")
+            error = WireError("shape", f"head update of {size} bytes in {codec}")
         return self._refuse(client, error) if error else self._late()
 
     def _standing(self, client: str, number: int, step: int) -> tuple[_Member | None, WireError | None]:
@@ -429,9 +429,9 @@ class ServerCore:
         plan, n = self._plan, message.count
         if n > plan.batch_size:
             return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
-        expected = plan.codecs_of(client).activations_up.size_bytes(n, plan.cut_size)
-        if len(message.payload) != expected:
-            return WireError("shape", f"activations of {len(message.payload)} bytes, not {expected}")
+        codec, size = plan.codecs_of(client).activations_up, len(message.payload)
+        if not fits(codec, size, n, plan.cut_size):
+            return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
         expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
         if len(message.targets) != expected:
             return WireError("shape", f"targets of {len(message.targets)} bytes, not {expected}")
@@ -503,7 +503,8 @@ class ServerCore:
             n = member.waiting.count
             for flow in ("activations_up", "gradient_down"):
                 self._ledger.tensor(flow, n, self._plan.cut_size)
-            self._ledger.paper(self._plan.codecs_of(client).activations_up, n, self._plan.cut_size)
+            codec = self._plan.codecs_of(client).activations_up
+            self._ledger.paper(codec, n, self._plan.cut_size, len(member.waiting.payload))
             answered = member.waiting
             member.gradient = Gradient(answered.round, answered.step, 1, self._plan.correction, outcome)
             member.waiting = None

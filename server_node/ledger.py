@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from broker.chunks import wire_bytes
-from broker.codecs import Codec, Pq
+from broker.codecs import Codec, Float32, Pq
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
@@ -77,13 +77,19 @@ class Ledger:
         """Count a tensor of shape (n, d) that took effect."""
         self.flows[flow].raw_float32_bytes += 4 * n * d
 
-    def paper(self, codec: Codec, n: int, d: int) -> None:
+    def paper(self, codec: Codec, n: int, d: int, payload_bytes: int) -> None:
         """Count activations of shape (n, d) the way the paper does: a float is 64 bits, no envelope.
 
-        Codecs that the paper does not know count twice their bytes, so that float32 comes out at 1.
+        Codecs that the paper does not know count the bits of their payload.
         """
         self.paper_bits[0] += 64 * n * d
-        self.paper_bits[1] += codec.paper_bits(n, d) if isinstance(codec, Pq) else 16 * codec.size_bytes(n, d)
+        match codec:
+            case Float32():
+                self.paper_bits[1] += 64 * n * d
+            case Pq():
+                self.paper_bits[1] += codec.paper_bits(n, d)
+            case _:
+                self.paper_bits[1] += 8 * payload_bytes
 
     def _count(self, message: Message, message_wire_bytes: int) -> None:
         name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)

@@ -113,7 +113,7 @@ def test_activations_in_the_codec_of_others_are_refused() -> None:
     assert server.ledger.rejected == {"shape": 2}
     server.work()
     server.work()
-    assert server.ledger.paper_bits == [2 * 64 * 4, 16 * Float16().size_bytes(1, 4) + 64 * 4]
+    assert server.ledger.paper_bits == [2 * 64 * 4, 8 * Float16().size_bytes(1, 4) + 64 * 4]
 
 
 def test_head_updates_in_the_codec_of_others_are_refused() -> None:

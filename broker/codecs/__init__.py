@@ -1,18 +1,21 @@
 """How tensors become bytes: a codec for each of the four flows.
 
-A codec is a frozen dataclass with `encode`, `decode` and an exact `size_bytes`: `Float32()`, `Float16()`,
-`Int8()`, `Int4()` or `Pq(subvectors, groups, centroids)`. In messages it is its name and its parameters.
+A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`: `Float32()`, `Float16()`, `Int8()`,
+`Int4()`, `Pq(subvectors, groups, centroids)` or `CodedPq(subvectors, centroids, width)`. In messages it is
+its name and its parameters.
 """
 
 from broker.codecs.base import Codec
+from broker.codecs.coded_product import CodedPq
 from broker.codecs.floats import Float16, Float32
 from broker.codecs.integers import Int4, Int8
 from broker.codecs.product import Pq
-from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire
+from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire, fits
 
 __all__ = [
     "CODECS",
     "Codec",
+    "CodedPq",
     "Float16",
     "Float32",
     "Int4",
@@ -20,4 +23,5 @@ __all__ = [
     "Pq",
     "codec_from_wire",
     "codec_to_wire",
+    "fits",
 ]

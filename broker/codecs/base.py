@@ -43,5 +43,5 @@ class Codec(Protocol):
         ...
 
     def size_bytes(self, n: int, d: int) -> int:
-        """Exact length of the payload of every matrix of shape (n, d)."""
+        """Length of the payload of every matrix of shape (n, d); of `CodedPq`, the greatest length."""
         ...

@@ -66,7 +66,7 @@ class Pq:
         """See `Codec.encode`."""
         n, d = x.shape
         self.check(d)
-        values, exponent = _moderate(x)
+        values, exponent = moderate(x)
         per_group = self.subvectors // self.groups
         cut = values.reshape(n, self.groups, per_group, d // self.subvectors)
         points = Points(
@@ -113,7 +113,7 @@ class Pq:
         return (codes.reshape(-1, self.groups, self.subvectors // self.groups) + first).reshape(-1)
 
 
-def _moderate(x: Matrix) -> tuple[Matrix, int]:
+def moderate(x: Matrix) -> tuple[Matrix, int]:
     """Returns x * 2**-e and e, with squares that neither under- nor overflow; e is 0 for ordinary values.
 
     Raises:

@@ -4,18 +4,26 @@ from dataclasses import fields
 from typing import Any
 
 from broker.codecs.base import Codec
+from broker.codecs.coded_product import CodedPq
 from broker.codecs.floats import Float16, Float32
 from broker.codecs.integers import Int4, Int8
 from broker.codecs.product import Pq
 from broker.errors import WireError
 
-CODECS: dict[str, type[Float32 | Float16 | Int8 | Int4 | Pq]] = {
+CODECS: dict[str, type[Float32 | Float16 | Int8 | Int4 | Pq | CodedPq]] = {
     "float32": Float32,
     "float16": Float16,
     "int8": Int8,
     "int4": Int4,
     "pq": Pq,
+    "coded_pq": CodedPq,
 }
+
+
+def fits(codec: Codec, size_bytes: int, n: int, d: int) -> bool:
+    """Tells whether a payload of this length can be a matrix of shape (n, d)."""
+    most = codec.size_bytes(n, d)
+    return size_bytes <= most if isinstance(codec, CodedPq) else size_bytes == most
 
 
 def codec_to_wire(codec: Codec) -> list[str | int | float]:
