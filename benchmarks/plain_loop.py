@@ -14,7 +14,7 @@ from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names
 from scenarios.seeds import generator
-from scenarios.task import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
+from scenarios.task import BatchSampler, head_origin, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task
 from server_node.tail import evaluate
 
@@ -33,10 +33,11 @@ def train(scenario: Scenario) -> tuple[float, float]:
     ]
     head, tail = initial_model(task, seed)
     parameters = head_vector(head)
+    origin = head_origin(flows.head_state_down, parameters)
     score, steps, started = 0.0, 0, time.perf_counter()
     for number in range(1, training.rounds + 1):
         cohort = generator(seed, "cohort", number).choice(len(names), training.cohort, replace=False)
-        received = through(flows.head_state_down, parameters[None, :], rng)[0]
+        received = through(flows.head_state_down, (parameters - origin)[None, :], rng)[0] + origin
         change, samples = np.zeros_like(parameters), 0
         head.train()
         tail.train()

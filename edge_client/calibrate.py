@@ -14,7 +14,7 @@ from edge_client.device import Device
 from scenarios.devices import DeviceProfile
 from scenarios.schema import Scenario, Training
 from scenarios.seeds import generator
-from scenarios.task import Task, head_vector, initial_model, uncut
+from scenarios.task import Task, head_origin, initial_head, uncut
 from scenarios.tasks import load_task
 
 CLIENT = "calibrate"
@@ -68,8 +68,10 @@ def _device(
     task: Task, scenario: Scenario, training: Training, timed: Callable[[str], AbstractContextManager[None]]
 ) -> tuple[Device, Start]:
     """Make a device, and the job that begins its round."""
+    initial = initial_head(task, scenario.seed)
     device = Device(
         task,
+        initial,
         task.load().train.take(np.arange(scenario.task.batch_size)),
         client=CLIENT,
         seed=scenario.seed,
@@ -79,8 +81,10 @@ def _device(
     )
     codecs = scenario.flows.codecs_for("none")
     up, down, update, state = map(codec_to_wire, codecs)
-    parameters = head_vector(initial_model(task, scenario.seed)[0])[None, :]
-    head = codecs.head_state_down.encode(parameters, generator(scenario.seed, CLIENT))
+    state_codec = codecs.head_state_down
+    head = state_codec.encode(
+        (initial - head_origin(state_codec, initial))[None, :], generator(scenario.seed, CLIENT)
+    )
     steps = 0 if training.method == "fedavg" else 1
     return device, Start(CLIENT, Assignment(1, 1, steps, (up, down, update, state), head))
 

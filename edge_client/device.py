@@ -21,7 +21,16 @@ from broker.protocol import Job
 from edge_client.core import Learn, Start
 from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import BatchSampler, Split, Task, head_vector, load_head_vector, seeded, sgd_step
+from scenarios.task import (
+    BatchSampler,
+    Split,
+    Task,
+    head_origin,
+    head_vector,
+    load_head_vector,
+    seeded,
+    sgd_step,
+)
 
 
 class Device:
@@ -32,6 +41,7 @@ class Device:
 
     Args:
         task: the learning task.
+        initial: the head that the run starts from, shape (P,), for all devices the same array.
         data: this client's samples.
         client: its name, part of every seed.
         seed: the scenario's seed.
@@ -43,6 +53,7 @@ class Device:
     def __init__(
         self,
         task: Task,
+        initial: npt.NDArray[np.float32],
         data: Split,
         *,
         client: str,
@@ -52,6 +63,7 @@ class Device:
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._task = task
+        self._initial = initial
         self._data = data
         self._client = client
         self._seed = seed
@@ -95,8 +107,8 @@ class Device:
         codecs = [codec_from_wire(spec) for spec in assignment.codecs]
         self._activations_codec, self._gradient_codec, self._update_codec, state_codec = codecs
         self._round = assignment.round
-        parameters = sum(p.numel() for p in self._head.parameters())
-        self._received = state_codec.decode(assignment.head, 1, parameters)[0]
+        change = state_codec.decode(assignment.head, 1, self._initial.size)[0]
+        self._received = change + head_origin(state_codec, self._initial)
         load_head_vector(self._head, self._received)
         self._trained = 0
         self._error_energy = self._energy = 0.0

@@ -16,6 +16,7 @@ from edge_client.core import ClientCore, Trouble
 from edge_client.device import Device
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names, scenario_digest
+from scenarios.task import initial_head
 from scenarios.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ def make_devices(
     unknown = sorted(set(names) - set(fleet))
     if unknown:
         raise ValueError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
+    initial = initial_head(task, scenario.seed)
     data = task.load()
     shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
     journal = journal or Journal(())
     return {
         name: Device(
             task,
+            initial,
             data.train.take(shares[name]),
             client=name,
             seed=scenario.seed,

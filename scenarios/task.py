@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from broker.codecs import Codec, Float32
 from scenarios.seeds import derive_seed, generator
 
 
@@ -155,6 +156,20 @@ def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "model"))
         return task.head(), task.tail()
+
+
+def initial_head(task: Task, seed: int) -> npt.NDArray[np.float32]:
+    """Give the head that a run starts from as a vector, see `head_vector`, without making the tail."""
+    return head_vector(initial_model(replace(task, tail=nn.Identity), seed)[0])
+
+
+def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | np.float32:
+    """Give what a codec of head_state_down is spared: heads travel as the difference to it.
+
+    It is the initial head, which every device can make from the seed. Training moves a head by a fraction of
+    its length, so the difference has less to lose. float32 loses nothing, and its origin is 0.
+    """
+    return np.float32(0) if isinstance(codec, Float32) else initial
 
 
 def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:

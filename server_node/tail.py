@@ -17,7 +17,16 @@ from broker.messages import Activations
 from broker.protocol import Job
 from scenarios.schema import Training
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import Split, Task, head_vector, load_head_vector, seeded, sgd_step
+from scenarios.task import (
+    Split,
+    Task,
+    head_origin,
+    head_vector,
+    initial_head,
+    load_head_vector,
+    seeded,
+    sgd_step,
+)
 from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
 
 EVALUATION_BATCH = 250
@@ -64,6 +73,7 @@ class Tail:
         self._training = training
         self._map = across
         self._weight = 0.0
+        self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
         """Do a job of the state machine."""
@@ -151,7 +161,8 @@ class Tail:
 
     def _encode_head(self, number: int) -> bytes:
         rng = generator(self._seed, "head", number)
-        return self._plan.codecs.head_state_down.encode(head_vector(self.head)[None, :], rng)
+        codec = self._plan.codecs.head_state_down
+        return codec.encode((head_vector(self.head) - self._head_origin)[None, :], rng)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from broker.codecs import Float32, Pq, codec_to_wire
+from broker.codecs import Float32, Int4, Pq, codec_to_wire
 from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import Learn, Start
@@ -16,7 +16,7 @@ from scenarios.partition import client_rows
 from scenarios.schema import Scenario
 from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
-from server_node.core import CloseRound, Open, TailStep, TailStepped, TailUpdate
+from server_node.core import CloseRound, Open, RoundClosed, TailStep, TailStepped, TailUpdate
 from server_node.live import make_plan
 from server_node.tail import Tail
 from tests.helpers import small_scenario
@@ -154,3 +154,20 @@ def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: P
     answer = device.run(Learn("c0", Gradient(7, 0, 1, 0.0, b""), last=True))
     assert isinstance(answer, WireError)
     np.testing.assert_array_equal(head_vector(device._head), before)
+
+
+def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
+    coarse = "flows.head_state_down={codec: int4}"
+    scenario, server, devices, encoded = both_sides(tmp_path, coarse, "training.head_lr=0.01")
+    initial = head_vector(initial_model(load_task(scenario.task), scenario.seed)[0])
+    assert not Int4().decode(encoded, 1, initial.size).any()
+
+    _, updates = step(scenario, server, devices, encoded)
+    closed = server.run(CloseRound(1, tuple((name, up, 1.0) for name, up in updates.items()), evaluate=False))
+    assert isinstance(closed, RoundClosed)
+    moved = head_vector(server.head) - initial
+    arrived = Int4().decode(closed.head, 1, initial.size)[0]
+    assert np.abs(arrived - moved).max() <= np.abs(moved).max() / 7 * 1.01
+    device = devices["c0"]
+    device.run(Start("c0", assignment(scenario, closed.head)))
+    np.testing.assert_array_equal(device._received, arrived + initial)
