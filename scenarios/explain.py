@@ -1,4 +1,4 @@
-"""Turns pydantic's complaints about a scenario into sentences a user can act on.
+"""Turns pydantic's complaints about a scenario, or another file like it, into sentences a user can act on.
 
 What is allowed at a key comes from the schema itself, so that messages cannot fall behind it.
 """
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from scenarios.document import Key
 from scenarios.errors import suggestion
-from scenarios.schema import Scenario
+from scenarios.parts import Part
 
 Schema = Mapping[str, Any]
 
@@ -20,40 +20,42 @@ RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 UNITS = {"_s": "seconds"}
 
 
-def explain(error: ValidationError, data: object) -> list[tuple[Key, str]]:
+def explain(error: ValidationError, data: object, model: type[Part]) -> list[tuple[Key, str]]:
     """Say what is wrong, as pairs of key and sentence.
 
     Args:
         error: what validating `data` raised.
-        data: the scenario, as plain mappings, lists and scalars.
+        data: the file, as plain mappings, lists and scalars.
+        model: what it was to be.
     """
+    root = model.model_json_schema()
     return [
-        _explain_one(details, data)
+        _explain_one(details, data, root)
         for details in error.errors(include_url=False)
         if details["type"] != "default_factory_not_called"  # follows from a mistake that is told itself
     ]
 
 
-def _explain_one(details: ErrorDetails, data: object) -> tuple[Key, str]:
+def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key, str]:
     key = _without_tags(details["loc"], data, missing=details["type"] == "missing")
     match details["type"]:
         case "missing":
-            return key, f"required but missing; must be {_allowed(_schema_at(key, data), key)}"
+            return key, f"required but missing; must be {_allowed(_schema_at(key, data, root), key)}"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            known = _schema_at(key[:-1], data).get("properties", {})
+            known = _schema_at(key[:-1], data, root).get("properties", {})
             return key, f"unknown key{suggestion(str(key[-1]), known, label='allowed')}"
         case "value_error":
             return key, str(details["ctx"]["error"])
         case "union_tag_invalid" | "union_tag_not_found":
-            return _explain_kind(key, details["input"], data)
+            return _explain_kind(key, details["input"], data, root)
         case _:
-            allowed = _allowed(_schema_at(key, data), key)
+            allowed = _allowed(_schema_at(key, data, root), key)
             return key, f"must be {allowed}, not {_shown(details['input'])}"
 
 
-def _explain_kind(key: Key, value: Any, data: object) -> tuple[Key, str]:
+def _explain_kind(key: Key, value: Any, data: object, root: Schema) -> tuple[Key, str]:
     """Explain a mapping whose kind, such as its codec, is unknown or missing."""
-    discriminator = _schema_at(key, data)["discriminator"]
+    discriminator = _schema_at(key, data, root)["discriminator"]
     kind, known = discriminator["propertyName"], list(discriminator["mapping"])
     if kind not in value:
         return (*key, kind), f"required but missing; must be {_either(known)}"
@@ -71,9 +73,8 @@ def _without_tags(location: tuple[int | str, ...], data: object, *, missing: boo
     return (*key, location[-1]) if missing else tuple(key)
 
 
-def _schema_at(key: Key, data: object) -> Schema:
+def _schema_at(key: Key, data: object, root: Schema) -> Schema:
     """Give the JSON schema of a key, going into the union members that the data chose."""
-    root = Scenario.model_json_schema()
     schema = _resolved(root, root, data)
     for part in key:
         if isinstance(part, int):

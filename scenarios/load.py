@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -12,11 +13,14 @@ from scenarios.checks import problems
 from scenarios.document import Key, Node
 from scenarios.errors import ScenarioError
 from scenarios.explain import explain
+from scenarios.parts import Part
 from scenarios.schema import Scenario
 from scenarios.shipped import locate
 from scenarios.tasks.own import is_file
 
 __all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
+
+P = TypeVar("P", bound=Part)
 
 SWEEP = "sweep"
 """Key of what `fedlite sweep` varies; no part of any one run."""
@@ -58,15 +62,29 @@ def check(root: Node) -> Scenario:
         ScenarioError: everything that is wrong with it, as of load_scenario.
     """
     root = document.include(_with_absolute_paths(root), PROFILES)
+    scenario = typed(root, Scenario)
+    refuse(root, problems(scenario))
+    return scenario
+
+
+def typed(root: Node, model: type[P]) -> P:
+    """Make a typed mapping, such as a Scenario, of a tree.
+
+    Raises:
+        ScenarioError: keys or values that the type does not have, one line per problem.
+    """
     data = root.plain()
     try:
         # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
-        scenario = Scenario.model_validate_json(json.dumps(data, default=str), strict=True)
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise ScenarioError(_lines(root, explain(error, data))) from error
-    if found := problems(scenario):
+        raise ScenarioError(_lines(root, explain(error, data, model))) from error
+
+
+def refuse(root: Node, found: Sequence[tuple[Key, str]]) -> None:
+    """Raise ScenarioError if anything is wrong with a tree, with the line of each key."""
+    if found:
         raise ScenarioError(_lines(root, found))
-    return scenario
 
 
 def dump_resolved(scenario: Scenario) -> str:

@@ -1,14 +1,19 @@
-"""The scenarios that come with the package, and how a scenario is found by name or path."""
+"""The scenarios and studies that come with the package, and how one is found by name or path."""
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from scenarios.errors import ScenarioError, suggestion
 
+Kind = Literal["scenario", "study"]
 
-def shipped() -> dict[str, Path]:
-    """Give the file of each shipped scenario by its name, sorted."""
-    folder = Path(str(files("scenarios")))
+_FOLDERS: dict[Kind, str] = {"scenario": ".", "study": "studies"}
+
+
+def shipped(kind: Kind = "scenario") -> dict[str, Path]:
+    """Give the file of each shipped scenario, or study, by its name, sorted."""
+    folder = Path(str(files("scenarios"))) / _FOLDERS[kind]
     return dict(sorted((file.stem, file) for file in folder.glob("*.yaml")))
 
 
@@ -22,12 +27,13 @@ def question(file: Path) -> str:
     return " ".join(lines)
 
 
-def locate(name_or_path: str, folder: Path) -> Path:
-    """Find a scenario file.
+def locate(name_or_path: str, folder: Path, kind: Kind = "scenario") -> Path:
+    """Find a scenario's or a study's file.
 
     Args:
-        name_or_path: a path when it has a slash or ends in .yaml or .yml, else a shipped scenario's name.
+        name_or_path: a path when it has a slash or ends in .yaml or .yml, else a shipped one's name.
         folder: what a relative path is relative to.
+        kind: what it is.
 
     Raises:
         ScenarioError: there is none.
@@ -37,8 +43,8 @@ def locate(name_or_path: str, folder: Path) -> Path:
         if not path.is_file():
             raise ScenarioError(f"no such file: {path}")
         return path
-    known = shipped()
+    known = shipped(kind)
     if name_or_path not in known:
         near = suggestion(name_or_path, known, label="shipped")
-        raise ScenarioError(f"unknown scenario '{name_or_path}'{near}; or give the path of a .yaml file")
+        raise ScenarioError(f"unknown {kind} '{name_or_path}'{near}; or give the path of a .yaml file")
     return known[name_or_path]

@@ -9,10 +9,12 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from scenarios.grid import Point
 from scenarios.load import dump_resolved, load_scenario
@@ -54,6 +56,18 @@ def run_point(scenario_yaml: str, mode: Mode) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+class Job(NamedTuple):
+    """A point, and how it is to be run."""
+
+    point: Point
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return run_name(self.point, self.mode)
+
+
 def sweep(
     points: Sequence[Point],
     folder: Path,
@@ -73,64 +87,116 @@ def sweep(
     Returns:
         A row per point, in the grid's order; one that failed has an `error`.
     """
-    names = [run_name(point, mode) for point in points]
-    texts = [dump_resolved(point.scenario) for point in points]
-    rows: dict[int, Row] = {}
+    jobs = [Job(point, mode) for point in points]
+    rows = kept_rows(jobs, folder)
 
     def write() -> None:
         write_table(folder, [rows[number] for number in sorted(rows)], points[0].values)
 
-    for number, point in enumerate(points):
-        if (summary := finished(folder / names[number], texts[number])) is not None:
-            rows[number] = row_of(point, names[number], summary)
-            watch(rows[number])
+    def collect(number: int, row: Row) -> None:
+        rows[number] = row
+        write()
+        watch(row)
+
+    for row in rows.values():
+        watch(row)
     if rows:
         write()
-
-    def collect(number: int, outcome: Outcome) -> None:
-        rows[number] = _row(outcome, points[number], folder / names[number], texts[number])
-        write()
-        watch(rows[number])
-
-    _run_all({number: text for number, text in enumerate(texts) if number not in rows}, mode, pool, collect)
+    run_jobs({number: job for number, job in enumerate(jobs) if number not in rows}, folder, pool, collect)
     return [rows[number] for number in range(len(points))]
 
 
-def _run_all(todo: dict[int, str], mode: Mode, pool: Pool, collect: Callable[[int, Outcome], None]) -> None:
-    """Run scenarios by number and hand over what comes of each.
+def kept_rows(jobs: Sequence[Job], folder: Path) -> dict[int, Row]:
+    """Give the rows of those jobs, by number, that have a finished run in the folder."""
+    rows = {}
+    for number, job in enumerate(jobs):
+        summary = finished(folder / job.name, dump_resolved(job.point.scenario))
+        if summary is not None:
+            rows[number] = row_of(job.point, job.name, summary)
+    return rows
 
-    A process that dies breaks its pool. Work is begun in order, so the first point that is left is a likely
+
+def run_jobs(
+    todo: Mapping[int, Job],
+    folder: Path,
+    pool: Pool,
+    collect: Callable[[int, Row], None],
+    *,
+    at_once: int | None = None,
+    may_start: Callable[[int], bool] = lambda _number: True,
+    files: Container[str] | None = None,
+) -> None:
+    """Run jobs, in their order, and keep their run folders.
+
+    A process that dies breaks its pool. Work is begun in order, so the first job under way is a likely
     culprit: it counts as failed, and a new pool goes on with the others.
+
+    Args:
+        todo: jobs by number.
+        folder: where their run folders go.
+        pool: opens what runs them; left alone if there are none.
+        collect: takes the row of each as it ends.
+        at_once: so many are handed to the pool at a time; all if None.
+        may_start: asked of each job when its turn has come; those refused are left out.
+        files: what to keep of a run folder; everything if None.
     """
-    while todo:
+    waiting = deque(todo)
+
+    def keep_row(outcome: Outcome, number: int) -> None:
+        collect(number, _row(outcome, todo[number], folder, files))
+
+    while waiting:
+        under_way: dict[Outcome, int] = {}
         with pool() as executor:
-            left = _submit(executor, todo, mode)
-            for outcome in as_completed(list(left)):
-                if outcome.cancelled() or not isinstance(outcome.exception(), BrokenExecutor):
-                    collect(left.pop(outcome), outcome)
-        if left:
-            suspect = next(iter(left))
-            collect(left.pop(suspect), suspect)
-        todo = {number: todo[number] for number in left.values()}
+            intact = True
+            while intact and (waiting or under_way):
+                while intact and waiting and len(under_way) < (at_once or len(todo)):
+                    number = waiting.popleft()
+                    if may_start(number):
+                        outcome = _submit(executor, todo[number])
+                        under_way[outcome] = number
+                        intact = not _is_broken(outcome)
+                for outcome in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    if _is_broken(outcome):
+                        intact = False
+                    else:
+                        keep_row(outcome, under_way.pop(outcome))
+        if under_way:
+            suspect = next(iter(under_way))
+            keep_row(suspect, under_way.pop(suspect))
+            waiting.extendleft(reversed(under_way.values()))
 
 
-def _submit(executor: Executor, texts: dict[int, str], mode: Mode) -> dict[Outcome, int]:
+def _submit(executor: Executor, job: Job) -> Outcome:
+    """Hand a job to a pool; a pool that is broken gives its complaint as any job's outcome."""
     # Processes that are started now ignore Ctrl-C, as we do for the moment: to end them is our business.
     with handling(signal.SIGINT, signal.SIG_IGN):
-        return {executor.submit(run_point, text, mode): number for number, text in texts.items()}
+        try:
+            return executor.submit(run_point, dump_resolved(job.point.scenario), job.mode)
+        except BrokenExecutor as error:
+            outcome: Outcome = Future()
+            outcome.set_exception(error)
+            return outcome
 
 
-def _row(outcome: Outcome, point: Point, folder: Path, scenario_yaml: str) -> Row:
+def _is_broken(outcome: Outcome) -> bool:
+    """Say whether a job was lost because its pool broke."""
+    return outcome.done() and not outcome.cancelled() and isinstance(outcome.exception(), BrokenExecutor)
+
+
+def _row(outcome: Outcome, job: Job, folder: Path, files: Container[str] | None) -> Row:
     """Keep what a worker brought, and give its row."""
+    point, name = job.point, job.name
     try:
-        keep(folder, outcome.result())
+        brought = outcome.result()
     except PointError as error:
-        return row_of(point, folder.name, None, str(error))
+        return row_of(point, name, None, str(error))
     except Exception as error:  # noqa: BLE001  a lost worker; each kind of pool has its own
-        return row_of(point, folder.name, None, f"no result of the worker: {error!r}")
-    summary = finished(folder, scenario_yaml)
+        return row_of(point, name, None, f"no result of the worker: {error!r}")
+    keep(folder / name, {file: text for file, text in brought.items() if files is None or file in files})
+    summary = finished(folder / name, dump_resolved(point.scenario))
     wrong = None if summary else "the worker understood the scenario otherwise; has it the same fedlite?"
-    return row_of(point, folder.name, summary, wrong)
+    return row_of(point, name, summary, wrong)
 
 
 @contextmanager
