@@ -25,6 +25,7 @@ from sim.calibrate import calibrate
 from sim.data_command import app as data
 from sim.local_run import run_here, write_trace
 from sim.progress import summary_table, watching
+from sim.reproduce.command import reproduce
 from sim.sweep_command import sweep
 from sim.virtual import simulate as simulate_scenario
 
@@ -148,6 +149,7 @@ def _tell(summary: Summary, folder: Path, *, as_json: bool) -> None:
 
 
 app.command()(sweep)
+app.command()(reproduce)
 app.command(name="broker")(broker)
 app.command()(server)
 app.command()(edge)

@@ -1,0 +1,1 @@
+"""Runs a study, such as the FedLite paper's, and writes its tables and plots."""
