@@ -310,7 +310,7 @@ def test_rows_say_what_was_sent_and_learned(finished: Path) -> None:
     assert len(rows) == TRAINED
     plain, small = rows["near", "splitfed", "1"], rows["near", "fedlite", "1"]
     # 10 samples x 16 values; pq: q=4, R=1, L=4
-    assert float(plain["ratio_paper"]) == pytest.approx(2.0)
+    assert float(plain["ratio_paper"]) == 1.0
     assert float(small["ratio_paper"]) == pytest.approx(64 * 160 / (64 * 4 * 4 + 10 * 4 * 2), abs=1e-4)
     [sent, of_plain] = [float(row["activations_up"]) for row in (small, plain)]
     assert float(small["ratio_wire"]) == pytest.approx(of_plain / sent)
@@ -347,6 +347,16 @@ def test_time_over_a_link_that_was_not_trained_over_is_that_of_a_trained_run(tmp
     trained = {(row["arm"], row["seed"]): row["target_s.nb-iot"] for row in rows_of(tmp_path)}
     assert times == trained
     assert any(times.values())
+
+
+def test_times_are_bounds_where_sizes_depend_on_the_content(tmp_path: Path) -> None:
+    codec = "{flows.activations_up: {codec: coded_pq, subvectors: 4, centroids: 4}}"
+    change = ("family: FedLite}", f"family: FedLite, set: {codec}}}")
+    reproduce(study_file(tmp_path, change, ("seeds: [0, 1]", "seeds: [0]")), "--budget=full", "--tasks=near")
+    [row] = [row for row in rows_of(tmp_path) if row["arm"] == "fedlite"]
+    assert (row["bound.lte"], row["bound.nb-iot"]) == ("False", "True")
+    [line] = [line for line in (tmp_path / "out/results.md").read_text().splitlines() if "≤ " in line]
+    assert line.startswith("| fedlite | 1 of 1 |")
 
 
 def test_tables_compare_arms_of_the_same_seed(finished: Path) -> None:

@@ -7,7 +7,7 @@ task, arm, family, role, seed, run    which run, and its folder
 metric, final, best                   the task's metric after the last round, and the best
 quantization_error                    mean of ||z - z~||^2 / ||z||^2, last ten rounds
 lambda                                of the gradient correction
-ratio_paper                           activations, 64-bit floats over bits sent (`_paper_ratio`)
+ratio_paper                           activations, in the paper's accounting (server_node.ledger)
 ratio_wire                            activations, packets of the uncompressed arm's same seed over these
 rounds, FLOW, up, down, total         bytes of the whole run
 target, target_rounds                 the task's target, and rounds to it
@@ -27,7 +27,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from broker.codecs import Pq
 from scenarios.load import dump_resolved
 from server_node.ledger import CONTROL, FLOWS
 from server_node.record import Summary
@@ -122,7 +121,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "best": summary["metric"]["best"],
         "quantization_error": fmean(errors) if split and all(map(math.isfinite, errors)) else None,
         "lambda": scenario.training.correction.lambda_ if split else None,
-        "ratio_paper": _paper_ratio(run, summary) if split else None,
+        "ratio_paper": summary["ratio"]["activations_up"]["paper_64bit"] if split else None,
         "ratio_wire": baseline["bytes"]["activations_up"]["wire"] / wire["activations_up"]
         if baseline and split
         else None,
@@ -134,18 +133,6 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         **_to_target(run, rounds),
         "wall_seconds": round(summary["wall_seconds"], 1),
     }
-
-
-def _paper_ratio(run: StudyRun, summary: Summary) -> float:
-    """Give the ratio as the paper counts it: 64 bits a float before; after, codebook floats likewise.
-
-    Of codecs that the paper does not know, the bits that they send are held against 64-bit floats.
-    """
-    if isinstance(run.job.point.scenario.flows.activations_up, Pq):
-        ratio: float = summary["ratio"]["activations_up"]["paper_64bit"]
-        return ratio
-    flow: dict[str, int] = summary["bytes"]["activations_up"]
-    return 2 * flow["raw_float32"] / flow["payload"]
 
 
 def target_index(run: StudyRun, rounds: Sequence[Row]) -> int | None:

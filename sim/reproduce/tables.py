@@ -35,7 +35,7 @@ deviation; differences and ratios are taken between runs of the same seed."""
 COMPRESSION = """## Accuracy against compression
 
 *Paper*: ratio of the activations as the paper counts it, 64-bit floats and neither envelope nor labels
-(codecs that it does not know: bits sent against 64-bit floats). *Wire*: all bytes of the activations' MQTT
+(of codecs that it does not know, the bits of the payload). *Wire*: all bytes of the activations' MQTT
 packets, the uncompressed arm's over these. *Difference*: to the uncompressed arm. *Error*:
 ||z - z~||² / ||z||² in the last ten rounds."""
 
