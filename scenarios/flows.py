@@ -5,12 +5,15 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from broker.codecs import Codec, CodedPq, Float16, Float32, Int4, Int8, Pq
+from broker.codecs import Codec, CodedPq, Float16, Float32, Int2, Int4, Int8, Pq, RandomTopK, SplitFc, TopK
 from scenarios.document import Key
 from scenarios.links import LinkChoice, link_of
 from scenarios.parts import Part, Positive
 
-AnyCodec = Annotated[Float32 | Float16 | Int8 | Int4 | Pq | CodedPq, Field(discriminator="codec")]
+AnyCodec = Annotated[
+    Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc,
+    Field(discriminator="codec"),
+]
 
 
 class Codecs(NamedTuple):

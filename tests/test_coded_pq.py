@@ -59,7 +59,7 @@ def test_codes_cost_what_their_neighbours_leave_open() -> None:
 def test_the_bytes_of_codes() -> None:
     codes = np.array([0, 0, 1, 2, 2, 1], np.uint8)
     assert encode_codes(codes, 3, 2).hex() == "3255"  # 0.1966: within [0.1957, 0.1966), by hand
-    assert encode_codes(np.zeros(6, np.uint8), 3, 2) == b""  # the lowest number of all is 0
+    assert encode_codes(np.zeros(6, np.uint8), 3, 2) == b"\x1c"  # below 0.111
 
 
 # payloads

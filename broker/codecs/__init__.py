@@ -1,15 +1,18 @@
 """How tensors become bytes: a codec for each of the four flows.
 
 A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`: `Float32()`, `Float16()`, `Int8()`,
-`Int4()`, `Pq(subvectors, groups, centroids)` or `CodedPq(subvectors, centroids, width)`. In messages it is
-its name and its parameters.
+`Int4()`, `Int2()`, `Pq(subvectors, groups, centroids)`, `CodedPq(subvectors, centroids, width)`,
+`TopK(fraction)`, `RandomTopK(fraction, randomness)` or `SplitFc(keep, bits)`. In messages it is its name and
+its parameters.
 """
 
 from broker.codecs.base import Codec
 from broker.codecs.coded_product import CodedPq
 from broker.codecs.floats import Float16, Float32
-from broker.codecs.integers import Int4, Int8
+from broker.codecs.integers import Int2, Int4, Int8
 from broker.codecs.product import Pq
+from broker.codecs.sparse import RandomTopK, TopK
+from broker.codecs.splitfc import SplitFc
 from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire, fits
 
 __all__ = [
@@ -18,9 +21,13 @@ __all__ = [
     "CodedPq",
     "Float16",
     "Float32",
+    "Int2",
     "Int4",
     "Int8",
     "Pq",
+    "RandomTopK",
+    "SplitFc",
+    "TopK",
     "codec_from_wire",
     "codec_to_wire",
     "fits",

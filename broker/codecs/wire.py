@@ -6,17 +6,25 @@ from typing import Any
 from broker.codecs.base import Codec
 from broker.codecs.coded_product import CodedPq
 from broker.codecs.floats import Float16, Float32
-from broker.codecs.integers import Int4, Int8
+from broker.codecs.integers import Int2, Int4, Int8
 from broker.codecs.product import Pq
+from broker.codecs.sparse import RandomTopK, TopK
+from broker.codecs.splitfc import SplitFc
 from broker.errors import WireError
 
-CODECS: dict[str, type[Float32 | Float16 | Int8 | Int4 | Pq | CodedPq]] = {
+CODECS: dict[
+    str, type[Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc]
+] = {
     "float32": Float32,
     "float16": Float16,
     "int8": Int8,
     "int4": Int4,
+    "int2": Int2,
     "pq": Pq,
     "coded_pq": CodedPq,
+    "topk": TopK,
+    "random_topk": RandomTopK,
+    "splitfc": SplitFc,
 }
 
 
@@ -35,13 +43,13 @@ def codec_from_wire(parts: list[Any]) -> Codec:
     """Returns the codec that `codec_to_wire` described.
 
     Raises:
-        WireError: "malformed" when this is not a known name followed by its integers, "range" when the codec
-            refuses a parameter.
+        WireError: "malformed" when this is not a known name followed by its parameters, "range" when the
+            codec refuses a parameter.
     """
     if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in CODECS:
         raise WireError("malformed", "not a codec")
     kind = CODECS[parts[0]]
-    if len(parts) != len(fields(kind)) or any(type(part) is not int for part in parts[1:]):
+    if [type(part) for part in parts[1:]] != [field.type for field in fields(kind)[1:]]:
         raise WireError("malformed", f"parameters of {kind.__name__}")
     try:
         return kind(*parts)
