@@ -258,20 +258,22 @@ def test_other_budgets_are_refused(text: str) -> None:
 
 
 def test_what_will_not_fit_is_not_started(tmp_path: Path) -> None:
-    first, other, *_ = runs_of(tmp_path)
+    runs = load_runs(str(study_file(tmp_path)))[1]
+    first, over_link, other, *_ = runs
     now = [0.0]
     budget = Budget(100.0, 2, at(now))
-    assert budget.has_room_for(first)  # nothing is known yet
+    assert budget.admits(first)  # nothing is known yet
     budget.note(first, 40.0)
     budget.note(first, 60.0)
     assert budget.estimate_s(first) == 50.0
     assert budget.estimate_s(other) == 50.0  # of the same task
     budget.note(other, 10.0)
     now[0] = 70.0
-    assert not budget.has_room_for(first)
-    assert budget.has_room_for(other)
+    assert not budget.admits(first)
+    assert not budget.admits(over_link)  # though it would fit
+    assert budget.admits(other)
     now[0] = 100.0
-    assert not budget.has_room_for(other)
+    assert not budget.admits(other)
 
 
 def test_time_left_is_shared_by_processes_and_ends_with_the_budget(tmp_path: Path) -> None:

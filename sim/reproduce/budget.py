@@ -39,6 +39,7 @@ class Budget:
         self._at_once = at_once
         self._end_s = clock() + total_s
         self._took_s: dict[tuple[str, ...], list[float]] = {}
+        self._refused: set[tuple[str, str, int]] = set()
 
     def note(self, run: StudyRun, wall_s: float) -> None:
         """Learn what a run has taken."""
@@ -50,9 +51,15 @@ class Budget:
         known = next((self._took_s[key] for key in self._keys(run) if key in self._took_s), None)
         return fmean(known) if known else None
 
-    def has_room_for(self, run: StudyRun) -> bool:
-        """Say whether a run would end in time; the first ones, which cannot be judged, may start."""
-        return self._clock() + (self.estimate_s(run) or 0.0) < self._end_s
+    def admits(self, run: StudyRun) -> bool:
+        """Say whether a run would end in time; the first ones, which cannot be judged, may start.
+
+        The time over another link says nothing without the trained run, so it is refused along with that.
+        """
+        what = (run.task.name, run.arm.name, run.seed)
+        if self._clock() + (self.estimate_s(run) or 0.0) >= self._end_s:
+            self._refused.add(what)
+        return what not in self._refused
 
     def left_s(self, runs: Iterable[StudyRun]) -> float:
         """Judge how long some runs will take, or what is left of the budget if that is less."""

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from sim.report.runs import wire_bytes
 from sim.reproduce.results import Result, by_arm
@@ -70,7 +71,7 @@ def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str])
         axes.annotate(group[0].run.arm.name, (fmean(ratios), fmean(scores)), (5, 5),
                       textcoords="offset points", fontsize=7)  # fmt: skip
         labelled.add(family)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("bytes of uncompressed activation messages over these")
 
 
@@ -81,7 +82,7 @@ def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> 
 
 def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
     _curves(axes, results, lambda row: wire_bytes(row) / MEGABYTE)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("bytes of all messages so far, both ways, MB")
 
 
@@ -97,3 +98,10 @@ def _curves(axes: Axes, results: Sequence[Result], x: Callable[[Row], float]) ->
             linestyle=style,
             label=group[0].run.arm.name,
         )
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_format(LogFormatter())  # 20 rather than 2 x 10^1

@@ -67,11 +67,11 @@ def by_arm(results: Sequence[Result]) -> list[Group]:
 
 def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
     """Read the trained runs of a study that have finished, in the order of the study's arms, and seeds."""
-    done = {run.job.name: run for run in runs}
+    jobs = {run.job.name: run.job for run in runs}
     summaries = {
         name: summary
-        for name, run in done.items()
-        if (summary := finished(folder / name, dump_resolved(run.job.point.scenario))) is not None
+        for name, job in jobs.items()
+        if (summary := finished(folder / name, dump_resolved(job.point.scenario))) is not None
     }
     baseline = {
         (run.task.name, run.seed): summaries[run.job.name]

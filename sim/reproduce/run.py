@@ -44,31 +44,30 @@ def run_study(
     kept = kept_rows([run.job for run in distinct], folder)
     for number, row in kept.items():
         budget.note(distinct[number], row["wall_seconds"])
-    todo = {number: run.job for number, run in enumerate(distinct) if number not in kept}
-    if not todo:
-        return []
-    waiting = dict.fromkeys(todo)
+    waiting = {number: run for number, run in enumerate(distinct) if number not in kept}
     failures: list[str] = []
 
-    def may_start(number: int) -> bool:
-        return budget.has_room_for(distinct[number])
-
     def collect(number: int, row: Row) -> None:
-        del waiting[number]
-        run = distinct[number]
+        run = waiting.pop(number)
         if row["error"] is None:
             budget.note(run, row["wall_seconds"])
         else:
             failures.append(f"{_title(run)}: {row['error']}")
-        left_s = budget.left_s(distinct[other] for other in waiting)
-        done = len(distinct) - len(waiting)
-        tell(f"[{done}/{len(distinct)}] {_title(run)}: {_result(row)}; {_in_minutes(left_s)} left")
+        count = f"[{len(distinct) - len(waiting)}/{len(distinct)}]"
+        left = _in_minutes(budget.left_s(waiting.values()))
+        tell(f"{count} {_title(run)}: {_result(row)}; {left} left")
 
-    pool = partial(local_pool, min(processes, len(todo)))
-    run_jobs(todo, folder, pool, collect, at_once=processes, may_start=may_start, files=FILES)
-    left_out = len(waiting)
-    if left_out:
-        tell(f"{left_out} of {len(distinct)} runs did not fit into the budget; the same command goes on")
+    run_jobs(
+        {number: run.job for number, run in waiting.items()},
+        folder,
+        partial(local_pool, processes),
+        collect,
+        at_once=processes,
+        may_start=lambda number: budget.admits(distinct[number]),
+        files=FILES,
+    )
+    if waiting:
+        tell(f"{len(waiting)} of {len(distinct)} runs did not fit into the budget; the same command goes on")
     return failures
 
 
