@@ -22,7 +22,6 @@ from server_node.tail import evaluate
 def train(scenario: Scenario) -> tuple[float, float]:
     """Train; gives client steps per second and the final metric."""
     task, training, flows, seed = load_task(scenario.task), scenario.training, scenario.flows, scenario.seed
-    correction = np.float32(training.correction.lambda_)
     rng = generator(seed, "plain loop")
     data = task.load()
     names = client_names(scenario)
@@ -53,8 +52,7 @@ def train(scenario: Scenario) -> tuple[float, float]:
             assert arrived.grad is not None
             mean_loss_gradient: Matrix = (arrived.grad / n).numpy()
             gradient = through(flows.gradient_down, mean_loss_gradient, rng)
-            if correction:
-                gradient += correction * (sent - seen)
+            gradient += np.float32(training.correction_in(number)) * (sent - seen)
             z.backward(torch.from_numpy(gradient))
             sgd_step(head, training.head_lr * training.lr_factor(number))
             delta = (head_vector(head) - received)[None, :]

@@ -58,6 +58,10 @@ class Correction(Part):
             "summed over the batch: a device adds lambda (z - z~) to the gradient of the mean loss"
         ),
     )
+    decay: Literal["none", "linear"] = Field(
+        default="linear",
+        description="linear: lambda falls from round to round, to 0 after the last; none: as in the paper",
+    )
 
 
 class Training(Part):
@@ -87,6 +91,11 @@ class Training(Part):
     def lr_factor(self, round_number: int) -> float:
         """Give what both learning rates are multiplied with in a round, counted from 1."""
         return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
+
+    def correction_in(self, round_number: int) -> float:
+        """Give lambda in a round, counted from 1."""
+        left = 1.0 if self.correction.decay == "none" else 1.0 - (round_number - 1) / self.rounds
+        return self.correction.lambda_ * left
 
 
 class _Stragglers(Part):

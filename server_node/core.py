@@ -16,7 +16,7 @@ alone repeats messages (see edge_client.core), so all timers are here:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -100,7 +100,7 @@ class Plan:
         patience: how many are chosen for a round, and how long it waits for whom.
         steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
         local_steps: batches that a client trains on in a round.
-        correction: lambda.
+        correction: lambda of each round, counted from 1.
         codecs: of clients to which no rule of `flows.by_link` applies.
         by_link: of the others, one tuple for all that are alike.
         cut_size: d.
@@ -124,7 +124,7 @@ class Plan:
     patience: Patience
     steps: int
     local_steps: int
-    correction: float
+    correction: Callable[[int], float]
     codecs: Codecs
     cut_size: int
     head_size: int
@@ -506,7 +506,8 @@ class ServerCore:
             codec = self._plan.codecs_of(client).activations_up
             self._ledger.paper(codec, n, self._plan.cut_size, len(member.waiting.payload))
             answered = member.waiting
-            member.gradient = Gradient(answered.round, answered.step, 1, self._plan.correction, outcome)
+            correction = self._plan.correction(answered.round)
+            member.gradient = Gradient(answered.round, answered.step, 1, correction, outcome)
             member.waiting = None
             member.step += 1
             self._ready.discard(client)

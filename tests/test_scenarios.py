@@ -704,3 +704,11 @@ def test_a_codec_switched_by_an_override_is_the_overrides_fault(tmp_path: Path) 
 def test_python_built_scenarios_are_checked_for_types_and_ranges() -> None:
     with pytest.raises(ValidationError):
         Scenario.model_validate({"name": "x", "task": {"partition": "iid"}, "training": {}, "fleet": []})
+
+
+def test_the_correction_falls_to_nothing_unless_told_otherwise(tmp_path: Path) -> None:
+    strength = "training.correction.lambda=0.8"
+    training = load_scenario(write(tmp_path), [strength, "training.rounds=4"]).training
+    assert [training.correction_in(number) for number in (1, 2, 4)] == pytest.approx([0.8, 0.6, 0.2])
+    constant = load_scenario(write(tmp_path), [strength, "training.correction.decay=none"]).training
+    assert constant.correction_in(1) == constant.correction_in(4) == 0.8

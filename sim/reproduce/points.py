@@ -63,7 +63,7 @@ def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, 
             except ScenarioError as error:
                 mistakes += str(error).splitlines()
                 continue
-            for s, seed in enumerate(task.seeds):
+            for s, seed in enumerate(task.seeds[: arm.seeds]):
                 for number, (link, scenario) in enumerate(over_links):
                     run = _run(
                         task, arm, link, scenario.model_copy(update={"seed": seed}), trained=not number

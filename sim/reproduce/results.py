@@ -6,7 +6,7 @@ them. Of what was not reached or has not run yet the column is empty.
 task, arm, family, role, seed, run    which run, and its folder
 metric, final, best                   the task's metric after the last round, and the best
 quantization_error                    mean of ||z - z~||^2 / ||z||^2, last ten rounds
-lambda                                of the gradient correction
+lambda, lambda_decay                  of the gradient correction
 ratio_paper                           activations, in the paper's accounting (server_node.ledger)
 ratio_wire                            activations, packets of the uncompressed arm's same seed over these
 rounds, FLOW, up, down, total         bytes of the whole run
@@ -121,6 +121,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "best": summary["metric"]["best"],
         "quantization_error": fmean(errors) if split and all(map(math.isfinite, errors)) else None,
         "lambda": scenario.training.correction.lambda_ if split else None,
+        "lambda_decay": scenario.training.correction.decay if split else None,
         "ratio_paper": summary["ratio"]["activations_up"]["paper_64bit"] if split else None,
         "ratio_wire": baseline["bytes"]["activations_up"]["wire"] / wire["activations_up"]
         if baseline and split

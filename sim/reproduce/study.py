@@ -44,6 +44,9 @@ class Arm(Part):
         description="uncompressed: differences and ratios are taken against it; fedavg: bytes to target, too",
     )
     tasks: tuple[str, ...] = Field(default=(), description="tasks that it is for; all if not given")
+    seeds: PositiveInt | None = Field(
+        default=None, description="how many of a task's seeds; all if not given"
+    )
     set: Settings = Field(default={}, description=LAID)
 
     def is_for(self, task: StudyTask) -> bool:
