@@ -40,7 +40,9 @@ class StudyRun:
 
 
 def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, list[StudyRun]]:
-    """Load all runs of a study, the most important first: by tier, then seed, then arm, then task.
+    """Load all runs of a study, the most important first.
+
+    That is by tier, then arms with more seeds, then seed, then arm, then task.
 
     Args:
         name_or_path: a shipped study's name, or the path of a YAML file.
@@ -63,12 +65,13 @@ def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, 
             except ScenarioError as error:
                 mistakes += str(error).splitlines()
                 continue
-            for s, seed in enumerate(task.seeds[: arm.seeds]):
+            seeds = task.seeds[: arm.seeds]
+            for s, seed in enumerate(seeds):
                 for number, (link, scenario) in enumerate(over_links):
                     run = _run(
                         task, arm, link, scenario.model_copy(update={"seed": seed}), trained=not number
                     )
-                    ranked.append(((task.tier, s, a, t, number), run))
+                    ranked.append(((task.tier, -len(seeds), s, a, t, number), run))
     if mistakes:
         raise ScenarioError("\n".join(dict.fromkeys(mistakes)))
     return study, [run for _, run in sorted(ranked, key=lambda each: each[0])]
