@@ -237,7 +237,7 @@ def test_resolved_scenarios_load_again_as_equal_ones(tmp_path: Path) -> None:
 
 def test_shipped_scenarios_are_what_they_say() -> None:
     assert {"fedlite-300", "quickstart", "splitfed", "splitfed-300"} <= set(shipped())
-    assert {"codec-by-link", "fedavg"} <= set(shipped())
+    assert {"all-flows", "codec-by-link", "fedavg"} <= set(shipped())
     for name, file in shipped().items():
         assert load_scenario(name).name == name
         assert "?" in question(file)
