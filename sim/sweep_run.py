@@ -7,12 +7,14 @@ that workers need no disk in common with the machine that sweeps.
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,8 +171,7 @@ def run_jobs(
 
 def _submit(executor: Executor, job: Job) -> Outcome:
     """Hand a job to a pool; a pool that is broken gives its complaint as any job's outcome."""
-    # Processes that are started now ignore Ctrl-C, as we do for the moment: to end them is our business.
-    with handling(signal.SIGINT, signal.SIG_IGN):
+    with _interrupted_later():  # to end processes that are started now is our business
         try:
             return executor.submit(run_point, dump_resolved(job.point.scenario), job.mode)
         except BrokenExecutor as error:
@@ -200,7 +201,26 @@ def _row(outcome: Outcome, job: Job, folder: Path, files: Container[str] | None)
 
 
 @contextmanager
-def handling(number: signal.Signals, handler: signal.Handlers | Callable[..., object]) -> Iterator[None]:
+def _interrupted_later() -> Iterator[None]:
+    """Put SIGINT off until the end; processes that are started meanwhile never heed it."""
+    came: list[int] = []
+    with handling(signal.SIGINT, lambda number, _frame: came.append(number)):
+        if sys.platform == "win32":
+            yield
+        else:
+            # Blocked for the processes, which inherit that; another thread may still take the signal here.
+            resource_tracker.ensure_running()  # its start unblocks the signal
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def handling(number: signal.Signals, handler: Callable[..., object]) -> Iterator[None]:
     """Handle a signal in another way for a while."""
     before = signal.signal(number, handler)
     try:

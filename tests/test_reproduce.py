@@ -228,7 +228,7 @@ def test_a_study_that_is_stopped_leaves_a_report(tmp_path: Path, number: signal.
         assert stopped.stdout.readline().startswith("[1/20] near splitfed seed 0: ")
         stopped.send_signal(number)
         said = stopped.stdout.read()
-    assert stopped.returncode == 130
+    assert stopped.returncode == 130, said
     assert f"1 trained runs in {tmp_path / 'out/results.md'}" in said
     assert [row["arm"] for row in rows_of(tmp_path)] == ["splitfed"]
 
