@@ -1,7 +1,7 @@
 """How tensors become bytes: a codec for each of the four flows.
 
 A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`: `Float32()`, `Float16()`, `Int8()`,
-`Int4()`, `Int2()`, `Pq(subvectors, groups, centroids)`, `CodedPq(subvectors, centroids, width, stages)`,
+`Int4()`, `Int2()`, `Pq(subvectors, groups, centroids)`, `CodedPq(subvectors, centroids, width)`,
 `TopK(fraction)`, `RandomTopK(fraction, randomness)` or `SplitFc(keep, bits)`. In messages it is its name and
 its parameters.
 """

@@ -15,8 +15,6 @@ from broker.errors import WireError
 
 STEP_BITS = 4
 MOST_STEPS = 7
-MAX_STAGES = 8
-LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +26,12 @@ class CodedPq:
     ordered by their length, each travels as its difference to the one before, in steps of 1/7 of the largest.
 
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
-    y has the nearest c_k, k = 1 to L, in the place of each sub-vector. Each further stage codes x - y in the
-    same way, and what arrives is the sum (residual quantization, Juang and Gray 1982).
+    y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
-    Bytes, of each stage: scales a_1 to a_L (see `broker.codecs.halves`); the L d / q integers, each as i + 7
-    in 4 bits; unless it is the last, the number of bytes that follow of this stage, 4 bytes, little-endian;
+    Bytes: scales a_1 to a_L (see `broker.codecs.halves`); the L d / q integers, each as i + 7 in 4 bits; then
     the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each,
     which their length tells.
-    Size: at most S (1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8)) + 4 (S - 1) with S stages; it
-    depends on the values.
+    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 
     Attributes:
         codec: Name in scenarios and on the wire.
@@ -44,14 +39,12 @@ class CodedPq:
         centroids: L, 2 to 64.
         width: Sub-vectors in a line of the feature map, so that codes have a neighbour above; 1 where there
             are no lines.
-        stages: S, 1 to 8; several suit gradients, where one codebook leaves most of the energy.
     """
 
     codec: Literal["coded_pq"] = "coded_pq"
     subvectors: int = 1
     centroids: int = 2
     width: int = 1
-    stages: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.subvectors <= MAX_SUBVECTORS:
@@ -60,8 +53,6 @@ class CodedPq:
             raise ValueError(f"centroids must be 2 to {MAX_LEVELS}, not {self.centroids}")
         if not 1 <= self.width <= self.subvectors:
             raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
-        if not 1 <= self.stages <= MAX_STAGES:
-            raise ValueError(f"stages must be 1 to {MAX_STAGES}, not {self.stages}")
 
     def check(self, d: int) -> None:
         """Raises ValueError when `subvectors` does not divide d."""
@@ -72,65 +63,36 @@ class CodedPq:
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
-        self.check(x.shape[1])
-        parts: list[bytes] = []
-        rest = x
-        for stage in range(1, self.stages + 1):
-            book, codes = self._encode_stage(rest, rng)
-            if stage < self.stages:
-                parts += [book, len(codes).to_bytes(LENGTH_BYTES, "little"), codes]
-                rest = rest - self._decode_stage(book, codes, *x.shape)
-            else:
-                parts += [book, codes]
-        return b"".join(parts)
-
-    def _encode_stage(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, bytes]:
-        """Returns the codebook's bytes and those of the codes."""
         n, d = x.shape
+        self.check(d)
         values, exponent = moderate(x)
         points = Points(values.reshape(1, n * self.subvectors, d // self.subvectors))
         book = _encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent))
         received = _decode_book(book, self.centroids, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
-        coded = encode_codes(codes, self.centroids, self.width)
-        return book, coded if len(coded) < self._packed_bytes(n) else pack(codes, bits_for(self.centroids))
+        coded, packed = encode_codes(codes, self.centroids, self.width), self._packed_bytes(n)
+        return book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
         self.check(d)
         if len(payload) > self.size_bytes(n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
-        size = _book_bytes(self.centroids, d // self.subvectors)
-        y = np.zeros((n, d), np.float32)
-        for stage in range(1, self.stages + 1):
-            book, payload = payload[:size], payload[size:]
-            length = len(payload)
-            if stage < self.stages:
-                length = int.from_bytes(payload[:LENGTH_BYTES], "little")
-                payload = payload[LENGTH_BYTES:]
-            with np.errstate(over="ignore", invalid="ignore"):
-                y += self._decode_stage(book, payload[:length], n, d)
-            payload = payload[length:]
-        if not np.isfinite(y).all():
-            raise WireError("not-finite", "the sum of the stages")
-        return y
-
-    def _decode_stage(self, book: bytes, codes: bytes, n: int, d: int) -> Matrix:
-        centroids = _decode_book(book, self.centroids, d // self.subvectors)
-        count, packed = n * self.subvectors, self._packed_bytes(n)
-        if len(codes) < packed:
-            rows = decode_codes(codes, count, self.centroids, self.width)
+        size = d // self.subvectors
+        book = _decode_book(payload, self.centroids, size)
+        rest = payload[_book_bytes(self.centroids, size) :]
+        if len(rest) < self._packed_bytes(n):
+            codes = decode_codes(rest, n * self.subvectors, self.centroids, self.width)
         else:
-            rows = unpack(codes, bits_for(self.centroids), count).astype(np.uint8)
-            if int(rows.max()) >= self.centroids:
-                raise WireError("range", f"code {int(rows.max())} of {self.centroids} centroids")
-        return np.take(centroids, rows, axis=0).reshape(n, d)
+            codes = unpack(rest, bits_for(self.centroids), n * self.subvectors).astype(np.uint8)
+            if int(codes.max()) >= self.centroids:
+                raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
+        return np.take(book, codes, axis=0).reshape(n, d)
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload may be shorter."""
         self.check(d)
-        stage = _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
-        return self.stages * stage + (self.stages - 1) * LENGTH_BYTES
+        return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))
