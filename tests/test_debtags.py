@@ -13,7 +13,7 @@ from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
 from scenarios.load import load_scenario
 from scenarios.task import initial_model
-from scenarios.tasks import debtags
+from scenarios.tasks import debtags, tags
 from sim.cli import app
 from sim.virtual import simulate
 from tests.small_data import KINDS, losses, write_archive
@@ -76,7 +76,7 @@ def test_an_index_without_tags_is_refused(tmp_path: Path) -> None:
 
 def test_numbers_go_to_the_words_commonest_in_the_rows_counted() -> None:
     ids, counts = np.array([4, 2, 2, 4, 0, 1, 1]), np.array([2, 0, 3, 2])
-    rows = debtags._numbered(ids, counts, np.array([True, True, True, False]), 2)
+    rows = tags.numbered(ids, counts, np.array([True, True, True, False]), most=2, longest=9)
     assert rows.tolist() == [
         [1, 2],
         [0, 0],
@@ -90,16 +90,16 @@ def test_recall_at_5_is_the_share_of_tags_among_the_five_best_guesses() -> None:
     targets = torch.zeros(2, debtags.TAGS, dtype=torch.int64)
     targets[0, [0, 4, 5]] = 1
     targets[1, [2]] = 1
-    assert debtags.score(outputs, targets).tolist() == [pytest.approx(2 / 3), 1.0]
+    assert tags.score(outputs, targets).tolist() == [pytest.approx(2 / 3), 1.0]
 
 
 def test_a_bag_of_words_is_a_dense_layer_on_the_words_that_there_are() -> None:
-    head = debtags.Head()
+    head = tags.Head(debtags.VOCABULARY)
     weight = head.words.weight.detach()
     with torch.no_grad():
         z = head(torch.tensor([[3, 7, 0], [0, 0, 0]], dtype=torch.int32))
     assert torch.allclose(z[0], (weight[3] + weight[7]).relu())
-    assert torch.equal(z[1], torch.zeros(debtags.WIDTH))
+    assert torch.equal(z[1], torch.zeros(tags.WIDTH))
 
 
 def test_the_tag_model_has_its_sizes_and_learns(archive: Path) -> None:

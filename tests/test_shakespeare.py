@@ -13,7 +13,7 @@ from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
 from scenarios.load import load_scenario
 from scenarios.task import Dataset, initial_model
-from scenarios.tasks import shakespeare
+from scenarios.tasks import next_word, shakespeare
 from sim.cli import app
 from sim.virtual import simulate
 from tests.small_data import PLAY, losses, write_plays
@@ -81,7 +81,7 @@ def test_sequences_are_the_next_words_of_one_speaker(stage: Path) -> None:
         20,
     ]  # of 21 and 22 sequences, a tenth is for testing
     assert len(data.test.targets) == 8
-    lengths = (data.train.targets > shakespeare.PADDING).sum(dim=1)
+    lengths = (data.train.targets > next_word.PADDING).sum(dim=1)
     assert set(lengths.tolist()) <= {20, 440 % 21 - 1, 457 % 21 - 1}
     again = shakespeare.load(stage)
     assert torch.equal(again.test.inputs, data.test.inputs)
@@ -102,19 +102,19 @@ def test_no_word_of_a_test_sequence_is_trained_on(cache: Path) -> None:
 
 
 def test_the_vocabulary_is_of_the_commonest_words_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shakespeare, "VOCABULARY", 2)
+    monkeypatch.setattr(next_word, "VOCABULARY", 2)
     rows = np.array([[3, 3, 1, 0], [1, 0, 2, -1]])
-    assert shakespeare._vocabulary(rows, 5).tolist() == [2, 3, 1, 1, 1, 0]
+    assert next_word._vocabulary(rows, 5).tolist() == [2, 3, 1, 1, 1, 0]
 
 
 def test_words_that_are_unknown_or_padding_do_not_count() -> None:
-    outputs = torch.zeros(2, 20, shakespeare.CLASSES)
+    outputs = torch.zeros(2, 20, next_word.CLASSES)
     outputs[:, :, 5] = 50.0
     targets = torch.zeros(2, 20, dtype=torch.int64)
-    targets[0, :4] = torch.tensor([5, 5, 7, shakespeare.UNKNOWN])
+    targets[0, :4] = torch.tensor([5, 5, 7, next_word.UNKNOWN])
     targets[1, :1] = 5
-    assert shakespeare.score(outputs, targets).tolist() == [pytest.approx(2 / 3), 1.0]
-    assert shakespeare.loss(outputs, targets).tolist() == [pytest.approx(50 / 3), pytest.approx(0, abs=1e-3)]
+    assert next_word.score(outputs, targets).tolist() == [pytest.approx(2 / 3), 1.0]
+    assert next_word.loss(outputs, targets).tolist() == [pytest.approx(50 / 3), pytest.approx(0, abs=1e-3)]
 
 
 def test_the_next_word_model_has_the_baselines_sizes_and_learns(stage: Path) -> None:
@@ -129,13 +129,13 @@ def test_the_next_word_model_has_the_baselines_sizes_and_learns(stage: Path) -> 
 
 
 def test_a_words_values_lie_together_at_the_cut() -> None:
-    head = shakespeare.Head().eval()
+    head = next_word.Head().eval()
     words = torch.full((1, 20), 5)
     other = words.clone()
     other[0, 3] = 6
     with torch.no_grad():
         moved = torch.nonzero((head(words) - head(other))[0]).flatten()
-    assert int(moved.min()) // shakespeare.WIDTH == 3  # what comes before the word knows nothing of it
+    assert int(moved.min()) // next_word.WIDTH == 3  # what comes before the word knows nothing of it
 
 
 def test_plays_that_do_not_fit_together_are_refused(stage: Path) -> None:

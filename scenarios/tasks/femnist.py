@@ -22,13 +22,12 @@ import numpy.typing as npt
 import torch
 
 from scenarios.errors import ScenarioError
-from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
 from scenarios.tasks.femnist_cnn import image_task
+from scenarios.tasks.held_out import random_tenth
 
 CLASSES = 62
 PIXELS = 28 * 28
-TEST_SHARE = 10
 COLUMNS = ("image", "writer_id", "character")
 WHERE = (
     "the LEAF JSON files (all_data_*_train_*.json, ..._test_*.json) or the parquet files of flwrlabs/femnist"
@@ -118,19 +117,8 @@ def _read_parquet_files(files: list[Path]) -> tuple[Table, Table]:
     train = _join(table for file in files if file not in test_files for table in _read_parquet(file))
     if test_files:
         return train, _join(table for file in test_files for table in _read_parquet(file))
-    held_out = _held_out(train.writers)
+    held_out = random_tenth(train.writers, "femnist")
     return train.take(~held_out), train.take(held_out)
-
-
-def _held_out(writers: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """Choose a tenth of each writer's rows, always the same ones; a mask of shape (N,)."""
-    mask = np.zeros(len(writers), np.bool_)
-    by_writer = np.argsort(writers, kind="stable")
-    starts = np.unique(writers[by_writer], return_index=True)[1]
-    rng = generator(0, "femnist", "test")
-    for rows in np.split(by_writer, starts[1:]):
-        mask[rng.choice(rows, len(rows) // TEST_SHARE, replace=False)] = True
-    return mask
 
 
 def _read_parquet(file: Path) -> Iterator[Table]:
