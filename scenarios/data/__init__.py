@@ -1,1 +1,1 @@
-"""Data sets that can be fetched: where they come from, and the compact form that tasks read."""
+"""Data sets: where those that can be fetched come from, and the forms in which they are read."""

@@ -23,6 +23,22 @@ def data_folder(name: str) -> Path:
     return Path(cache).expanduser() / "fedlite" / name
 
 
+def needed_folder(path: Path | None, name: str, files: str) -> Path:
+    """Give the folder of a data set that nobody can fetch.
+
+    Args:
+        path: what the scenario names.
+        name: of the data set.
+        files: that the folder must hold.
+
+    Raises:
+        ScenarioError: it names none.
+    """
+    if path is None:
+        raise ScenarioError(f"{name} needs the folder with {files}", key="task.path")
+    return path
+
+
 def how_to_get(name: str) -> str:
     """Tell how to get a data set."""
     return f"run `fedlite data fetch {name}`"

@@ -1,0 +1,31 @@
+"""Parquet files of the user's, as Hugging Face has them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scenarios.errors import ScenarioError
+
+
+def parquet_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Give the parquet files of a folder and below it: for training, and those with "test" in their names."""
+    files = sorted(folder.rglob("*.parquet"))
+    tests = [file for file in files if "test" in file.name]
+    return [file for file in files if file not in tests], tests
+
+
+def read_parquet(file: Path, columns: tuple[str, ...]) -> Iterator[list[list[Any]]]:
+    """Give the values of some columns, a few thousand rows at a time.
+
+    Raises:
+        ScenarioError: the file is no parquet file, or lacks a column.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - 40 MB that a device with another task does without
+    from pyarrow import parquet  # noqa: PLC0415 - as above
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=list(columns)):
+            rows = batch.to_pydict()
+            yield [rows[name] for name in columns]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ScenarioError(f"{file}: not a table of {', '.join(columns)}: {error}") from error
