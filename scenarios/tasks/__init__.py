@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
 from scenarios.task import Task, uncut
-from scenarios.tasks import debtags, digits28, fashion_mnist, femnist, shakespeare, watch_exercises
+from scenarios.tasks import (
+    debtags,
+    digits28,
+    fashion_mnist,
+    femnist,
+    leaf_shakespeare,
+    shakespeare,
+    watch_exercises,
+)
 from scenarios.tasks.own import own_task
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "shakespeare": shakespeare.task,
     "watch_exercises": watch_exercises.task,
     "debtags": debtags.task,
+    "leaf_shakespeare": leaf_shakespeare.task,
 }
 """Each takes the folder of its data, or None for where they usually are."""
 
