@@ -398,7 +398,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
                 (
                     "my.yaml:2: task.name: unknown task 'digits'; did you mean 'digits28'? "
                     "known: digits28, fashion_mnist, femnist, shakespeare, watch_exercises, debtags, "
-                    "leaf_shakespeare; your own one needs task.module"
+                    "leaf_shakespeare, stackoverflow_tags, stackoverflow_nwp; your own one needs task.module"
                 )
             ],
             id="unknown task",

@@ -439,8 +439,8 @@ def test_tasks_of_images_fit_their_own_description(name: str, tmp_path: Path) ->
 def test_unknown_task_names_the_nearest() -> None:
     assert error_of(spec("fashion-mnist")) == (
         "task.name: unknown task 'fashion-mnist'; did you mean 'fashion_mnist'? "
-        "known: digits28, fashion_mnist, femnist, shakespeare, watch_exercises, debtags, leaf_shakespeare; "
-        "your own one needs task.module"
+        "known: digits28, fashion_mnist, femnist, shakespeare, watch_exercises, debtags, leaf_shakespeare, "
+        "stackoverflow_tags, stackoverflow_nwp; your own one needs task.module"
     )
 
 

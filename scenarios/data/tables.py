@@ -14,8 +14,15 @@ def parquet_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return [file for file in files if file not in tests], tests
 
 
-def read_parquet(file: Path, columns: tuple[str, ...]) -> Iterator[list[list[Any]]]:
+def read_parquet(
+    file: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = ()
+) -> Iterator[list[list[Any]]]:
     """Give the values of some columns, a few thousand rows at a time.
+
+    Args:
+        file: a parquet file.
+        columns: that it must have.
+        optional: come after these; where they are not there, their values are "".
 
     Raises:
         ScenarioError: the file is no parquet file, or lacks a column.
@@ -24,8 +31,9 @@ def read_parquet(file: Path, columns: tuple[str, ...]) -> Iterator[list[list[Any
     from pyarrow import parquet  # noqa: PLC0415 - as above
 
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=list(columns)):
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=[*columns, *optional]):
             rows = batch.to_pydict()
-            yield [rows[name] for name in columns]
+            missing = [""] * batch.num_rows
+            yield [rows[name] for name in columns] + [rows.get(name, missing) for name in optional]
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ScenarioError(f"{file}: not a table of {', '.join(columns)}: {error}") from error

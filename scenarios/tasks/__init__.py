@@ -13,6 +13,7 @@ from scenarios.tasks import (
     femnist,
     leaf_shakespeare,
     shakespeare,
+    stackoverflow,
     watch_exercises,
 )
 from scenarios.tasks.own import own_task
@@ -28,6 +29,8 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "watch_exercises": watch_exercises.task,
     "debtags": debtags.task,
     "leaf_shakespeare": leaf_shakespeare.task,
+    "stackoverflow_tags": stackoverflow.tags,
+    "stackoverflow_nwp": stackoverflow.next_word,
 }
 """Each takes the folder of its data, or None for where they usually are."""
 
