@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from broker.codecs import Codec
+from broker.codecs import Codec, decode_activations, decode_gradient, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names
@@ -46,12 +46,14 @@ def train(scenario: Scenario) -> tuple[float, float]:
             z = head(inputs)
             n = len(inputs)
             sent: Matrix = z.detach().numpy()
-            seen = through(flows.activations_up, sent, rng)
+            codec = flows.activations_up
+            seen, codewords = decode_activations(codec, codec.encode(sent, rng), *sent.shape)
             arrived = torch.from_numpy(seen).requires_grad_()
             task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
             assert arrived.grad is not None
             mean_loss_gradient: Matrix = (arrived.grad / n).numpy()
-            gradient = through(flows.gradient_down, mean_loss_gradient, rng)
+            down = encode_gradient(flows.gradient_down, mean_loss_gradient, codewords, rng)
+            gradient = decode_gradient(flows.gradient_down, down, codewords, *sent.shape)
             gradient += np.float32(training.correction_in(number)) * (sent - seen)
             z.backward(torch.from_numpy(gradient))
             sgd_step(head, training.head_lr * training.lr_factor(number))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
-from broker.codecs import codec_to_wire
+from broker.codecs import codec_to_wire, decode_activations, encode_gradient
 from broker.messages import Assignment, Gradient
 from edge_client.core import Learn, Start
 from edge_client.device import Device
@@ -51,7 +51,10 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
     alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
     fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
     zeros = np.zeros((device.samples, task.cut_size), np.float32)
-    gradient = flows.gradient_down.encode(zeros, generator(scenario.seed, CLIENT))
+    rng = generator(scenario.seed, CLIENT)
+    up = flows.activations_up
+    _, codewords = decode_activations(up, up.encode(zeros, rng), *zeros.shape)
+    gradient = encode_gradient(flows.gradient_down, zeros, codewords, rng)
     device.run(start)
     for step in itertools.count():
         time.sleep(pause_s)

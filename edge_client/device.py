@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from broker import bits
-from broker.codecs import codec_from_wire
+from broker.codecs import codec_from_wire, decode_activations, decode_gradient, gradient_codec_from_wire
 from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from broker.protocol import Job
@@ -104,8 +104,10 @@ class Device:
     def _take(self, assignment: Assignment) -> None:
         if (self._training.method == "fedavg") != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
-        codecs = [codec_from_wire(spec) for spec in assignment.codecs]
-        self._activations_codec, self._gradient_codec, self._update_codec, state_codec = codecs
+        activations, gradient, update, state = assignment.codecs
+        self._activations_codec, self._update_codec = codec_from_wire(activations), codec_from_wire(update)
+        self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
+        state_codec = codec_from_wire(state)
         self._round = assignment.round
         change = state_codec.decode(assignment.head, 1, self._initial.size)[0]
         self._received = change + head_origin(state_codec, self._initial)
@@ -138,7 +140,8 @@ class Device:
         n, d = z.shape
         rng = generator(self._seed, "encode", self._client, self._round, step)
         payload = self._activations_codec.encode(z, rng)
-        self._residual: npt.NDArray[np.float32] = z - self._activations_codec.decode(payload, n, d)
+        arrives, self._codewords = decode_activations(self._activations_codec, payload, n, d)
+        self._residual: npt.NDArray[np.float32] = z - arrives
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
         return Activations(
@@ -153,7 +156,7 @@ class Device:
     def _backward(self, gradient: Gradient) -> None:
         n, d = self._residual.shape
         with self._timed("decode"):
-            arrived = self._gradient_codec.decode(gradient.payload, n, d)
+            arrived = decode_gradient(self._gradient_codec, gradient.payload, self._codewords, n, d)
         with self._timed("backward"):
             dz = torch.from_numpy(corrected(arrived, self._residual, gradient.correction))
             # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's

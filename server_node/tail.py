@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from broker import bits
+from broker.codecs import Codewords, decode_activations, encode_gradient
 from broker.errors import WireError
 from broker.messages import Activations
 from broker.protocol import Job
@@ -37,6 +38,7 @@ class _Batch(NamedTuple):
     message: Activations
     weight: float
     z: npt.NDArray[np.float32]  # (n, d)
+    codewords: Codewords | None
     targets: Tensor  # (n, *target_shape)
 
 
@@ -119,20 +121,23 @@ class Tail:
         client, message, weight = sent
         task, n = self._task, message.count
         try:
-            z = self._plan.codecs_of(client).activations_up.decode(message.payload, n, task.cut_size)
+            codec = self._plan.codecs_of(client).activations_up
+            z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
             shape = (n, *task.target_shape)
             targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
         except WireError as error:
             return error
         if targets.size and int(targets.max()) >= task.classes:
             return WireError("range", f"target {targets.max()} of {task.classes} classes")
-        return _Batch(client, message, weight, z, torch.from_numpy(targets.astype(np.int64).reshape(shape)))
+        labels = torch.from_numpy(targets.astype(np.int64).reshape(shape))
+        return _Batch(client, message, weight, z, codewords, labels)
 
     def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> bytes:
         """Encode the gradient of the mean loss of one batch; `downlink` is that of the weighted sum."""
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
         rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
-        return self._plan.codecs_of(batch.client).gradient_down.encode(mean_loss_gradient, rng)
+        codec = self._plan.codecs_of(batch.client).gradient_down
+        return encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
 
     def _update(self, job: TailUpdate) -> None:
         if self._weight:

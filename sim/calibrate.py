@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from broker.codecs import Codec, codec_to_wire
+from broker.codecs import GradientCodec, codec_to_wire
 from broker.program import command
 from edge_client.calibrate import device_profile, timed_batches
 from scenarios.load import load_scenario
@@ -126,7 +126,7 @@ def _source(scenario: Scenario, threads: int, repeat: int) -> str:
     return ", ".join(words)
 
 
-def _name(codec: Codec) -> str:
+def _name(codec: GradientCodec) -> str:
     return " ".join(map(str, codec_to_wire(codec)))
 
 

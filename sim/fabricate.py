@@ -7,6 +7,7 @@ import functools
 import math
 
 from broker import bits
+from broker.codecs import gradient_bytes
 from broker.messages import Activations, HeadUpdate
 from broker.protocol import Job
 from edge_client.core import Learn, Start
@@ -65,7 +66,9 @@ class FabricatedTail:
         self._plan = plan
         self._head = bytes(plan.codecs.head_state_down.size_bytes(1, plan.head_size))
         self._gradient = functools.cache(
-            lambda n, codecs: bytes(codecs.gradient_down.size_bytes(n, plan.cut_size))
+            lambda n, codecs: bytes(
+                gradient_bytes(codecs.gradient_down, codecs.activations_up, n, plan.cut_size)
+            )
         )
 
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:

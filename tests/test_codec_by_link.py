@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.codecs import Codec, Float16, Float32, Int4, Int8
+from broker.codecs import Codec, Float16, Float32, Int4, Int8, gradient_bytes
 from broker.memory import MemoryBroker
 from broker.messages import Assignment, Hello
 from broker.protocol import Action, Online
@@ -39,7 +39,10 @@ def sent_by_round(scenario: Scenario) -> dict[str, int]:
     usual, coarse = scenario.flows.codecs_for("none"), scenario.flows.codecs_for("2g")
     return {
         "activations_up": sum(2 * codecs.activations_up.size_bytes(10, 16) for codecs in (usual, coarse)),
-        "gradient_down": sum(2 * codecs.gradient_down.size_bytes(10, 16) for codecs in (usual, coarse)),
+        "gradient_down": sum(
+            2 * gradient_bytes(codecs.gradient_down, codecs.activations_up, 10, 16)
+            for codecs in (usual, coarse)
+        ),
         "head_update_up": sum(2 * codecs.head_update_up.size_bytes(1, HEAD) for codecs in (usual, coarse)),
         "head_state_down": 4 * usual.head_state_down.size_bytes(1, HEAD),
     }

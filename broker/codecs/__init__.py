@@ -2,25 +2,38 @@
 
 A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`: `Float32()`, `Float16()`, `Int8()`,
 `Int4()`, `Int2()`, `Pq(subvectors, groups, centroids)`, `CodedPq(subvectors, centroids, width)`,
-`TopK(fraction)`, `RandomTopK(fraction, randomness)` or `SplitFc(keep, bits)`. In messages it is its name and
-its parameters.
+`TopK(fraction)`, `RandomTopK(fraction, randomness)` or `SplitFc(keep, bits)`. Gradients may have
+`CodewordMean(bits)`, which goes by the codewords of their activations. In messages it is its name and its
+parameters.
 """
 
-from broker.codecs.base import Codec
+from broker.codecs.base import Codec, Codewords
 from broker.codecs.coded_product import CodedPq
+from broker.codecs.codeword_mean import (
+    CodewordMean,
+    GradientCodec,
+    clustering,
+    decode_activations,
+    decode_gradient,
+    encode_gradient,
+    gradient_bytes,
+)
 from broker.codecs.floats import Float16, Float32
 from broker.codecs.integers import Int2, Int4, Int8
 from broker.codecs.product import Pq
 from broker.codecs.sparse import RandomTopK, TopK
 from broker.codecs.splitfc import SplitFc
-from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire, fits
+from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire, fits, gradient_codec_from_wire
 
 __all__ = [
     "CODECS",
     "Codec",
     "CodedPq",
+    "CodewordMean",
+    "Codewords",
     "Float16",
     "Float32",
+    "GradientCodec",
     "Int2",
     "Int4",
     "Int8",
@@ -28,7 +41,13 @@ __all__ = [
     "RandomTopK",
     "SplitFc",
     "TopK",
+    "clustering",
     "codec_from_wire",
     "codec_to_wire",
+    "decode_activations",
+    "decode_gradient",
+    "encode_gradient",
     "fits",
+    "gradient_bytes",
+    "gradient_codec_from_wire",
 ]

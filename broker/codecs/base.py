@@ -1,6 +1,6 @@
 """What every codec is."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,4 +44,38 @@ class Codec(Protocol):
 
     def size_bytes(self, n: int, d: int) -> int:
         """Length of the payload of every matrix of shape (n, d); of `CodedPq`, the greatest length."""
+        ...
+
+
+class Codewords(NamedTuple):
+    """A clustered batch: n rows of q sub-vectors, each of which has one of K codewords of s values.
+
+    Attributes:
+        book: shape (K, s).
+        numbers: of each sub-vector's codeword, 0 to K - 1, shape (n, q).
+    """
+
+    book: Matrix
+    numbers: npt.NDArray[np.integer]
+
+    def vectors(self) -> Matrix:
+        """Returns the codewords in their places, shape (n, q s)."""
+        return np.take(self.book, self.numbers, axis=0).reshape(len(self.numbers), -1)
+
+
+class ClusteringCodec(Codec, Protocol):
+    """A codec whose receiver knows a codeword for each sub-vector; `decode` gives their `vectors`."""
+
+    @property
+    def subvectors(self) -> int:
+        """The q sub-vectors of a row."""
+        ...
+
+    @property
+    def codewords_count(self) -> int:
+        """The K codewords of a batch."""
+        ...
+
+    def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
+        """Returns what `decode` would; raises as it does."""
         ...

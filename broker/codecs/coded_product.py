@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from broker.bits import bits_for, pack, packed_bytes, unpack
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codewords, Matrix
 from broker.codecs.entropy import MAX_LEVELS, decode_codes, encode_codes
 from broker.codecs.halves import decode_halves, encode_halves, halves_bytes
 from broker.codecs.kmeans import Points, cluster, nearest
@@ -75,6 +75,15 @@ class CodedPq:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
+        return self.codewords(payload, n, d).vectors()
+
+    @property
+    def codewords_count(self) -> int:
+        """See `ClusteringCodec`."""
+        return self.centroids
+
+    def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
+        """See `ClusteringCodec.codewords`."""
         self.check(d)
         if len(payload) > self.size_bytes(n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
@@ -87,7 +96,7 @@ class CodedPq:
             codes = unpack(rest, bits_for(self.centroids), n * self.subvectors).astype(np.uint8)
             if int(codes.max()) >= self.centroids:
                 raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
-        return np.take(book, codes, axis=0).reshape(n, d)
+        return Codewords(book, codes.reshape(n, self.subvectors))
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload may be shorter."""

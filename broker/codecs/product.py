@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from broker.bits import bits_for, pack, packed_bytes, unpack
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codewords, Matrix
 from broker.codecs.halves import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.errors import WireError
@@ -81,15 +81,24 @@ class Pq:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
+        return self.codewords(payload, n, d).vectors()
+
+    @property
+    def codewords_count(self) -> int:
+        """See `ClusteringCodec`."""
+        return self.groups * self.centroids
+
+    def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
+        """See `ClusteringCodec.codewords`."""
         self.check(d)
         if len(payload) != self.size_bytes(n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
-        values = self.groups * self.centroids * (d // self.subvectors)
-        codebook = decode_halves(payload, values).reshape(self.groups * self.centroids, -1)
+        values = self.codewords_count * (d // self.subvectors)
+        codebook = decode_halves(payload, values).reshape(self.codewords_count, -1)
         codes = unpack(payload[halves_bytes(values) :], bits_for(self.centroids), n * self.subvectors)
         if self.centroids & (self.centroids - 1) and int(codes.max()) >= self.centroids:
             raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
-        return np.take(codebook, self._rows(codes), axis=0, mode="clip").reshape(n, d)
+        return Codewords(codebook, self._rows(codes).reshape(n, self.subvectors))
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`."""
