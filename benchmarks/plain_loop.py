@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from broker.codecs import Codec, decode_activations, decode_gradient, encode_gradient
+from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
 from scenarios.schema import Scenario, client_names
@@ -46,8 +46,7 @@ def train(scenario: Scenario) -> tuple[float, float]:
             z = head(inputs)
             n = len(inputs)
             sent: Matrix = z.detach().numpy()
-            codec = flows.activations_up
-            seen, codewords = decode_activations(codec, codec.encode(sent, rng), *sent.shape)
+            _, seen, codewords = encode_activations(flows.activations_up, sent, rng)
             arrived = torch.from_numpy(seen).requires_grad_()
             task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
             assert arrived.grad is not None

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
-from broker.codecs import codec_to_wire, decode_activations, encode_gradient
+from broker.codecs import codec_to_wire, encode_activations, encode_gradient
 from broker.messages import Assignment, Gradient
 from edge_client.core import Learn, Start
 from edge_client.device import Device
@@ -52,8 +52,7 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
     fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
     zeros = np.zeros((device.samples, task.cut_size), np.float32)
     rng = generator(scenario.seed, CLIENT)
-    up = flows.activations_up
-    _, codewords = decode_activations(up, up.encode(zeros, rng), *zeros.shape)
+    _, _, codewords = encode_activations(flows.activations_up, zeros, rng)
     gradient = encode_gradient(flows.gradient_down, zeros, codewords, rng)
     device.run(start)
     for step in itertools.count():

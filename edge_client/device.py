@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from broker import bits
-from broker.codecs import codec_from_wire, decode_activations, decode_gradient, gradient_codec_from_wire
+from broker.codecs import codec_from_wire, decode_gradient, encode_activations, gradient_codec_from_wire
 from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from broker.protocol import Job
@@ -137,10 +137,8 @@ class Device:
 
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()
-        n, d = z.shape
         rng = generator(self._seed, "encode", self._client, self._round, step)
-        payload = self._activations_codec.encode(z, rng)
-        arrives, self._codewords = decode_activations(self._activations_codec, payload, n, d)
+        payload, arrives, self._codewords = encode_activations(self._activations_codec, z, rng)
         self._residual: npt.NDArray[np.float32] = z - arrives
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
@@ -148,7 +146,7 @@ class Device:
             round=self._round,
             step=step,
             attempt=1,
-            count=n,
+            count=len(z),
             payload=payload,
             targets=bits.pack(targets.numpy().astype(np.uint16), bits.bits_for(self._task.classes)),
         )

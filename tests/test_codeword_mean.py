@@ -22,6 +22,7 @@ from broker.codecs import (
     codec_to_wire,
     decode_activations,
     decode_gradient,
+    encode_activations,
     encode_gradient,
     gradient_bytes,
     gradient_codec_from_wire,
@@ -70,10 +71,14 @@ def test_every_clustering_codec_has_codewords_that_both_sides_agree_upon(
     codec: Codec, bits: int, n: int, seed: int
 ) -> None:
     z, gradient = normal(n, 8, seed=seed), normal(n, 8, seed=seed + 1)
-    payload = codec.encode(z, RNG)
+    payload, sent, given = encode_activations(codec, z, RNG)
     arrived, codewords = decode_activations(codec, payload, n, 8)
     np.testing.assert_array_equal(arrived, codec.decode(payload, n, 8))
+    np.testing.assert_array_equal(sent, arrived)
+    assert given is not None
     assert codewords is not None
+    np.testing.assert_array_equal(given.numbers, codewords.numbers)
+    np.testing.assert_array_equal(given.book, codewords.book)
     down = encode_gradient(CodewordMean(bits=bits), gradient, codewords, RNG)
     assert len(down) == gradient_bytes(CodewordMean(bits=bits), codec, n, 8)
     received = decode_gradient(CodewordMean(bits=bits), down, codewords, n, 8)
@@ -92,7 +97,7 @@ def test_the_gradient_of_a_convolution_hardly_changes_where_codewords_stand_for_
     z = convolution(patches).reshape(20, 16 * 8)
     sent = z.detach().numpy()
     codec = CodedPq(subvectors=16, centroids=6)
-    codewords = decode_activations(codec, codec.encode(sent, RNG), 20, 16 * 8)[1]
+    codewords = encode_activations(codec, sent, RNG)[2]
     gradient = normal(20, 16 * 8)
     down = encode_gradient(CodewordMean(bits=8), gradient, codewords, RNG)
     arrived = decode_gradient(CodewordMean(bits=8), down, codewords, 20, 16 * 8)

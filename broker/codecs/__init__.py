@@ -15,6 +15,7 @@ from broker.codecs.codeword_mean import (
     clustering,
     decode_activations,
     decode_gradient,
+    encode_activations,
     encode_gradient,
     gradient_bytes,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "codec_to_wire",
     "decode_activations",
     "decode_gradient",
+    "encode_activations",
     "encode_gradient",
     "fits",
     "gradient_bytes",

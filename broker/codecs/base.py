@@ -64,7 +64,7 @@ class Codewords(NamedTuple):
 
 
 class ClusteringCodec(Codec, Protocol):
-    """A codec whose receiver knows a codeword for each sub-vector; `decode` gives their `vectors`."""
+    """A codec that has a codeword stand for each sub-vector."""
 
     @property
     def subvectors(self) -> int:
@@ -76,6 +76,10 @@ class ClusteringCodec(Codec, Protocol):
         """The K codewords of a batch."""
         ...
 
+    def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
+        """Returns what `encode` would, and what `codewords` would make of it."""
+        ...
+
     def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
-        """Returns what `decode` would; raises as it does."""
+        """Returns the codewords whose `vectors` are what `decode` would return; raises as it does."""
         ...

@@ -63,6 +63,10 @@ class CodedPq:
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
+        return self.cluster(x, rng)[0]
+
+    def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
+        """See `ClusteringCodec.cluster`."""
         n, d = x.shape
         self.check(d)
         values, exponent = moderate(x)
@@ -71,7 +75,8 @@ class CodedPq:
         received = _decode_book(book, self.centroids, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
         coded, packed = encode_codes(codes, self.centroids, self.width), self._packed_bytes(n)
-        return book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
+        payload = book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
+        return payload, Codewords(received, codes.reshape(n, self.subvectors))
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""

@@ -46,6 +46,18 @@ def clustering(codec: Codec) -> ClusteringCodec | None:
     return codec if isinstance(codec, Pq | CodedPq) else None
 
 
+def encode_activations(
+    codec: Codec, z: Matrix, rng: np.random.Generator
+) -> tuple[bytes, Matrix, Codewords | None]:
+    """Returns z's payload and what `decode_activations` would make of it; raises as `Codec.encode` does."""
+    clusters = clustering(codec)
+    if clusters is None:
+        payload = codec.encode(z, rng)
+        return payload, codec.decode(payload, *z.shape), None
+    payload, codewords = clusters.cluster(z, rng)
+    return payload, codewords.vectors(), codewords
+
+
 def decode_activations(codec: Codec, payload: bytes, n: int, d: int) -> tuple[Matrix, Codewords | None]:
     """Returns z~, shape (n, d), and its codewords if there are any; raises as `Codec.decode` does."""
     clusters = clustering(codec)

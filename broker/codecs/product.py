@@ -64,6 +64,10 @@ class Pq:
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
+        return self.cluster(x, rng)[0]
+
+    def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
+        """See `ClusteringCodec.cluster`."""
         n, d = x.shape
         self.check(d)
         values, exponent = moderate(x)
@@ -77,7 +81,9 @@ class Pq:
         received = decode_halves(codebook, centroids.size).reshape(centroids.shape)
         codes = nearest(points, np.ldexp(received, -exponent))
         by_sample = codes.reshape(self.groups, n, per_group).transpose(1, 0, 2)
-        return codebook + pack(by_sample, bits_for(self.centroids))
+        payload = codebook + pack(by_sample, bits_for(self.centroids))
+        book = received.reshape(self.codewords_count, -1)
+        return payload, Codewords(book, self._rows(by_sample).reshape(n, self.subvectors))
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
