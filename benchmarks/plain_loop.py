@@ -16,7 +16,7 @@ from scenarios.schema import Scenario, client_names
 from scenarios.seeds import generator
 from scenarios.task import BatchSampler, head_origin, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task
-from server_node.tail import evaluate
+from server_node.tail import evaluate, gradient_to_activations
 
 
 def train(scenario: Scenario) -> tuple[float, float]:
@@ -53,7 +53,8 @@ def train(scenario: Scenario) -> tuple[float, float]:
             mean_loss_gradient: Matrix = (arrived.grad / n).numpy()
             down = encode_gradient(flows.gradient_down, mean_loss_gradient, codewords, rng)
             gradient = decode_gradient(flows.gradient_down, down, codewords, *sent.shape)
-            gradient += np.float32(training.correction_in(number)) * (sent - seen)
+            strength = training.lambda_in(number, gradient_to_activations(mean_loss_gradient, seen))
+            gradient += np.float32(strength) * (sent - seen)
             z.backward(torch.from_numpy(gradient))
             sgd_step(head, training.head_lr * training.lr_factor(number))
             delta = (head_vector(head) - received)[None, :]

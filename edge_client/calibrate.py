@@ -61,7 +61,7 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
             whole, start = fedavg
             whole.run(start)
         device.run(
-            Learn(CLIENT, Gradient(1, step, 1, scenario.training.correction_in(1), gradient), last=False)
+            Learn(CLIENT, Gradient(1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False)
         )
         yield dict(seconds)
 

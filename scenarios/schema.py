@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from scenarios.flows import Flows
 from scenarios.network import FleetGroup, Network
-from scenarios.parts import NotNegativeInt, Part, Positive, PositiveInt
+from scenarios.parts import NotNegative, NotNegativeInt, Part, Positive, PositiveInt
 
 
 def _partition_form(value: object) -> str:
@@ -47,21 +47,37 @@ class TaskSpec(Part):
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
 
 
+RELATIVE = 0.5
+
+
 class Correction(Part):
     """FedLite's gradient correction (arXiv 2201.11865)."""
 
-    lambda_: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.0,
+    lambda_: NotNegative | None = Field(
+        default=None,
         alias="lambda",
         description=(
             "the loss is the mean over the client's batch plus lambda/2 times the squared norm of (z - z~) "
-            "summed over the batch: a device adds lambda (z - z~) to the gradient of the mean loss"
+            "summed over the batch: a device adds lambda (z - z~) to the gradient g of the mean loss"
+        ),
+    )
+    relative: NotNegative = Field(
+        default_factory=lambda before: RELATIVE if before.get("lambda_") is None else 0.0,
+        description=(
+            "instead of lambda, of each batch lambda = relative ||g|| / ||z~||, which needs no tuning to the "
+            "sizes of gradient and activations; 0 where lambda is given"
         ),
     )
     decay: Literal["none", "linear"] = Field(
         default="linear",
         description="linear: lambda falls from round to round, to 0 after the last; none: as in the paper",
     )
+
+    @model_validator(mode="after")
+    def _one_strength(self) -> "Correction":
+        if self.lambda_ is not None and self.relative:
+            raise ValueError("takes lambda or relative, not both")
+        return self
 
 
 class Training(Part):
@@ -92,10 +108,16 @@ class Training(Part):
         """Give what both learning rates are multiplied with in a round, counted from 1."""
         return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
 
-    def correction_in(self, round_number: int) -> float:
-        """Give lambda in a round, counted from 1."""
+    def lambda_in(self, round_number: int, gradient_to_activations: float) -> float:
+        """Give the gradient correction's lambda for a batch.
+
+        Args:
+            round_number: counted from 1.
+            gradient_to_activations: ||g|| / ||z~||.
+        """
+        plain, relative = self.correction.lambda_, self.correction.relative
         left = 1.0 if self.correction.decay == "none" else 1.0 - (round_number - 1) / self.rounds
-        return self.correction.lambda_ * left
+        return left * (relative * gradient_to_activations if plain is None else plain)
 
 
 class _Stragglers(Part):

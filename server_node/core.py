@@ -16,7 +16,7 @@ alone repeats messages (see edge_client.core), so all timers are here:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -100,7 +100,6 @@ class Plan:
         patience: how many are chosen for a round, and how long it waits for whom.
         steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
         local_steps: batches that a client trains on in a round.
-        correction: lambda of each round, counted from 1.
         codecs: of clients to which no rule of `flows.by_link` applies.
         by_link: of the others, one tuple for all that are alike.
         cut_size: d.
@@ -124,7 +123,6 @@ class Plan:
     patience: Patience
     steps: int
     local_steps: int
-    correction: Callable[[int], float]
     codecs: Codecs
     cut_size: int
     head_size: int
@@ -161,12 +159,12 @@ class TailStepped:
     """What came of a TailStep.
 
     Attributes:
-        gradients: each client's encoded gradient, or why its batch was refused.
+        gradients: each client's encoded gradient and lambda, or why its batch was refused.
         loss_sum: over the samples of the batches that were not refused.
         samples: how many.
     """
 
-    gradients: dict[str, bytes | WireError]
+    gradients: dict[str, tuple[bytes, float] | WireError]
     loss_sum: float
     samples: int
 
@@ -506,8 +504,8 @@ class ServerCore:
             codec = self._plan.codecs_of(client).activations_up
             self._ledger.paper(codec, n, self._plan.cut_size, len(member.waiting.payload))
             answered = member.waiting
-            correction = self._plan.correction(answered.round)
-            member.gradient = Gradient(answered.round, answered.step, 1, correction, outcome)
+            payload, correction = outcome
+            member.gradient = Gradient(answered.round, answered.step, 1, correction, payload)
             member.waiting = None
             member.step += 1
             self._ready.discard(client)

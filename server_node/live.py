@@ -71,7 +71,6 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         patience=make_patience(scenario),
         steps=training.local_steps if training.method == "split" else 0,
         local_steps=training.local_steps,
-        correction=training.correction_in,
         codecs=scenario.flows.codecs_for("none"),
         by_link=_codecs_by_link(scenario),
         cut_size=task.cut_size,

@@ -93,7 +93,7 @@ class Tail:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
     def _step(self, job: TailStep) -> TailStepped:
-        gradients: dict[str, bytes | WireError] = {}
+        gradients: dict[str, tuple[bytes, float] | WireError] = {}
         arrived: list[_Batch] = []
         for (client, _, _), batch in zip(job.batches, self._map(self._read, job.batches), strict=True):
             if isinstance(batch, WireError):
@@ -132,12 +132,17 @@ class Tail:
         labels = torch.from_numpy(targets.astype(np.int64).reshape(shape))
         return _Batch(client, message, weight, z, codewords, labels)
 
-    def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> bytes:
-        """Encode the gradient of the mean loss of one batch; `downlink` is that of the weighted sum."""
+    def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float]:
+        """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
+
+        `downlink` is the gradient of the weighted sum of losses.
+        """
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
         rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
-        return encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+        payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+        ratio = gradient_to_activations(mean_loss_gradient, batch.z)
+        return payload, self._training.lambda_in(batch.message.round, ratio)
 
     def _update(self, job: TailUpdate) -> None:
         if self._weight:
@@ -168,6 +173,12 @@ class Tail:
         rng = generator(self._seed, "head", number)
         codec = self._plan.codecs.head_state_down
         return codec.encode((head_vector(self.head) - self._head_origin)[None, :], rng)
+
+
+def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
+    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
+    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
+    return lengths[0] / lengths[1] if lengths[1] else 0.0
 
 
 @torch.no_grad()

@@ -66,8 +66,9 @@ class FabricatedTail:
         self._plan = plan
         self._head = bytes(plan.codecs.head_state_down.size_bytes(1, plan.head_size))
         self._gradient = functools.cache(
-            lambda n, codecs: bytes(
-                gradient_bytes(codecs.gradient_down, codecs.activations_up, n, plan.cut_size)
+            lambda n, codecs: (
+                bytes(gradient_bytes(codecs.gradient_down, codecs.activations_up, n, plan.cut_size)),
+                0.0,
             )
         )
 

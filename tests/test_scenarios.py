@@ -10,7 +10,7 @@ from broker.codecs import CODECS, Float32, Int8, Pq
 from scenarios.flows import AnyCodec
 from scenarios.load import ScenarioError, dump_resolved, load_scenario
 from scenarios.network import FleetGroup
-from scenarios.schema import Dirichlet, Scenario, client_names, scenario_digest
+from scenarios.schema import RELATIVE, Correction, Dirichlet, Scenario, client_names, scenario_digest
 from scenarios.shipped import question, shipped
 
 COMPLETE = """\
@@ -66,7 +66,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert scenario.task.batch_size == 20
     assert scenario.training.local_steps == 1
     assert scenario.training.evaluate_every == 10
-    assert scenario.training.correction.lambda_ == 0.0
+    assert scenario.training.correction.lambda_ is None
     assert scenario.flows.activations_up == scenario.flows.head_state_down == Float32()
     assert scenario.stragglers.policy == "wait_all"
     assert scenario.stragglers.rejoin_s == 10.0
@@ -709,6 +709,16 @@ def test_python_built_scenarios_are_checked_for_types_and_ranges() -> None:
 def test_the_correction_falls_to_nothing_unless_told_otherwise(tmp_path: Path) -> None:
     strength = "training.correction.lambda=0.8"
     training = load_scenario(write(tmp_path), [strength, "training.rounds=4"]).training
-    assert [training.correction_in(number) for number in (1, 2, 4)] == pytest.approx([0.8, 0.6, 0.2])
+    assert [training.lambda_in(number, 99.0) for number in (1, 2, 4)] == pytest.approx([0.8, 0.6, 0.2])
     constant = load_scenario(write(tmp_path), [strength, "training.correction.decay=none"]).training
-    assert constant.correction_in(1) == constant.correction_in(4) == 0.8
+    assert constant.lambda_in(1, 99.0) == constant.lambda_in(4, 99.0) == 0.8
+
+
+def test_the_correction_is_relative_unless_lambda_is_given(tmp_path: Path) -> None:
+    usual = load_scenario(write(tmp_path)).training
+    assert usual.correction == Correction(relative=RELATIVE)
+    assert usual.lambda_in(1, 99.0) == pytest.approx(RELATIVE * 99.0)
+    none = load_scenario(write(tmp_path), ["training.correction.lambda=0"]).training
+    assert none.lambda_in(1, 99.0) == 0.0
+    (message,) = errors_of(write(tmp_path), "training.correction={lambda: 0.1, relative: 0.1}")
+    assert message.endswith("training.correction: takes lambda or relative, not both")

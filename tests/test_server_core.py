@@ -65,7 +65,6 @@ PLAN = Plan(
     patience=Patience(2),
     steps=1,
     local_steps=1,
-    correction=lambda _number: 0.5,
     codecs=CODECS,
     cut_size=D,
     head_size=P,
@@ -104,7 +103,7 @@ class Server:
                 return self.handle(ComputeDone(job, HEAD))
             case TailStep(batches=batches):
                 done = TailStepped(
-                    {name: bytes(4 * D) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
+                    {name: (bytes(4 * D), 0.5) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
                 return self.handle(ComputeDone(job, done))
             case TailUpdate():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,10 @@ from server_node.live import make_plan
 from server_node.tail import Tail
 from tests.helpers import small_scenario
 
-EXACT = ["flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}"]
+EXACT = [
+    "flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}",
+    "training.correction={lambda: 0.05, decay: none}",
+]  # fmt: skip
 LAMBDA, LR = 0.05, 0.3
 
 
@@ -59,9 +63,10 @@ def step(
     stepped = server.run(TailStep(1, 0, tuple((name, message, 1.0) for name, message in sent.items())))
     assert isinstance(stepped, TailStepped)
     for name, device in devices.items():
-        payload = stepped.gradients[name]
-        assert isinstance(payload, bytes)
-        update = device.run(Learn(name, Gradient(1, 0, 1, LAMBDA, payload), last=True))
+        gradient = stepped.gradients[name]
+        assert not isinstance(gradient, WireError)
+        payload, strength = gradient
+        update = device.run(Learn(name, Gradient(1, 0, 1, strength, payload), last=True))
         assert isinstance(update, HeadUpdate)
         updates[name] = update
     return sent, updates
@@ -87,6 +92,25 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
     gradient = np.concatenate([p.grad.numpy().ravel() for p in head.parameters() if p.grad is not None])
     delta = Float32().decode(updates["c0"].payload, 1, gradient.size)[0]
     np.testing.assert_allclose(delta, -LR * gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_path: Path) -> None:
+    settings = ["training.correction={lambda: null, relative: 0.4, decay: linear}", "training.rounds=2"]
+    scenario, server, devices, encoded = both_sides(tmp_path, *settings)
+    sent = devices["c0"].run(Start("c0", assignment(scenario, encoded)))
+    assert isinstance(sent, Activations)
+    seen = server._read(("c0", sent, 1.0))
+    assert not isinstance(seen, WireError)
+    strengths = []
+    for number in (1, 2):
+        batch = msgspec.structs.replace(sent, round=number)
+        stepped = server.run(TailStep(number, 0, (("c0", batch, 1.0),)))
+        assert isinstance(stepped, TailStepped)
+        gradient = stepped.gradients["c0"]
+        assert not isinstance(gradient, WireError)
+        length = np.linalg.norm(np.frombuffer(gradient[0], np.float32))
+        strengths.append(gradient[1] * np.linalg.norm(seen.z) / length)
+    assert strengths == pytest.approx([0.4, 0.2])
 
 
 def test_without_lambda_only_the_servers_gradient_counts(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ them. Of what was not reached or has not run yet the column is empty.
 task, arm, family, role, seed, run    which run, and its folder
 metric, final, best                   the task's metric after the last round, and the best
 quantization_error                    mean of ||z - z~||^2 / ||z||^2, last ten rounds
-lambda, lambda_decay                  of the gradient correction
+correction                            strength of the gradient correction in words, 0 if there is none
 ratio_paper                           activations, in the paper's accounting (server_node.ledger)
 ratio_wire                            activations, packets of the uncompressed arm's same seed over these
 rounds, FLOW, up, down, total         bytes of the whole run
@@ -28,6 +28,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from scenarios.load import dump_resolved
+from scenarios.schema import Correction
 from server_node.ledger import CONTROL, FLOWS
 from server_node.record import Summary
 from sim.reproduce.points import StudyRun
@@ -120,8 +121,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "final": summary["metric"]["final"],
         "best": summary["metric"]["best"],
         "quantization_error": fmean(errors) if split and all(map(math.isfinite, errors)) else None,
-        "lambda": scenario.training.correction.lambda_ if split else None,
-        "lambda_decay": scenario.training.correction.decay if split else None,
+        "correction": correction_in_words(scenario.training.correction) if split else None,
         "ratio_paper": summary["ratio"]["activations_up"]["paper_64bit"] if split else None,
         "ratio_wire": baseline["bytes"]["activations_up"]["wire"] / wire["activations_up"]
         if baseline and split
@@ -134,6 +134,16 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         **_to_target(run, rounds),
         "wall_seconds": round(summary["wall_seconds"], 1),
     }
+
+
+def correction_in_words(correction: Correction) -> str:
+    """Say how strong a gradient correction is, and "0" of one that is none."""
+    if not correction.lambda_ and not correction.relative:
+        return "0"
+    name, strength = (
+        ("relative", correction.relative) if correction.relative else ("lambda", correction.lambda_)
+    )
+    return f"{name} {strength:g}" + ("" if correction.decay == "none" else ", falling")
 
 
 def target_index(run: StudyRun, rounds: Sequence[Row]) -> int | None:

@@ -41,7 +41,8 @@ packets, the uncompressed arm's over these. *Difference*: to the uncompressed ar
 
 CORRECTION = """## Gradient correction
 
-The same codec with and without correction. *Difference*: to lambda 0."""
+The same codec with and without correction; for its forms see
+[training](scenarios.md#training). *Difference*: to none."""
 
 BYTES = """## Bytes
 
@@ -78,24 +79,23 @@ def _correction(groups: list[Group]) -> str:
         families.setdefault(_without_correction(group[0].run.job.point.scenario), []).append(group)
     rows = []
     for family in families.values():
-        by_lambda = {(group[0].row["lambda"], group[0].row["lambda_decay"]): group for group in family}
-        without = next((group for (strength, _), group in by_lambda.items() if strength == 0), [])
-        if len(by_lambda) < 2:  # noqa: PLR2004  nothing to compare
+        by_strength = {group[0].row["correction"]: group for group in family}
+        without = by_strength.get("0", [])
+        if len(by_strength) < 2:  # noqa: PLR2004  nothing to compare
             continue
-        for (strength, decay), group in sorted(by_lambda.items()):
+        for strength, group in by_strength.items():
             rows.append(
                 [
                     group[0].run.arm.name,
-                    f"{strength:g}",
-                    decay if strength else "",
+                    strength,
                     _spread(_values(group, "final")),
-                    _difference(group, without) if strength else "",
+                    _difference(group, without),
                     _mean(_values(group, "quantization_error"), "{:.3f}"),
                     str(len(group)),
                 ]
             )
     metric = groups[0][0].row["metric"] if groups else ""
-    return _table(["arm", "lambda", "decay", metric, "difference", "error", "seeds"], rows)
+    return _table(["arm", "correction", metric, "difference", "error", "seeds"], rows)
 
 
 def _without_correction(scenario: Scenario) -> str:
