@@ -1,0 +1,239 @@
+"""What codecs keep: of activations, of a head's gradient, and of a head's update, on a really trained model.
+
+    .venv/bin/python -m benchmarks.flows --task fashion_mnist --rounds 60
+
+Trains without compression for some rounds, then takes one cohort's batches. For each codec: bytes a client
+and squared relative error of what it encodes; and the cosine between the sum over the cohort of what the head
+learns and the same without a codec, which is what training feels.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from broker.codecs import (
+    Codec,
+    CodedPq,
+    CodewordMean,
+    GradientCodec,
+    Int2,
+    Int4,
+    Int8,
+    Pq,
+    RandomTopK,
+    SplitFc,
+    TopK,
+    decode_gradient,
+    encode_activations,
+    encode_gradient,
+)
+from broker.codecs.base import Matrix
+from broker.codecs.entropy import encode_codes
+from broker.codecs.kmeans import Points, cluster, nearest
+from scenarios.load import load_scenario
+from scenarios.partition import client_rows
+from scenarios.schema import Scenario, client_names
+from scenarios.seeds import generator
+from scenarios.task import BatchSampler, Task, initial_model, sgd_step
+from scenarios.tasks import load_task
+
+PIXELS = 144  # sub-vectors of the FEMNIST CNN's feature map, one a pixel
+LINE = 12
+RNG = np.random.default_rng(0)
+
+
+class Batch(NamedTuple):
+    """A client's batch at the cut."""
+
+    inputs: torch.Tensor
+    z: Matrix  # (n, d)
+    gradient: Matrix  # (n, d), of the mean loss
+
+
+def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, list[Batch]]:
+    """Train without compression; gives the head and the next cohort's batches."""
+    data, training = task.load(), scenario.training
+    names = client_names(scenario)
+    shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
+    head, tail = initial_model(task, scenario.seed)
+    torch.manual_seed(scenario.seed)
+    for number in range(1, training.rounds + 2):
+        cohort = generator(scenario.seed, "cohort", number).choice(len(names), training.cohort, replace=False)
+        batches = []
+        for client in cohort:
+            share = shares[client]
+            sampler = BatchSampler(
+                len(share.targets), scenario.task.batch_size, seed=scenario.seed, client=names[client]
+            )
+            inputs, targets = share.batch(sampler.rows(number, 0))
+            z = head(inputs)
+            z.retain_grad()
+            task.loss(tail(z), targets).mean().backward()  # type: ignore[no-untyped-call]
+            assert z.grad is not None
+            batches.append(Batch(inputs, z.detach().numpy().copy(), z.grad.numpy().copy()))
+        for half in (head, tail):
+            sgd_step(half, training.head_lr * training.lr_factor(min(number, training.rounds)) / len(cohort))
+    return head, batches
+
+
+def of_head(head: nn.Module, inputs: torch.Tensor, gradient: Matrix) -> Matrix:
+    """Give the head's gradient, shape (1, P), for a gradient of its outputs, shape (n, d)."""
+    torch.dot(head(inputs).flatten(), torch.from_numpy(gradient).flatten()).backward()  # type: ignore[no-untyped-call]
+    found = [parameter.grad for parameter in head.parameters()]
+    assert all(each is not None for each in found)
+    vector = torch.cat([each.flatten() for each in found if each is not None]).numpy()[None].copy()
+    head.zero_grad()
+    return vector
+
+
+def residual(codec: Codec, stages: int) -> Callable[[Matrix], tuple[Matrix, int]]:
+    """Give a coder in stages, each of which has a codebook for what the stages before have left."""
+
+    def code(x: Matrix) -> tuple[Matrix, int]:
+        y, size = np.zeros_like(x), 0
+        for _ in range(stages):
+            payload = codec.encode(x - y, RNG)
+            y, size = y + codec.decode(payload, *x.shape), size + len(payload)
+        return y, size
+
+    return code
+
+
+def activations(batches: Sequence[Batch]) -> Iterator[tuple[str, float, float, None]]:
+    """Give name, bytes and error of codecs for activations."""
+    coders = {
+        **{f"pq q=144 L={n}": residual(pq(PIXELS, n), 1) for n in (2, 4, 16)},
+        "pq q=288 L=4": residual(pq(2 * PIXELS, 4), 1),
+        "pq q=1152 L=2": residual(pq(8 * PIXELS, 2), 1),
+        **{f"coded_pq q=144 L={n}": residual(coded(n), 1) for n in (2, 3, 4, 6, 8, 16, 32, 64)},
+        "coded_pq q=288 L=8": residual(CodedPq(subvectors=2 * PIXELS, centroids=8, width=2 * LINE), 1),
+        **{f"coded_pq L={n}, 2 stages": residual(coded(n), 2) for n in (2, 4, 8)},
+        "int2": residual(Int2(), 1),
+        "topk 0.002": residual(TopK(fraction=0.002), 1),
+        "topk 0.02": residual(TopK(fraction=0.02), 1),
+        "random_topk 0.02": residual(RandomTopK(fraction=0.02), 1),
+        "splitfc 0.02, 2 bits": residual(SplitFc(keep=0.02, bits=2), 1),
+    }
+    for name, coder in coders.items():
+        coded_batches = [coder(batch.z) for batch in batches]
+        error = np.mean([off(y, batch.z) for (y, _), batch in zip(coded_batches, batches, strict=True)])
+        yield name, float(np.mean([size for _, size in coded_batches])), float(error), None
+    for count in (16, 64):
+        yield f"codebook L={count} of other clients", *shared(batches, count), None
+
+
+def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
+    """Give bytes and error of codes into a codebook that the other half of the cohort has made."""
+    half = len(batches) // 2
+    rows = [np.ascontiguousarray(batch.z.reshape(1, -1, batch.z.shape[1] // PIXELS)) for batch in batches]
+    book = cluster(Points(np.concatenate(rows[half:], axis=1)), count, RNG)
+    codes = [nearest(Points(each), book)[0] for each in rows[:half]]
+    errors = [off(book[0][numbers], each[0]) for numbers, each in zip(codes, rows, strict=False)]
+    return float(np.mean([len(encode_codes(each, count, LINE)) for each in codes])), float(np.mean(errors))
+
+
+def gradients(head: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, float, float, float]]:
+    """Give name, bytes, error and cosine of codecs for gradients."""
+    codecs: dict[str, tuple[GradientCodec, Codec]] = {
+        "int4": (Int4(), coded(16)),
+        "int2": (Int2(), coded(16)),
+        "topk 0.02": (TopK(fraction=0.02), coded(16)),
+        **{f"coded_pq q=144 L={n}": (coded(n), coded(16)) for n in (16, 64)},
+        "coded_pq q=1152 L=16": (CodedPq(subvectors=8 * PIXELS, centroids=16), coded(16)),
+        **{
+            f"codeword_mean, {b} bits, L={n}": (CodewordMean(bits=b), coded(n))
+            for n in (2, 6, 16, 64)
+            for b in (8, 4)
+        },
+    }
+    true = sum(of_head(head, batch.inputs, batch.gradient) for batch in batches)
+    for name, (codec, up) in codecs.items():
+        sizes, errors, learned = [], [], np.zeros_like(true)
+        for batch in batches:
+            codewords = encode_activations(up, batch.z, RNG)[2]
+            payload = encode_gradient(codec, batch.gradient, codewords, RNG)
+            arrived = decode_gradient(codec, payload, codewords, *batch.z.shape)
+            sizes.append(len(payload))
+            errors.append(off(arrived, batch.gradient))
+            learned += of_head(head, batch.inputs, arrived)
+        yield name, float(np.mean(sizes)), float(np.mean(errors)), cosine(learned, true)
+
+
+def updates(head: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, float, float, float]]:
+    """Give name, bytes, error and cosine of codecs for the head's update."""
+    single = [of_head(head, batch.inputs, batch.gradient) for batch in batches]
+    size = single[0].size
+    codecs: dict[str, Codec] = {
+        "int8": Int8(),
+        "int4": Int4(),
+        "int2": Int2(),
+        "topk 0.01": TopK(fraction=0.01),
+        "topk 0.03": TopK(fraction=0.03),
+        "random_topk 0.01": RandomTopK(fraction=0.01),
+        **{
+            f"coded_pq, {values} values, L={n}": CodedPq(subvectors=size // values, centroids=n)
+            for values, n in ((4, 16), (4, 4), (8, 32), (8, 16), (2, 16))
+        },
+    }
+    for name, codec in codecs.items():
+        payloads = [codec.encode(each, RNG) for each in single]
+        arrived = [codec.decode(payload, *single[0].shape) for payload in payloads]
+        error = np.mean([off(y, x) for y, x in zip(arrived, single, strict=True)])
+        yield name, float(np.mean([*map(len, payloads)])), float(error), cosine(sum(arrived), sum(single))
+
+
+def pq(subvectors: int, centroids: int) -> Pq:
+    """Make FedLite's codec."""
+    return Pq(subvectors=subvectors, groups=1, centroids=centroids)
+
+
+def coded(centroids: int) -> CodedPq:
+    """Make the coded one of whole pixels."""
+    return CodedPq(subvectors=PIXELS, centroids=centroids, width=LINE)
+
+
+def off(y: Matrix, x: Matrix) -> float:
+    """Give the squared relative error."""
+    return float(np.square(y - x, dtype=np.float64).sum() / np.square(x, dtype=np.float64).sum())
+
+
+def cosine(x: Matrix | int, y: Matrix | int) -> float:
+    """Give the cosine between two vectors."""
+    a, b = np.ravel(x), np.ravel(y)
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def main() -> None:
+    """Print three tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", default="digits28", choices=["digits28", "fashion_mnist"])
+    parser.add_argument("--rounds", type=int, default=60)
+    given = parser.parse_args()
+    scenario = load_scenario(
+        "splitfed-300",
+        [
+            f"task.name={given.task}",
+            "task.partition={dirichlet_alpha: 0.3}",
+            f"training.rounds={given.rounds}",
+        ],
+    )
+    head, batches = trained(load_task(scenario.task), scenario)
+    for title, rows in (
+        ("activations up", activations(batches)),
+        ("gradient down", gradients(head, batches)),
+        ("head update up", updates(head, batches)),
+    ):
+        print(f"\n{title}: {given.task} after {given.rounds} rounds, means of {len(batches)} clients")
+        print("| codec | bytes | relative error | cosine |\n|---|--:|--:|--:|")
+        for name, size, error, alike in rows:
+            print(f"| {name} | {size:,.0f} | {error:.4f} | {'' if alike is None else f'{alike:.4f}'} |")
+
+
+if __name__ == "__main__":
+    main()
