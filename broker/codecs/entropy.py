@@ -11,8 +11,6 @@ counts of the pair halved, rounding up.
 Bytes: the number's binary digits, first the most significant byte; the receiver adds zeros without end.
 """
 
-from collections import defaultdict
-
 import numpy as np
 import numpy.typing as npt
 
@@ -27,20 +25,20 @@ LOW_MASK = 2**SPAN_BITS - 1
 BYTE_MASK = 2**8 - 1
 
 
-class _Counts:
-    """How often each code was seen, by its neighbours."""
+class _Rows(dict[int, list[int]]):
+    """How often each code was seen, by its neighbours; behind a row's counts stands their sum."""
 
     def __init__(self, levels: int) -> None:
-        self._rows: defaultdict[int, list[int]] = defaultdict(lambda: [1] * levels)
+        self._new = [1] * levels + [levels]
 
-    def row(self, pair: int) -> list[int]:
-        return self._rows[pair]
+    def __missing__(self, pair: int) -> list[int]:
+        row = self[pair] = self._new.copy()
+        return row
 
-    @staticmethod
-    def add(row: list[int], code: int) -> None:
-        row[code] += GAIN
-        if row[code] > HIGHEST_COUNT:
-            row[:] = [(count + 1) // 2 for count in row]
+
+def _halve(row: list[int]) -> None:
+    counts = [(count + 1) // 2 for count in row[:-1]]
+    row[:] = [*counts, sum(counts)]
 
 
 def encode_codes(codes: npt.NDArray[np.uint8], levels: int, width: int) -> bytes:
@@ -54,14 +52,18 @@ def encode_codes(codes: npt.NDArray[np.uint8], levels: int, width: int) -> bytes
     flat = codes.reshape(-1)
     padded: npt.NDArray[np.intp] = np.concatenate((np.zeros(width, np.intp), flat))
     neighbours = padded[width - 1 : -1] + levels * padded[:-width]
-    counts = _Counts(levels)
+    rows = _Rows(levels)
     settled = bytearray()
     low, span = 0, 2**SPAN_BITS
     for code, pair in zip(flat.tolist(), neighbours.tolist(), strict=True):
-        row = counts.row(pair)
-        unit = span // sum(row)
+        row = rows[pair]
+        unit, count = span // row[-1], row[code]
         low += unit * sum(row[:code])
-        span = unit * row[code]
+        span = unit * count
+        row[code] = count + GAIN
+        row[-1] += GAIN
+        if count + GAIN > HIGHEST_COUNT:
+            _halve(row)
         if low > LOW_MASK:
             low &= LOW_MASK
             _carry(settled)
@@ -69,7 +71,6 @@ def encode_codes(codes: npt.NDArray[np.uint8], levels: int, width: int) -> bytes
             settled.append(low >> SETTLED_BITS)
             low = low << 8 & LOW_MASK
             span <<= 8
-        counts.add(row, code)
     last = low + span - 1 >> SETTLED_BITS  # one byte is enough to point into an interval this wide
     if last > BYTE_MASK:
         _carry(settled)
@@ -92,25 +93,28 @@ def decode_codes(data: bytes, count: int, levels: int, width: int) -> npt.NDArra
     Raises:
         WireError: "malformed" when `data` points outside all intervals.
     """
-    counts = _Counts(levels)
+    rows = _Rows(levels)
     codes = [0] * width  # what is before the start
     stream = iter(data)
     offset, span = int.from_bytes(bytes(next(stream, 0) for _ in range(4))), 2**SPAN_BITS
     for _ in range(count):
-        row = counts.row(codes[-1] + levels * codes[-width])
-        unit = span // sum(row)
-        code = 0
-        for occurrences in row:
-            if offset < unit * occurrences:
-                break
-            offset -= unit * occurrences
-            code += 1
-        else:
+        row = rows[codes[-1] + levels * codes[-width]]
+        unit = span // row[-1]
+        place = offset // unit
+        if place >= row[-1]:
             raise WireError("malformed", "range-coded bytes that stand for no code")
+        code = before = 0
+        while before + row[code] <= place:
+            before += row[code]
+            code += 1
+        offset -= unit * before
         span = unit * row[code]
+        row[code] += GAIN
+        row[-1] += GAIN
+        if row[code] > HIGHEST_COUNT:
+            _halve(row)
         while span < 2**SETTLED_BITS:
             offset = offset << 8 | next(stream, 0)
             span <<= 8
-        counts.add(row, code)
         codes.append(code)
     return np.array(codes[width:], np.uint8)
