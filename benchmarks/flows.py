@@ -1,10 +1,14 @@
-"""What codecs keep: of activations, of a head's gradient, and of a head's update, on a really trained model.
+"""What codecs keep of activations, gradients and head updates, and what the gradient correction can mend.
 
     .venv/bin/python -m benchmarks.flows --task fashion_mnist --rounds 60
 
 Trains without compression for some rounds, then takes one cohort's batches. For each codec: bytes a client
 and squared relative error of what it encodes; and the cosine between the sum over the cohort of what the head
 learns and the same without a codec, which is what training feels.
+
+The last table is about g(z), the gradient that the server would give had it seen z, and g(z~), which it does:
+their squared distance over ||g(z~)||^2; the lambda for which g(z~) + lambda (z - z~) is nearest to g(z); the
+same as lambda ||z~|| / ||g(z~)||; and how much of the squared distance that takes away.
 """
 
 import argparse
@@ -50,12 +54,13 @@ class Batch(NamedTuple):
     """A client's batch at the cut."""
 
     inputs: torch.Tensor
+    targets: torch.Tensor
     z: Matrix  # (n, d)
     gradient: Matrix  # (n, d), of the mean loss
 
 
-def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, list[Batch]]:
-    """Train without compression; gives the head and the next cohort's batches."""
+def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, nn.Module, list[Batch]]:
+    """Train without compression; gives head, tail and the next cohort's batches."""
     data, training = task.load(), scenario.training
     names = client_names(scenario)
     shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
@@ -74,10 +79,10 @@ def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, list[Batch]]:
             z.retain_grad()
             task.loss(tail(z), targets).mean().backward()  # type: ignore[no-untyped-call]
             assert z.grad is not None
-            batches.append(Batch(inputs, z.detach().numpy().copy(), z.grad.numpy().copy()))
+            batches.append(Batch(inputs, targets, z.detach().numpy().copy(), z.grad.numpy().copy()))
         for half in (head, tail):
             sgd_step(half, training.head_lr * training.lr_factor(min(number, training.rounds)) / len(cohort))
-    return head, batches
+    return head, tail, batches
 
 
 def of_head(head: nn.Module, inputs: torch.Tensor, gradient: Matrix) -> Matrix:
@@ -186,6 +191,33 @@ def updates(head: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, fl
         yield name, float(np.mean([*map(len, payloads)])), float(error), cosine(sum(arrived), sum(single))
 
 
+def corrections(task: Task, tail: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, Matrix]]:
+    """Give name and means of best lambda, the same relative, error of the gradient, what of it is mended."""
+    tail.eval()  # the same function of z each time
+
+    def gradient(z: Matrix, targets: torch.Tensor) -> Matrix:
+        leaf = torch.from_numpy(z).requires_grad_()
+        (found,) = torch.autograd.grad(task.loss(tail(leaf), targets).mean(), leaf)
+        vector: Matrix = found.numpy().astype(np.float64)
+        return vector
+
+    for name, codec in (
+        ("q=144 L=2", pq(PIXELS, 2)),
+        ("q=1152 L=2", pq(8 * PIXELS, 2)),
+        ("q=144 L=16", pq(PIXELS, 16)),
+    ):
+        rows = []
+        for batch in batches:
+            _, seen, _ = encode_activations(codec, batch.z, RNG)
+            missed = gradient(batch.z, batch.targets) - (given := gradient(seen, batch.targets))
+            residual_energy = float(np.vdot(batch.z - seen, batch.z - seen))
+            best = float(np.vdot(missed, batch.z - seen)) / residual_energy
+            relative = best * np.linalg.norm(seen) / np.linalg.norm(given)
+            energy = np.vdot(missed, missed)
+            rows.append([best, relative, energy / np.vdot(given, given), best**2 * residual_energy / energy])
+        yield name, np.mean(rows, axis=0)
+
+
 def pq(subvectors: int, centroids: int) -> Pq:
     """Make FedLite's codec."""
     return Pq(subvectors=subvectors, groups=1, centroids=centroids)
@@ -208,7 +240,7 @@ def cosine(x: Matrix | int, y: Matrix | int) -> float:
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print four tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -223,7 +255,8 @@ def main() -> None:
             f"training.rounds={given.rounds}",
         ],
     )
-    head, batches = trained(load_task(scenario.task), scenario)
+    task = load_task(scenario.task)
+    head, tail, batches = trained(task, scenario)
     for title, rows in (
         ("activations up", activations(batches)),
         ("gradient down", gradients(head, batches)),
@@ -233,6 +266,11 @@ def main() -> None:
         print("| codec | bytes | relative error | cosine |\n|---|--:|--:|--:|")
         for name, size, error, alike in rows:
             print(f"| {name} | {size:,.0f} | {error:.4f} | {'' if alike is None else f'{alike:.4f}'} |")
+    print(f"\ngradient correction: {given.task} after {given.rounds} rounds, means of {len(batches)} clients")
+    print("| codec | best lambda | relative | error of the gradient | mended of it |")
+    print("|---|--:|--:|--:|--:|")
+    for name, (best, relative, error, mended) in corrections(task, tail, batches):
+        print(f"| {name} | {best:.1e} | {relative:.3f} | {error:.3f} | {mended:.1%} |")
 
 
 if __name__ == "__main__":
