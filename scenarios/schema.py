@@ -47,7 +47,7 @@ class TaskSpec(Part):
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
 
 
-RELATIVE = 0.5
+RELATIVE = 0.1
 
 
 class Correction(Part):
