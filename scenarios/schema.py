@@ -68,10 +68,23 @@ class Correction(Part):
             "sizes of gradient and activations; 0 where lambda is given"
         ),
     )
-    decay: Literal["none", "linear"] = Field(
-        default="linear",
-        description="linear: lambda falls from round to round, to 0 after the last; none: as in the paper",
+    schedule: Literal["constant", "linear_decay", "warmup_decay"] = Field(
+        default_factory=lambda before: "warmup_decay" if before.get("lambda_") is None else "constant",
+        description=(
+            "constant: as in the paper, and the default of lambda; linear_decay: falls to 0 after the last "
+            "round; warmup_decay, the default of relative: rises from 0, is full midway, and falls to 0"
+        ),
     )
+
+    def factor(self, progress: float) -> float:
+        """Give what its strength is multiplied with when a part of the rounds, 0 to 1, is over."""
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear_decay":
+                return 1.0 - progress
+            case "warmup_decay":
+                return 4.0 * progress * (1.0 - progress)
 
     @model_validator(mode="after")
     def _one_strength(self) -> "Correction":
@@ -116,8 +129,8 @@ class Training(Part):
             gradient_to_activations: ||g|| / ||z~||.
         """
         plain, relative = self.correction.lambda_, self.correction.relative
-        left = 1.0 if self.correction.decay == "none" else 1.0 - (round_number - 1) / self.rounds
-        return left * (relative * gradient_to_activations if plain is None else plain)
+        strength = relative * gradient_to_activations if plain is None else plain
+        return strength * self.correction.factor((round_number - 1) / self.rounds)
 
 
 class _Stragglers(Part):

@@ -706,19 +706,25 @@ def test_python_built_scenarios_are_checked_for_types_and_ranges() -> None:
         Scenario.model_validate({"name": "x", "task": {"partition": "iid"}, "training": {}, "fleet": []})
 
 
-def test_the_correction_falls_to_nothing_unless_told_otherwise(tmp_path: Path) -> None:
-    strength = "training.correction.lambda=0.8"
-    training = load_scenario(write(tmp_path), [strength, "training.rounds=4"]).training
-    assert [training.lambda_in(number, 99.0) for number in (1, 2, 4)] == pytest.approx([0.8, 0.6, 0.2])
-    constant = load_scenario(write(tmp_path), [strength, "training.correction.decay=none"]).training
-    assert constant.lambda_in(1, 99.0) == constant.lambda_in(4, 99.0) == 0.8
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.8, 0.8, 0.8, 0.8]),
+        ("linear_decay", [0.8, 0.6, 0.4, 0.2]),
+        ("warmup_decay", [0.0, 0.6, 0.8, 0.6]),
+    ],
+)
+def test_the_correction_has_a_schedule(tmp_path: Path, schedule: str, expected: list[float]) -> None:
+    settings = ["training.correction.lambda=0.8", f"training.correction.schedule={schedule}"]
+    training = load_scenario(write(tmp_path), [*settings, "training.rounds=4"]).training
+    assert [training.lambda_in(number, 99.0) for number in range(1, 5)] == pytest.approx(expected)
 
 
 def test_the_correction_is_relative_unless_lambda_is_given(tmp_path: Path) -> None:
-    usual = load_scenario(write(tmp_path)).training
-    assert usual.correction == Correction(relative=RELATIVE)
-    assert usual.lambda_in(1, 99.0) == pytest.approx(RELATIVE * 99.0)
-    none = load_scenario(write(tmp_path), ["training.correction.lambda=0"]).training
-    assert none.lambda_in(1, 99.0) == 0.0
+    usual = load_scenario(write(tmp_path), ["training.rounds=4"]).training
+    assert usual.correction == Correction(relative=RELATIVE, schedule="warmup_decay")
+    assert usual.lambda_in(2, 99.0) == pytest.approx(0.75 * RELATIVE * 99.0)
+    as_in_the_paper = load_scenario(write(tmp_path), ["training.correction.lambda=1e-4"]).training
+    assert as_in_the_paper.lambda_in(1, 99.0) == as_in_the_paper.lambda_in(2, 9.0) == 1e-4
     (message,) = errors_of(write(tmp_path), "training.correction={lambda: 0.1, relative: 0.1}")
     assert message.endswith("training.correction: takes lambda or relative, not both")

@@ -24,7 +24,7 @@ from tests.helpers import small_scenario
 
 EXACT = [
     "flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}",
-    "training.correction={lambda: 0.05, decay: none}",
+    "training.correction={lambda: 0.05}",
 ]  # fmt: skip
 LAMBDA, LR = 0.05, 0.3
 
@@ -95,7 +95,10 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
 
 
 def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_path: Path) -> None:
-    settings = ["training.correction={lambda: null, relative: 0.4, decay: linear}", "training.rounds=2"]
+    settings = [
+        "training.correction={lambda: null, relative: 0.4, schedule: linear_decay}",
+        "training.rounds=2",
+    ]
     scenario, server, devices, encoded = both_sides(tmp_path, *settings)
     sent = devices["c0"].run(Start("c0", assignment(scenario, encoded)))
     assert isinstance(sent, Activations)

@@ -143,7 +143,7 @@ def correction_in_words(correction: Correction) -> str:
     name, strength = (
         ("relative", correction.relative) if correction.relative else ("lambda", correction.lambda_)
     )
-    return f"{name} {strength:g}" + ("" if correction.decay == "none" else ", falling")
+    return f"{name} {strength:g}, {correction.schedule}"
 
 
 def target_index(run: StudyRun, rounds: Sequence[Row]) -> int | None:
