@@ -47,6 +47,8 @@ class Device:
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has method and learning rate of the local SGD steps.
+        error_feedback: whether it adds what a HeadUpdate has lost to the next one; a device that is started
+            anew has forgotten it.
         timed: is entered for each phase of a job: compute, encode, decode, backward; train in FedAvg.
     """
 
@@ -60,6 +62,7 @@ class Device:
         seed: int,
         batch_size: int,
         training: Training,
+        error_feedback: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._task = task
@@ -72,6 +75,8 @@ class Device:
         self._head = task.head()
         self._draws = True  # from torch's generator; the first batch shows whether it does
         self._training = training
+        self._error_feedback = error_feedback
+        self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
         self._at_work = threading.Lock()  # a round that the server gave up may still be at work
         self._round = 0
@@ -176,16 +181,19 @@ class Device:
         sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
 
     def _finish(self) -> HeadUpdate:
-        change = (head_vector(self._head) - self._received)[None, :]
+        change = (head_vector(self._head) - self._received)[None, :] + self._lost
         del self._received
         self._head.zero_grad()  # frees the gradients: an idle device of FedAvg keeps one model, not three
         rng = generator(self._seed, "update", self._client, self._round)
+        payload = self._update_codec.encode(change, rng)
+        if self._error_feedback:
+            self._lost = change - self._update_codec.decode(payload, *change.shape)
         return HeadUpdate(
             round=self._round,
             attempt=1,
             samples=self._trained,
             quantization_error=self._error_energy / max(self._energy, 1e-30),
-            payload=self._update_codec.encode(change, rng),
+            payload=payload,
         )
 
 

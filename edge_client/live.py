@@ -53,6 +53,7 @@ def make_devices(
             seed=scenario.seed,
             batch_size=scenario.task.batch_size,
             training=scenario.training,
+            error_feedback=scenario.flows.error_feedback,
             timed=functools.partial(journal.timed, name),
         )
         for name in names

@@ -79,6 +79,13 @@ class Flows(Part):
     gradient_down: AnyGradientCodec = Field(default=Float32(), description="their gradient, server to client")
     head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
     head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
+    error_feedback: bool = Field(
+        default=False,
+        description=(
+            "a device adds what the codec of head_update_up has lost of its change to its next change "
+            "(Seide et al. 2014, Karimireddy et al. 2019)"
+        ),
+    )
     by_link: tuple[LinkRule, ...] = Field(
         default=(),
         description=(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from broker.codecs import Float32, Int4, Pq, codec_to_wire
+from broker.codecs import Float32, Int4, Pq, TopK, codec_to_wire
 from broker.errors import WireError
 from broker.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import Learn, Start
@@ -114,6 +114,25 @@ def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_pat
         length = np.linalg.norm(np.frombuffer(gradient[0], np.float32))
         strengths.append(gradient[1] * np.linalg.norm(seen.z) / length)
     assert strengths == pytest.approx([0.4, 0.2])
+
+
+def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) -> None:
+    """What has arrived after two rounds, and what is still to come, is all that was learned in both."""
+    coarse = TopK(fraction=0.1)
+    settings = ["flows.head_update_up={codec: topk, fraction: 0.1}", "flows.error_feedback=true"]
+    _, _, devices, _ = both_sides(tmp_path, *settings)
+    device = devices["c0"]
+    learned = [
+        np.random.default_rng(number).standard_normal((1, 144)).astype(np.float32) for number in (1, 2)
+    ]
+    arrived = np.zeros((1, 144), np.float32)
+    device._update_codec = coarse
+    for number, change in enumerate(learned, start=1):
+        device._round, device._trained, device._energy, device._error_energy = number, 10, 1.0, 0.0
+        device._received = head_vector(device._head) - change[0]
+        arrived += coarse.decode(device._finish().payload, 1, 144)
+    assert np.count_nonzero(arrived) <= 28
+    np.testing.assert_allclose(arrived + device._lost, sum(learned), atol=1e-5)
 
 
 def test_without_lambda_only_the_servers_gradient_counts(tmp_path: Path) -> None:
