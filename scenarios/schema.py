@@ -47,14 +47,11 @@ class TaskSpec(Part):
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
 
 
-RELATIVE = 0.1
-
-
 class Correction(Part):
     """FedLite's gradient correction (arXiv 2201.11865)."""
 
-    lambda_: NotNegative | None = Field(
-        default=None,
+    lambda_: NotNegative = Field(
+        default=0.0,
         alias="lambda",
         description=(
             "the loss is the mean over the client's batch plus lambda/2 times the squared norm of (z - z~) "
@@ -62,17 +59,17 @@ class Correction(Part):
         ),
     )
     relative: NotNegative = Field(
-        default_factory=lambda before: RELATIVE if before.get("lambda_") is None else 0.0,
+        default=0.0,
         description=(
-            "instead of lambda, of each batch lambda = relative ||g|| / ||z~||, which needs no tuning to the "
-            "sizes of gradient and activations; 0 where lambda is given"
+            "instead of lambda: for each batch lambda = relative ||g|| / ||z~||, whatever the sizes of "
+            "gradient and activations are"
         ),
     )
     schedule: Literal["constant", "linear_decay", "warmup_decay"] = Field(
-        default_factory=lambda before: "warmup_decay" if before.get("lambda_") is None else "constant",
+        default="constant",
         description=(
-            "constant: as in the paper, and the default of lambda; linear_decay: falls to 0 after the last "
-            "round; warmup_decay, the default of relative: rises from 0, is full midway, and falls to 0"
+            "constant: as in the paper; linear_decay: the strength falls to 0 after the last round; "
+            "warmup_decay: it rises from 0, is full midway, and falls to 0"
         ),
     )
 
@@ -88,7 +85,7 @@ class Correction(Part):
 
     @model_validator(mode="after")
     def _one_strength(self) -> "Correction":
-        if self.lambda_ is not None and self.relative:
+        if self.lambda_ and self.relative:
             raise ValueError("takes lambda or relative, not both")
         return self
 
@@ -128,9 +125,9 @@ class Training(Part):
             round_number: counted from 1.
             gradient_to_activations: ||g|| / ||z~||.
         """
-        plain, relative = self.correction.lambda_, self.correction.relative
-        strength = relative * gradient_to_activations if plain is None else plain
-        return strength * self.correction.factor((round_number - 1) / self.rounds)
+        correction = self.correction
+        strength = correction.lambda_ or correction.relative * gradient_to_activations
+        return strength * correction.factor((round_number - 1) / self.rounds)
 
 
 class _Stragglers(Part):

@@ -10,7 +10,7 @@ from broker.codecs import CODECS, Float32, Int8, Pq
 from scenarios.flows import AnyCodec
 from scenarios.load import ScenarioError, dump_resolved, load_scenario
 from scenarios.network import FleetGroup
-from scenarios.schema import RELATIVE, Correction, Dirichlet, Scenario, client_names, scenario_digest
+from scenarios.schema import Dirichlet, Scenario, client_names, scenario_digest
 from scenarios.shipped import question, shipped
 
 COMPLETE = """\
@@ -66,7 +66,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert scenario.task.batch_size == 20
     assert scenario.training.local_steps == 1
     assert scenario.training.evaluate_every == 10
-    assert scenario.training.correction.lambda_ is None
+    assert scenario.training.correction.lambda_ == 0.0
     assert scenario.flows.activations_up == scenario.flows.head_state_down == Float32()
     assert scenario.stragglers.policy == "wait_all"
     assert scenario.stragglers.rejoin_s == 10.0
@@ -720,11 +720,9 @@ def test_the_correction_has_a_schedule(tmp_path: Path, schedule: str, expected: 
     assert [training.lambda_in(number, 99.0) for number in range(1, 5)] == pytest.approx(expected)
 
 
-def test_the_correction_is_relative_unless_lambda_is_given(tmp_path: Path) -> None:
-    usual = load_scenario(write(tmp_path), ["training.rounds=4"]).training
-    assert usual.correction == Correction(relative=RELATIVE, schedule="warmup_decay")
-    assert usual.lambda_in(2, 99.0) == pytest.approx(0.75 * RELATIVE * 99.0)
-    as_in_the_paper = load_scenario(write(tmp_path), ["training.correction.lambda=1e-4"]).training
-    assert as_in_the_paper.lambda_in(1, 99.0) == as_in_the_paper.lambda_in(2, 9.0) == 1e-4
+def test_the_correction_may_be_relative(tmp_path: Path) -> None:
+    assert load_scenario(write(tmp_path)).training.lambda_in(1, 99.0) == 0.0
+    relative = load_scenario(write(tmp_path), ["training.correction.relative=0.1"]).training
+    assert relative.lambda_in(2, 99.0) == pytest.approx(9.9)
     (message,) = errors_of(write(tmp_path), "training.correction={lambda: 0.1, relative: 0.1}")
     assert message.endswith("training.correction: takes lambda or relative, not both")

@@ -96,7 +96,7 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
 
 def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_path: Path) -> None:
     settings = [
-        "training.correction={lambda: null, relative: 0.4, schedule: linear_decay}",
+        "training.correction={lambda: 0, relative: 0.4, schedule: linear_decay}",
         "training.rounds=2",
     ]
     scenario, server, devices, encoded = both_sides(tmp_path, *settings)
