@@ -361,6 +361,15 @@ def test_times_are_bounds_where_sizes_depend_on_the_content(tmp_path: Path) -> N
     assert line.startswith("| fedlite | 1 of 1 |")
 
 
+def test_who_is_evaluated_less_often_is_not_timed(tmp_path: Path) -> None:
+    rarely = ("family: FedLite}", "family: FedLite, set: {training.evaluate_every: 6}}")
+    reproduce(study_file(tmp_path, rarely, ("seeds: [0, 1]", "seeds: [0]")), "--budget=full", "--tasks=near")
+    text = (tmp_path / "out/results.md").read_text()
+    assert "| fedlite |" in text
+    assert "| fedlite |" not in text.partition("## Bytes and virtual time")[2]
+    assert "| corrected |" in text.partition("## Bytes and virtual time")[2]
+
+
 def test_tables_compare_arms_of_the_same_seed(finished: Path) -> None:
     text = (finished / "out/results.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith("#")]

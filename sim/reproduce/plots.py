@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from sim.report.runs import wire_bytes
-from sim.reproduce.results import Result, by_arm
+from sim.reproduce.results import Result, by_arm, watched
 from sim.sweep import Row
 
 MARKERS = "osD^vP*Xhp<>d8"
@@ -72,6 +72,7 @@ def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str])
                       textcoords="offset points", fontsize=7)  # fmt: skip
         labelled.add(family)
     _logarithmic(axes)
+    axes.margins(x=0.2)  # for the names
     axes.set_xlabel("bytes of uncompressed activation messages over these")
 
 
@@ -88,7 +89,7 @@ def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> N
 
 def _curves(axes: Axes, results: Sequence[Result], x: Callable[[Row], float]) -> None:
     """Draw a line an arm: the metric of evaluated rounds, means over seeds."""
-    for number, group in enumerate(by_arm(results)):
+    for number, group in enumerate(by_arm(watched(results))):
         style = STYLES[number // 10 % len(STYLES)]  # there are ten colours
         of_seeds = zip(*(each.rounds for each in group), strict=False)
         evaluated = [rows for rows in of_seeds if all(row["metric"] is not None for row in rows)]

@@ -53,6 +53,11 @@ class Result:
     row: Row
     rounds: list[Row]
 
+    @property
+    def evaluations(self) -> int:
+        """How often the metric was taken."""
+        return sum(row["metric"] is not None for row in self.rounds)
+
 
 Group = list[Result]
 """Results of one arm on one task, a seed each."""
@@ -64,6 +69,15 @@ def by_arm(results: Sequence[Result]) -> list[Group]:
     for each in results:
         groups.setdefault(each.run.arm.name, []).append(each)
     return list(groups.values())
+
+
+def watched(results: Sequence[Result]) -> list[Result]:
+    """Give those of one task that were evaluated as often as its uncompressed arm, all if there is none.
+
+    The others would reach a target late for want of a look.
+    """
+    least = [each.evaluations for each in results if each.run.arm.role == "uncompressed"]
+    return [each for each in results if each.evaluations >= min(least, default=0)]
 
 
 def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
