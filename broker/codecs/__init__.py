@@ -9,7 +9,7 @@ parameters.
 
 from broker.codecs.base import Codec, Codewords
 from broker.codecs.coded_product import CodedPq
-from broker.codecs.codeword_mean import (
+from broker.codecs.exchange import (
     CodewordMean,
     GradientCodec,
     clustering,

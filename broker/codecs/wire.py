@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.codecs.base import Codec
 from broker.codecs.coded_product import CodedPq
-from broker.codecs.codeword_mean import CodewordMean, GradientCodec, clustering
+from broker.codecs.exchange import CodewordMean, GradientCodec, clustering
 from broker.codecs.floats import Float16, Float32
 from broker.codecs.integers import Int2, Int4, Int8
 from broker.codecs.product import Pq

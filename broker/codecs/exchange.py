@@ -1,4 +1,4 @@
-"""Gradients with one mean for each codeword of the activations."""
+"""What a step exchanges: activations up, and their gradient down, which may go by their codewords."""
 
 from dataclasses import dataclass
 from typing import Literal
