@@ -12,13 +12,18 @@ same as lambda ||z~|| / ||g(z~)||; and how much of the squared distance that tak
 """
 
 import argparse
+import bz2
+import lzma
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from broker.bits import bits_for, pack
 from broker.codecs import (
     Codec,
     CodedPq,
@@ -141,6 +146,30 @@ def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
     return float(np.mean([len(encode_codes(each, count, LINE)) for each in codes])), float(np.mean(errors))
 
 
+def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
+    """Give name and bytes of ways to code the codes of `coded_pq` with L = count."""
+    codes = [coded(count).cluster(batch.z, RNG)[1].numbers.astype(np.uint8) for batch in batches]
+    lzma_filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
+    ways: dict[str, Callable[[npt.NDArray[np.uint8]], float]] = {
+        "packed": lambda each: len(pack(each, bits_for(count))),
+        "entropy of single codes": entropy_bytes,
+        "zlib": lambda each: len(zlib.compress(each.tobytes(), 9)),
+        "bz2": lambda each: len(bz2.compress(each.tobytes())),
+        "LZMA without headers": lambda each: len(
+            lzma.compress(each.tobytes(), lzma.FORMAT_RAW, filters=lzma_filters)
+        ),
+        "ours": lambda each: len(encode_codes(each, count, LINE)),
+    }
+    for name, way in ways.items():
+        yield name, float(np.mean([way(each) for each in codes]))
+
+
+def entropy_bytes(codes: npt.NDArray[np.uint8]) -> float:
+    """Give what an ideal coder needs that knows how often each code comes, and nothing of neighbours."""
+    shares = np.unique(codes, return_counts=True)[1] / codes.size
+    return float(-(shares * np.log2(shares)).sum()) * codes.size / 8
+
+
 def gradients(head: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, float, float, float]]:
     """Give name, bytes, error and cosine of codecs for gradients."""
     codecs: dict[str, tuple[GradientCodec, Codec]] = {
@@ -240,7 +269,7 @@ def cosine(x: Matrix | int, y: Matrix | int) -> float:
 
 
 def main() -> None:
-    """Print four tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -266,6 +295,11 @@ def main() -> None:
         print("| codec | bytes | relative error | cosine |\n|---|--:|--:|--:|")
         for name, size, error, alike in rows:
             print(f"| {name} | {size:,.0f} | {error:.4f} | {'' if alike is None else f'{alike:.4f}'} |")
+    for count in (6, 16):
+        print(f"\ncodes of coded_pq L={count}: {given.task} after {given.rounds} rounds")
+        print("| coder | bytes |\n|---|--:|")
+        for name, size in coders(batches, count):
+            print(f"| {name} | {size:,.0f} |")
     print(f"\ngradient correction: {given.task} after {given.rounds} rounds, means of {len(batches)} clients")
     print("| codec | best lambda | relative | error of the gradient | mended of it |")
     print("|---|--:|--:|--:|--:|")
