@@ -141,7 +141,8 @@ class Tail:
         rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
         payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
-        ratio = gradient_to_activations(mean_loss_gradient, batch.z)
+        relative = self._training.correction.relative  # two passes over the batch that others are spared
+        ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
         return payload, self._training.lambda_in(batch.message.round, ratio)
 
     def _update(self, job: TailUpdate) -> None:

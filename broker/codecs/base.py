@@ -60,7 +60,7 @@ class Codewords(NamedTuple):
 
     def vectors(self) -> Matrix:
         """Returns the codewords in their places, shape (n, q s)."""
-        return np.take(self.book, self.numbers, axis=0).reshape(len(self.numbers), -1)
+        return np.take(self.book, self.numbers, axis=0, mode="clip").reshape(len(self.numbers), -1)
 
 
 class ClusteringCodec(Codec, Protocol):
