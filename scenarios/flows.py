@@ -25,14 +25,9 @@ from scenarios.document import Key
 from scenarios.links import LinkChoice, link_of
 from scenarios.parts import Part, Positive
 
-AnyCodec = Annotated[
-    Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc,
-    Field(discriminator="codec"),
-]
-AnyGradientCodec = Annotated[
-    Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc | CodewordMean,
-    Field(discriminator="codec"),
-]
+_Plain = Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc
+AnyCodec = Annotated[_Plain, Field(discriminator="codec")]
+AnyGradientCodec = Annotated[_Plain | CodewordMean, Field(discriminator="codec")]
 
 
 class Codecs(NamedTuple):

@@ -113,14 +113,15 @@ def _bytes(groups: list[Group]) -> str:
     rows = []
     for group in groups:
         as_long = [each for each in split if each.row["rounds"] == group[0].row["rounds"]]
+        timed = [each for each in group if each in often]
         rows.append(
             [
                 group[0].run.arm.name,
                 *(in_words(statistics.fmean(_values(group, name))) for name in columns),
                 _fewer(group, as_long, "up"),
                 _fewer(group, as_long, "total"),
-                _fewer([each for each in group if each in often], fedavg, "target_up"),
-                _fewer([each for each in group if each in often], fedavg, "target_total"),
+                _fewer(timed, fedavg, "target_up"),
+                _fewer(timed, fedavg, "target_total"),
             ]
         )
     return _table(head, rows)
