@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from broker.local import local_broker
+from broker.servers.spawn import local_broker
 
 SETTINGS = ["--set=fleet=[{count: 1}]", "--set=training.cohort=1", "--set=training.rounds=50"]
 

@@ -39,8 +39,8 @@ from benchmarks.shaped_links import (
     shaped_links,
     why_not,
 )
-from broker.mosquitto import find_mosquitto
-from scenarios.links import Link
+from broker.servers.mosquitto import find_mosquitto
+from scenarios.schema.links import Link
 
 FEDLITE = str(Path(sys.executable).with_name("fedlite"))
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

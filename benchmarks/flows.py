@@ -23,7 +23,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from broker.bits import bits_for, pack
 from broker.codecs import (
     Codec,
     CodedPq,
@@ -41,11 +40,12 @@ from broker.codecs import (
     encode_gradient,
 )
 from broker.codecs.base import Matrix
-from broker.codecs.entropy import encode_codes
+from broker.codecs.coding.range_coder import encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
-from scenarios.load import load_scenario
+from broker.wire.bits import bits_for, pack
+from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
-from scenarios.schema import Scenario, client_names
+from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
 from scenarios.task import BatchSampler, Task, initial_model, sgd_step
 from scenarios.tasks import load_task
@@ -148,7 +148,7 @@ def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
 
 def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
     """Give name and bytes of ways to code the codes of `coded_pq` with L = count."""
-    codes = [coded(count).cluster(batch.z, RNG)[1].numbers.astype(np.uint8) for batch in batches]
+    codes = [coded(count).cluster(batch.z, RNG)[1].codes.astype(np.uint8) for batch in batches]
     lzma_filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
     ways: dict[str, Callable[[npt.NDArray[np.uint8]], float]] = {
         "packed": lambda each: len(pack(each, bits_for(count))),

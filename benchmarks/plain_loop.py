@@ -12,7 +12,7 @@ import torch
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
-from scenarios.schema import Scenario, client_names
+from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
 from scenarios.task import BatchSampler, head_origin, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenarios.links import Link
+from scenarios.schema.links import Link
 
 HERE = f"fedlite-{os.getpid()}"
 PROBE_BYTES = 32

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.plain_loop import train
-from scenarios.load import load_scenario
-from sim.local_run import run_here
+from scenarios.loading.load import load_scenario
+from sim.live.run import run_here
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ import simpy
 import torch
 
 from benchmarks.plain_loop import train
-from scenarios.load import load_scenario
-from server_node.core import RoundReport
-from server_node.ledger import Ledger
+from scenarios.loading.load import load_scenario
 from server_node.live import Fact
-from sim.virtual import simulate
+from server_node.protocol.core import RoundReport
+from server_node.protocol.ledger import Ledger
+from sim.simulation.run import simulate
 
 FLEETS = (1_000, 10_000, 100_000)
 COHORT = 1_000

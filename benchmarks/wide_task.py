@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from scenarios.models.femnist_cnn import FlattenChannelsLast
 from scenarios.task import Task
 from scenarios.tasks import digits28
-from scenarios.tasks.femnist_cnn import FlattenChannelsLast
 
 
 def task() -> Task:

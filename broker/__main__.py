@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from broker.local import LOCALHOST, Kind, run_broker
-from broker.program import command
+from broker.console import command
+from broker.servers.spawn import LOCALHOST, Kind, run_broker
 
 
 @command

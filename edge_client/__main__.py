@@ -10,12 +10,12 @@ import torch
 import typer
 from threadpoolctl import threadpool_limits
 
-from broker.journal import Journal
-from broker.mqtt import MqttTransport
-from broker.program import command, run_until_stopped
+from broker.console import command, run_until_stopped
+from broker.machine.event_log import Journal
+from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
-from scenarios.load import load_scenario
-from scenarios.schema import client_names
+from scenarios.loading.load import load_scenario
+from scenarios.schema.scenario import client_names
 
 
 def pick(fleet: list[str], which: str) -> list[str]:

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 
 from broker.codecs import codec_to_wire, encode_activations, encode_gradient
-from broker.messages import Assignment, Gradient
-from edge_client.core import Learn, Start
+from broker.wire.messages import Assignment, Gradient
+from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
-from scenarios.devices import DeviceProfile
-from scenarios.schema import Scenario, Training
+from scenarios.schema.devices import DeviceProfile
+from scenarios.schema.scenario import Scenario, Training
 from scenarios.seeds import generator
 from scenarios.task import Task, head_origin, initial_head, uncut
 from scenarios.tasks import load_task
@@ -61,14 +61,16 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
             whole, start = fedavg
             whole.run(start)
         device.run(
-            Learn(CLIENT, Gradient(1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False)
+            BackwardStep(
+                CLIENT, Gradient(1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False
+            )
         )
         yield dict(seconds)
 
 
 def _device(
     task: Task, scenario: Scenario, training: Training, timed: Callable[[str], AbstractContextManager[None]]
-) -> tuple[Device, Start]:
+) -> tuple[Device, FirstBatch]:
     """Make a device, and the job that begins its round."""
     initial = initial_head(task, scenario.seed)
     device = Device(
@@ -88,7 +90,7 @@ def _device(
         (initial - head_origin(state_codec, initial))[None, :], generator(scenario.seed, CLIENT)
     )
     steps = 0 if training.method == "fedavg" else 1
-    return device, Start(CLIENT, Assignment(1, 1, steps, (up, down, update, state), head))
+    return device, FirstBatch(CLIENT, Assignment(1, 1, steps, (up, down, update, state), head))
 
 
 def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:

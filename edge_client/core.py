@@ -12,9 +12,22 @@ from dataclasses import dataclass
 
 import msgspec
 
-from broker import topics
-from broker.errors import WireError
-from broker.messages import (
+from broker.machine.actions import (
+    Action,
+    Compute,
+    ComputeDone,
+    Done,
+    Event,
+    Online,
+    Publish,
+    Received,
+    Report,
+    StopAsked,
+    Undecodable,
+)
+from broker.wire import topics
+from broker.wire.errors import WireError
+from broker.wire.messages import (
     Activations,
     Assignment,
     Gradient,
@@ -25,25 +38,12 @@ from broker.messages import (
     RunState,
     Status,
 )
-from broker.protocol import (
-    Action,
-    Compute,
-    ComputeDone,
-    Done,
-    Event,
-    Garbled,
-    Online,
-    Publish,
-    Received,
-    Report,
-    StopAsked,
-)
 
 FATAL = ("scenario", "roster")
 """Reasons of Rejected after which this client cannot take part in the run."""
 
 
-class Start(msgspec.Struct, frozen=True):
+class FirstBatch(msgspec.Struct, frozen=True):
     """Job: take the assigned head and send the first batch through it; without steps, train it to the end.
 
     Its result is the answer to publish: Activations, or HeadUpdate when the assignment has no steps, or
@@ -54,7 +54,7 @@ class Start(msgspec.Struct, frozen=True):
     assignment: Assignment
 
 
-class Learn(msgspec.Struct, frozen=True):
+class BackwardStep(msgspec.Struct, frozen=True):
     """Job: one corrected backward pass and optimizer step, then the next batch or the round's update.
 
     Its result is the answer to publish: Activations or HeadUpdate, or WireError.
@@ -66,7 +66,7 @@ class Learn(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ProtocolWarning:
     """Report: something from the server was refused, or the server refused something."""
 
     client: str
@@ -105,7 +105,7 @@ class ClientCore:
     def _forget_round(self) -> None:
         self._round = 0
         self._steps = 0
-        self._busy: Start | Learn | None = None
+        self._busy: FirstBatch | BackwardStep | None = None
         self._answer: Activations | HeadUpdate | None = None
 
     def handle(self, event: Event) -> list[Action]:
@@ -118,8 +118,8 @@ class ClientCore:
             case Online():
                 self._greeted = False
                 return [Publish(topics.status(self._run, self._client), Status(online=True), retain=True)]
-            case Garbled(error=error):
-                return [Report(Trouble(self._client, f"unreadable message from the server: {error}"))]
+            case Undecodable(error=error):
+                return [Report(ProtocolWarning(self._client, f"unreadable message from the server: {error}"))]
             case StopAsked(reason):
                 return self._leave(reason)
             case _:
@@ -134,7 +134,7 @@ class ClientCore:
             case RunState():
                 return self._run_state(message)
             case Rejected(reason, detail):
-                trouble = Report(Trouble(self._client, f"rejected by the server: {reason}: {detail}"))
+                trouble = Report(ProtocolWarning(self._client, f"rejected by the server: {reason}: {detail}"))
                 return [trouble, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [trouble]
             case _:
                 return []
@@ -161,7 +161,7 @@ class ClientCore:
         self._round = assignment.round
         self._steps = assignment.steps
         self._answer = None
-        self._busy = Start(self._client, assignment)
+        self._busy = FirstBatch(self._client, assignment)
         return [Compute(self._busy)]
 
     def _gradient(self, gradient: Gradient) -> list[Action]:
@@ -169,7 +169,7 @@ class ClientCore:
             return []
         if not isinstance(self._answer, Activations) or gradient.step != self._answer.step:
             return self._repeat()
-        self._busy = Learn(self._client, gradient, last=gradient.step + 1 == self._steps)
+        self._busy = BackwardStep(self._client, gradient, last=gradient.step + 1 == self._steps)
         return [Compute(self._busy)]
 
     def _repeat(self) -> list[Action]:
@@ -185,7 +185,7 @@ class ClientCore:
                 self._answer = result
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():
-                return [Report(Trouble(self._client, f"refused a message of the server: {result}"))]
+                return [Report(ProtocolWarning(self._client, f"refused a message of the server: {result}"))]
             case _:
                 raise TypeError(f"a job gave {type(result).__name__}")
 

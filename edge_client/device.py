@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from broker import bits
 from broker.codecs import codec_from_wire, decode_gradient, encode_activations, gradient_codec_from_wire
-from broker.errors import WireError
-from broker.messages import Activations, Assignment, Gradient, HeadUpdate
-from broker.protocol import Job
-from edge_client.core import Learn, Start
-from scenarios.schema import Training
+from broker.machine.actions import Job
+from broker.wire import bits
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+from edge_client.core import BackwardStep, FirstBatch
+from scenarios.schema.scenario import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import (
     BatchSampler,
@@ -91,13 +91,13 @@ class Device:
 
     def _do(self, job: Job) -> Activations | HeadUpdate:
         match job:
-            case Start(assignment=assignment):
+            case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
                     self._take(assignment)
                 return self._forward(0) if assignment.steps else self._train_alone()
-            case Learn(gradient=gradient) if gradient.round != self._round:
+            case BackwardStep(gradient=gradient) if gradient.round != self._round:
                 raise WireError("order", f"a gradient of round {gradient.round} in round {self._round}")
-            case Learn(gradient=gradient, last=last):
+            case BackwardStep(gradient=gradient, last=last):
                 self._backward(gradient)
                 if not last:
                     return self._forward(gradient.step + 1)

@@ -6,16 +6,16 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from broker import messages, topics
-from broker.drive import Driver
-from broker.journal import Journal
-from broker.messages import Hello, Status
-from broker.protocol import Job
-from broker.transport import Connect, Will
-from edge_client.core import ClientCore, Trouble
+from broker.machine.actions import Job
+from broker.machine.asyncio_driver import Driver
+from broker.machine.event_log import Journal
+from broker.transports.base import Connect, Will
+from broker.wire import messages, topics
+from broker.wire.messages import Hello, Status
+from edge_client.core import ClientCore, ProtocolWarning
 from edge_client.device import Device
 from scenarios.partition import client_rows
-from scenarios.schema import Scenario, client_names, scenario_digest
+from scenarios.schema.scenario import Scenario, client_names, scenario_digest
 from scenarios.task import initial_head
 from scenarios.tasks import task_of
 
@@ -123,5 +123,5 @@ async def _client(
 
 
 def _report(fact: object) -> None:
-    if isinstance(fact, Trouble):
+    if isinstance(fact, ProtocolWarning):
         log.warning("%s: %s", fact.client, fact.what)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scenarios.errors import ScenarioError
-from scenarios.schema import Dirichlet, Partition, Scenario
+from scenarios.schema.scenario import Dirichlet, Partition, Scenario
 from scenarios.seeds import generator
 from scenarios.task import Dataset
 

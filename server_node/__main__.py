@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from broker.journal import Journal
-from broker.mqtt import MqttTransport
-from broker.program import command, run_until_stopped
-from scenarios.load import load_scenario
-from scenarios.schema import client_names
+from broker.console import command, run_until_stopped
+from broker.machine.event_log import Journal
+from broker.transports.mqtt import MqttTransport
+from scenarios.loading.load import load_scenario
+from scenarios.schema.scenario import client_names
 from server_node.live import serve
 
 JOURNAL = "journal.json"

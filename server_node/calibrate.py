@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from broker import bits
-from broker.messages import Activations, HeadUpdate
-from scenarios.network import ServerModel
-from scenarios.schema import Scenario
+from broker.wire import bits
+from broker.wire.messages import Activations, HeadUpdate
+from scenarios.schema.network import ServerModel
+from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
 from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
-from server_node.core import CloseRound, Plan, TailStep, TailUpdate
 from server_node.live import make_plan
+from server_node.protocol.core import CloseRound, Plan, TailStep, TailUpdate
 from server_node.tail import Tail
 
 NAME = "calibrate"

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from server_node.ledger import Ledger
+from server_node.protocol.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from broker import messages, topics
-from broker.drive import Driver
-from broker.journal import SERVER, Journal
-from broker.messages import RunState
-from broker.protocol import Job
-from broker.transport import Connect, Will
-from scenarios.flows import Codecs
-from scenarios.schema import (
+from broker.machine.actions import Job
+from broker.machine.asyncio_driver import Driver
+from broker.machine.event_log import SERVER, Journal
+from broker.transports.base import Connect, Will
+from broker.wire import messages, topics
+from broker.wire.messages import RunState
+from scenarios.schema.flows import Codecs
+from scenarios.schema.scenario import (
     Buffered,
     Deadline,
     OverSelect,
@@ -32,8 +32,17 @@ from scenarios.task import Task, head_vector, initial_model
 from scenarios.tasks import task_of
 from server_node import checkpoint
 from server_node.checkpoint import Progress
-from server_node.core import Dropped, Gathering, Patience, Plan, Refused, RoundReport, ServerCore, TailStep
-from server_node.ledger import Ledger
+from server_node.protocol.core import (
+    Dropped,
+    Gathering,
+    Plan,
+    Refused,
+    RoundPolicy,
+    RoundReport,
+    ServerCore,
+    TailStep,
+)
+from server_node.protocol.ledger import Ledger
 from server_node.record import RunFolder, Summary
 from server_node.tail import Tail
 
@@ -43,18 +52,18 @@ Fact = Gathering | RoundReport | Dropped | Refused
 Watch = Callable[[Fact, Ledger], None]
 
 
-def make_patience(scenario: Scenario) -> Patience:
+def make_round_policy(scenario: Scenario) -> RoundPolicy:
     """Give a straggler policy as the rule by which rounds wait."""
     cohort = scenario.training.cohort
     match scenario.stragglers:
         case Deadline(deadline_s=deadline_s, minimum=minimum):
-            return Patience(cohort, deadline_s=deadline_s, minimum=minimum)
+            return RoundPolicy(cohort, deadline_s=deadline_s, minimum=minimum)
         case OverSelect(extra=extra):
-            return Patience(cohort + extra, enough=cohort)
+            return RoundPolicy(cohort + extra, enough=cohort)
         case Buffered(buffer=buffer, max_staleness=max_staleness):
-            return Patience(cohort, enough=buffer, max_staleness=max_staleness)
+            return RoundPolicy(cohort, enough=buffer, max_staleness=max_staleness)
         case WaitAll():
-            return Patience(cohort)
+            return RoundPolicy(cohort)
 
 
 def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
@@ -68,7 +77,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         clients=tuple(client_names(scenario)),
         rounds=training.rounds,
         cohort=training.cohort,
-        patience=make_patience(scenario),
+        round_policy=make_round_policy(scenario),
         steps=training.local_steps if training.method == "split" else 0,
         local_steps=training.local_steps,
         codecs=scenario.flows.codecs_for("none"),
@@ -150,7 +159,7 @@ async def serve(
                 if metric is not None:
                     save()
             case Gathering():
-                record.running()
+                record.start_training_clock()
             case Dropped(number, client):
                 log.info("round %d goes on without %s", number, client)
             case Refused(client, why):

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from safetensors.torch import save_file
 from torch import nn
 
-from scenarios.load import dump_resolved
-from scenarios.schema import Scenario
+from scenarios.loading.load import dump_resolved
+from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import model_tensors
-from server_node.core import RoundReport
-from server_node.ledger import CONTROL, FLOWS, Ledger
+from server_node.protocol.core import RoundReport
+from server_node.protocol.ledger import CONTROL, FLOWS, Ledger
 
 Summary = dict[str, Any]
 
@@ -70,12 +70,12 @@ class RunFolder:
         self._clock = clock
         self._started = time.monotonic()
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
-        self.running()
+        self.start_training_clock()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.yaml").write_text(dump_resolved(scenario))
         self._write_json("environment.json", _environment())
 
-    def running(self) -> None:
+    def start_training_clock(self) -> None:
         """Start the clock of the training itself; until now the fleet gathered."""
         self._training_since = time.monotonic()
         self._clock_at_start = self._clock()

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from broker import bits
 from broker.codecs import Codewords, decode_activations, encode_gradient
-from broker.errors import WireError
-from broker.messages import Activations
-from broker.protocol import Job
-from scenarios.schema import Training
+from broker.machine.actions import Job
+from broker.wire import bits
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations
+from scenarios.schema.scenario import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import (
     Split,
@@ -28,7 +28,15 @@ from scenarios.task import (
     seeded,
     sgd_step,
 )
-from server_node.core import CloseRound, Open, Plan, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.protocol.core import (
+    CloseRound,
+    EncodeHead,
+    Plan,
+    RoundClosed,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
 
 EVALUATION_BATCH = 250
 
@@ -80,7 +88,7 @@ class Tail:
     def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
         """Do a job of the state machine."""
         match job:
-            case Open():
+            case EncodeHead():
                 return self._encode_head(0)
             case TailStep():
                 return self._step(job)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.local import local_broker
-from broker.memory import MemoryBroker
-from broker.mosquitto import find_mosquitto
-from broker.mqtt import MqttTransport
-from broker.transport import BrokerError, Connect
+from broker.servers.mosquitto import find_mosquitto
+from broker.servers.spawn import local_broker
+from broker.transports.base import BrokerError, Connect
+from broker.transports.memory import MemoryBroker
+from broker.transports.mqtt import MqttTransport
 
 _numbers = itertools.count()
 

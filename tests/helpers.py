@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from scenarios.load import load_scenario
-from scenarios.schema import Scenario
+from scenarios.loading.load import load_scenario
+from scenarios.schema.scenario import Scenario
 
 SMALL = f"""
 name: small

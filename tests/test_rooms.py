@@ -16,8 +16,9 @@ FORBIDDEN = {
     "sim": set[str](),
 }
 PURE = {  # no clock, socket, thread, event loop or global random state
-    "broker/messages.py", "broker/chunks.py", "broker/topics.py", "broker/protocol.py", "broker/bits.py",
-    "edge_client/core.py", "server_node/core.py", "server_node/ledger.py",
+    "broker/wire/messages.py", "broker/wire/chunks.py", "broker/wire/topics.py", "broker/wire/bits.py",
+    "broker/machine/actions.py", "edge_client/core.py",
+    "server_node/protocol/core.py", "server_node/protocol/ledger.py",
 }  # fmt: skip
 IMPURE = {"asyncio", "threading", "time", "socket", "random", "torch", "aiomqtt", "simpy", "os"}
 

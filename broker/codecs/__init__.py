@@ -8,8 +8,8 @@ parameters.
 """
 
 from broker.codecs.base import Codec, Codewords
-from broker.codecs.coded_product import CodedPq
-from broker.codecs.exchange import (
+from broker.codecs.coded_pq import CodedPq
+from broker.codecs.codeword_gradient import (
     CodewordMean,
     GradientCodec,
     clustering,
@@ -20,11 +20,11 @@ from broker.codecs.exchange import (
     gradient_bytes,
 )
 from broker.codecs.floats import Float16, Float32
-from broker.codecs.integers import Int2, Int4, Int8
-from broker.codecs.product import Pq
-from broker.codecs.sparse import RandomTopK, TopK
+from broker.codecs.pq import Pq
+from broker.codecs.registry import CODECS, codec_from_wire, codec_to_wire, fits, gradient_codec_from_wire
 from broker.codecs.splitfc import SplitFc
-from broker.codecs.wire import CODECS, codec_from_wire, codec_to_wire, fits, gradient_codec_from_wire
+from broker.codecs.stochastic_int import Int2, Int4, Int8
+from broker.codecs.topk import RandomTopK, TopK
 
 __all__ = [
     "CODECS",

@@ -52,15 +52,15 @@ class Codewords(NamedTuple):
 
     Attributes:
         book: shape (K, s).
-        numbers: of each sub-vector's codeword, 0 to K - 1, shape (n, q).
+        codes: of each sub-vector's codeword, 0 to K - 1, shape (n, q).
     """
 
     book: Matrix
-    numbers: npt.NDArray[np.integer]
+    codes: npt.NDArray[np.integer]
 
     def vectors(self) -> Matrix:
         """Returns the codewords in their places, shape (n, q s)."""
-        return np.take(self.book, self.numbers, axis=0, mode="clip").reshape(len(self.numbers), -1)
+        return np.take(self.book, self.codes, axis=0, mode="clip").reshape(len(self.codes), -1)
 
 
 class ClusteringCodec(Codec, Protocol):

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from broker.codecs.base import Matrix
-from broker.codecs.halves import decode_halves, encode_halves, halves_bytes
-from broker.errors import WireError
+from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
+from broker.wire.errors import WireError
 
 
 @dataclass(frozen=True, slots=True)

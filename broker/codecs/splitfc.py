@@ -5,11 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from broker.bits import pack, packed_bytes, unpack
 from broker.codecs.base import Matrix
-from broker.codecs.halves import decode_halves, encode_halves, halves_bytes, peak
-from broker.codecs.positions import decode_positions, encode_positions, positions_bytes
-from broker.errors import WireError
+from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
+from broker.codecs.coding.elias_fano import decode_positions, encode_positions, positions_bytes
+from broker.wire.bits import pack, packed_bytes, unpack
+from broker.wire.errors import WireError
 
 MAX_BITS = 8
 
@@ -23,9 +23,9 @@ class SplitFc:
     that fall with the deviation, and scales the kept ones up; of few columns that is mostly noise.) A kept
     column with minimum m and range r has y = m + r i / (2**bits - 1), with the nearest integer i.
 
-    Bytes: the k minima as float16 with one exponent (see `broker.codecs.halves`); the k ranges likewise,
-    rounded up; the positions of the columns (see `broker.codecs.positions`); the n k integers, row by row
-    (order of bits: `broker.bits`). Size: 2 (1 + 2 k) + the size of k positions below d + ceil(n k bits / 8).
+    Bytes: the k minima as float16 with one exponent (see `coding.block_float16`); the k ranges likewise,
+    rounded up; the positions of the columns (see `coding.elias_fano`); the n k integers, row by row
+    (order of bits: `wire.bits`). Size: 2 (1 + 2 k) + the size of k positions below d + ceil(n k bits / 8).
 
     Attributes:
         codec: Name in scenarios and on the wire.

@@ -26,7 +26,7 @@ Convert = Callable[[Sequence[Any], Sequence[Any]], tuple[npt.NDArray[Any], npt.N
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class LeafSchema:
     """How one data set is stored.
 
     Attributes:
@@ -57,7 +57,7 @@ class Form:
         )
 
 
-def load_leaf(folder: Path, form: Form) -> Dataset:
+def load_leaf(folder: Path, form: LeafSchema) -> Dataset:
     """Read the rows; the users are the owners, numbered in their names' order.
 
     Raises:
@@ -87,7 +87,7 @@ class _Part(NamedTuple):
 
 
 def _join(
-    files: list[Path], form: Form, read: Callable[[Path, Form], Iterator[_Part]]
+    files: list[Path], form: LeafSchema, read: Callable[[Path, LeafSchema], Iterator[_Part]]
 ) -> tuple[Split, npt.NDArray[np.int64]]:
     """Read some files' rows, and the number of each row's user."""
     inputs, targets, users = [], [], []
@@ -105,7 +105,7 @@ def _join(
     return rows, rank[np.array(users)]
 
 
-def _json_parts(file: Path, form: Form) -> Iterator[_Part]:
+def _json_parts(file: Path, form: LeafSchema) -> Iterator[_Part]:
     """Read {"users": [name], "user_data": {name: {"x": [input], "y": [target]}}}."""
     try:
         content = json.loads(file.read_bytes())
@@ -116,7 +116,7 @@ def _json_parts(file: Path, form: Form) -> Iterator[_Part]:
         raise ScenarioError(f"{file}: not LEAF's {form.name}: {type(error).__name__}: {error}") from error
 
 
-def _parquet_parts(file: Path, form: Form) -> Iterator[_Part]:
+def _parquet_parts(file: Path, form: LeafSchema) -> Iterator[_Part]:
     for inputs, users, targets in read_parquet(file, form.columns):
         try:
             yield _Part(*form.of_parquet(inputs, targets), users)

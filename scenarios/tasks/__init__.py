@@ -16,10 +16,10 @@ from scenarios.tasks import (
     stackoverflow,
     watch_exercises,
 )
-from scenarios.tasks.own import own_task
+from scenarios.tasks.user_module import own_task
 
 if TYPE_CHECKING:
-    from scenarios.schema import Scenario, TaskSpec
+    from scenarios.schema.scenario import Scenario, TaskSpec
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits28": digits28.task,

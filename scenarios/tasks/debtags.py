@@ -20,10 +20,10 @@ import numpy as np
 
 from scenarios.data.cache import data_folder, read_arrays
 from scenarios.errors import ScenarioError
+from scenarios.models.tags import NONE, numbered, split, tags_task
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Task
-from scenarios.tasks.held_out import TEST_SHARE
-from scenarios.tasks.tags import NONE, numbered, split, tags_task
+from scenarios.tasks.test_split import TEST_SHARE
 
 VOCABULARY = 5_000
 TAGS = 400

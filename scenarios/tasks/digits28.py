@@ -13,9 +13,9 @@ import torch
 
 from scenarios.data.cache import data_folder, how_to_get
 from scenarios.errors import ScenarioError
+from scenarios.models.femnist_cnn import image_task
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
-from scenarios.tasks.femnist_cnn import image_task
 
 CLASSES = 10
 PIXELS = 28 * 28

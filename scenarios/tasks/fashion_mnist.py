@@ -15,8 +15,8 @@ import torch
 
 from scenarios.data.cache import data_folder, how_to_get
 from scenarios.errors import ScenarioError
+from scenarios.models.femnist_cnn import image_task
 from scenarios.task import Dataset, Split, Task
-from scenarios.tasks.femnist_cnn import image_task
 
 CLASSES = 10
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scenarios.data.cache import needed_folder
-from scenarios.data.leaf import Form, Mask, load_leaf
+from scenarios.data.leaf import LeafSchema, Mask, load_leaf
+from scenarios.models.femnist_cnn import image_task
 from scenarios.task import Dataset, Task
-from scenarios.tasks.femnist_cnn import image_task
-from scenarios.tasks.held_out import random_tenth
+from scenarios.tasks.test_split import random_tenth
 
 CLASSES = 62
 PIXELS = 28 * 28
@@ -99,7 +99,7 @@ def _decode_png(data: bytes) -> bytes:
         raise ValueError(f"an image is no PNG: {error}") from error
 
 
-FORM = Form(
+FORM = LeafSchema(
     name="FEMNIST",
     published="flwrlabs/femnist",
     columns=("image", "writer_id", "character"),

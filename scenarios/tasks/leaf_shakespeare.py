@@ -20,10 +20,10 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from scenarios.data.cache import needed_folder
-from scenarios.data.leaf import Form, Mask, load_leaf
+from scenarios.data.leaf import LeafSchema, Mask, load_leaf
+from scenarios.models.femnist_cnn import is_right
 from scenarios.task import Dataset, Task
-from scenarios.tasks.femnist_cnn import is_right
-from scenarios.tasks.held_out import TEST_SHARE, rows_of_owners
+from scenarios.tasks.test_split import TEST_SHARE, rows_of_owners
 
 LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 """LEAF's 80; other characters count as question marks."""
@@ -105,7 +105,7 @@ def _hold_out(speakers: npt.NDArray[np.int64]) -> tuple[Mask, Mask]:
     return kept, tested
 
 
-FORM = Form(
+FORM = LeafSchema(
     name="Shakespeare",
     published="flwrlabs/shakespeare",
     columns=("x", "character_id", "y"),

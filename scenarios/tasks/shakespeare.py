@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from scenarios.data.cache import data_folder, read_arrays
 from scenarios.errors import ScenarioError
+from scenarios.models.next_word import LENGTH, dataset, next_word_task
 from scenarios.task import Dataset, Task
-from scenarios.tasks.held_out import random_tenth
-from scenarios.tasks.next_word import LENGTH, dataset, next_word_task
+from scenarios.tasks.test_split import random_tenth
 
 FORMS = {"words": ("U", 1), "ids": ("i", 1), "lengths": ("i", 1)}
 

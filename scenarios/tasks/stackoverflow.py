@@ -20,9 +20,9 @@ import numpy as np
 from scenarios.data.cache import needed_folder
 from scenarios.data.stackoverflow import FILES, Sentence, Words, read_sentences
 from scenarios.errors import ScenarioError
+from scenarios.models.next_word import LENGTH, dataset, next_word_task
+from scenarios.models.tags import NONE, numbered, split, tags_task
 from scenarios.task import Dataset, Task
-from scenarios.tasks.next_word import LENGTH, dataset, next_word_task
-from scenarios.tasks.tags import NONE, numbered, split, tags_task
 
 VOCABULARY = 10_000
 TAGS = 500

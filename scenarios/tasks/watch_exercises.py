@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from scenarios.data.cache import data_folder, read_arrays
 from scenarios.errors import ScenarioError
+from scenarios.models.femnist_cnn import is_right
 from scenarios.task import Dataset, Split, Task
-from scenarios.tasks.femnist_cnn import is_right
 
 CLASSES = 7
 AXES = 6

@@ -6,8 +6,8 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from server_node.ledger import FLOWS
-from sim.progress import in_words as bytes_in_words
+from server_node.protocol.ledger import FLOWS
+from sim.commands.progress import format_bytes as bytes_in_words
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
 from sim.report.words import (

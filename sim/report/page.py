@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sim.progress import in_words as bytes_in_words
+from sim.commands.progress import format_bytes as bytes_in_words
 from sim.report import charts, words
 from sim.report.rounds import RoundTime, round_times
 from sim.report.runs import Run, Sweep, read_all

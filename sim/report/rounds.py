@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from sim.chrome_trace import SERVER
 from sim.report.runs import Event, TraceFile
-from sim.trace import SERVER
 
 WAITING, CLOSING = "waiting", "closing"
 PHASES = {

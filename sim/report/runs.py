@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from server_node.ledger import CONTROL, FLOWS
+from server_node.protocol.ledger import CONTROL, FLOWS
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ class Details(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Of a Chrome trace, times in microseconds; see sim.trace."""
+    """Of a Chrome trace, times in microseconds; see sim.chrome_trace."""
 
     name: str
     ph: str

@@ -3,8 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from server_node.ledger import CONTROL, FLOWS
-from sim.progress import in_words as bytes_in_words
+from server_node.protocol.ledger import CONTROL, FLOWS
+from sim.commands.progress import format_bytes as bytes_in_words
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
 

@@ -1,0 +1,147 @@
+"""Product quantization with a small codebook and entropy-coded codes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from broker.codecs.base import Codewords, Matrix
+from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
+from broker.codecs.coding.range_coder import MAX_LEVELS, decode_codes, encode_codes
+from broker.codecs.kmeans import Points, cluster, nearest
+from broker.codecs.pq import MAX_SUBVECTORS, scale_to_safe_exponent
+from broker.wire.bits import bits_for, pack, packed_bytes, unpack
+from broker.wire.errors import WireError
+
+STEP_BITS = 4
+MOST_STEPS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class CodedPq:
+    """FedLite's codec (`Pq` with one group) in about half the bytes.
+
+    Where neighbouring sub-vectors resemble each other, as the pixels of a feature map do, so do their codes:
+    an adaptive range coder makes use of it (see `coding.range_coder`). And centroids resemble each other:
+    ordered by their length, each travels as its difference to the one before, in steps of 1/7 of the largest.
+
+    Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
+    y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
+
+    Bytes: scales a_1 to a_L (see `coding.block_float16`); the L d / q integers, each as i + 7 in 4 bits; then
+    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each,
+    which their length tells.
+    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
+
+    Attributes:
+        codec: Name in scenarios and on the wire.
+        subvectors: q, a divisor of d.
+        centroids: L, 2 to 64.
+        width: Sub-vectors in a line of the feature map, so that codes have a neighbour above; 1 where there
+            are no lines.
+    """
+
+    codec: Literal["coded_pq"] = "coded_pq"
+    subvectors: int = 1
+    centroids: int = 2
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.subvectors <= MAX_SUBVECTORS:
+            raise ValueError(f"subvectors must be 1 to {MAX_SUBVECTORS}, not {self.subvectors}")
+        if not 2 <= self.centroids <= MAX_LEVELS:  # noqa: PLR2004 - one centroid has no codes
+            raise ValueError(f"centroids must be 2 to {MAX_LEVELS}, not {self.centroids}")
+        if not 1 <= self.width <= self.subvectors:
+            raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
+
+    def check(self, d: int) -> None:
+        """Raises ValueError when `subvectors` does not divide d."""
+        if d % self.subvectors:
+            raise ValueError(
+                f"subvectors must divide the activation size {d}, which {self.subvectors} does not"
+            )
+
+    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
+        """See `Codec.encode`."""
+        return self.cluster(x, rng)[0]
+
+    def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
+        """See `ClusteringCodec.cluster`."""
+        n, d = x.shape
+        self.check(d)
+        values, exponent = scale_to_safe_exponent(x)
+        points = Points(values.reshape(1, n * self.subvectors, d // self.subvectors))
+        book = _encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent))
+        received = _decode_book(book, self.centroids, d // self.subvectors)
+        codes = nearest(points, np.ldexp(received, -exponent)[None])
+        coded, packed = encode_codes(codes, self.centroids, self.width), self._packed_bytes(n)
+        payload = book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
+        return payload, Codewords(received, codes.reshape(n, self.subvectors))
+
+    def decode(self, payload: bytes, n: int, d: int) -> Matrix:
+        """See `Codec.decode`."""
+        return self.codewords(payload, n, d).vectors()
+
+    @property
+    def codewords_count(self) -> int:
+        """See `ClusteringCodec`."""
+        return self.centroids
+
+    def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
+        """See `ClusteringCodec.codewords`."""
+        self.check(d)
+        if len(payload) > self.size_bytes(n, d):
+            raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
+        size = d // self.subvectors
+        book = _decode_book(payload, self.centroids, size)
+        rest = payload[_book_bytes(self.centroids, size) :]
+        if len(rest) < self._packed_bytes(n):
+            codes = decode_codes(rest, n * self.subvectors, self.centroids, self.width)
+        else:
+            codes = unpack(rest, bits_for(self.centroids), n * self.subvectors).astype(np.uint8)
+            if int(codes.max()) >= self.centroids:
+                raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
+        return Codewords(book, codes.reshape(n, self.subvectors))
+
+    def size_bytes(self, n: int, d: int) -> int:
+        """See `Codec.size_bytes`; a payload may be shorter."""
+        self.check(d)
+        return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
+
+    def _packed_bytes(self, n: int) -> int:
+        return packed_bytes(n * self.subvectors, bits_for(self.centroids))
+
+
+def _book_bytes(count: int, size: int) -> int:
+    return halves_bytes(count) + packed_bytes(count * size, STEP_BITS)
+
+
+def _encode_book(centroids: Matrix) -> bytes:
+    """Returns the bytes of centroids of shape (L, s), ordered by their length."""
+    ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
+    wanted = np.abs(np.diff(ordered, axis=0, prepend=np.float32(0))).max(axis=1)
+    error = np.float32(0)
+    for k in range(len(wanted)):  # each difference takes back the error of the one before, half a step
+        wanted[k] = error = (wanted[k] + error / 2) / MOST_STEPS
+    scales = encode_halves(wanted, upwards=True)
+    steps = np.zeros(ordered.shape, np.int8)
+    reached = np.zeros(ordered.shape[1], np.float32)
+    for k, scale in enumerate(decode_halves(scales, len(ordered))):
+        if scale > 0:
+            steps[k] = np.clip(np.rint((ordered[k] - reached) / scale), -MOST_STEPS, MOST_STEPS)
+        reached = reached + steps[k] * scale
+    return scales + pack((steps + MOST_STEPS).astype(np.uint8), STEP_BITS)
+
+
+def _decode_book(payload: bytes, count: int, size: int) -> Matrix:
+    """Returns centroids of shape (L, s) from the first bytes of a payload."""
+    scales = decode_halves(payload, count)
+    packed = payload[halves_bytes(count) : _book_bytes(count, size)]
+    steps = unpack(packed, STEP_BITS, count * size).astype(np.int8) - MOST_STEPS
+    if int(steps.max()) > MOST_STEPS:
+        raise WireError("range", f"a difference of {int(steps.max())} steps")
+    with np.errstate(over="ignore"):
+        book = np.cumsum(steps.reshape(count, size) * scales[:, None], axis=0, dtype=np.float32)
+    if not np.isfinite(book).all():
+        raise WireError("not-finite", "a sum of differences")
+    return book

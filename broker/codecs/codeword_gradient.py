@@ -1,0 +1,115 @@
+"""What a step exchanges: activations up, and their gradient down, which may go by their codewords."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from broker.codecs.base import ClusteringCodec, Codec, Codewords, Matrix
+from broker.codecs.coded_pq import CodedPq
+from broker.codecs.pq import Pq
+from broker.codecs.stochastic_int import Int4, Int8
+
+
+@dataclass(frozen=True, slots=True)
+class CodewordMean:
+    """For `gradient_down`: each codeword of the activations has one gradient, the mean over its sub-vectors.
+
+    Both sides know the codewords already, so K means are all that travels, as integers (see `Int4`, `Int8`).
+    It suits heads that treat all sub-vectors alike, as convolutions do when a sub-vector has all channels of
+    a pixel: a weight's gradient is then a sum over sub-vectors of dh/dz times what the weight has seen there.
+    Sub-vectors of a codeword have seen much the same. So the sum hardly changes when their dh/dz are averaged
+    first, however little each of these resembles the mean.
+
+    Equation: y_i = mean of x_j over all sub-vectors j of the batch that have the codeword of i.
+    Bytes and size: as of `Int4` or `Int8` for a matrix of shape (K, s), a codeword a row; of codewords that
+    stand for no sub-vector, zeros. K = R L with `Pq`, L with `CodedPq`; s = d / q.
+
+    Attributes:
+        codec: Name in scenarios and on the wire.
+        bits: 4 or 8.
+    """
+
+    codec: Literal["codeword_mean"] = "codeword_mean"
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+
+
+GradientCodec = Codec | CodewordMean
+
+
+def clustering(codec: Codec) -> ClusteringCodec | None:
+    """Returns a codec as one with codewords, if it has any."""
+    return codec if isinstance(codec, Pq | CodedPq) else None
+
+
+def encode_activations(
+    codec: Codec, z: Matrix, rng: np.random.Generator
+) -> tuple[bytes, Matrix, Codewords | None]:
+    """Returns z's payload and what `decode_activations` would make of it; raises as `Codec.encode` does."""
+    clusters = clustering(codec)
+    if clusters is None:
+        payload = codec.encode(z, rng)
+        return payload, codec.decode(payload, *z.shape), None
+    payload, codewords = clusters.cluster(z, rng)
+    return payload, codewords.vectors(), codewords
+
+
+def decode_activations(codec: Codec, payload: bytes, n: int, d: int) -> tuple[Matrix, Codewords | None]:
+    """Returns z~, shape (n, d), and its codewords if there are any; raises as `Codec.decode` does."""
+    clusters = clustering(codec)
+    if clusters is None:
+        return codec.decode(payload, n, d), None
+    codewords = clusters.codewords(payload, n, d)
+    return codewords.vectors(), codewords
+
+
+def encode_gradient(
+    codec: GradientCodec, gradient: Matrix, codewords: Codewords | None, rng: np.random.Generator
+) -> bytes:
+    """Encodes dh/dz~, shape (n, d), of activations with these codewords; raises as `Codec.encode` does."""
+    if isinstance(codec, CodewordMean):
+        return _of_means(codec).encode(_means(gradient, _known(codewords)), rng)
+    return codec.encode(gradient, rng)
+
+
+def decode_gradient(
+    codec: GradientCodec, payload: bytes, codewords: Codewords | None, n: int, d: int
+) -> Matrix:
+    """Returns dh/dz~, shape (n, d), of activations with these codewords; raises as `Codec.decode` does."""
+    if isinstance(codec, CodewordMean):
+        book, numbers = _known(codewords)
+        return Codewords(_of_means(codec).decode(payload, *book.shape), numbers).vectors()
+    return codec.decode(payload, n, d)
+
+
+def gradient_bytes(codec: GradientCodec, activations: Codec, n: int, d: int) -> int:
+    """Returns the length of a gradient of shape (n, d); see `Codec.size_bytes`."""
+    if isinstance(codec, CodewordMean):
+        clusters = clustering(activations)
+        assert clusters is not None
+        return _of_means(codec).size_bytes(clusters.codewords_count, d // clusters.subvectors)
+    return codec.size_bytes(n, d)
+
+
+def _of_means(codec: CodewordMean) -> Codec:
+    return Int8() if codec.bits == 8 else Int4()  # noqa: PLR2004
+
+
+def _known(codewords: Codewords | None) -> Codewords:
+    assert codewords is not None, "codeword_mean goes with activations that have codewords"
+    return codewords
+
+
+def _means(gradient: Matrix, codewords: Codewords) -> Matrix:
+    """Returns the mean of each codeword's sub-vectors, shape (K, s)."""
+    numbers = codewords.codes.reshape(-1)
+    order = np.argsort(numbers, kind="stable")
+    used, starts, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    means = np.zeros_like(codewords.book)
+    sorted_vectors = gradient.reshape(numbers.size, -1)[order]
+    means[used] = np.add.reduceat(sorted_vectors, starts, axis=0) / counts[:, None].astype(np.float32)
+    return means

@@ -1,0 +1,1 @@
+"""Coders that the codecs are built from: integers and small floats in few bits."""

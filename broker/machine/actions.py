@@ -1,0 +1,114 @@
+"""The vocabulary of both state machines: events in, actions out.
+
+A core (edge_client.core, server_node.protocol.core) has one method, `handle(event) -> list[Action]`. It sees
+no clock, socket, thread or global random state. Two drivers feed it: broker.machine.asyncio_driver in real
+time over a Transport, and sim.simulation.driver in virtual time.
+"""
+
+from collections.abc import Hashable
+from typing import Protocol
+
+import msgspec
+
+from broker.wire.errors import WireError
+from broker.wire.messages import Message
+
+Job = Hashable
+"""A piece of computation; each room defines its own job classes."""
+
+
+class Online(msgspec.Struct, frozen=True):
+    """The connection to the broker stands (again), subscriptions included."""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message arrived.
+
+    Attributes:
+        sender: the client whose topic it came on; empty for the server's.
+        message: what was said.
+        wire_bytes: bytes of its MQTT packets.
+    """
+
+    sender: str
+    message: Message
+    wire_bytes: int
+
+
+class Undecodable(msgspec.Struct, frozen=True):
+    """Bytes arrived that are no message; `sender` as in Received."""
+
+    sender: str
+    error: WireError
+
+
+class TimerFired(msgspec.Struct, frozen=True):
+    """A timer ran out."""
+
+    key: str
+
+
+class ComputeDone(msgspec.Struct, frozen=True):
+    """A job ended; `result` is what its worker returned."""
+
+    job: Job
+    result: object
+
+
+class StopAsked(msgspec.Struct, frozen=True):
+    """Somebody wants the run to end now."""
+
+    reason: str
+
+
+Event = Online | Received | Undecodable | TimerFired | ComputeDone | StopAsked
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Say something on a topic, at least once (QoS 1)."""
+
+    topic: str
+    message: Message
+    retain: bool = False
+
+
+class StartTimer(msgspec.Struct, frozen=True):
+    """Feed TimerFired(key) back after `delay_s`; a running timer of that key starts anew."""
+
+    key: str
+    delay_s: float
+
+
+class CancelTimer(msgspec.Struct, frozen=True):
+    """Forget a timer; unknown keys are fine."""
+
+    key: str
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """Run a job off the network's thread and feed ComputeDone back."""
+
+    job: Job
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Tell whoever watches; `fact` is one of the room's own classes."""
+
+    fact: object
+
+
+class Done(msgspec.Struct, frozen=True):
+    """This side has finished; nothing after it is handled."""
+
+    reason: str
+
+
+Action = Publish | StartTimer | CancelTimer | Compute | Report | Done
+
+
+class Core(Protocol):
+    """A protocol state machine."""
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take one event and say what is to be done, in order."""
+        ...

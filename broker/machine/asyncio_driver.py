@@ -1,0 +1,164 @@
+"""Drives a state machine in real time: frames, timers and finished jobs in, actions out.
+
+The event loop only moves messages. Jobs run wherever `compute` puts them (a worker thread); while one
+runs the loop keeps answering the broker.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+
+from broker.machine.actions import (
+    Action,
+    CancelTimer,
+    Compute,
+    ComputeDone,
+    Core,
+    Done,
+    Event,
+    Job,
+    Online,
+    Publish,
+    Received,
+    Report,
+    StartTimer,
+    StopAsked,
+    TimerFired,
+    Undecodable,
+)
+from broker.machine.event_log import Journal
+from broker.transports.base import Connected, Frame, Transport
+from broker.wire import messages, topics
+from broker.wire.errors import WireError
+
+log = logging.getLogger(__name__)
+
+FAREWELL_S = 10.0
+"""How long a side that is done waits for the broker to take its last words."""
+
+
+def event_of(frame: Frame) -> Received | Undecodable | None:
+    """Read a frame; None when even its topic makes no sense."""
+    try:
+        place = topics.parse(frame.topic)
+    except WireError as error:
+        log.warning("ignored a message: %s", error)
+        return None
+    sender = place.client if place.kind in ("up", "status") else ""
+    try:
+        return Received(sender, messages.decode(frame.payload), frame.wire_bytes)
+    except WireError as error:
+        return Undecodable(sender, error)
+
+
+class Driver:
+    """One state machine on one transport.
+
+    Args:
+        core: the state machine.
+        transport: an entered transport.
+        compute: runs a job off the event loop and gives its result.
+        journal: hears of messages that leave and arrive.
+        report: hears the facts of the core's Report actions.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        transport: Transport,
+        compute: Callable[[Job], Awaitable[object]],
+        journal: Journal,
+        report: Callable[[object], None] = lambda _: None,
+    ) -> None:
+        self._core = core
+        self._transport = transport
+        self._compute = compute
+        self._journal = journal
+        self._report = report
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._computing: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> str:
+        """Drive until the core is done, let its last words out, and give its reason.
+
+        Args:
+            stop: set it to ask the core to end early.
+
+        Raises:
+            ExceptionGroup: of what the transport or a job raised.
+        """
+        self._done = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as self._tasks:
+            listeners = {
+                self._tasks.create_task(self._read()),
+                self._tasks.create_task(self._on_signal(stop)),
+            }
+            reason: str = await self._done
+            if self._publishing:
+                await asyncio.wait(self._publishing, timeout=FAREWELL_S)
+            for task in listeners | self._publishing | self._computing:
+                task.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+        return reason
+
+    def _feed(self, event: Event) -> None:
+        if not self._done.done():
+            for action in self._core.handle(event):
+                self._carry_out(action)
+
+    async def _read(self) -> None:
+        async for item in self._transport.events():
+            match item:
+                case Connected():
+                    self._feed(Online())
+                case Frame():
+                    event = event_of(item)
+                    if isinstance(event, Received):
+                        self._journal.arrived(item.topic, event.message, event.wire_bytes)
+                    if event is not None:
+                        self._feed(event)
+
+    async def _on_signal(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._feed(StopAsked("stopped"))
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Publish():
+                self._spawn(self._publish(action), self._publishing)
+            case Compute(job):
+                self._spawn(self._run_job(job), self._computing)
+            case StartTimer(key, delay_s):
+                self._cancel(key)
+                loop = asyncio.get_running_loop()
+                self._timers[key] = loop.call_later(delay_s, self._fire, key)
+            case CancelTimer(key):
+                self._cancel(key)
+            case Report(fact):
+                self._report(fact)
+            case Done(reason):
+                self._done.set_result(reason)
+
+    def _spawn(self, work: Coroutine[None, None, None], into: set[asyncio.Task[None]]) -> None:
+        task = self._tasks.create_task(work)
+        into.add(task)
+        task.add_done_callback(into.discard)
+
+    async def _publish(self, action: Publish) -> None:
+        payload = messages.encode(action.message)
+        self._journal.left(action.topic, action.message)
+        await self._transport.publish(action.topic, payload, retain=action.retain)
+
+    async def _run_job(self, job: Job) -> None:
+        self._feed(ComputeDone(job, await self._compute(job)))
+
+    def _fire(self, key: str) -> None:
+        del self._timers[key]
+        self._feed(TimerFired(key))
+
+    def _cancel(self, key: str) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()

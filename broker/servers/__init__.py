@@ -1,0 +1,1 @@
+"""MQTT brokers to start here: the embedded one, or a local Mosquitto."""

@@ -1,0 +1,151 @@
+"""A broker on this machine: as a program, and as a process beside the one that needs it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from broker.console import run_until_stopped
+from broker.servers.mosquitto import find_mosquitto, serve_mosquitto
+from broker.transports.base import BrokerError
+
+Kind = Literal["embedded", "mosquitto"]
+
+LOCALHOST = "127.0.0.1"
+START_TIMEOUT_S = 30.0
+"""How long a broker may take to start; Python on a small board needs a while."""
+
+_STOP_S = 8.0
+_POLL_S = 0.02
+_TAIL_LINES = 5
+_CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"  # MQTT 3.1.1, clean session, no client id
+_CONNACK = b"\x20\x02\x00\x00"
+_DISCONNECT = b"\xe0\x00"
+
+
+def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_closes: bool = False) -> None:
+    """Be a broker until SIGINT or SIGTERM.
+
+    Args:
+        kind: "embedded" (amqtt, in this process) or "mosquitto".
+        host: address to listen on.
+        port: TCP port.
+        folder: where mosquitto keeps its settings and data.
+        until_stdin_closes: also end with whoever holds the other end of standard input.
+
+    Raises:
+        OSError: the address is taken; mosquitto is missing or ended by itself (BrokerError).
+    """
+
+    async def serve(stop: asyncio.Event) -> None:
+        if kind == "embedded":
+            from broker.servers.embedded import serve_embedded  # noqa: PLC0415  amqtt is slow to import
+
+            await serve_embedded(host, port, stop)
+        else:
+            await serve_mosquitto(host, port, folder, stop)
+
+    if kind == "mosquitto":
+        folder.mkdir(parents=True, exist_ok=True)
+    run_until_stopped(serve, until_stdin_closes=until_stdin_closes)
+
+
+@contextmanager
+def local_broker(kind: Kind, folder: Path, port: int | None = None) -> Iterator[str]:
+    """Run a broker in a process of its own on 127.0.0.1, for as long as the context lasts.
+
+    The process ends with this one, whatever ends it, and does not get the terminal's Ctrl-C.
+
+    Args:
+        kind: "embedded" (amqtt) or "mosquitto".
+        folder: for broker.log, and for mosquitto's settings and data.
+        port: TCP port; a free one if None.
+
+    Yields:
+        The URL for clients.
+
+    Raises:
+        BrokerError: it did not start; the text has its last words.
+    """
+    if kind == "mosquitto":
+        find_mosquitto()
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or _free_port()
+    if not _is_free(port):
+        raise BrokerError(f"port {port} is taken; choose another for the {kind} broker")
+    process = _start(kind, folder, port)
+    try:
+        _wait_until_it_answers(process, port, folder / "broker.log")
+        yield f"mqtt://{LOCALHOST}:{port}"
+    finally:
+        _stop(process)
+
+
+def _start(kind: Kind, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    options = [f"--kind={kind}", f"--host={LOCALHOST}", f"--port={port}", f"--folder={folder}"]
+    packages = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
+    with (folder / "broker.log").open("wb") as output:
+        return subprocess.Popen(  # noqa: S603  our own program
+            [sys.executable, "-m", "broker", *options, "--until-stdin-closes"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not _is_broker(port):
+        if process.poll() is not None:
+            why = f"ended with code {process.returncode}"
+        elif time.monotonic() > deadline_s:
+            why = f"did not answer on port {port} within {START_TIMEOUT_S:.0f} s"
+        else:
+            time.sleep(_POLL_S)
+            continue
+        words = log_file.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        raise BrokerError("\n".join([f"the local broker {why}; {log_file} ends with", *words]))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what is left of its session, if anything
+    process.wait()
+
+
+def _is_broker(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOCALHOST, port), timeout=1.0) as client:
+        client.sendall(_CONNECT)
+        if client.recv(4) == _CONNACK:
+            client.sendall(_DISCONNECT)
+            return True
+    return False
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOCALHOST, port), timeout=1.0):
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

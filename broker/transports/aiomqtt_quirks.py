@@ -1,0 +1,77 @@
+"""One connection through aiomqtt 2.5, begun and ended without leftovers.
+
+aiomqtt connects on a thread that cannot be cancelled, does not see a broker that hangs up before it has
+accepted us, keeps the socket of a failed attempt, and lets a publish wait although the connection is gone.
+What has to be known of its inside, and of paho's, stands here and nowhere else.
+"""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import aiomqtt
+
+T = TypeVar("T")
+
+_POLL_S = 0.1
+
+
+async def connect(client: aiomqtt.Client) -> None:
+    """Connect, and leave no socket behind when that fails or is cancelled.
+
+    Raises:
+        aiomqtt.MqttError: no connection, or a broker that refuses it.
+    """
+    entering = asyncio.create_task(client.__aenter__(), name="mqtt connect")
+    try:
+        await _accepted(client, entering)
+    except BaseException:
+        while not entering.done() and not _had_socket(client):
+            await asyncio.wait({entering}, timeout=_POLL_S)
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
+        raise
+
+
+async def _accepted(client: aiomqtt.Client, entering: asyncio.Task[aiomqtt.Client]) -> None:
+    while not entering.done():
+        if _had_socket(client) and client._client.socket() is None:  # noqa: SLF001  no public word for it
+            raise aiomqtt.MqttError("it hangs up")
+        await asyncio.wait({entering}, timeout=_POLL_S)
+    entering.result()
+
+
+def _had_socket(client: aiomqtt.Client) -> bool:
+    return client._misc_task is not None  # noqa: SLF001  made when the thread has opened the socket
+
+
+async def disconnect(client: aiomqtt.Client) -> None:
+    """Say goodbye to the broker, or close the socket without it."""
+    try:
+        await client.__aexit__(None, None, None)
+    except aiomqtt.MqttError:
+        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
+    loss = client._disconnected  # noqa: SLF001  asyncio complains of an error that nobody has looked at
+    if loss.done() and not loss.cancelled():
+        loss.exception()
+
+
+async def unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -> T:
+    """Await an answer of the broker; raise MqttError when the connection is lost before it."""
+    answer = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({answer, reader}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise aiomqtt.MqttError("the connection was lost")
+        return answer.result()
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+
+def describe_error(error: aiomqtt.MqttError) -> str:
+    """Say what went wrong without codes for programmers."""
+    return re.sub(r"^\[[^]]*] ", "", str(error.__cause__ or error))  # without [Errno 111] or [code:128]

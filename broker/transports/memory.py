@@ -1,0 +1,135 @@
+"""A broker in memory, for tests and for trying things without a network.
+
+    broker = MemoryBroker()
+    async with broker.transports.base(client_id="pi", subscriptions=["fl/run/state"]) as transport: ...
+
+It delivers at once, in the order of the calls, to clients in the order in which they came: the same
+program always sees the same events. Chunks, limits and byte counts are those of the MQTT transport.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from broker.transports.base import BrokerError, Connected, Event, Inbox, TransportStats, Will, packets_of
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Tell whether a subscription with the wildcards + and # takes in a topic (MQTT 3.1.1, 4.7)."""
+    if topic.startswith("$") and not pattern.startswith("$"):
+        return False
+    wanted, levels = pattern.split("/"), topic.split("/")
+    if wanted[-1] == "#":
+        wanted.pop()
+        levels = levels[: len(wanted)]
+    return len(wanted) == len(levels) and all(
+        w in ("+", level) for w, level in zip(wanted, levels, strict=True)
+    )
+
+
+class MemoryBroker:
+    """Passes messages between transports of one event loop; keeps retained messages and last wills.
+
+    Attributes:
+        retained: the kept payload of each topic.
+    """
+
+    def __init__(self) -> None:
+        self.retained: dict[str, bytes] = {}
+        self._clients: dict[str, MemoryTransport] = {}
+        self._transfers = itertools.count()
+
+    def transport(
+        self, *, client_id: str, subscriptions: Sequence[str], will: Will | None = None
+    ) -> "MemoryTransport":
+        """Make a transport that is yet to be entered."""
+        return MemoryTransport(self, client_id, subscriptions, will)
+
+    def kill(self, client_id: str) -> None:
+        """Lose a client as if its power had gone: its will is said, and its transport is of no more use.
+
+        Raises:
+            KeyError: no such client is connected.
+        """
+        client = self._clients.pop(client_id)
+        client.inbox.close(BrokerError(f"{client_id} was killed"))
+        if client.will is not None:
+            self.publish(client.will.topic, client.will.payload, retain=client.will.retain)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Deliver a message to whoever is subscribed, chunked if it is large.
+
+        Raises:
+            ValueError: as in Transport.publish, or a topic with wildcards.
+        """
+        if not topic or "+" in topic or "#" in topic:
+            raise ValueError(f"{topic!r} is no topic to publish on")
+        packets = packets_of(payload, next(self._transfers), retain=retain)
+        if retain and payload:
+            self.retained[topic] = payload
+        elif retain:
+            self.retained.pop(topic, None)
+        for packet in packets:
+            for client in list(self._clients.values()):
+                client.receive(topic, packet)
+
+    def attach(self, client: "MemoryTransport") -> None:
+        """Connect a client; one of the same id gives way (MQTT 3.1.1, 3.1.4-2)."""
+        if client.client_id in self._clients:
+            self.kill(client.client_id)
+        self._clients[client.client_id] = client
+        client.stats.connections += 1
+        client.inbox.signal(Connected())
+        for topic, payload in self.retained.items():
+            client.receive(topic, payload)
+
+    def detach(self, client: "MemoryTransport") -> None:
+        """Let a client go without saying its will."""
+        if self.has(client):
+            del self._clients[client.client_id]
+
+    def has(self, client: "MemoryTransport") -> bool:
+        """Tell whether this very client is connected."""
+        return self._clients.get(client.client_id) is client
+
+
+class MemoryTransport:
+    """One client of a MemoryBroker; made by MemoryBroker.transport. See broker.transports.base.Transport."""
+
+    def __init__(
+        self, broker: MemoryBroker, client_id: str, subscriptions: Sequence[str], will: Will | None
+    ) -> None:
+        self.client_id = client_id
+        self.will = will
+        self.stats = TransportStats()
+        self.inbox = Inbox(client_id, self.stats)
+        self._broker = broker
+        self._subscriptions = tuple(subscriptions)
+
+    async def __aenter__(self) -> Self:
+        self._broker.attach(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._broker.detach(self)
+        self.inbox.close()
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """See Transport.publish."""
+        if not self._broker.has(self):
+            raise BrokerError(f"{self.client_id} is not connected")
+        self._broker.publish(topic, payload, retain=retain)
+        await asyncio.sleep(0)  # as with a real broker, others run meanwhile
+
+    def events(self) -> AsyncIterator[Event]:
+        """See Transport.events."""
+        return self.inbox
+
+    def receive(self, topic: str, packet: bytes) -> None:
+        """Take a packet from the broker, if it is subscribed to."""
+        if any(matches(pattern, topic) for pattern in self._subscriptions):
+            self.inbox.receive(topic, packet)

@@ -1,0 +1,275 @@
+"""The transport over a real broker: MQTT 3.1.1, QoS 1, clean sessions, through aiomqtt.
+
+aiomqtt makes single connections and tells when one is lost. Here are what it leaves to its users: a
+supervisor that reconnects and subscribes again, publishes that outlive a connection, and a bounded inbox.
+One aiomqtt client serves one connection, so that paho never repeats messages behind our back.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import random
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from weakref import WeakValueDictionary
+
+import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+
+from broker.transports.address import parse_url, tls_context
+from broker.transports.aiomqtt_quirks import connect, describe_error, disconnect, unless_lost
+from broker.transports.base import (
+    BrokerError,
+    Connected,
+    Disconnected,
+    Event,
+    Inbox,
+    TransportStats,
+    Will,
+    packets_of,
+)
+
+log = logging.getLogger(__name__)
+_library_log = logging.getLogger(f"{__name__}.library")
+_library_log.setLevel(logging.CRITICAL)  # it reports what we handle
+
+KEEPALIVE_S = 30
+"""A connection is given up after one to two of these without an answer; long enough for a packet to leave
+through a slow uplink before the ping that waits behind it."""
+
+ANSWER_TIMEOUT_S = 10.0
+"""How long the broker may take to accept a connection or a subscription."""
+
+BACKOFF_S = (0.1, 5.0)
+"""Shortest and longest pause between attempts to connect; doubled each time, with jitter."""
+
+MAX_PUBLISHES = 16
+"""Packets on their way to the broker at once; fewer than the 20 that paho lets out."""
+
+_NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
+_REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
+
+
+class MqttTransport:
+    """A client of an MQTT broker. See broker.transports.base.Transport for its methods.
+
+    Args:
+        url: mqtt://user:password@host:port, or mqtts:// for TLS.
+        client_id: unique at the broker; two clients of one id throw each other out.
+        subscriptions: topic filters, wildcards allowed.
+        will: what the broker says when we vanish.
+        ca_file: certificates to trust instead of the system's, for mqtts.
+        connect_timeout_s: how long to try for the first connection; later ones are tried for ever.
+        keepalive_s: see KEEPALIVE_S.
+
+    Raises:
+        ValueError: a URL that is none, from the constructor.
+        BrokerError: from entering it: no broker there, or one that refuses us.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client_id: str,
+        subscriptions: Sequence[str],
+        will: Will | None = None,
+        ca_file: Path | None = None,
+        connect_timeout_s: float = 10.0,
+        keepalive_s: int = KEEPALIVE_S,
+    ) -> None:
+        self.stats = TransportStats()
+        self._address = parse_url(url)
+        self._client_id = client_id
+        self._subscriptions = [(topic, 1) for topic in subscriptions]
+        self._will = aiomqtt.Will(will.topic, will.payload, qos=1, retain=will.retain) if will else None
+        self._tls = tls_context(ca_file) if self._address.tls else None
+        self._connect_timeout_s = connect_timeout_s
+        self._keepalive_s = keepalive_s
+        self._inbox = Inbox(client_id, self.stats)
+        self._transfers = itertools.count(random.getrandbits(31))  # differs from those before a restart
+        self._slots = asyncio.Semaphore(MAX_PUBLISHES)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._link: _Link | None = None
+        self._changed = asyncio.Event()  # set while there is a link or none will come
+        self._ended: str | None = None  # why no link will come
+        self._early: list[aiomqtt.Message] = []  # what came before all subscriptions were confirmed
+        self._trouble = "it does not answer"
+
+    async def __aenter__(self) -> Self:
+        assert self._supervisor is None, "a transport is entered once"
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"mqtt {self._client_id}")
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._online()
+        except TimeoutError:
+            await self._leave()
+            raise BrokerError(f"no MQTT broker at {self._address}: {self._trouble}") from None
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    def events(self) -> AsyncIterator[Event]:
+        """See Transport.events."""
+        return self._inbox
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """See Transport.publish."""
+        packets = packets_of(payload, next(self._transfers) % 2**32, retain=retain)
+        turn = self._turns.setdefault(topic, asyncio.Lock())
+        async with turn:  # chunks need no order: they leave without waiting for each other's answer
+            await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
+
+    async def _publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
+        async with self._slots:
+            while True:
+                link = await self._online()
+                publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
+                try:
+                    await unless_lost(link.reader, publishing)
+                except aiomqtt.MqttError:
+                    await asyncio.wait({link.reader})
+                    self.stats.resent += 1
+                else:
+                    return
+
+    async def _online(self) -> "_Link":
+        while self._link is None:
+            if self._ended is not None:
+                raise BrokerError(self._ended)
+            await self._changed.wait()
+        return self._link
+
+    async def _leave(self) -> None:
+        self._end("the transport has been left")
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+
+    def _end(self, why: str, error: BrokerError | None = None) -> None:
+        if self._ended is None:
+            self._ended = why
+            self._inbox.close(error)
+            self._changed.set()
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        shortest_s, longest_s = BACKOFF_S
+        pause_s = shortest_s
+        try:
+            while True:
+                start_s = loop.time()
+                try:
+                    self._trouble = await self._connect_and_read()
+                except aiomqtt.MqttError as error:
+                    self._trouble = describe_error(error)
+                log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
+                if loop.time() - start_s > longest_s:
+                    pause_s = shortest_s
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  only spreads load
+                pause_s = min(2 * pause_s, longest_s)
+        except BrokerError as error:
+            self._end(str(error), error)
+        except Exception as error:
+            log.exception("%s: the transport has failed", self._client_id)
+            self._end(f"the transport has failed: {error!r}", BrokerError(repr(error)))
+
+    async def _connect_and_read(self) -> str:
+        """Hold one connection until it is lost, and say why it was."""
+        client = await self._connect()
+        reader = asyncio.create_task(self._read(client), name=f"mqtt {self._client_id} reader")
+        try:
+            await self._subscribe(client, reader)
+            self._go_online(_Link(client, reader))
+            return await reader
+        finally:
+            self._go_offline()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            await disconnect(client)
+
+    async def _connect(self) -> aiomqtt.Client:
+        client = aiomqtt.Client(
+            self._address.host,
+            self._address.port,
+            username=self._address.username,
+            password=self._address.password,
+            identifier=self._client_id,
+            will=self._will,
+            clean_session=True,
+            protocol=aiomqtt.ProtocolVersion.V311,
+            timeout=ANSWER_TIMEOUT_S,
+            keepalive=self._keepalive_s,
+            tls_context=self._tls,
+            socket_options=_NODELAY,
+            logger=_library_log,
+        )
+        client.pending_calls_threshold = MAX_PUBLISHES + 1
+        try:
+            await connect(client)
+        except aiomqtt.MqttCodeError as error:
+            refusal = _REFUSALS.get(getattr(error.rc, "value", 0))
+            if refusal:
+                raise BrokerError(f"{self._address} refuses us: {refusal}") from None
+            raise
+        return client
+
+    async def _subscribe(self, client: aiomqtt.Client, reader: asyncio.Task[str]) -> None:
+        if not self._subscriptions:
+            return
+        codes = await unless_lost(reader, client.subscribe(self._subscriptions))
+        refused = [
+            topic
+            for (topic, _), code in zip(self._subscriptions, codes, strict=True)
+            if isinstance(code, ReasonCode) and code.is_failure
+        ]
+        if refused:
+            raise BrokerError(f"{self._address} refuses the subscription to {', '.join(refused)}")
+
+    async def _read(self, client: aiomqtt.Client) -> str:
+        """Move messages to the inbox until the connection is lost; say why it was."""
+        try:
+            async for message in client.messages:
+                if self._link is None:
+                    self._early.append(message)
+                else:
+                    self._inbox.receive(message.topic.value, message.payload)
+        except aiomqtt.MqttError as error:
+            return describe_error(error)
+        raise AssertionError("aiomqtt ends this iteration with an error only")
+
+    def _go_online(self, link: "_Link") -> None:
+        self.stats.connections += 1
+        self._link = link
+        self._inbox.signal(Connected())
+        for message in self._early:
+            self._inbox.receive(message.topic.value, message.payload)
+        self._early.clear()
+        self._changed.set()
+        log.info("%s: connected to %s", self._client_id, self._address)
+
+    def _go_offline(self) -> None:
+        if self._link is not None and self._ended is None:
+            self._changed.clear()
+            self._inbox.signal(Disconnected())
+            log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
+        self._link = None
+        self._early.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    client: aiomqtt.Client
+    reader: asyncio.Task[str]  # ends when the connection is lost

@@ -1,0 +1,258 @@
+"""Large messages cut into chunks, and what every message costs on the wire.
+
+A message of at most MAX_PACKET_BYTES travels as it is. A larger one is cut into chunks, each the msgpack
+array `[1, 0, transfer, index, count, crc32, part]`: 0 is the message type reserved for chunks, crc32 is
+that of the whole message. The integers always take their widest msgpack form, so that every header has
+the same HEADER_BYTES and sizes follow from the length of the message alone.
+
+Nothing here talks, waits or reads a clock.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+from broker.wire.errors import WireError
+
+MAX_PACKET_BYTES = 128_000
+"""Payload of one MQTT packet.
+
+With topic and header it stays below the smallest limit among common brokers (128 KiB at AWS IoT Core;
+EMQX ships with 1 MiB for the whole packet), and a 128 kbit/s uplink needs 8 s for it: a keepalive ping
+that waits behind it is not taken for a lost connection.
+"""
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""A whole message, before chunking; more is refused on both sides."""
+
+MAX_REMAINING_LENGTH = 268_435_455
+"""What MQTT's variable-length field can say (MQTT 3.1.1, 2.2.3)."""
+
+_HEADER = struct.Struct(">3sBIBHBHBIBI")
+_MAGIC = b"\x97\x01\x00"  # array of 7, version 1, type 0
+_U16, _U32, _BIN32 = 0xCD, 0xCE, 0xC6
+_MAX_CHUNKS = 2**16 - 1
+
+HEADER_BYTES = _HEADER.size
+
+_PART_COST_BYTES = 256  # what Python objects around one part take, about; tiny parts are not free
+_MAX_FINISHED = 4096  # topics whose last chunked message is remembered, to know its late duplicates
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One part of a message, with the fields of its header."""
+
+    transfer: int
+    index: int
+    count: int
+    crc32: int
+    part: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message and the bytes of all its PUBLISH packets."""
+
+    payload: bytes
+    wire_bytes: int
+
+
+def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
+    """Give the exact size of a QoS 1 PUBLISH packet (MQTT 3.1.1, 2.2 and 3.3).
+
+    Args:
+        topic: topic name.
+        payload_bytes: length of the application's payload.
+
+    Raises:
+        ValueError: when MQTT cannot carry it.
+    """
+    remaining = 2 + len(topic.encode()) + 2 + payload_bytes  # length of the topic, topic, packet id, payload
+    if remaining > MAX_REMAINING_LENGTH:
+        raise ValueError(f"an MQTT packet of {remaining} bytes: at most {MAX_REMAINING_LENGTH} are possible")
+    length_bytes = 1 if remaining < 2**7 else 2 if remaining < 2**14 else 3 if remaining < 2**21 else 4
+    return 1 + length_bytes + remaining
+
+
+def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
+    """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
+    if payload_bytes <= limit:
+        return mqtt_packet_bytes(topic, payload_bytes)
+    return sum(mqtt_packet_bytes(topic, size) for size in frame_sizes(payload_bytes, limit))
+
+
+def frame_sizes(payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> list[int]:
+    """Give the lengths that `split` makes of a message of `payload_bytes`, without the bytes.
+
+    Raises:
+        ValueError: above MAX_MESSAGE_BYTES, or when `limit` is too small for so many bytes.
+    """
+    if payload_bytes > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a message of {payload_bytes} bytes: at most {MAX_MESSAGE_BYTES} are allowed")
+    if payload_bytes <= limit:
+        return [payload_bytes]
+    part_bytes = limit - HEADER_BYTES
+    if part_bytes < 1 or payload_bytes > part_bytes * _MAX_CHUNKS:
+        raise ValueError(f"packets of {limit} bytes are too small for a message of {payload_bytes} bytes")
+    full, rest = divmod(payload_bytes, part_bytes)
+    return [limit] * full + ([HEADER_BYTES + rest] if rest else [])
+
+
+def split(payload: bytes, transfer: int, limit: int = MAX_PACKET_BYTES) -> list[bytes]:
+    """Cut a message into the payloads of its MQTT packets; a small one is given back as it is.
+
+    Args:
+        payload: the whole message.
+        transfer: tells apart the messages of one publisher, 0 to 2**32 - 1.
+        limit: largest payload of a packet, in bytes.
+
+    Raises:
+        ValueError: as in `frame_sizes`.
+    """
+    sizes = frame_sizes(len(payload), limit)
+    if len(sizes) == 1:
+        return [payload]
+    crc32 = zlib.crc32(payload)
+    whole = memoryview(payload)
+    part_bytes = limit - HEADER_BYTES
+    frames = []
+    for index, size in enumerate(sizes):
+        length = size - HEADER_BYTES
+        header = _HEADER.pack(
+            _MAGIC, _U32, transfer, _U16, index, _U16, len(sizes), _U32, crc32, _BIN32, length
+        )  # fmt: skip
+        frames.append(b"".join((header, whole[index * part_bytes :][:length])))
+    return frames
+
+
+def is_chunk(packet: bytes) -> bool:
+    """Tell a chunk from a message: no message has type 0."""
+    return packet.startswith(_MAGIC)
+
+
+def parse(packet: bytes) -> Chunk:
+    """Read a chunk without copying its part.
+
+    Raises:
+        WireError: "malformed", when a field or the length is not what `split` writes.
+    """
+    if len(packet) <= HEADER_BYTES:
+        raise WireError("malformed", f"a chunk of {len(packet)} bytes holds no part")
+    magic, a, transfer, b, index, c, count, d, crc32, e, length = _HEADER.unpack_from(packet)
+    if magic != _MAGIC or (a, b, c, d, e) != (_U32, _U16, _U16, _U32, _BIN32):
+        raise WireError("malformed", "a chunk header with other msgpack types")
+    if length != len(packet) - HEADER_BYTES:
+        raise WireError("malformed", f"a chunk that promises {length} bytes and has another length")
+    if not index < count or count == 1:
+        raise WireError("malformed", f"chunk {index} of {count}")
+    return Chunk(transfer, index, count, crc32, memoryview(packet)[HEADER_BYTES:])
+
+
+@dataclass(frozen=True, slots=True)
+class ReassemblyLimits:
+    """What a receiver is willing to hold of unfinished messages.
+
+    Attributes:
+        message_bytes: of one message.
+        transfers_per_topic: unfinished messages on one topic; the oldest gives way.
+        total_bytes: of all unfinished messages; the oldest give way.
+    """
+
+    message_bytes: int = MAX_MESSAGE_BYTES
+    transfers_per_topic: int = 2
+    total_bytes: int = 4 * MAX_MESSAGE_BYTES
+
+
+@dataclass(slots=True)
+class _Transfer:
+    count: int
+    crc32: int
+    payload_bytes: int = 0
+    wire_bytes: int = 0
+    parts: dict[int, memoryview] = field(default_factory=dict)
+
+    @property
+    def held_bytes(self) -> int:
+        return self.payload_bytes + _PART_COST_BYTES * (1 + len(self.parts))
+
+
+class Reassembler:
+    """Puts chunks together again, in any order, with bounded memory.
+
+    Attributes:
+        evicted: unfinished messages that were given up for newer ones.
+        held_bytes: memory held by unfinished messages, about.
+    """
+
+    def __init__(self, limits: ReassemblyLimits | None = None) -> None:
+        self._limits = limits or ReassemblyLimits()
+        self._unfinished: dict[str, dict[int, _Transfer]] = {}  # by topic and transfer, oldest first
+        self._finished: dict[str, int] = {}  # the last finished transfer of each topic
+        self.evicted = 0
+        self.held_bytes = 0
+
+    def add(self, topic: str, packet: bytes) -> Message | None:
+        """Take a chunk; give the message once it is whole, else None.
+
+        A chunk that was there before is ignored: QoS 1 delivers at least once.
+
+        Raises:
+            WireError: "malformed", "inconsistent" with the chunks before, "too-large", or "crc".
+        """
+        chunk = parse(packet)
+        if self._finished.get(topic) == chunk.transfer:
+            return None
+        transfer = self._unfinished.get(topic, {}).get(chunk.transfer)
+        if transfer is None:
+            transfer = self._start(topic, chunk)
+        elif (transfer.count, transfer.crc32) != (chunk.count, chunk.crc32):
+            raise WireError("inconsistent", "a chunk that differs from others of its message")
+        if chunk.index in transfer.parts:
+            return None
+        transfer.parts[chunk.index] = chunk.part
+        transfer.payload_bytes += len(chunk.part)
+        transfer.wire_bytes += mqtt_packet_bytes(topic, len(packet))
+        self.held_bytes += len(chunk.part) + _PART_COST_BYTES
+        if transfer.payload_bytes > self._limits.message_bytes:
+            self._forget(topic, chunk.transfer)
+            raise WireError("too-large", f"a message above {self._limits.message_bytes} bytes")
+        if len(transfer.parts) == transfer.count:
+            return self._finish(topic, chunk.transfer)
+        self._make_room()
+        return None
+
+    def _start(self, topic: str, chunk: Chunk) -> _Transfer:
+        of_topic = self._unfinished.setdefault(topic, {})
+        if len(of_topic) >= self._limits.transfers_per_topic:
+            self._forget(topic, next(iter(of_topic)))
+            self.evicted += 1
+        transfer = _Transfer(chunk.count, chunk.crc32)
+        self._unfinished.setdefault(topic, of_topic)[chunk.transfer] = transfer
+        self.held_bytes += transfer.held_bytes
+        return transfer
+
+    def _make_room(self) -> None:
+        while self.held_bytes > self._limits.total_bytes:
+            topic = next(iter(self._unfinished))
+            self._forget(topic, next(iter(self._unfinished[topic])))
+            self.evicted += 1
+
+    def _finish(self, topic: str, number: int) -> Message:
+        transfer = self._forget(topic, number)
+        payload = b"".join(transfer.parts[index] for index in range(transfer.count))
+        if zlib.crc32(payload) != transfer.crc32:
+            raise WireError("crc", "a message whose chunks do not add up to its checksum")
+        self._finished.pop(topic, None)
+        self._finished[topic] = number
+        if len(self._finished) > _MAX_FINISHED:
+            del self._finished[next(iter(self._finished))]
+        return Message(payload, transfer.wire_bytes)
+
+    def _forget(self, topic: str, number: int) -> _Transfer:
+        of_topic = self._unfinished[topic]
+        transfer = of_topic.pop(number)
+        if not of_topic:
+            del self._unfinished[topic]
+        self.held_bytes -= transfer.held_bytes
+        return transfer

@@ -1,0 +1,110 @@
+"""What must fit together in a scenario, and with its task; no data are read."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import torch
+
+from scenarios.errors import ScenarioError
+from scenarios.loading.document import Key
+from scenarios.schema.devices import device_of
+from scenarios.schema.flows import unfit_codecs
+from scenarios.schema.network import unknown_access_points
+from scenarios.schema.scenario import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
+from scenarios.task import Task
+from scenarios.tasks import task_of
+
+Problem = tuple[Key, str]
+
+
+def problems(scenario: Scenario) -> list[Problem]:
+    """Give all that does not fit, as pairs of key and sentence."""
+    found = [*_fleet(scenario), *_method(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
+    try:
+        task = task_of(scenario)
+    except ScenarioError as error:
+        return [*found, (tuple(error.key.split(".")), error.detail)]
+    return [*found, *_task(scenario, task)]
+
+
+def _fleet(scenario: Scenario) -> Iterator[Problem]:
+    if not scenario.fleet:
+        yield ("fleet",), "must have at least one group of clients"
+    elif scenario.training.cohort > scenario.fleet_size:
+        yield (
+            ("training", "cohort"),
+            f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
+        )
+    yield from unknown_access_points(scenario.fleet, scenario.network)
+
+
+def _method(scenario: Scenario) -> Iterator[Problem]:
+    if scenario.training.method != "fedavg":
+        return
+    if scenario.training.correction.lambda_:
+        yield (
+            ("training", "correction", "lambda"),
+            "goes with method: split; fedavg sends no activations, there is nothing to correct",
+        )
+    for number, group in enumerate(scenario.fleet):
+        if device_of(group.device).whole_model_s is None:
+            yield (
+                ("fleet", number, "device"),
+                "method: fedavg needs whole_model_s, seconds of a batch through the whole model and back",
+            )
+
+
+def _stragglers(scenario: Scenario) -> Iterator[Problem]:
+    cohort = scenario.training.cohort
+    match scenario.stragglers:
+        case Deadline(minimum=minimum) if minimum > cohort:
+            yield ("stragglers", "minimum"), f"must be at most the cohort's {cohort} clients, not {minimum}"
+        case OverSelect(extra=extra) if cohort + extra > scenario.fleet_size:
+            most = scenario.fleet_size - cohort
+            yield ("stragglers", "extra"), f"must be at most {most}, the fleet without a cohort, not {extra}"
+        case Buffered(buffer=buffer) if buffer > cohort:
+            yield ("stragglers", "buffer"), f"must be at most the cohort's {cohort} clients, not {buffer}"
+
+
+def _broker(broker: BrokerSpec) -> Iterator[Problem]:
+    key = ("broker", "url")
+    if (broker.kind == "url") != (broker.url is not None):
+        yield key, "goes with kind: url, and that needs it"
+        return
+    scheme = ""
+    if broker.url is not None:
+        try:
+            parts = urlsplit(broker.url)
+            scheme = parts.scheme
+            fits = scheme in {"mqtt", "mqtts"} and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is none
+            fits = False
+        if not fits:
+            yield key, f"must be like mqtt://host[:port] or mqtts://host[:port], not '{broker.url}'"
+    if broker.ca_file is not None and scheme != "mqtts":
+        yield ("broker", "ca_file"), "goes with an mqtts:// url"
+
+
+def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
+    if isinstance(scenario.task.partition, Dirichlet) and task.target_shape:
+        yield ("task", "partition"), "dirichlet_alpha needs one class per sample; this task has several"
+    own = ("task", "module") if scenario.task.module else ("task", "name")
+    head = "head" if scenario.training.method == "split" else "whole model"
+    try:
+        model = task.head()
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        yield own, f"the task's {head} cannot be made: {type(error).__name__}: {error}"
+        return
+    parameters = list(model.parameters())
+    if not parameters or any(parameter.dtype != torch.float32 for parameter in parameters):
+        yield own, f"the task's {head} must have parameters, all of them float32"
+        return
+    if list(model.buffers()):
+        why = "devices share parameters only: GroupNorm, not BatchNorm"
+        yield own, f"the task's {head} must have no buffers, {why}"
+    sizes = dict.fromkeys(
+        ("head_update_up", "head_state_down"), sum(parameter.numel() for parameter in parameters)
+    )
+    if scenario.training.method == "split":
+        sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
+    yield from unfit_codecs(scenario.flows, sizes)

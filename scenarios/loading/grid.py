@@ -1,0 +1,101 @@
+"""The grid of scenarios that a scenario's key `sweep` spans: every value with every value of the other keys.
+
+sweep: {training.correction.lambda: [0, 1.0e-5], fleet.0.link.uplink_kbps: [64, 256]}
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scenarios.errors import ScenarioError
+from scenarios.loading import document
+from scenarios.loading.document import Node
+from scenarios.loading.load import SWEEP, check, dump_resolved, read_tree
+from scenarios.schema.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class GridPoint:
+    """One scenario of a grid.
+
+    Attributes:
+        values: of the swept keys by key path, as written.
+        scenario: complete, and without the grid.
+    """
+
+    values: dict[str, Any]
+    scenario: Scenario
+
+
+def load_grid(
+    name_or_path: str | Path, overrides: Sequence[str] = (), grid: Sequence[str] = ()
+) -> list[GridPoint]:
+    """Load all points of a scenario's grid; the last key varies fastest.
+
+    Args:
+        name_or_path: a shipped scenario's name, or the path of a YAML file.
+        overrides: such as "training.cohort=5", laid over the file before the grid is.
+        grid: such as "training.cohort=5,10": swept besides, or in place of, what the file sweeps at that key.
+
+    Raises:
+        ScenarioError: everything that is wrong with any point, one line per problem; nothing to sweep; the
+            same point twice.
+    """
+    root, swept = read_tree(name_or_path, overrides)
+    axes = _axes(swept) if swept else {}
+    for assignment in grid:
+        axes |= _axis(assignment)
+    if not axes:
+        raise ScenarioError(
+            f"{name_or_path}: sweeps nothing; give it a key sweep, or --grid training.cohort=5,10"
+        )
+    points, mistakes = [], []
+    for nodes in itertools.product(*axes.values()):
+        try:
+            points.append(_point(root, dict(zip(axes, nodes, strict=True))))
+        except ScenarioError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise ScenarioError("\n".join(dict.fromkeys(mistakes)))
+    _refuse_twins(points)
+    return points
+
+
+def _point(root: Node, nodes: dict[str, Node]) -> GridPoint:
+    for key_path, node in nodes.items():
+        root = document.put(root, key_path, node)
+    return GridPoint({key_path: node.plain() for key_path, node in nodes.items()}, check(root))
+
+
+def _axes(swept: Node) -> dict[str, list[Node]]:
+    """Give the values of each key path in a scenario's key `sweep`."""
+    if not isinstance(swept.value, dict):
+        raise ScenarioError(
+            f"{swept.origin.label}: {SWEEP}: must be a mapping of key paths to lists of values"
+        )
+    for key_path, values in swept.value.items():
+        where = f"{values.origin.label}: {SWEEP}.{key_path}"
+        if not document.is_key_path(key_path):
+            raise ScenarioError(f"{where}: must be a key path like training.cohort")
+        if not isinstance(values.value, list) or not values.value:
+            raise ScenarioError(f"{where}: must be a list of at least one value")
+    return {key_path: values.value for key_path, values in swept.value.items()}
+
+
+def _axis(assignment: str) -> dict[str, list[Node]]:
+    """Give the values in a text like training.cohort=5,10."""
+    key_path, equals, text = assignment.partition("=")
+    label = f"--grid {assignment}"
+    if not equals or not text or not document.is_key_path(key_path):
+        raise ScenarioError(f"{label}: must be like training.cohort=5,10")
+    return {key_path: document.parse(f"[{text}]", label, Path(), numbered=False).value}
+
+
+def _refuse_twins(points: list[GridPoint]) -> None:
+    seen: dict[str, dict[str, Any]] = {}
+    for point in points:
+        twin = seen.setdefault(dump_resolved(point.scenario), point.values)
+        if twin is not point.values:
+            raise ScenarioError(f"{SWEEP}: {twin} and {point.values} are the same scenario")

@@ -1,0 +1,107 @@
+"""From a scenario file to a checked Scenario, and back to YAML."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from scenarios.errors import ScenarioError
+from scenarios.loading import document
+from scenarios.loading.checks import problems
+from scenarios.loading.document import Key, Node
+from scenarios.loading.explain import explain
+from scenarios.loading.shipped import locate
+from scenarios.schema.base import Part
+from scenarios.schema.scenario import Scenario
+from scenarios.tasks.user_module import is_file
+
+__all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
+
+P = TypeVar("P", bound=Part)
+
+SWEEP = "sweep"
+"""Key of what `fedlite sweep` varies; no part of any one run."""
+
+PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
+"""Where the path of a file that `fedlite calibrate` wrote may stand for its content."""
+
+
+def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a scenario.
+
+    Args:
+        name_or_path: a shipped scenario's name, or the path of a YAML file.
+        overrides: such as "training.cohort=5", laid over the file in their order.
+
+    Raises:
+        ScenarioError: everything that is wrong, one line per problem: where, which key, what is allowed.
+    """
+    root, _ = read_tree(name_or_path, overrides)
+    return check(root)
+
+
+def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Node, Node | None]:
+    """Read a scenario without checking it; give its tree and apart from it what it sweeps, if anything.
+
+    Raises:
+        ScenarioError: a file or an override that cannot be read.
+    """
+    root = document.read(locate(str(name_or_path), Path()))
+    for assignment in overrides:
+        root = document.override(root, assignment)
+    return root, root.value.pop(SWEEP, None)
+
+
+def check(root: Node) -> Scenario:
+    """Make a scenario of a tree.
+
+    Raises:
+        ScenarioError: everything that is wrong with it, as of load_scenario.
+    """
+    root = document.include(_with_absolute_paths(root), PROFILES)
+    scenario = typed(root, Scenario)
+    refuse(root, problems(scenario))
+    return scenario
+
+
+def typed(root: Node, model: type[P]) -> P:
+    """Make a typed mapping, such as a Scenario, of a tree.
+
+    Raises:
+        ScenarioError: keys or values that the type does not have, one line per problem.
+    """
+    data = root.plain()
+    try:
+        # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise ScenarioError(_lines(root, explain(error, data, model))) from error
+
+
+def refuse(root: Node, found: Sequence[tuple[Key, str]]) -> None:
+    """Raise ScenarioError if anything is wrong with a tree, with the line of each key."""
+    if found:
+        raise ScenarioError(_lines(root, found))
+
+
+def dump_resolved(scenario: Scenario) -> str:
+    """Write a scenario as YAML, defaults included, that loads again as an equal one."""
+    data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def _with_absolute_paths(root: Node) -> Node:
+    keys: set[Key] = {("task", "path"), ("broker", "ca_file")}
+    keys |= {("fleet", document.EACH, part, "file") for part in ("slowdown", "availability")}
+    task = root.plain().get("task")
+    module = task.get("module") if isinstance(task, dict) else None
+    if isinstance(module, str) and is_file(module):
+        keys.add(("task", "module"))
+    return document.absolute_paths(root, keys)
+
+
+def _lines(root: Node, found: Iterable[tuple[Key, str]]) -> str:
+    return "\n".join(f"{root.origin_of(key).label}: {'.'.join(map(str, key))}: {text}" for key, text in found)

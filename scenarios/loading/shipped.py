@@ -1,0 +1,50 @@
+"""The scenarios and studies that come with the package, and how one is found by name or path."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from scenarios.errors import ScenarioError, suggestion
+
+Kind = Literal["scenario", "study"]
+
+_FOLDERS: dict[Kind, str] = {"scenario": ".", "study": "studies"}
+
+
+def shipped(kind: Kind = "scenario") -> dict[str, Path]:
+    """Give the file of each shipped scenario, or study, by its name, sorted."""
+    folder = Path(str(files("scenarios.shipped"))) / _FOLDERS[kind]
+    return dict(sorted((file.stem, file) for file in folder.glob("*.yaml")))
+
+
+def question(file: Path) -> str:
+    """Give the comment that opens a scenario file, in one line: the question that it answers."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)
+
+
+def locate(name_or_path: str, folder: Path, kind: Kind = "scenario") -> Path:
+    """Find a scenario's or a study's file.
+
+    Args:
+        name_or_path: a path when it has a slash or ends in .yaml or .yml, else a shipped one's name.
+        folder: what a relative path is relative to.
+        kind: what it is.
+
+    Raises:
+        ScenarioError: there is none.
+    """
+    if "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml"}:
+        path = folder / Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise ScenarioError(f"no such file: {path}")
+        return path
+    known = shipped(kind)
+    if name_or_path not in known:
+        near = suggestion(name_or_path, known, label="shipped")
+        raise ScenarioError(f"unknown {kind} '{name_or_path}'{near}; or give the path of a .yaml file")
+    return known[name_or_path]

@@ -1,0 +1,1 @@
+"""Neural networks that several tasks share."""

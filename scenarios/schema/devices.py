@@ -1,0 +1,115 @@
+"""How fast devices compute, written out or as presets, and what slows them down.
+
+sim.simulation.device_model makes times of it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, check_preset, form
+
+
+class DeviceProfile(Part):
+    """Seconds that a device takes for one batch; they scale with the samples in it."""
+
+    batch_size: PositiveInt = Field(default=20, description="samples of the batch that was timed")
+    forward_s: NotNegative = Field(default=0.0, description="the batch through the head")
+    encode_s: NotNegative = Field(default=0.0, description="activations to bytes")
+    decode_s: NotNegative = Field(default=0.0, description="bytes to the gradient of the activations")
+    backward_s: NotNegative = Field(default=0.0, description="gradient through the head, and optimizer step")
+    whole_model_s: NotNegative | None = Field(
+        default=None,
+        description="the batch through the whole model and back, and optimizer step; for method: fedavg",
+    )
+    source: str = Field(default="", description="where the numbers come from")
+
+
+# The presets are for the FEMNIST CNN, its head and the whole of it; other tasks need profiles of their own.
+DEVICES = {
+    "instant": DeviceProfile(whole_model_s=0.0, source="computes in no time"),
+    "x86-core": DeviceProfile(
+        forward_s=0.0064,
+        encode_s=0.0026,
+        decode_s=0.0003,
+        backward_s=0.013,
+        whole_model_s=0.029,
+        source="measured: one core of a 2.3 GHz Xeon server, torch 2.13; pq, 1152 sub-vectors, 2 centroids"
+        "; assumed: the whole model takes 1.5 times the head, the ratio measured on such a core",
+    ),
+    "raspberry-pi-5": DeviceProfile(
+        forward_s=0.029,
+        encode_s=0.0086,
+        decode_s=0.0011,
+        backward_s=0.058,
+        whole_model_s=0.097,
+        source="assumed: raspberry-pi-4 times 0.54, as sysbench's CPU test has it (5901 to 10945 events/s)",
+    ),
+    "raspberry-pi-4": DeviceProfile(
+        forward_s=0.054,
+        encode_s=0.016,
+        decode_s=0.002,
+        backward_s=0.108,
+        whole_model_s=0.18,
+        source="assumed: 0.43 GFLOP forward and twice that backward, at the 8 GFLOP/s of Linpack on a 64-bit"
+        " system, likewise 1.43 GFLOP for the whole model; encode and decode six times those of x86-core",
+    ),
+    "raspberry-pi-zero-2w": DeviceProfile(
+        forward_s=0.18,
+        encode_s=0.054,
+        decode_s=0.0067,
+        backward_s=0.36,
+        whole_model_s=0.6,
+        source="assumed: raspberry-pi-4 times 3.36, as sysbench's CPU test has it (5901 to 2459 events/s"
+        " on the same cores at 1.4 GHz, scaled to 1 GHz)",
+    ),
+}
+
+
+def _check(name: str) -> str:
+    return check_preset(name, "device", DEVICES)
+
+
+DeviceChoice = Annotated[
+    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(DEVICES)}), Tag("name")]
+    | Annotated[DeviceProfile, Tag("own")],
+    Discriminator(form),
+]
+
+
+def device_of(choice: str | DeviceProfile) -> DeviceProfile:
+    """Give the device that a scenario names or writes out."""
+    return DEVICES[choice] if isinstance(choice, str) else choice
+
+
+Drawn = Annotated[
+    Literal["per_step", "per_client"],
+    Field(description="per_step: a new factor for each computation; per_client: one for the whole run"),
+]
+
+
+class LognormalSlowdown(Part):
+    """Factor exp(sigma N(0, 1)), median 1."""
+
+    distribution: Literal["lognormal"] = Field(default="lognormal", description="of the factor")
+    sigma: Positive = Field(description="standard deviation of the factor's logarithm")
+    drawn: Drawn = "per_step"
+
+
+class ParetoSlowdown(Part):
+    """Pareto distributed factor of at least 1."""
+
+    distribution: Literal["pareto"] = Field(default="pareto", description="of the factor")
+    shape: Positive = Field(description="tail index: the factor exceeds x with probability x^-shape")
+    drawn: Drawn = "per_step"
+
+
+class TraceSlowdown(Part):
+    """Factors from a file, one for each computation in turn; every client starts at a row of its own."""
+
+    distribution: Literal["trace"] = Field(default="trace", description="of the factor")
+    file: Path = Field(description="CSV with the column factor")
+
+
+Slowdown = Annotated[LognormalSlowdown | ParetoSlowdown | TraceSlowdown, Field(discriminator="distribution")]

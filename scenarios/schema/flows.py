@@ -1,0 +1,126 @@
+"""How the tensors of each flow become bytes, and which clients' links call for other codecs."""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, model_validator
+
+from broker.codecs import (
+    Codec,
+    CodedPq,
+    CodewordMean,
+    Float16,
+    Float32,
+    GradientCodec,
+    Int2,
+    Int4,
+    Int8,
+    Pq,
+    RandomTopK,
+    SplitFc,
+    TopK,
+    clustering,
+)
+from scenarios.loading.document import Key
+from scenarios.schema.base import Part, Positive
+from scenarios.schema.links import LinkChoice, link_of
+
+_Plain = Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc
+AnyCodec = Annotated[_Plain, Field(discriminator="codec")]
+AnyGradientCodec = Annotated[_Plain | CodewordMean, Field(discriminator="codec")]
+
+
+class Codecs(NamedTuple):
+    """The codecs of a client, in the order of the wire."""
+
+    activations_up: Codec
+    gradient_down: GradientCodec
+    head_update_up: Codec
+    head_state_down: Codec
+
+
+class LinkRule(Part):
+    """Other codecs for the clients with a slow link."""
+
+    uplink_below_kbps: Positive = Field(
+        description="for clients whose fleet group has a link with a slower uplink; unlimited is never slow"
+    )
+    activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
+    head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "LinkRule":
+        if not self.codecs():
+            raise ValueError("needs a codec for activations_up, gradient_down or head_update_up")
+        return self
+
+    def codecs(self) -> dict[str, GradientCodec]:
+        """Give the codecs that the rule names, by flow."""
+        named = {
+            "activations_up": self.activations_up,
+            "gradient_down": self.gradient_down,
+            "head_update_up": self.head_update_up,
+        }
+        return {flow: codec for flow, codec in named.items() if codec is not None}
+
+
+class Flows(Part):
+    """How the tensors of each flow become bytes."""
+
+    activations_up: AnyCodec = Field(
+        default=Float32(), description="activations at the cut, client to server"
+    )
+    gradient_down: AnyGradientCodec = Field(default=Float32(), description="their gradient, server to client")
+    head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
+    head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
+    error_feedback: bool = Field(
+        default=False,
+        description=(
+            "a device adds what the codec of head_update_up has lost of its change to its next change "
+            "(Seide et al. 2014, Karimireddy et al. 2019)"
+        ),
+    )
+    by_link: tuple[LinkRule, ...] = Field(
+        default=(),
+        description=(
+            "other codecs for slow links; of several rules that name a flow, the one for the slowest counts"
+        ),
+    )
+
+    def codecs_for(self, link: LinkChoice) -> Codecs:
+        """Give the codecs of a client behind a link; the head comes down to everybody in the same form."""
+        uplink_kbps = link_of(link).uplink_kbps
+        if uplink_kbps is None:
+            return self._codecs_under(())
+        return self._codecs_under(rule for rule in self.by_link if uplink_kbps < rule.uplink_below_kbps)
+
+    def codecs_of_rule(self, number: int) -> Codecs:
+        """Give the codecs of the clients for whom a rule of `by_link` is the one for the slowest links."""
+        limit_kbps = self.by_link[number].uplink_below_kbps
+        return self._codecs_under(rule for rule in self.by_link if limit_kbps <= rule.uplink_below_kbps)
+
+    def _codecs_under(self, rules: Iterable[LinkRule]) -> Codecs:
+        codecs = Codecs(self.activations_up, self.gradient_down, self.head_update_up, self.head_state_down)
+        for rule in sorted(rules, key=lambda rule: -rule.uplink_below_kbps):
+            codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
+        return codecs
+
+
+def unfit_codecs(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:
+    """Say which codecs cannot encode rows of their flow's size, or do not go with that of another flow."""
+    usual = flows.codecs_for("none")
+    named: list[tuple[Key, Codecs, Container[str]]] = [(("flows",), usual, usual._fields)]
+    for number, rule in enumerate(flows.by_link):
+        named.append((("flows", "by_link", number), flows.codecs_of_rule(number), rule.codecs()))
+    for key, codecs, changed in named:
+        for flow, codec in codecs._asdict().items():
+            if flow in sizes and flow in changed and not isinstance(codec, CodewordMean):
+                try:
+                    codec.check(sizes[flow])
+                except ValueError as error:
+                    yield (*key, flow), str(error)
+        if isinstance(codecs.gradient_down, CodewordMean) and clustering(codecs.activations_up) is None:
+            flow = "gradient_down" if "gradient_down" in changed else "activations_up"
+            if flow in sizes and flow in changed:
+                yield (*key, flow), "codeword_mean, for gradient_down, needs activations_up in pq or coded_pq"

@@ -1,0 +1,229 @@
+"""The typed form of a scenario file. Units are in the names; `load.py` turns mistakes into messages."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from scenarios.schema.base import NotNegative, NotNegativeInt, Part, Positive, PositiveInt
+from scenarios.schema.flows import Flows
+from scenarios.schema.network import FleetGroup, Network
+
+
+def _partition_form(value: object) -> str:
+    return "mixture" if isinstance(value, dict | Dirichlet) else "name"
+
+
+class Dirichlet(Part):
+    """Clients of equal size, each with its own random class mixture."""
+
+    dirichlet_alpha: Positive = Field(
+        description="concentration of every class; small: each client has few classes, large: all are alike"
+    )
+
+
+Partition = Annotated[
+    Annotated[Literal["iid", "natural"], Tag("name")] | Annotated[Dirichlet, Tag("mixture")],
+    Discriminator(_partition_form),
+]
+
+
+class TaskSpec(Part):
+    """What is learned, and how its data are divided among the clients."""
+
+    name: str = Field(
+        default="digits28", description="a built-in task, or the name of your own one in `module`"
+    )
+    module: str | None = Field(
+        default=None,
+        description="your own task: a Python file, or an importable module, with `task() -> Task`",
+    )
+    path: Path | None = Field(default=None, description="folder of the data, for tasks that need one")
+    partition: Partition = Field(
+        description="iid: equal random shares; natural: an owner (writer, speaker) per client; or a mixture"
+    )
+    batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
+
+
+class Correction(Part):
+    """FedLite's gradient correction (arXiv 2201.11865)."""
+
+    lambda_: NotNegative = Field(
+        default=0.0,
+        alias="lambda",
+        description=(
+            "the loss is the mean over the client's batch plus lambda/2 times the squared norm of (z - z~) "
+            "summed over the batch: a device adds lambda (z - z~) to the gradient g of the mean loss"
+        ),
+    )
+    relative: NotNegative = Field(
+        default=0.0,
+        description=(
+            "instead of lambda: for each batch lambda = relative ||g|| / ||z~||, whatever the sizes of "
+            "gradient and activations are"
+        ),
+    )
+    schedule: Literal["constant", "linear_decay", "warmup_decay"] = Field(
+        default="constant",
+        description=(
+            "constant: as in the paper; linear_decay: the strength falls to 0 after the last round; "
+            "warmup_decay: it rises from 0, is full midway, and falls to 0"
+        ),
+    )
+
+    def factor(self, progress: float) -> float:
+        """Give what its strength is multiplied with when a part of the rounds, 0 to 1, is over."""
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear_decay":
+                return 1.0 - progress
+            case "warmup_decay":
+                return 4.0 * progress * (1.0 - progress)
+
+    @model_validator(mode="after")
+    def _one_strength(self) -> "Correction":
+        if self.lambda_ and self.relative:
+            raise ValueError("takes lambda or relative, not both")
+        return self
+
+
+class Training(Part):
+    """Method, rounds, cohort and learning rates."""
+
+    method: Literal["split", "fedavg"] = Field(
+        default="split",
+        description=(
+            "split: clients train the head and the server the tail, step by step; fedavg: clients train the "
+            "whole model by themselves; activations_up, gradient_down and tail_lr are not used"
+        ),
+    )
+    rounds: PositiveInt = Field(description="rounds of the run")
+    cohort: PositiveInt = Field(description="clients that take part in a round")
+    local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
+    head_lr: Positive = Field(description="learning rate of the clients' SGD")
+    tail_lr: Positive = Field(
+        default_factory=lambda before: before["head_lr"],
+        description="learning rate of the server's SGD; head_lr if not given",
+    )
+    lr_decay: Literal["none", "linear"] = Field(
+        default="none", description="linear: both rates fall from round to round, towards 0 after the last"
+    )
+    correction: Correction = Field(default=Correction(), description="gradient correction")
+    evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
+
+    def lr_factor(self, round_number: int) -> float:
+        """Give what both learning rates are multiplied with in a round, counted from 1."""
+        return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
+
+    def lambda_in(self, round_number: int, gradient_to_activations: float) -> float:
+        """Give the gradient correction's lambda for a batch.
+
+        Args:
+            round_number: counted from 1.
+            gradient_to_activations: ||g|| / ||z~||.
+        """
+        correction = self.correction
+        strength = correction.lambda_ or correction.relative * gradient_to_activations
+        return strength * correction.factor((round_number - 1) / self.rounds)
+
+
+class _Stragglers(Part):
+    rejoin_s: Positive = Field(
+        default=10.0, description="how long a vanished member may be away before the round goes on without it"
+    )
+    retry_s: Positive = Field(
+        default=60.0, description="silence after which the server repeats what it last sent to a client"
+    )
+
+
+class WaitAll(_Stragglers):
+    """A round ends when every member of its cohort that is online has answered."""
+
+    policy: Literal["wait_all"] = Field(default="wait_all", description="what to do about slow clients")
+
+
+class Deadline(_Stragglers):
+    """After a deadline a round makes do with a minimum; the rest is dropped."""
+
+    policy: Literal["deadline"] = Field(default="deadline", description="what to do about slow clients")
+    deadline_s: Positive = Field(description="seconds after which `minimum` clients are enough")
+    minimum: PositiveInt = Field(description="clients that a round needs at least")
+
+
+class OverSelect(_Stragglers):
+    """More clients than the cohort are asked; the first `cohort` of them count, the rest is dropped."""
+
+    policy: Literal["over_select"] = Field(default="over_select", description="what to do about slow clients")
+    extra: PositiveInt = Field(description="clients asked beyond the cohort")
+
+
+class Buffered(_Stragglers):
+    """Asynchronous: a round closes with the first answers; who is late goes on and counts less."""
+
+    policy: Literal["buffered"] = Field(default="buffered", description="what to do about slow clients")
+    buffer: PositiveInt = Field(description="answers that close a round; `cohort` clients are at work")
+    max_staleness: NotNegativeInt = Field(
+        default=4, description="rounds that an answer may be late; s rounds late it weighs 1/sqrt(1 + s)"
+    )
+
+
+Stragglers = Annotated[WaitAll | Deadline | OverSelect | Buffered, Field(discriminator="policy")]
+
+
+class BrokerSpec(Part):
+    """The MQTT broker of a live run."""
+
+    kind: Literal["embedded", "mosquitto", "url"] = Field(
+        default="embedded",
+        description="embedded: in this process; mosquitto: started beside it; url: one that runs already",
+    )
+    url: str | None = Field(
+        default=None, description="mqtt://host[:port] or mqtts://host[:port], for kind url"
+    )
+    ca_file: Path | None = Field(default=None, description="certificate authority of an mqtts broker, PEM")
+
+
+class Scenario(Part):
+    """A run, completely: the same scenario and seed give the same run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="what the run is called, also in topics")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="everything random hangs on it")
+    task: TaskSpec
+    training: Training
+    flows: Flows = Flows()
+    stragglers: Stragglers = WaitAll()
+    fleet: tuple[FleetGroup, ...] = Field(description="the clients, by kind")
+    broker: BrokerSpec = BrokerSpec()
+    network: Network = Network()
+
+    @property
+    def fleet_size(self) -> int:
+        """Clients in all groups of the fleet."""
+        return sum(group.count for group in self.fleet)
+
+
+def client_names(scenario: Scenario) -> list[str]:
+    """Name the clients of a fleet, in its order: c00 to c49 for 50 of them."""
+    width = len(str(scenario.fleet_size - 1))
+    return [f"c{number:0{width}}" for number in range(scenario.fleet_size)]
+
+
+def scenario_digest(scenario: Scenario) -> str:
+    """Hash what server and devices must agree upon: seed, task, training, flows and fleet.
+
+    Where a machine keeps the task's data and module may differ and is left out.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    agreed = scenario.model_dump(
+        mode="json",
+        include={"seed": True, "training": True, "flows": True, "fleet": True, "task": True},
+        exclude={"task": {"path", "module"}},
+        by_alias=True,
+    )
+    text = json.dumps(agreed, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

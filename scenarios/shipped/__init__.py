@@ -1,0 +1,1 @@
+"""The scenarios and studies that come with the package."""

@@ -1,0 +1,100 @@
+"""Byte accounting: every message of the run, seen where all of them pass, at the server."""
+
+from dataclasses import dataclass, field
+
+from broker.codecs import Codec, Float32, Pq
+from broker.wire.chunks import wire_bytes
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
+
+FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+CONTROL = "control"
+"""Hello, Status, RunState, Rejected: what belongs to no flow."""
+
+_NO_FLOW = (CONTROL, "")
+_FLOW_OF = {
+    Activations: ("activations_up", "payload"),
+    Gradient: ("gradient_down", "payload"),
+    HeadUpdate: ("head_update_up", "payload"),
+    Assignment: ("head_state_down", "head"),
+}
+"""The flow of a message, and the field that carries its tensor."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """What one flow has carried.
+
+    Attributes:
+        messages: MQTT messages, repetitions included.
+        payload_bytes: encoded tensors, repetitions included.
+        wire_bytes: whole PUBLISH packets: header, topic, envelope, targets, payload; repetitions included.
+        raw_float32_bytes: the same tensors as plain float32, each counted once.
+    """
+
+    messages: int = 0
+    payload_bytes: int = 0
+    wire_bytes: int = 0
+    raw_float32_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Totals of a run.
+
+    Attributes:
+        flows: by name, FLOWS and CONTROL.
+        rejected: messages refused, by reason.
+        sent: messages the server published.
+        received: messages of clients that could be read.
+        duplicates: messages whose effect had already been had.
+        discarded_late: answers that came after their round had closed.
+        paper_bits: activations in the paper's accounting with 64-bit floats, before and after.
+    """
+
+    flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
+    rejected: dict[str, int] = field(default_factory=dict)
+    sent: int = 0
+    received: int = 0
+    duplicates: int = 0
+    discarded_late: int = 0
+    paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def publish(self, topic: str, message: Message) -> None:
+        """Count a message that the server publishes."""
+        self.sent += 1
+        self._count(message, wire_bytes(topic, encoded_bytes(message)))
+
+    def receive(self, message: Message, message_wire_bytes: int) -> None:
+        """Count a message that a client published."""
+        self.received += 1
+        self._count(message, message_wire_bytes)
+
+    def reject(self, reason: str) -> None:
+        """Count a message that was refused."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def tensor(self, flow: str, n: int, d: int) -> None:
+        """Count a tensor of shape (n, d) that took effect."""
+        self.flows[flow].raw_float32_bytes += 4 * n * d
+
+    def paper(self, codec: Codec, n: int, d: int, payload_bytes: int) -> None:
+        """Count activations of shape (n, d) the way the paper does: a float is 64 bits, no envelope.
+
+        Codecs that the paper does not know count the bits of their payload.
+        """
+        self.paper_bits[0] += 64 * n * d
+        match codec:
+            case Float32():
+                self.paper_bits[1] += 64 * n * d
+            case Pq():
+                self.paper_bits[1] += codec.paper_bits(n, d)
+            case _:
+                self.paper_bits[1] += 8 * payload_bytes
+
+    def _count(self, message: Message, message_wire_bytes: int) -> None:
+        name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)
+        flow = self.flows[name]
+        flow.messages += 1
+        flow.wire_bytes += message_wire_bytes
+        if tensor:
+            flow.payload_bytes += len(getattr(message, tensor))

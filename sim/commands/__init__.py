@@ -1,0 +1,1 @@
+"""The `fedlite` command."""

@@ -1,0 +1,192 @@
+"""The command `fedlite`."""
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from broker.__main__ import main as broker
+from broker.console import command
+from broker.machine.event_log import read_notes
+from edge_client.__main__ import edge
+from scenarios.loading.grid import load_grid
+from scenarios.loading.load import dump_resolved, load_scenario, read_tree
+from scenarios.loading.shipped import question, shipped
+from scenarios.schema.scenario import Scenario
+from scenarios.tasks import load_task
+from server_node.__main__ import JOURNAL, server
+from server_node.live import Watch
+from server_node.record import Summary
+from sim.commands.calibrate import calibrate
+from sim.commands.data import app as data
+from sim.commands.progress import summary_table, watching
+from sim.commands.reproduce import reproduce
+from sim.commands.sweep import sweep
+from sim.live.run import run_here, write_trace
+from sim.simulation.run import simulate as simulate_scenario
+
+app = typer.Typer(
+    help="Split learning over MQTT with clustered activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
+)
+scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
+app.add_typer(scenarios, name="scenarios")
+app.add_typer(data, name="data")
+
+Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
+]
+
+Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
+
+
+@app.command()
+@command
+def run(
+    scenario: Spec,
+    settings: Settings = None,
+    out: Out = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    shape: Annotated[
+        bool, typer.Option("--shape", help="Put the scenario's links between clients and broker.")
+    ] = False,
+    speed_up: Annotated[
+        float | None, typer.Option(min=0.01, help="With --shape: link times are divided by this.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario here and now: broker, server and all clients on this machine."""
+    if speed_up and not shape:
+        raise ValueError("--speed-up is for --shape: it divides the times of links")
+    loaded = load_scenario(scenario, settings or ())
+    folder = out or Path("runs") / loaded.name
+    with _watching(loaded, as_json=as_json) as watch:
+        summary = run_here(
+            scenario,
+            settings or (),
+            folder=folder,
+            processes=processes,
+            watch=watch,
+            resume=resume,
+            shape=(speed_up or 1.0) if shape else None,
+        )
+    _tell(summary, folder, as_json=as_json)
+
+
+@app.command()
+@command
+def simulate(
+    scenario: Spec,
+    settings: Settings = None,
+    out: Out = None,
+    timing_only: Annotated[
+        bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario in virtual time, over the network, devices and broker that it describes."""
+    loaded = load_scenario(scenario, settings or ())
+    folder = out or Path("runs") / f"{loaded.name}-simulated"
+    with _watching(loaded, as_json=as_json) as watch:
+        summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch)
+    _tell(summary, folder, as_json=as_json)
+
+
+@app.command()
+@command
+def trace(
+    folder: Annotated[Path, typer.Argument(help="The server's run folder.")],
+    journals: Annotated[list[Path] | None, typer.Argument(help="Files of `fedlite edge --journal`.")] = None,
+) -> None:
+    """Join the journals of server and edge processes on several machines to a trace.json."""
+    scenario = load_scenario(str(folder / "scenario.yaml"))
+    write_trace(scenario, folder, read_notes(folder / JOURNAL), journals or [])
+    typer.echo(f"wrote {folder / 'trace.json'}")
+
+
+@app.command()
+@command
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File; default: report.html, in the folder if there is one, else here."),
+    ] = None,
+) -> None:
+    """Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up."""
+    from sim.report.page import write_report  # noqa: PLC0415  no other command needs plotly, which is large
+
+    typer.echo(f"report in {write_report(runs, out)}")
+
+
+def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
+    metric = load_task(scenario.task).metric
+    return watching(
+        rounds=scenario.training.rounds, clients=scenario.fleet_size, metric=metric, as_json=as_json
+    )
+
+
+def _tell(summary: Summary, folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    if summary["reason"] != "complete":
+        typer.echo(f"ended early: {summary['reason']}")
+    typer.echo(summary_table(summary))
+    typer.echo(f"\nresults in {folder}")
+
+
+app.command()(sweep)
+app.command()(reproduce)
+app.command(name="broker")(broker)
+app.command()(server)
+app.command()(edge)
+app.command()(calibrate)
+
+
+@scenarios.command("list")
+@command
+def list_scenarios() -> None:
+    """List the shipped scenarios, each with the question it answers."""
+    table = Table("name", "question", box=None)
+    for name, path in shipped().items():
+        table.add_row(name, question(path))
+    Console().print(table)
+
+
+@scenarios.command()
+@command
+def show(scenario: Spec, settings: Settings = None) -> None:
+    """Print a scenario with everything it inherits and every default."""
+    typer.echo(dump_resolved(load_scenario(scenario, settings or ())), nl=False)
+
+
+@scenarios.command()
+@command
+def validate(scenario: Spec, settings: Settings = None) -> None:
+    """Check a scenario and say what is wrong: file, line, key, what is allowed."""
+    loaded = load_scenario(scenario, settings or ())
+    _, swept = read_tree(scenario, settings or ())
+    grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
+    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`fedlite reproduce`: the command."""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.console import command
+from scenarios.errors import ScenarioError, suggestion
+from sim.experiments.pool import handling
+from sim.experiments.study.budget import seconds_of
+from sim.experiments.study.points import StudyRun, load_runs
+from sim.experiments.study.results import read_results, write_csv
+from sim.experiments.study.run import lacking_data, migrate_run_folders, run_study
+from sim.experiments.study.study import Study
+from sim.experiments.study.tables import markdown
+
+
+@command
+def reproduce(
+    study: Annotated[
+        str, typer.Option(metavar="STUDY", help="A file, or the name of a shipped study.")
+    ] = "fedlite-paper",
+    budget: Annotated[
+        str, typer.Option(help="Such as 15m, 1h, 3h, or full; 0 writes the report only.")
+    ] = "15m",
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Run these tasks only; the report has all.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The study's folder; below runs/ if not given.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one per core.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting of every run; repeatable."),
+    ] = None,
+) -> None:
+    """Run a study, such as the FedLite paper's, as far as a budget of time reaches; write tables and plots.
+
+    The same command goes on where it stopped. Ctrl-C ends it; the report is written of what has finished.
+    """
+    budget_s = seconds_of(budget)
+    loaded, runs = load_runs(study, settings or ())
+    folder = to or Path("runs") / loaded.name
+    migrate_run_folders(runs, folder)
+    todo = _of_tasks(loaded, runs, tasks) if budget_s else []
+    for task, how in lacking_data(todo).items():
+        typer.echo(f"{task} is left out: {how}")
+        todo = [run for run in todo if run.task.name != task]
+    failures: list[str] = []
+    stopped = False
+    try:
+        with handling(signal.SIGTERM, signal.default_int_handler):
+            failures = run_study(
+                todo, folder, budget_s=budget_s, processes=processes or os.cpu_count() or 1, tell=typer.echo
+            )
+    except KeyboardInterrupt:
+        stopped = True
+        typer.echo("stopped; the same command goes on", err=True)
+    _report(loaded, runs, folder)
+    for line in failures:
+        typer.echo(f"failed: {line}", err=True)
+    if stopped or failures:
+        raise typer.Exit(130 if stopped else 1)
+
+
+def _of_tasks(study: Study, runs: list[StudyRun], tasks: str | None) -> list[StudyRun]:
+    if tasks is None:
+        return runs
+    known, wanted = [task.name for task in study.tasks], tasks.split(",")
+    for name in wanted:
+        if name not in known:
+            raise ScenarioError(f"--tasks: unknown task '{name}'{suggestion(name, known, label='known')}")
+    return [run for run in runs if run.task.name in wanted]
+
+
+def _report(study: Study, runs: Sequence[StudyRun], folder: Path) -> None:
+    """Write tables and, if matplotlib is there, plots of what has finished."""
+    results = read_results(runs, folder)
+    if not results:
+        typer.echo("nothing has finished, so there is no report")
+        return
+    write_csv(folder / "results.csv", results)
+    (folder / "results.md").write_text(markdown(study, results), encoding="utf-8")
+    typer.echo(f"{len(results)} trained runs in {folder / 'results.md'}")
+    try:
+        from sim.experiments.study.plots import write_plots  # noqa: PLC0415  an optional extra
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        typer.echo("no plots: they need matplotlib, pip install 'fedlite-mqtt[plots]'")
+        return
+    write_plots(folder, results)

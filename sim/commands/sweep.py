@@ -1,0 +1,133 @@
+"""`fedlite sweep`: the command, and what a person or a program sees of a sweep."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from broker.console import command
+from scenarios.loading.grid import load_grid
+from sim.commands.progress import format_bytes
+from sim.experiments.pool import dask_pool, handling, local_pool
+from sim.experiments.pool import sweep as run_sweep
+from sim.experiments.results import Mode, Row, short_keys, short_value
+
+
+@command
+def sweep(
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")
+    ],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY.PATH=V1,V2,...",
+            help="Sweep a key, besides or in place of what the scenario sweeps; repeatable.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Sweep folder; below runs/ if not given.")] = None,
+    mode: Annotated[Mode, typer.Option(help="Train, or give sizes and durations only.")] = Mode.SIMULATE,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster that runs the points instead."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON line per point on standard output.")
+    ] = False,
+) -> None:
+    """Run a scenario in virtual time at every point of a grid; the same command goes on where it stopped."""
+    if jobs and dask:
+        raise ValueError("--jobs counts processes of this machine, --dask runs none here; give one of them")
+    points = load_grid(scenario, settings or (), grid or ())
+    folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
+    jobs = min(jobs or os.cpu_count() or 1, len(points))
+    pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
+    done = 0
+    with _watching(len(points), as_json=as_json) as watch:
+
+        def count(row: Row) -> None:
+            nonlocal done
+            done += row["error"] is None
+            watch(row)
+
+        try:
+            with handling(signal.SIGTERM, signal.default_int_handler):
+                rows = run_sweep(points, folder, mode, pool, count)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"stopped: {done} of {len(points)} points are done; the same command goes on", err=True
+            )
+            raise typer.Exit(130) from None
+    if not as_json:
+        Console().print(_table(rows, list(points[0].values)))
+        typer.echo(f"\nresults in {folder}")
+    failed = [row for row in rows if row["error"] is not None]
+    for row in failed:
+        typer.echo(f"failed: {row['run']}: {row['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _watching(total: int, *, as_json: bool) -> Iterator[Callable[[Row], None]]:
+    """Give a watcher: a progress bar on a terminal, JSON lines if asked for, else silence."""
+    if as_json:
+        yield _json_line
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("points", total=total)
+
+        def watch(row: Row) -> None:
+            progress.update(bar, advance=1, description=f"{row['run']}: {_result(row)}")
+
+        yield watch
+
+
+def _json_line(row: Row) -> None:
+    sys.stdout.write(json.dumps(row, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _result(row: Row) -> str:
+    if row["error"] is not None:
+        return "failed"
+    final = row["metric.final"]
+    return f"{row['virtual_seconds']:.1f} s" if final is None else f"{row['metric.name']} {final:.3f}"
+
+
+def _table(rows: Sequence[Row], swept: Sequence[str]) -> Table:
+    """Make the table for people; sweep.csv has all columns."""
+    table = Table(*short_keys(swept).values(), box=None)
+    for name in ("metric", "bytes", "virtual s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        values = [short_value(row[key_path]) for key_path in swept]
+        if row["error"] is not None:
+            table.add_row(*values, "failed")
+            continue
+        final = row["metric.final"]
+        wire = sum(value for key, value in row.items() if key.startswith("bytes.") and key.endswith(".wire"))
+        table.add_row(
+            *values,
+            "" if final is None else f"{final:.3f}",
+            format_bytes(wire),
+            f"{row['virtual_seconds']:.1f}",
+        )
+    return table

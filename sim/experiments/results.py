@@ -1,0 +1,129 @@
+"""The folder that a sweep leaves: a run folder per point, and one table of them all.
+
+RUN/            run folder of a point, named after the swept values and a digest of scenario and mode
+sweep.parquet   a row per point, in the grid's order: swept keys, run, what summary.json says, error
+sweep.csv       the same
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from scenarios.loading.grid import GridPoint
+from scenarios.loading.load import dump_resolved
+from server_node.record import Summary
+
+Row = dict[str, Any]
+
+NAME_CHARACTERS = 80
+
+
+class Mode(StrEnum):
+    """How each point is run."""
+
+    SIMULATE = "simulate"
+    TIMING_ONLY = "timing-only"
+
+
+def short_keys(key_paths: Iterable[str]) -> dict[str, str]:
+    """Shorten key paths to their last part where that says which one is meant."""
+    paths = list(key_paths)
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: path if last.count(short) > 1 else short for path, short in zip(paths, last, strict=True)}
+
+
+def short_value(value: object) -> str:
+    """Write a value for people: of a mapping or list what is in it, such as pq-1152-1-2 for a codec."""
+    if isinstance(value, Mapping):
+        return "-".join(map(short_value, value.values()))
+    if isinstance(value, list):
+        return "-".join(map(short_value, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def run_name(point: GridPoint, mode: Mode) -> str:
+    """Name a point's run folder: swept values, then a digest that no other scenario or mode has."""
+    keys = short_keys(point.values)
+    text = ",".join(f"{keys[path]}={short_value(value)}" for path, value in point.values.items())
+    digest = hashlib.blake2b(f"{mode}\n{dump_resolved(point.scenario)}".encode(), digest_size=4)
+    readable = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", text)[:NAME_CHARACTERS]
+    return f"{readable}-{digest.hexdigest()}"
+
+
+def finished(folder: Path, scenario_yaml: str) -> Summary | None:
+    """Give the summary of a run folder, if it holds a finished run of this very scenario."""
+    try:
+        if (folder / "scenario.yaml").read_text() != scenario_yaml:
+            return None
+        summary: Summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return summary
+
+
+def write_run_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a run folder whole or not at all, in place of what is there."""
+    part = folder.with_name(f".{folder.name}.part")
+    for stale in (part, folder):
+        shutil.rmtree(stale, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, content in files.items():
+        (part / name).write_bytes(content)
+    part.rename(folder)
+
+
+def row_of(point: GridPoint, name: str, summary: Summary | None, error: str | None = None) -> Row:
+    """Make a point's row; a swept key's column shows what was swept, whatever the summary calls so."""
+    return {**point.values, "run": name, **_flat(summary or {}), **point.values, "error": error}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Row:
+    """Name the leaves of nested mappings by their key paths."""
+    row: Row = {}
+    for key, value in tree.items():
+        row |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return row
+
+
+def write_table(folder: Path, rows: Sequence[Row], swept: Iterable[str]) -> None:
+    """Write sweep.parquet and sweep.csv, each in one step.
+
+    Args:
+        folder: the sweep's.
+        rows: in the grid's order.
+        swept: key paths, whose values may be of any kind.
+    """
+    columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
+    columns["error"] = columns.pop("error", [])  # the last one
+    for name, values in columns.items():
+        values += [row.get(name) for row in rows]
+    columns |= {key_path: _of_one_type(columns[key_path]) for key_path in swept}
+    table = pa.table(columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write in {"sweep.parquet": pq.write_table, "sweep.csv": pa.csv.write_csv}.items():
+        part = folder / f".{name}.part"
+        write(table, part)
+        os.replace(part, folder / name)  # noqa: PTH105  atomic on every platform, unlike rename
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Leave numbers, texts or booleans as they are; make text of mappings, lists and mixtures."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or kinds in ({str}, {bool}):
+        return values
+    return [
+        value
+        if value is None or isinstance(value, str)
+        else json.dumps(value, separators=(",", ":"), default=str)
+        for value in values
+    ]

@@ -1,0 +1,108 @@
+"""The plots of a study, three for each task, as SVG: accuracy over compression, rounds and bytes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from sim.experiments.results import Row
+from sim.experiments.study.results import Result, by_arm, evaluated_as_often
+from sim.report.runs import wire_bytes
+
+MARKERS = "osD^vP*Xhp<>d8"
+STYLES = ("-", "--", ":", "-.")
+MEGABYTE = 1e6
+
+
+def write_plots(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Write the plots of each task that has results.
+
+    Args:
+        folder: the study's.
+        results: of all tasks.
+
+    Returns:
+        The files.
+    """
+    families = list(dict.fromkeys(each.run.arm.family for each in results))
+    kinds = {"compression": _compression, "rounds": _rounds, "bytes": _bytes}
+    files = []
+    for task in dict.fromkeys(each.run.task.name for each in results):
+        mine = [each for each in results if each.run.task.name == task]
+        for kind, draw in kinds.items():
+            with rc_context({"svg.hashsalt": "fedlite"}):
+                figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+                axes = figure.subplots()
+                draw(axes, mine, families)
+                axes.set(title=task, ylabel=mine[0].row["metric"])
+                axes.grid(alpha=0.3)
+                handles, _ = axes.get_legend_handles_labels()
+                if handles:
+                    axes.legend(fontsize=8)
+                file = folder / f"{task}-{kind}.svg"
+                figure.savefig(file, metadata={"Date": None})  # the same results give the same file
+            files.append(file)
+    return files
+
+
+def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str]) -> None:
+    """Draw a point an arm, with the standard deviation over seeds; a marker a family."""
+    labelled = set()
+    for group in by_arm(results):
+        ratios = [each.row["ratio_wire"] for each in group if each.row["ratio_wire"] is not None]
+        scores = [each.row["final"] for each in group if each.row["final"] is not None]
+        if not ratios or not scores:
+            continue
+        family = group[0].run.arm.family
+        place = families.index(family)
+        axes.errorbar(
+            fmean(ratios),
+            fmean(scores),
+            yerr=stdev(scores) if len(scores) > 1 else None,
+            marker=MARKERS[place % len(MARKERS)],
+            color=f"C{place % 10}",
+            linestyle="none",
+            label=None if family in labelled else family,
+        )
+        axes.annotate(group[0].run.arm.name, (fmean(ratios), fmean(scores)), (5, 5),
+                      textcoords="offset points", fontsize=7)  # fmt: skip
+        labelled.add(family)
+    _logarithmic(axes)
+    axes.margins(x=0.2)  # for the names
+    axes.set_xlabel("bytes of uncompressed activation messages over these")
+
+
+def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
+    _curves(axes, results, lambda row: float(row["round"]))
+    axes.set_xlabel("round")
+
+
+def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
+    _curves(axes, results, lambda row: wire_bytes(row) / MEGABYTE)
+    _logarithmic(axes)
+    axes.set_xlabel("bytes of all messages so far, both ways, MB")
+
+
+def _curves(axes: Axes, results: Sequence[Result], x: Callable[[Row], float]) -> None:
+    """Draw a line an arm: the metric of evaluated rounds, means over seeds."""
+    for number, group in enumerate(by_arm(evaluated_as_often(results))):
+        style = STYLES[number // 10 % len(STYLES)]  # there are ten colours
+        of_seeds = zip(*(each.rounds for each in group), strict=False)
+        evaluated = [rows for rows in of_seeds if all(row["metric"] is not None for row in rows)]
+        axes.plot(
+            [fmean(map(x, rows)) for rows in evaluated],
+            [fmean(row["metric"] for row in rows) for rows in evaluated],
+            linestyle=style,
+            label=group[0].run.arm.name,
+        )
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_format(LogFormatter())  # 20 rather than 2 x 10^1

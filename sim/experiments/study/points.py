@@ -1,0 +1,107 @@
+"""The runs of a study, in the order of their importance."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from scenarios.errors import ScenarioError
+from scenarios.loading import document
+from scenarios.loading.document import Node
+from scenarios.loading.grid import GridPoint
+from scenarios.loading.load import check, read_tree
+from scenarios.loading.shipped import locate
+from scenarios.schema.scenario import Scenario
+from sim.experiments.pool import Job
+from sim.experiments.results import Mode
+from sim.experiments.study.study import Arm, Study, StudyLink, StudyTask, read_study
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """One run: an arm of a task with a seed, trained over the first link or modelled over another one.
+
+    Attributes:
+        task: of the study.
+        arm: of the study.
+        link: of the study.
+        seed: one of the task's.
+        job: the scenario, and whether to train.
+    """
+
+    task: StudyTask
+    arm: Arm
+    link: StudyLink
+    seed: int
+    job: Job
+
+    @property
+    def trained(self) -> bool:
+        """Whether something is learned."""
+        return self.job.mode is Mode.SIMULATE
+
+
+def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, list[StudyRun]]:
+    """Load all runs of a study, the most important first.
+
+    That is by tier, then arms with more seeds, then seed, then arm, then task.
+
+    Args:
+        name_or_path: a shipped study's name, or the path of a YAML file.
+        overrides: such as "training.rounds=3", laid over every scenario.
+
+    Raises:
+        ScenarioError: everything that is wrong with the study or any scenario of it, one line per problem.
+    """
+    study, tree = read_study(name_or_path)
+    ranked: list[tuple[tuple[int, ...], StudyRun]] = []
+    mistakes: list[str] = []
+    for t, task in enumerate(study.tasks):
+        root, _ = read_tree(locate(task.base, tree.origin_of(("tasks", t, "base")).folder))
+        root = _lay(root, tree, "tasks", t)
+        for a, arm in enumerate(study.arms):
+            if not arm.is_for(task):
+                continue
+            try:
+                over_links = _over_links(_lay(root, tree, "arms", a), study, tree, overrides)
+            except ScenarioError as error:
+                mistakes += str(error).splitlines()
+                continue
+            seeds = task.seeds[: arm.seeds]
+            for s, seed in enumerate(seeds):
+                for number, (link, scenario) in enumerate(over_links):
+                    run = _run(
+                        task, arm, link, scenario.model_copy(update={"seed": seed}), trained=not number
+                    )
+                    ranked.append(((task.tier, -len(seeds), s, a, t, number), run))
+    if mistakes:
+        raise ScenarioError("\n".join(dict.fromkeys(mistakes)))
+    return study, [run for _, run in sorted(ranked, key=lambda each: each[0])]
+
+
+def _lay(root: Node, tree: Node, kind: str, number: int) -> Node:
+    """Lay the settings of a task, arm or link over a scenario's tree."""
+    settings = tree.value[kind].value[number].value.get("set")
+    for key_path, node in settings.value.items() if settings else ():
+        root = document.put(root, key_path, node)
+    return root
+
+
+def _over_links(
+    root: Node, study: Study, tree: Node, overrides: Sequence[str]
+) -> list[tuple[StudyLink, Scenario]]:
+    """Make the scenario of an arm over each link."""
+    for assignment in overrides:
+        root = document.override(root, assignment)
+    return [(link, check(_lay(root, tree, "links", number))) for number, link in enumerate(study.links)]
+
+
+def _run(task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool) -> StudyRun:
+    # The folder's name comes from the scenario alone: arms that are the same scenario share a run.
+    split = scenario.training.method == "split"
+    values = {
+        "task": scenario.task.name,
+        "up": asdict(scenario.flows.activations_up) if split else scenario.training.method,
+        "link": scenario.fleet[0].link,
+        "seed": scenario.seed,
+    }
+    mode = Mode.SIMULATE if trained else Mode.TIMING_ONLY
+    return StudyRun(task, arm, link, scenario.seed, Job(GridPoint(values, scenario), mode))

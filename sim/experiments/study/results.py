@@ -1,0 +1,212 @@
+"""What a study has come to, read from its finished run folders: a row a trained run.
+
+Columns of results.csv. Bytes are whole MQTT packets; `up` and `down` leave out control messages, `total` has
+them. Of what was not reached or has not run yet the column is empty.
+
+task, arm, family, role, seed, run    which run, and its folder
+metric, final, best                   the task's metric after the last round, and the best
+quantization_error                    mean of ||z - z~||^2 / ||z||^2, last ten rounds
+correction                            strength of the gradient correction in words, 0 if there is none
+ratio_paper                           activations, in the paper's accounting (server_node.protocol.ledger)
+ratio_wire                            activations, packets of the uncompressed arm's same seed over these
+rounds, FLOW, up, down, total         bytes of the whole run
+target, target_rounds                 the task's target, and rounds to it
+target_up, target_down, target_total  bytes to it
+target_s.LINK                         virtual seconds to it; bound.LINK: these are an upper bound
+wall_seconds                          that the training took
+"""
+
+import csv
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from scenarios.loading.load import dump_resolved
+from scenarios.schema.scenario import Correction
+from server_node.protocol.ledger import CONTROL, FLOWS
+from server_node.record import Summary
+from sim.experiments.results import Row, finished
+from sim.experiments.study.points import StudyRun
+
+UP = ("activations_up", "head_update_up")
+DOWN = ("gradient_down", "head_state_down")
+LAST_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained run that has finished.
+
+    Attributes:
+        run: which.
+        row: its row of results.csv.
+        rounds: of metrics.parquet, one a round.
+    """
+
+    run: StudyRun
+    row: Row
+    rounds: list[Row]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the metric was taken."""
+        return sum(row["metric"] is not None for row in self.rounds)
+
+
+Group = list[Result]
+"""Results of one arm on one task, a seed each."""
+
+
+def by_arm(results: Sequence[Result]) -> list[Group]:
+    """Put the seeds of each arm of one task together."""
+    groups: dict[str, Group] = {}
+    for each in results:
+        groups.setdefault(each.run.arm.name, []).append(each)
+    return list(groups.values())
+
+
+def evaluated_as_often(results: Sequence[Result]) -> list[Result]:
+    """Give those of one task that were evaluated as often as its uncompressed arm, all if there is none.
+
+    The others would reach a target late for want of a look.
+    """
+    least = [each.evaluations for each in results if each.run.arm.role == "uncompressed"]
+    return [each for each in results if each.evaluations >= min(least, default=0)]
+
+
+def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
+    """Read the trained runs of a study that have finished, in the order of the study's arms, and seeds."""
+    jobs = {run.job.name: run.job for run in runs}
+    summaries = {
+        name: summary
+        for name, job in jobs.items()
+        if (summary := finished(folder / name, dump_resolved(job.point.scenario))) is not None
+    }
+    baseline = {
+        (run.task.name, run.seed): summaries[run.job.name]
+        for run in runs
+        if run.trained and run.arm.role == "uncompressed" and run.job.name in summaries
+    }
+    results = []
+    for run in runs:
+        if run.trained and (summary := summaries.get(run.job.name)) is not None:
+            rounds = _rounds(folder, run)
+            row = _row(run, summary, rounds, baseline.get((run.task.name, run.seed)))
+            results.append(Result(run, row, rounds))
+    _add_times(results, runs, summaries, folder)
+    return results
+
+
+def write_csv(file: Path, results: Sequence[Result]) -> None:
+    """Write results.csv in one step."""
+    columns = list(dict.fromkeys(name for result in results for name in result.row))
+    part = file.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(result.row for result in results)
+    os.replace(part, file)  # noqa: PTH105  atomic on every platform, unlike rename
+
+
+def _rounds(folder: Path, run: StudyRun) -> list[Row]:
+    rows: list[Row] = pq.read_table(folder / run.job.name / "metrics.parquet").to_pylist()
+    return rows
+
+
+def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary | None) -> Row:
+    scenario, sent = run.job.point.scenario, summary["bytes"]
+    split = scenario.training.method == "split"
+    wire = {name: sent[name]["wire"] for name in (*FLOWS, CONTROL)}
+    errors = [row["quantization_error"] for row in rounds[-LAST_ROUNDS:]]
+    return {
+        "task": run.task.name,
+        "arm": run.arm.name,
+        "family": run.arm.family,
+        "role": run.arm.role,
+        "seed": run.seed,
+        "run": run.job.name,
+        "metric": summary["metric"]["name"],
+        "final": summary["metric"]["final"],
+        "best": summary["metric"]["best"],
+        "quantization_error": fmean(errors) if split and all(map(math.isfinite, errors)) else None,
+        "correction": correction_in_words(scenario.training.correction) if split else None,
+        "ratio_paper": summary["ratio"]["activations_up"]["paper_64bit"] if split else None,
+        "ratio_wire": baseline["bytes"]["activations_up"]["wire"] / wire["activations_up"]
+        if baseline and split
+        else None,
+        "rounds": summary["rounds"],
+        **wire,
+        "up": sum(wire[name] for name in UP),
+        "down": sum(wire[name] for name in DOWN),
+        "total": sum(wire.values()),
+        **_to_target(run, rounds),
+        "wall_seconds": round(summary["wall_seconds"], 1),
+    }
+
+
+def correction_in_words(correction: Correction) -> str:
+    """Say how strong a gradient correction is, and "0" of one that is none."""
+    if not correction.lambda_ and not correction.relative:
+        return "0"
+    name, strength = (
+        ("relative", correction.relative) if correction.relative else ("lambda", correction.lambda_)
+    )
+    return f"{name} {strength:g}, {correction.schedule}"
+
+
+def target_index(run: StudyRun, rounds: Sequence[Row]) -> int | None:
+    """Give the index of the first evaluated round whose metric has the task's target."""
+    reached = (i for i, row in enumerate(rounds) if (row["metric"] or 0.0) >= run.task.target)
+    return next(reached, None)
+
+
+def _to_target(run: StudyRun, rounds: list[Row]) -> Row:
+    index = target_index(run, rounds)
+    if index is None:
+        return {"target": run.task.target} | dict.fromkeys(
+            ("target_rounds", "target_up", "target_down", "target_total")
+        )
+    row = rounds[index]
+
+    def wire(names: Sequence[str]) -> int:
+        return sum(row[f"{name}_wire_bytes"] for name in names)
+
+    return {
+        "target": run.task.target,
+        "target_rounds": row["round"],
+        "target_up": wire(UP),
+        "target_down": wire(DOWN),
+        "target_total": wire((*FLOWS, CONTROL)),
+    }
+
+
+def _add_times(
+    results: Sequence[Result], runs: Sequence[StudyRun], summaries: dict[str, Summary], folder: Path
+) -> None:
+    """Add the seconds to the target over each link.
+
+    Cohorts wait for all of their members, so a link decides when something is learned and not what: round n
+    over another link is round n of the trained run. Codecs whose sizes depend on what they encode are taken
+    at their largest where nothing is trained; the bytes of both runs tell.
+    """
+    trained = {(result.run.task.name, result.run.arm.name, result.run.seed): result for result in results}
+    for run in runs:
+        result = trained.get((run.task.name, run.arm.name, run.seed))
+        if result is None:
+            continue
+        index, name = target_index(result.run, result.rounds), run.link.name
+        result.row[f"target_s.{name}"] = result.row[f"bound.{name}"] = None
+        if index is not None and run.job.name in summaries:
+            rounds = result.rounds if run.trained else _rounds(folder, run)
+            result.row[f"target_s.{name}"] = rounds[index]["elapsed_s"]
+            result.row[f"bound.{name}"] = _wire(rounds[index]) != _wire(result.rounds[index])
+
+
+def _wire(row: Row) -> list[Any]:
+    return [row[f"{name}_wire_bytes"] for name in FLOWS]

@@ -1,0 +1,123 @@
+"""Runs what is missing of a study, the most important first, as far as the budget reaches."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from scenarios.data.cache import data_folder
+from scenarios.data.fetch import SOURCES, is_there
+from scenarios.errors import ScenarioError
+from scenarios.loading.load import dump_resolved, load_scenario
+from scenarios.tasks import task_of
+from sim.experiments.pool import kept_rows, local_pool, run_jobs
+from sim.experiments.results import Row
+from sim.experiments.study.budget import Budget
+from sim.experiments.study.points import StudyRun
+
+FILES = frozenset({"scenario.yaml", "environment.json", "metrics.parquet", "summary.json"})
+"""Kept of each run; timelines and models of hundreds of runs would be gigabytes."""
+
+
+def run_study(
+    runs: Sequence[StudyRun],
+    folder: Path,
+    *,
+    budget_s: float,
+    processes: int,
+    tell: Callable[[str], None],
+) -> list[str]:
+    """Run those of a study's runs that have no finished folder, as long as the budget has room.
+
+    Args:
+        runs: the most important first.
+        folder: the study's; run folders go below it.
+        budget_s: no run is started that would end later.
+        processes: runs at a time.
+        tell: takes lines for people.
+
+    Returns:
+        What failed, a line each.
+    """
+    distinct = list({run.job.name: run for run in runs}.values())
+    budget = Budget(budget_s, processes)
+    kept = kept_rows([run.job for run in distinct], folder)
+    for number, row in kept.items():
+        budget.note(distinct[number], row["wall_seconds"])
+    waiting = {number: run for number, run in enumerate(distinct) if number not in kept}
+    failures: list[str] = []
+
+    def collect(number: int, row: Row) -> None:
+        run = waiting.pop(number)
+        if row["error"] is None:
+            budget.note(run, row["wall_seconds"])
+        else:
+            failures.append(f"{_title(run)}: {row['error']}")
+        count = f"[{len(distinct) - len(waiting)}/{len(distinct)}]"
+        left = _in_minutes(budget.left_s(waiting.values()))
+        tell(f"{count} {_title(run)}: {_result(row)}; {left} left")
+
+    run_jobs(
+        {number: run.job for number, run in waiting.items()},
+        folder,
+        partial(local_pool, processes),
+        collect,
+        at_once=processes,
+        may_start=lambda number: budget.admits(distinct[number]),
+        files=FILES,
+    )
+    if waiting:
+        tell(f"{len(waiting)} of {len(distinct)} runs did not fit into the budget; the same command goes on")
+    return failures
+
+
+def migrate_run_folders(runs: Sequence[StudyRun], folder: Path) -> None:
+    """Let runs of an earlier version count that lack only settings which it did not have, at their default.
+
+    Their scenarios are read and written anew, and their folders get today's names.
+    """
+    names = {run.job.name for run in runs}
+    wanted = {(dump_resolved(run.job.point.scenario), run.trained): run.job.name for run in runs}
+    for file in folder.glob("*/summary.json"):
+        there = file.parent
+        if there.name in names:
+            continue
+        try:
+            text = dump_resolved(load_scenario(there / "scenario.yaml"))
+            trained = json.loads(file.read_text())["metric"]["final"] is not None
+        except (OSError, ValueError):
+            continue  # whatever it is, it is none of ours
+        name = wanted.get((text, trained))
+        if name is not None and not (folder / name).exists():
+            (there / "scenario.yaml").write_text(text)
+            there.rename(folder / name)
+
+
+def lacking_data(runs: Sequence[StudyRun]) -> dict[str, str]:
+    """Say why tasks cannot run: of each one whose data are not there, by its name, how to get them."""
+    lacking = {}
+    for run in {run.task.name: run for run in runs}.values():
+        spec = run.job.point.scenario.task
+        if spec.name in SOURCES and is_there(spec.name, spec.path or data_folder(spec.name)):
+            continue
+        try:
+            task_of(run.job.point.scenario).load()
+        except ScenarioError as error:
+            lacking[run.task.name] = error.detail
+    return lacking
+
+
+def _title(run: StudyRun) -> str:
+    over = "" if run.trained else f" over {run.link.name}"
+    return f"{run.task.name} {run.arm.name} seed {run.seed}{over}"
+
+
+def _result(row: Row) -> str:
+    if row["error"] is not None:
+        return "failed"
+    final, took = row["metric.final"], f"{row['wall_seconds']:.0f} s"
+    return f"{row['virtual_seconds']:.0f} virtual s, {took}" if final is None else f"{final:.3f}, {took}"
+
+
+def _in_minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"  # noqa: PLR2004  two digits

@@ -1,0 +1,1 @@
+"""Runs a scenario in real time on this machine."""

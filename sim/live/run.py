@@ -1,0 +1,193 @@
+"""`fedlite run`: broker, server and edge processes of one run, all on this machine."""
+
+import asyncio
+import functools
+import itertools
+import logging
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import torch
+
+from broker.console import run_until_stopped
+from broker.machine.event_log import Journal, Notes, read_notes
+from broker.servers.spawn import local_broker
+from broker.transports.mqtt import MqttTransport
+from scenarios.loading.load import load_scenario
+from scenarios.schema.scenario import Scenario, client_names
+from server_node.live import Watch, serve
+from server_node.record import Summary
+from sim.live.join_trace import live_trace
+from sim.shaped.proxy import shaped_links
+from sim.shaped.shaping import check_shape, takes_time
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 10.0
+"""How long an edge process may take to leave after the run, before it is killed."""
+
+
+def run_here(
+    spec: str,
+    settings: Sequence[str],
+    *,
+    folder: Path,
+    processes: int | None,
+    watch: Watch,
+    resume: bool = False,
+    shape: float | None = None,
+) -> Summary:
+    """Run a scenario to its end on this machine.
+
+    Args:
+        spec: path or name of the scenario, as given.
+        settings: overrides, as given; the edge processes read the same.
+        folder: the run folder; what the other processes say goes to its logs/.
+        processes: how many edge processes share the fleet; if None, as many as make one process per core
+            together with this one, which is the server.
+        watch: hears of rounds as they happen.
+        resume: go on from the folder's checkpoint.
+        shape: put the scenario's links between clients and broker, with link times divided by this.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError: a mistake in the scenario, or every edge process failed.
+        OSError: no broker.
+    """
+    scenario = load_scenario(spec, settings)
+    if shape is not None:
+        check_shape(scenario)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
+    journal = Journal(client_names(scenario))
+    with ExitStack() as stack:
+        journals = stack.enter_context(tempfile.TemporaryDirectory())
+        url = edge_url = stack.enter_context(_broker(scenario, folder))
+        if shape is not None:
+            log_file = folder / "logs/links.log"
+            links = shaped_links(spec, settings, url, run=scenario.name, speed_up=shape, log_file=log_file)
+            edge_url = stack.enter_context(links)
+            url = edge_url if takes_time(scenario.network.server.link) else url
+        connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
+        options = [f"--broker={edge_url}", *(f"--set={setting}" for setting in settings)]
+        commands = [
+            [sys.executable, "-m", "edge_client", spec, *options, *share, f"--journal={journals}/{number}"]
+            for number, share in enumerate(_shares(scenario.fleet_size, processes))
+        ]
+
+        async def everything(stop: asyncio.Event) -> Summary:
+            async with _edges(commands, folder / "logs", stop) as failures:
+                summary = await serve(
+                    scenario,
+                    connect,
+                    run=scenario.name,
+                    folder=folder,
+                    stop=stop,
+                    watch=watch,
+                    resume=resume,
+                    journal=journal,
+                )
+            if len(failures) == len(commands):
+                raise OSError("no edge process is left: " + failures[0])
+            return summary
+
+        summary = run_until_stopped(everything)
+        write_trace(scenario, folder, journal.notes, sorted(Path(journals).iterdir()))
+        return summary
+
+
+def write_trace(scenario: Scenario, folder: Path, server: Notes, edges: Sequence[Path]) -> None:
+    """Write a run's trace.json.
+
+    Args:
+        scenario: that ran.
+        folder: the run folder.
+        server: the server's journal.
+        edges: files with the journals of the edge processes, as far as they are there.
+
+    Raises:
+        ValueError: a file that is no journal.
+    """
+    journals = [server, *map(read_notes, edges)]
+    live_trace(client_names(scenario), journals).write(folder / "trace.json")
+
+
+@contextmanager
+def _broker(scenario: Scenario, folder: Path) -> Iterator[str]:
+    """Give the URL of the scenario's broker, started here if it is a local kind."""
+    if scenario.broker.kind == "url":
+        assert scenario.broker.url is not None
+        yield scenario.broker.url
+    else:
+        data = folder / "broker"
+        shutil.rmtree(data, ignore_errors=True)  # mosquitto would remember an earlier run
+        with local_broker(scenario.broker.kind, data) as url:
+            yield url
+
+
+def _shares(clients: int, processes: int | None) -> list[list[str]]:
+    """Deal client numbers out as ranges of nearly equal length; give each process's options."""
+    cores = os.cpu_count() or 1
+    processes = min(processes or max(1, cores - 1), clients)
+    # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
+    threads = math.ceil(cores / processes)
+    bounds = [clients * i // processes for i in range(processes + 1)]
+    return [
+        [f"--clients={first}-{end - 1}", f"--threads={threads}", "--until-stdin-closes"]
+        for first, end in itertools.pairwise(bounds)
+    ]
+
+
+@asynccontextmanager
+async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
+    """Keep the edge processes; gives what those that failed had to say, and stops when none is left."""
+    failures: list[str] = []
+    async with AsyncExitStack() as stack:
+        watchers = asyncio.gather(
+            *[
+                _watch(await stack.enter_async_context(_edge(command, log_file)), log_file, failures)
+                for number, command in enumerate(commands)
+                for log_file in [logs / f"edge-{number}.log"]
+            ]
+        )
+        watchers.add_done_callback(lambda _: stop.set() if failures else None)
+        try:
+            yield failures
+        finally:
+            watchers.cancel()
+            await asyncio.gather(watchers, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _edge(command: list[str], log_file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Keep one edge process; it gets no Ctrl-C of ours, and ends when we do."""
+    with log_file.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        try:
+            await asyncio.wait_for(process.wait(), LEAVE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _watch(process: asyncio.subprocess.Process, log_file: Path, failures: list[str]) -> None:
+    if await process.wait():
+        failures.append(f"{log_file.stem} ended with code {process.returncode}: {_last_line(log_file)}")
+        log.warning("%s", failures[-1])
+
+
+def _last_line(file: Path) -> str:
+    return "".join(file.read_text(errors="replace").strip().splitlines()[-1:])

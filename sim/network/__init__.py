@@ -1,0 +1,1 @@
+"""A modelled network in virtual time: links, broker, presence."""

@@ -1,0 +1,40 @@
+"""When a device is there."""
+
+import math
+from collections.abc import Iterator
+
+from scenarios.schema.network import Always, Availability, OnOff, PresenceTrace
+from scenarios.seeds import generator
+from sim.network.csv_inputs import Interval, read_presence
+
+
+def presence(availability: Availability, *, seed: int, client: str) -> Iterator[Interval]:
+    """Give the intervals in which a client is there, in order of time; without end for on_off.
+
+    Args:
+        availability: how it comes and goes.
+        seed: the scenario's.
+        client: its name, part of its own seed.
+
+    Raises:
+        ScenarioError: the trace file cannot be used.
+    """
+    match availability:
+        case Always():
+            yield 0.0, math.inf
+        case PresenceTrace(file=file):
+            yield from read_presence(file).get(client, ())
+        case OnOff():
+            yield from _renewal(availability, seed, client)
+
+
+def _renewal(availability: OnOff, seed: int, client: str) -> Iterator[Interval]:
+    """Alternate exponential times; what is left of the first one is exponential too."""
+    on_s, off_s = availability.mean_on_s, availability.mean_off_s
+    rng = generator(seed, "presence", client)
+    away = rng.random() >= on_s / (on_s + off_s)
+    now_s = rng.exponential(off_s) if away else 0.0
+    while True:
+        to_s = now_s + rng.exponential(on_s)
+        yield now_s, to_s
+        now_s = to_s + rng.exponential(off_s)

@@ -1,0 +1,1 @@
+"""Real MQTT over modelled links."""

@@ -1,0 +1,93 @@
+"""How long a device computes: measured or assumed seconds per batch, times a random slowdown."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from scenarios.schema.devices import DeviceProfile, LognormalSlowdown, ParetoSlowdown, Slowdown, TraceSlowdown
+from sim.network.csv_inputs import read_factors
+
+Phase = tuple[str, float]
+"""What the device does, and for how many seconds."""
+
+
+class Work(NamedTuple):
+    """The phases of each job of a device, for its own batch size.
+
+    Attributes:
+        start: the first batch of a round; all of them in FedAvg.
+        learn: a gradient, then the next batch.
+        finish: the last gradient of a round; the head's own bytes are not counted, they are few.
+    """
+
+    start: tuple[Phase, ...]
+    learn: tuple[Phase, ...]
+    finish: tuple[Phase, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def work_of(profile: DeviceProfile, samples: int) -> Work:
+    """Scale a profile to batches of so many samples."""
+    scale = samples / profile.batch_size
+    batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
+    gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
+    return Work(start=batch, learn=gradient + batch, finish=gradient)
+
+
+def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:
+    """Give the one job of a round of FedAvg: so many steps with batches of so many samples."""
+    assert profile.whole_model_s is not None  # scenarios.loading.checks sees to it
+    seconds = steps * samples / profile.batch_size * profile.whole_model_s
+    return Work(start=(("train", seconds),), learn=(), finish=())
+
+
+class SlowdownSampler:
+    """Draws the factor on a device's seconds for one computation after another.
+
+    Args:
+        slowdown: distribution of the factor; None is always 1.
+        rng: makes the client's generator; called when the first random number is needed.
+    """
+
+    __slots__ = ("_constant", "_generator", "_rng", "_row", "_slowdown")
+
+    def __init__(self, slowdown: Slowdown | None, rng: Callable[[], np.random.Generator]) -> None:
+        self._slowdown = slowdown
+        self._generator = rng
+        self._rng: np.random.Generator | None = None
+        self._row = -1
+        self._constant: float | None = 1.0 if slowdown is None else None
+
+    def factor(self) -> float:
+        """Give the factor of the next computation.
+
+        Raises:
+            ScenarioError: the trace file cannot be used.
+        """
+        if self._constant is not None:
+            return self._constant
+        match self._slowdown:
+            case TraceSlowdown(file=file):
+                return self._next_row(read_factors(file))
+            case LognormalSlowdown(sigma=sigma, drawn=drawn):
+                factor = math.exp(sigma * self._random().standard_normal())
+            case ParetoSlowdown(shape=shape, drawn=drawn):
+                factor = (1 - self._random().random()) ** (-1 / shape)
+        if drawn == "per_client":
+            self._constant = factor
+        return factor
+
+    def _next_row(self, factors: tuple[float, ...]) -> float:
+        if self._row < 0:
+            self._row = int(self._random().integers(len(factors)))
+        factor = factors[self._row]
+        self._row = (self._row + 1) % len(factors)
+        return factor
+
+    def _random(self) -> np.random.Generator:
+        if self._rng is None:
+            self._rng = self._generator()
+        return self._rng

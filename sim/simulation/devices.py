@@ -1,0 +1,135 @@
+"""The devices of a simulated run: their place in the network, and how long their jobs take."""
+
+import functools
+import math
+from collections.abc import Iterator
+
+from broker.machine.actions import ComputeDone, Job
+from edge_client.core import BackwardStep, FirstBatch
+from scenarios.schema.devices import device_of
+from scenarios.schema.links import link_of
+from scenarios.schema.network import Always, FleetGroup
+from scenarios.schema.scenario import Scenario, client_names
+from scenarios.seeds import generator
+from sim.chrome_trace import Trace
+from sim.network.broker_queues import Window
+from sim.network.clock import Clock
+from sim.network.endpoint import Endpoint, Handle
+from sim.network.link import TcpLink, path_of
+from sim.network.random_stream import RandomStream
+from sim.network.shared_link import Bottleneck, SharedTcpLink
+from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
+from sim.simulation.workers import RunJob, settled
+
+
+class Computer:
+    """Does a device's jobs and lets them take their time.
+
+    Args:
+        clock: virtual time.
+        run: does a job, at once.
+        work: seconds of each kind of job.
+        pace: draws the factor on them.
+        trace: takes the spans.
+        lane: of the trace, if the device has one.
+
+    Attributes:
+        handle: takes the results.
+    """
+
+    __slots__ = ("_clock", "_lane", "_pace", "_run", "_trace", "_work", "handle")
+
+    def __init__(
+        self, clock: Clock, run: RunJob, work: Work, pace: SlowdownSampler, trace: Trace, lane: int | None
+    ) -> None:
+        self._clock = clock
+        self._run = run
+        self._work = work
+        self._pace = pace
+        self._trace = trace
+        self._lane = lane
+        self.handle: Handle = lambda _: None
+
+    def compute(self, job: Job) -> None:
+        """Take a job of the device's state machine."""
+        assert isinstance(job, FirstBatch | BackwardStep)
+        result = self._run(job)
+        work = self._work
+        phases = work.start if isinstance(job, FirstBatch) else work.finish if job.last else work.learn
+        factor = self._pace.factor()
+        time_s = self._clock.now
+        for name, seconds in phases:
+            begun_s = time_s
+            time_s += seconds * factor
+            if self._lane is not None:
+                self._trace.span(self._lane, name, begun_s, time_s)
+        self._clock.at(time_s, self._done, job, result)
+
+    def _done(self, job: Job, result: object) -> None:
+        self.handle(ComputeDone(job, settled(result)))
+
+
+def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
+    """Give the group of every client, in the order of the fleet."""
+    for group in scenario.fleet:
+        for _ in range(group.count):
+            yield group
+
+
+def make_endpoints(
+    scenario: Scenario, clock: Clock, draws: RandomStream, trace: Trace
+) -> dict[str, Endpoint]:
+    """Give every client its links, behind its access point if it has one."""
+    access = {
+        name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
+        for name, point in scenario.network.access_points.items()
+    }
+    endpoints = {}
+    for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
+        link = link_of(group.link)
+        lines = (TcpLink(path_of(link, "up"), draws), TcpLink(path_of(link, "down"), draws))
+        points = access[group.via] if group.via is not None else None
+        up, down = lines if points is None else map(SharedTcpLink, (clock, clock), lines, points)
+        endpoints[client] = Endpoint(
+            client,
+            up,
+            down,
+            Window(scenario.network.broker),
+            leaves=not isinstance(group.availability, Always),
+            lane=trace.lane(client),
+        )
+    return endpoints
+
+
+def make_computer(
+    client: str,
+    group: FleetGroup,
+    scenario: Scenario,
+    *,
+    samples: int,
+    run: RunJob,
+    clock: Clock,
+    trace: Trace,
+) -> Computer:
+    """Give a client its speed.
+
+    Args:
+        client: its name.
+        group: what it is.
+        scenario: seed, batch size and method.
+        samples: that it has.
+        run: does its jobs.
+        clock: virtual time.
+        trace: takes the spans.
+    """
+    profile, batch = device_of(group.device), min(samples, scenario.task.batch_size)
+    if scenario.training.method == "fedavg":
+        work = fedavg_work_of(profile, batch, scenario.training.local_steps)
+    else:
+        work = work_of(profile, batch)
+    pace = SlowdownSampler(group.slowdown, functools.partial(generator, scenario.seed, "slowdown", client))
+    return Computer(clock, run, work, pace, trace, trace.lane(client))
+
+
+def _bottleneck(clock: Clock, kbps: float | None) -> Bottleneck:
+    return Bottleneck(clock, kbps * 1000 / 8 if kbps else math.inf)

@@ -1,0 +1,75 @@
+"""Drives a state machine in virtual time, as broker.machine.asyncio_driver does in real time."""
+
+from collections.abc import Callable
+
+from broker.machine.actions import (
+    CancelTimer,
+    Compute,
+    Core,
+    Done,
+    Event,
+    Job,
+    Publish,
+    Report,
+    StartTimer,
+    TimerFired,
+)
+from sim.network.clock import Clock
+
+
+class Actor:
+    """One state machine in virtual time.
+
+    Args:
+        clock: virtual time.
+        core: the state machine.
+        publish: takes what it says.
+        compute: takes its jobs, and feeds ComputeDone back when they have taken their time.
+        report: hears the facts of its Report actions.
+
+    Attributes:
+        reason: why it is done; None while it is not.
+    """
+
+    __slots__ = ("_clock", "_compute", "_core", "_publish", "_report", "_timers", "reason")
+
+    def __init__(
+        self,
+        clock: Clock,
+        core: Core,
+        publish: Callable[[Publish], None],
+        compute: Callable[[Job], None],
+        report: Callable[[object], None],
+    ) -> None:
+        self._clock = clock
+        self._core = core
+        self._publish = publish
+        self._compute = compute
+        self._report = report
+        self._timers: dict[str, object] = {}  # a token for each; an outdated one does not fire
+        self.reason: str | None = None
+
+    def feed(self, event: Event) -> None:
+        """Hand an event to the state machine and carry out what it asks for."""
+        if self.reason is not None:
+            return
+        for action in self._core.handle(event):
+            match action:
+                case Publish():
+                    self._publish(action)
+                case Compute(job):
+                    self._compute(job)
+                case StartTimer(key, delay_s):
+                    token = self._timers[key] = object()
+                    self._clock.at(self._clock.now + delay_s, self._fire, key, token)
+                case CancelTimer(key):
+                    self._timers.pop(key, None)
+                case Report(fact):
+                    self._report(fact)
+                case Done(reason):
+                    self.reason = reason
+
+    def _fire(self, key: str, token: object) -> None:
+        if self._timers.get(key) is token:
+            del self._timers[key]
+            self.feed(TimerFired(key))

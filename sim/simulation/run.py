@@ -1,0 +1,251 @@
+"""Runs a scenario in virtual time: the state machines of a live run, over a modelled network.
+
+No protocol decision is made here. sim.simulation.driver drives the state machines, sim.network.broker carries
+their messages, and here jobs take the time that the scenario gives to device and server.
+"""
+
+import functools
+import gc
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from broker.machine.actions import ComputeDone, Job, Online, Received, StopAsked
+from broker.wire.messages import Activations, Hello
+from edge_client.core import ClientCore, ProtocolWarning
+from scenarios.schema.links import link_of
+from scenarios.schema.network import FleetGroup
+from scenarios.schema.scenario import Scenario, client_names
+from scenarios.seeds import generator
+from scenarios.tasks import task_of
+from server_node.live import Fact, Watch
+from server_node.protocol.core import (
+    CloseRound,
+    Dropped,
+    Gathering,
+    Refused,
+    RoundReport,
+    ServerCore,
+    TailStep,
+    TailUpdate,
+)
+from server_node.protocol.ledger import Ledger
+from server_node.record import RunFolder, Summary
+from sim.chrome_trace import SERVER, Trace
+from sim.network.availability import presence
+from sim.network.broker import VirtualBroker
+from sim.network.clock import Clock
+from sim.network.csv_inputs import Interval
+from sim.network.endpoint import Endpoint, NetworkStats
+from sim.network.link import TcpLink, path_of
+from sim.network.random_stream import RandomStream
+from sim.simulation import workers
+from sim.simulation.devices import group_of_each, make_computer, make_endpoints
+from sim.simulation.driver import Actor
+from sim.simulation.workers import Workers, settled
+
+log = logging.getLogger(__name__)
+
+STANDSTILL_S = 7 * 86_400.0
+"""A run is ended when no round ends for so long; every week, at that."""
+
+
+def simulate(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    timing_only: bool = False,
+    threads: int | None = None,
+    watch: Watch = lambda _fact, _ledger: None,
+) -> Summary:
+    """Run a scenario in virtual time and leave its folder.
+
+    The same scenario gives the same metrics and trace, to the byte, on the same machine and versions.
+
+    Args:
+        scenario: what to run.
+        folder: where results go.
+        timing_only: train nothing; messages have their sizes, jobs their durations.
+        threads: so many devices train at the same time, the cores' number if None; the results are the same.
+        watch: hears of rounds and of trouble as they happen.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ScenarioError: data or trace files that cannot be used.
+    """
+    task = task_of(scenario)
+    clock, ledger = Clock(), Ledger()
+    trace = Trace(client_names(scenario))
+    record = RunFolder(
+        folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
+    )
+
+    def report(fact: object) -> None:
+        match fact:
+            case RoundReport():
+                record.round(fact)
+            case Gathering():
+                record.start_training_clock()
+            case Dropped(number, client):
+                log.info("round %d goes on without %s", number, client)
+            case Refused(client, why):
+                log.warning("refused a message of %s: %s", client, why)
+            case ProtocolWarning(client, what):
+                log.warning("%s: %s", client, what)
+        if isinstance(fact, Fact):
+            watch(fact, ledger)
+
+    with (
+        workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads) as who
+    ):
+        run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
+        reason = run.to_its_end()
+    trace.write(folder / "trace.json")
+    return record.finish(reason, who.model, network=asdict(run.network_stats))
+
+
+class VirtualRun:
+    """A server, a broker and a fleet in virtual time.
+
+    Args:
+        scenario: fleet and network.
+        who: does the jobs.
+        clock: virtual time.
+        ledger: counts the messages.
+        trace: takes the spans.
+        report: hears the facts of all state machines.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        who: Workers,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        trace: Trace,
+        report: Callable[[object], None],
+    ) -> None:
+        self._clock = clock
+        self._trace = trace
+        self._tail = who.tail
+        self._model = scenario.network.server
+        self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
+        self._report = report
+        draws = RandomStream(generator(scenario.seed, "links"))
+        endpoints = make_endpoints(scenario, clock, draws, trace)
+        link = link_of(self._model.link)
+        self._broker = VirtualBroker(
+            clock,
+            scenario.network.broker,
+            run=who.plan.run,
+            endpoints=endpoints,
+            server_up=TcpLink(path_of(link, "up"), draws),
+            server_down=TcpLink(path_of(link, "down"), draws),
+            trace=trace,
+        )
+        self._broker.to_server = self._arrived
+        core = ServerCore(who.plan, ledger)
+        self._server = Actor(clock, core, self._broker.publish_from_server, self._compute, self._on_report)
+        clock.at(0.0, self._server.feed, Online())
+        self._rounds = 0
+        clock.at(STANDSTILL_S, self._watchdog, 0)
+        for number, group in enumerate(group_of_each(scenario)):
+            endpoint = endpoints[who.plan.clients[number]]
+            self._add_device(endpoint, group, scenario, who, number)
+
+    @property
+    def network_stats(self) -> NetworkStats:
+        """What the network did."""
+        return self._broker.network_stats
+
+    def to_its_end(self) -> str:
+        """Let time pass until the server is done; say why it ended."""
+        step = self._clock.step
+        gc.disable()  # nothing here makes cycles, and to look for them in 100,000 devices takes seconds
+        try:
+            while self._server.reason is None:
+                step()
+        finally:
+            gc.enable()
+        return self._server.reason
+
+    def _on_report(self, fact: object) -> None:
+        self._rounds += isinstance(fact, RoundReport)
+        self._report(fact)
+
+    def _watchdog(self, rounds: int) -> None:
+        """End a run that has come to a standstill, such as one whose devices have all left for good."""
+        if self._rounds == rounds:
+            self._server.feed(StopAsked(f"no round has ended in {STANDSTILL_S:.0f} virtual seconds"))
+        self._clock.at(self._clock.now + STANDSTILL_S, self._watchdog, self._rounds)
+
+    def _add_device(
+        self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
+    ) -> None:
+        """Put a device's state machine at its station and let it come."""
+        plan, client, samples = who.plan, endpoint.client, who.samples[number]
+        computer = make_computer(
+            client,
+            group,
+            scenario,
+            samples=samples,
+            run=who.devices[number],
+            clock=self._clock,
+            trace=self._trace,
+        )
+        core = ClientCore(plan.run, client, Hello(plan.digest, samples, 0))
+        publish = functools.partial(self._broker.publish, endpoint)
+        actor = Actor(self._clock, core, publish, computer.compute, self._report)
+        computer.handle = endpoint.handle = actor.feed
+        self._connect_at(endpoint, presence(group.availability, seed=scenario.seed, client=client))
+
+    def _connect_at(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
+        """Let a device appear and vanish as its intervals say."""
+        for from_s, to_s in intervals:
+            self._clock.at(from_s, self._broker.connect, endpoint)
+            if math.isfinite(to_s):
+                self._clock.at(to_s, self._disconnect, endpoint, intervals)
+            return
+
+    def _disconnect(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
+        self._broker.lose(endpoint)
+        self._connect_at(endpoint, intervals)
+
+    def _arrived(self, received: Received) -> None:
+        if isinstance(received.message, Activations) and self._trace.lane(received.sender) is not None:
+            self._waiting_since_s[received.sender] = self._clock.now
+        self._server.feed(received)
+
+    def _compute(self, job: Job) -> None:
+        """Do a job of the server, and let it take its time."""
+        result = self._tail(job)
+        now_s = self._clock.now
+        end_s = now_s + self._seconds(job)
+        self._trace.span(SERVER, type(job).__name__, now_s, end_s)
+        if isinstance(job, TailStep):
+            for client, _, _ in job.batches:
+                lane = self._trace.lane(client)
+                if lane is not None:
+                    self._trace.span(lane, "queue", self._waiting_since_s.get(client, now_s), now_s)
+                    self._trace.span(lane, "tail", now_s, end_s)
+        self._clock.at(end_s, self._computed, job, result)
+
+    def _computed(self, job: Job, result: object) -> None:
+        self._server.feed(ComputeDone(job, settled(result)))
+
+    def _seconds(self, job: Job) -> float:
+        match job:
+            case TailStep(batches=batches):
+                samples = sum(message.count for _, message, _ in batches)
+                return self._model.tail_batch_s + samples * self._model.tail_sample_s
+            case TailUpdate():
+                return self._model.update_s
+            case CloseRound():
+                return self._model.close_s
+            case _:
+                return 0.0

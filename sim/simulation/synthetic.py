@@ -1,0 +1,100 @@
+"""Stands in for training when only sizes and durations matter: payloads of zeros of the right length.
+
+All messages of one size share their bytes, so that a fleet of 100,000 devices costs no memory for them.
+"""
+
+import functools
+import math
+
+from broker.codecs import gradient_bytes
+from broker.machine.actions import Job
+from broker.wire import bits
+from broker.wire.messages import Activations, HeadUpdate
+from edge_client.core import BackwardStep, FirstBatch
+from scenarios.schema.flows import Codecs
+from server_node.protocol.core import (
+    CloseRound,
+    EncodeHead,
+    Plan,
+    RoundClosed,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
+
+
+class SyntheticDevice:
+    """Answers as a device with batches of one size would.
+
+    Args:
+        plan: gives shapes and steps.
+        codecs: its own.
+        samples: in each of its batches, n.
+    """
+
+    def __init__(self, plan: Plan, codecs: Codecs, samples: int) -> None:
+        targets_bytes = bits.packed_bytes(samples * plan.targets_per_sample, bits.bits_for(plan.classes))
+        self._samples = samples
+        self._activations = bytes(
+            codecs.activations_up.size_bytes(samples, plan.cut_size) if plan.steps else 0
+        )
+        self._targets = bytes(targets_bytes)
+        self._update = bytes(codecs.head_update_up.size_bytes(1, plan.head_size))
+        self._round_samples = samples * plan.local_steps
+
+    def run(self, job: Job) -> Activations | HeadUpdate:
+        """Give the answer to publish."""
+        match job:
+            case FirstBatch(assignment=assignment) if assignment.steps == 0:
+                return self._head_update(assignment.round)
+            case FirstBatch(assignment=assignment):
+                return self._batch(assignment.round, 0)
+            case BackwardStep(gradient=gradient, last=False):
+                return self._batch(gradient.round, gradient.step + 1)
+            case BackwardStep(gradient=gradient):
+                return self._head_update(gradient.round)
+            case _:
+                raise TypeError(f"{type(job).__name__} is no job of a device")
+
+    def _head_update(self, round_number: int) -> HeadUpdate:
+        return HeadUpdate(round_number, 1, self._round_samples, 0.0, self._update)
+
+    def _batch(self, round_number: int, step: int) -> Activations:
+        return Activations(round_number, step, 1, self._samples, self._activations, self._targets)
+
+
+class SyntheticTail:
+    """Answers as the tail would; the loss is not known.
+
+    Args:
+        plan: gives codecs and shapes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._head = bytes(plan.codecs.head_state_down.size_bytes(1, plan.head_size))
+        self._gradient = functools.cache(
+            lambda n, codecs: (
+                bytes(gradient_bytes(codecs.gradient_down, codecs.activations_up, n, plan.cut_size)),
+                0.0,
+            )
+        )
+
+    def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
+        """Give the job's result."""
+        match job:
+            case TailStep(batches=batches):
+                samples = sum(message.count for _, message, _ in batches)
+                return TailStepped(
+                    {name: self._gradient(m.count, self._plan.codecs_of(name)) for name, m, _ in batches},
+                    math.nan,
+                    samples,
+                )
+            case TailUpdate():
+                return None
+            case CloseRound():
+                return RoundClosed(self._head, None, {})
+            case EncodeHead():
+                return self._head
+            case _:
+                raise TypeError(f"{type(job).__name__} is no job of the tail")

@@ -1,0 +1,122 @@
+"""Who does the jobs of a simulated run: real training, or stand-ins that give answers of the right size."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from broker.machine.actions import Job
+from edge_client.live import make_devices
+from scenarios.errors import ScenarioError
+from scenarios.partition import client_rows
+from scenarios.schema.scenario import Scenario
+from scenarios.task import Task, head_vector, initial_model
+from server_node.live import make_plan
+from server_node.protocol.core import Plan
+from server_node.tail import Tail
+from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
+
+RunJob = Callable[[Job], object]
+"""Does a job and gives its result, or a Future of it."""
+
+INCARNATION = "virtual0"
+"""As long as a live server's, which is random: messages have the same sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who does the jobs.
+
+    Attributes:
+        plan: what the server's state machine must know.
+        tail: does the server's jobs.
+        devices: do the clients' jobs, in the order of the fleet.
+        samples: that each device has.
+        model: head and tail of the server; None when nothing is trained.
+    """
+
+    plan: Plan
+    tail: RunJob
+    devices: Sequence[RunJob]
+    samples: Sequence[int]
+    model: tuple[nn.Module, nn.Module] | None
+
+
+@contextmanager
+def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iterator[Workers]:
+    """Let everybody really train, devices that are at work at the same virtual time side by side.
+
+    A job depends on its device alone, so it does not matter when it is really done.
+
+    Args:
+        scenario: what to run.
+        task: its task.
+        threads: how many devices at the same time; as many as there are cores if None.
+
+    Raises:
+        ScenarioError: data that cannot be found or divided.
+    """
+    head, tail = initial_model(task, scenario.seed)
+    plan = _plan(scenario, task, head_vector(head).size)
+    devices = make_devices(scenario, plan.clients)
+    test, training = task.load().test, scenario.training
+    # One thread of torch for each job: how many add up a sum of floats decides about its last digits.
+    with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:
+        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, across=pool.map)
+        yield Workers(
+            plan,
+            _on(own, worker.run),
+            [_on(pool, device.run) for device in devices.values()],
+            [device.samples for device in devices.values()],
+            (head, tail),
+        )
+
+
+def _on(pool: ThreadPoolExecutor, run: RunJob) -> RunJob:
+    return lambda job: pool.submit(run, job)
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads in which torch has one thread; what they have not begun at the end is called off."""
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def settled(result: object) -> object:
+    """Give what a job came to; wait for it if it is a Future."""
+    return result.result() if isinstance(result, Future) else result
+
+
+@contextmanager
+def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
+    """Compute nothing. The task gives shapes and, if its data can serve the fleet, everybody's samples.
+
+    A fleet that is larger than the data, or has none at hand, is taken to have full batches.
+    """
+    with torch.device("meta"):
+        head_size = sum(parameter.numel() for parameter in task.head().parameters())
+    plan = _plan(scenario, task, head_size)
+    try:
+        samples = [len(rows) for rows in client_rows(scenario, task.load())]
+    except ScenarioError:
+        samples = [plan.batch_size] * len(plan.clients)
+    device = functools.cache(lambda count, codecs: SyntheticDevice(plan, codecs, count).run)
+    devices = [
+        device(min(count, plan.batch_size), plan.codecs_of(client))
+        for client, count in zip(plan.clients, samples, strict=True)
+    ]
+    yield Workers(plan, SyntheticTail(plan).run, devices, samples, None)
+
+
+def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:
+    return make_plan(scenario, task, run=scenario.name, incarnation=INCARNATION, head_size=head_size)

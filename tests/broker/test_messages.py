@@ -1,0 +1,133 @@
+"""Messages as bytes: golden forms, round trips, and what is refused."""
+
+import math
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.wire.errors import WireError
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    Gradient,
+    HeadUpdate,
+    Hello,
+    Message,
+    Rejected,
+    RunState,
+    Status,
+    decode,
+    encode,
+    encoded_bytes,
+)
+
+GOLDEN = [
+    pytest.param(Hello("d1", 80, 0), "9501 01 a26431 50 00", id="hello"),
+    pytest.param(Status(online=False), "93 01 02 c2", id="status"),
+    pytest.param(
+        RunState("running", "ab", 3, 300, ""), "97 01 03 a772756e6e696e67 a26162 03 cd012c a0", id="run state"
+    ),
+    pytest.param(
+        Assignment(7, 1, 1, (["pq", 1152, 1, 2], ["float16"], ["float16"], ["float16"]), b"\x01\x02"),
+        "97 01 04 07 01 01 94 94a27071cd04800102" + " 91a7666c6f61743136" * 3 + " c4020102",
+        id="assignment",
+    ),
+    pytest.param(
+        Activations(7, 0, 1, 2, b"\x05\x06", b"\x21"),
+        "98 01 05 07 00 01 02 c4020506 c40121",
+        id="activations",
+    ),
+    pytest.param(
+        Gradient(7, 0, 1, 0.5, b"\x09"), "97 01 06 07 00 01 cb3fe0000000000000 c40109", id="gradient"
+    ),
+    pytest.param(
+        HeadUpdate(7, 1, 20, 0.25, b""), "97 01 07 07 01 14 cb3fd0000000000000 c400", id="head update"
+    ),
+    pytest.param(Rejected("shape", "no"), "94 01 08 a57368617065 a26e6f", id="rejected"),
+]
+
+
+@pytest.mark.parametrize(("message", "golden"), GOLDEN)
+def test_version_1_stays_as_it_is(message: Message, golden: str) -> None:
+    data = bytes.fromhex(golden)
+    assert encode(message) == data
+    assert decode(data) == message
+
+
+rounds = st.integers(0, 2**31 - 1)
+steps = st.integers(0, 2**16 - 1)
+attempts = st.integers(1, 2**16 - 1)
+payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+some_messages: st.SearchStrategy[Message] = st.one_of(
+    st.builds(Hello, st.text(max_size=20), rounds, rounds),
+    st.builds(Activations, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
+    st.builds(Gradient, rounds, steps, attempts, numbers, payloads),
+    st.builds(HeadUpdate, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
+    st.builds(Rejected, st.text(max_size=60), st.text(max_size=500)),
+)
+
+
+@given(some_messages)
+def test_what_is_encoded_decodes_and_its_size_is_known_beforehand(message: Message) -> None:
+    data = encode(message)
+    assert decode(data) == message
+    assert encoded_bytes(message) == len(data)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_as_a_wire_error(noise: bytes) -> None:
+    try:
+        decode(noise)
+    except WireError as error:
+        assert error.reason in ("malformed", "version", "not-finite")  # noqa: PT017  noise may also be valid
+
+
+@given(some_messages, st.data())
+def test_a_cut_message_is_refused(message: Message, data: st.DataObject) -> None:
+    whole = encode(message)
+    with pytest.raises(WireError):
+        decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+def packed(*fields: Any) -> bytes:
+    data: bytes = msgpack.packb(fields)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", "malformed", id="empty"),
+        pytest.param(packed(1, 2, True) + b"\x00", "malformed", id="something after it"),
+        pytest.param(msgpack.packb({"version": 1}), "malformed", id="a map"),
+        pytest.param(packed(1), "malformed", id="no type"),
+        pytest.param(packed(2, 2, True), "version", id="version 2"),
+        pytest.param(packed(True, 2, True), "version", id="a version that is no number"),
+        pytest.param(packed(1, 99), "malformed", id="unknown type"),
+        pytest.param(packed(1, 2, 1), "malformed", id="a number for a truth value"),
+        pytest.param(packed(1, 5, -1, 0, 1, 1, b"", b""), "malformed", id="negative round"),
+        pytest.param(packed(1, 5, 1, 0, 1, 0, b"", b""), "malformed", id="a batch of none"),
+        pytest.param(packed(1, 5, 1, 0, 1, 1, "text", b""), "malformed", id="text for bytes"),
+        pytest.param(packed(1, 5, 1, 0, 1, 1, b""), "malformed", id="a field is missing"),
+        pytest.param(packed(1, 6, 1, 0, 1, math.nan, b""), "not-finite", id="NaN for lambda"),
+        pytest.param(packed(1, 7, 1, 1, 1, math.inf, b""), "not-finite", id="infinite error"),
+        pytest.param(packed(1, 8, "x" * 65, ""), "malformed", id="a reason too long"),
+        pytest.param(packed(1, 4, 1, 1, 1, [["pq"]] * 5, b""), "malformed", id="five codecs"),
+        pytest.param(b"\x92\x01\xc6\xff\xff\xff\xff", "malformed", id="4 GB promised"),
+        pytest.param(b"\xdd\xff\xff\xff\xff", "malformed", id="four billion fields promised"),
+        pytest.param(b"\x91" * 5000, "malformed", id="deeply nested"),
+        pytest.param(packed(1, 2, msgpack.ExtType(5, b"x")), "malformed", id="an extension type"),
+    ],
+)
+def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(WireError) as caught:
+        decode(data)
+    assert caught.value.reason == reason
+
+
+def test_fields_of_a_later_minor_form_are_ignored() -> None:
+    assert decode(packed(1, 2, True, "something new")) == Status(online=True)

@@ -1,0 +1,151 @@
+"""Killed processes and brokers, with the real programs."""
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker.servers.spawn import local_broker
+from broker.transports.mqtt import MqttTransport
+from edge_client.live import host
+from scenarios.schema.scenario import client_names
+from server_node.live import Fact, serve
+from server_node.protocol.core import RoundReport
+from server_node.protocol.ledger import Ledger
+from tests.helpers import small_file, small_scenario
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+async def test_a_broker_that_goes_away_and_comes_back(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "mosquitto":
+        request.getfixturevalue("mosquitto_program")
+    scenario, port, stop = small_scenario(tmp_path, "training.rounds=60"), free_port(), asyncio.Event()
+    reached = asyncio.Event()
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        if isinstance(fact, RoundReport) and fact.round == 20:
+            reached.set()
+
+    def start() -> contextlib.AbstractContextManager[str]:
+        context = local_broker("mosquitto" if kind == "mosquitto" else "embedded", tmp_path / "b", port)
+        context.__enter__()
+        return context
+
+    broker = await asyncio.to_thread(start)
+    connect = functools.partial(MqttTransport, f"mqtt://127.0.0.1:{port}")
+    try:
+        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+            server = group.create_task(
+                serve(scenario, connect, run="small", folder=tmp_path / "run", stop=stop, watch=watch)
+            )
+            group.create_task(host(scenario, connect, run="small", names=client_names(scenario), stop=stop))
+            await reached.wait()
+            await asyncio.to_thread(broker.__exit__, None, None, None)
+            broker = await asyncio.to_thread(start)
+    finally:
+        await asyncio.to_thread(broker.__exit__, None, None, None)
+    assert server.result()["reason"] == "complete"
+    assert server.result()["rounds"] == 60
+    assert server.result()["metric"]["final"] > 0.9
+
+
+@contextlib.contextmanager
+def fedlite_run(folder: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `fedlite run --json` on the small scenario; two edge processes."""
+    options = [f"--set={setting}" for setting in settings]
+    command = [sys.executable, "-m", "sim", "run", str(small_file(folder)), "--json", "--processes=2"]
+    with subprocess.Popen(
+        [*command, f"--out={folder / 'run'}", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_round(process: subprocess.Popen[str], number: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("round") == number:
+            return
+    assert process.stderr is not None
+    pytest.fail(f"the run ended before round {number}: {process.stderr.read()}")
+
+
+def edges_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "edge_client" in child.cmdline()]
+
+
+@pytest.mark.slow
+def test_a_killed_edge_process_does_not_stop_the_run(tmp_path: Path) -> None:
+    with fedlite_run(tmp_path, "training.rounds=300") as process:
+        wait_for_round(process, 20)
+        victim, _ = edges_of(process)
+        victim.kill()
+        rest, trouble = process.communicate(timeout=60)
+    assert process.returncode == 0, trouble
+    summary = json.loads(rest.splitlines()[-1])
+    assert (summary["reason"], summary["rounds"]) == ("complete", 300)
+    assert summary["metric"]["final"] > 0.9
+    assert "edge-0 ended with code -9" in trouble
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
+    with fedlite_run(tmp_path, "training.rounds=100000") as process:
+        wait_for_round(process, 20)
+        edges = edges_of(process)
+        process.send_signal(signal.SIGINT)
+        rest, trouble = process.communicate(timeout=30)
+    assert process.returncode == 0, trouble
+    summary = json.loads(rest.splitlines()[-1])
+    assert summary["reason"] == "stopped"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    psutil.wait_procs(edges, timeout=15)
+    assert not any(edge.is_running() for edge in edges)
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_killed_run(tmp_path: Path) -> None:
+    with fedlite_run(tmp_path, "training.rounds=100000") as process:
+        wait_for_round(process, 5)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 3  # broker and two edge processes
+        process.kill()
+        process.communicate(timeout=30)
+        _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+
+
+@pytest.mark.slow
+def test_a_run_without_its_broker_says_why(tmp_path: Path) -> None:
+    with fedlite_run(tmp_path, "broker.kind=url", f"broker.url=mqtt://127.0.0.1:{free_port()}") as process:
+        _, trouble = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "no MQTT broker at mqtt://127.0.0.1:" in trouble
+    assert "Traceback" not in trouble

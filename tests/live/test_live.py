@@ -1,0 +1,168 @@
+"""A whole run: real state machines, real training of a small model, over each kind of broker."""
+
+import asyncio
+import functools
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from broker.transports.base import Connect
+from broker.transports.memory import MemoryBroker
+from broker.transports.mqtt import MqttTransport
+from edge_client.live import host
+from scenarios.schema.scenario import Scenario, client_names
+from server_node.live import Fact, serve
+from server_node.protocol.core import Dropped, RoundReport
+from server_node.protocol.ledger import FLOWS, Ledger
+from server_node.record import Summary
+from tests.helpers import small_scenario
+
+
+async def run(scenario: Scenario, connect: Connect, folder: Path) -> Summary:
+    """Run server and all clients in this event loop."""
+    stop = asyncio.Event()
+    names = client_names(scenario)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        server = group.create_task(serve(scenario, connect, run=scenario.name, folder=folder, stop=stop))
+        clients = group.create_task(host(scenario, connect, run=scenario.name, names=names, stop=stop))
+    assert set(clients.result().values()) == {"complete"}
+    return server.result()
+
+
+async def test_it_learns_and_accounts_for_every_byte(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path)
+    summary = await run(scenario, MemoryBroker().transport, tmp_path / "run")
+    assert summary["reason"] == "complete"
+    assert summary["rounds"] == 20
+    assert summary["client_steps"] == 60
+    assert summary["metric"]["final"] > 0.9
+    steps, d, head = 60, 16, 8 * 16 + 16
+    flows = summary["bytes"]
+    assert flows["activations_up"]["raw_float32"] == steps * 10 * d * 4
+    assert flows["activations_up"]["payload"] == steps * (1 + 4 * 4 * 2 + 10 * 4 * 2 // 8)
+    assert flows["head_update_up"]["payload"] == steps * (1 + 2 * head)
+    assert flows["head_state_down"]["raw_float32"] == steps * head * 4
+    messages = summary["messages"]
+    assert (messages["rejected"], messages["duplicates"], messages["discarded_late"]) == (0, 0, 0)
+    assert summary["ratio"]["activations_up"]["paper_64bit"] == pytest.approx(
+        64 * 10 * d / (64 * 4 * 4 + 10 * 4 * 2), abs=1e-4
+    )
+
+
+async def test_the_folder_it_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    summary = await run(small_scenario(tmp_path), MemoryBroker().transport, folder)
+    rows = pq.read_table(folder / "metrics.parquet").to_pylist()
+    assert [row["round"] for row in rows] == list(range(1, 21))
+    assert rows[-1]["metric"] == summary["metric"]["final"]
+    for flow in FLOWS:
+        assert rows[-1][f"{flow}_wire_bytes"] == summary["bytes"][flow]["wire"]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert {path.name for path in folder.iterdir()} == {
+        "scenario.yaml", "environment.json", "metrics.parquet", "summary.json", "model.safetensors",
+        "checkpoint.safetensors",
+    }  # fmt: skip
+
+
+async def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, "training.cohort=1")  # alone in its round, nothing can be reordered
+    one = await run(scenario, MemoryBroker().transport, tmp_path / "one")
+    two = await run(scenario, MemoryBroker().transport, tmp_path / "two")
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (
+        tmp_path / "two/model.safetensors"
+    ).read_bytes()
+    assert one["bytes"] == two["bytes"]
+
+
+async def test_several_local_steps(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, "training.local_steps=3", "training.correction.lambda=0.01")
+    summary = await run(scenario, MemoryBroker().transport, tmp_path / "run")
+    assert summary["client_steps"] == 180
+    assert summary["metric"]["final"] > 0.9
+
+
+async def test_over_a_real_broker(tmp_path: Path, broker_url: str) -> None:
+    connect = functools.partial(MqttTransport, broker_url)
+    summary = await run(small_scenario(tmp_path), connect, tmp_path / "run")
+    memory = await run(small_scenario(tmp_path), MemoryBroker().transport, tmp_path / "memory")
+    assert summary["metric"]["final"] > 0.9
+    for flow in FLOWS:
+        assert summary["bytes"][flow] == memory["bytes"][flow]
+
+
+async def test_a_client_that_dies_does_not_stop_the_run(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, "training.rounds=60", "training.cohort=4")
+    broker, stop = MemoryBroker(), asyncio.Event()
+    facts: list[Fact] = []
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        facts.append(fact)
+        if isinstance(fact, RoundReport) and fact.round == 5:
+            broker.kill("small-c2")
+
+    async def doomed() -> None:
+        with pytest.raises(ExceptionGroup):
+            await host(scenario, broker.transport, run="small", names=["c2"], stop=stop)
+
+    folder = tmp_path / "run"
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        server = group.create_task(
+            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, watch=watch)
+        )
+        group.create_task(host(scenario, broker.transport, run="small", names=["c0", "c1", "c3"], stop=stop))
+        group.create_task(doomed())
+    assert Dropped(6, "c2") in facts
+    assert [fact.clients for fact in facts if isinstance(fact, RoundReport)] == [4] * 5 + [3] * 55
+    assert server.result()["reason"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "{policy: deadline, deadline_s: 0.5, minimum: 2}",
+        "{policy: over_select, extra: 1}",
+        "{policy: buffered, buffer: 2, max_staleness: 3}",
+    ],
+)
+async def test_every_policy_learns(tmp_path: Path, policy: str) -> None:
+    scenario = small_scenario(tmp_path, f"stragglers={policy}", "training.local_steps=2")
+    summary = await run(scenario, MemoryBroker().transport, tmp_path / "run")
+    assert summary["rounds"] == 20
+    assert summary["metric"]["final"] > 0.9
+
+
+async def test_a_server_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
+    scenario, folder = small_scenario(tmp_path), tmp_path / "run"
+    broker, stop = MemoryBroker(), asyncio.Event()
+    reached = asyncio.Event()
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        if isinstance(fact, RoundReport) and fact.round == 12:
+            reached.set()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        names = client_names(scenario)
+        clients = group.create_task(host(scenario, broker.transport, run="small", names=names, stop=stop))
+        first = asyncio.create_task(
+            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, watch=watch)
+        )
+        await reached.wait()
+        first.cancel()
+        await asyncio.wait({first})
+        second = group.create_task(
+            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, resume=True)
+        )
+    assert set(clients.result().values()) == {"complete"}
+    summary = second.result()
+    rows = pq.read_table(folder / "metrics.parquet").to_pylist()
+    assert [row["round"] for row in rows] == list(range(1, 21))  # from the checkpoint of round 10
+    assert summary["metric"]["final"] > 0.9
+    assert summary["bytes"]["activations_up"]["raw_float32"] == 60 * 10 * 16 * 4
+
+
+async def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    scenario, stop = small_scenario(tmp_path), asyncio.Event()
+    with pytest.raises(ValueError, match="start the run without --resume"):
+        await serve(scenario, MemoryBroker().transport, run="small", folder=tmp_path, stop=stop, resume=True)

@@ -1,0 +1,600 @@
+"""The server's state machine: no broker, no clock, no tensors."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from broker.codecs import Float32
+from broker.machine.actions import (
+    Action,
+    Compute,
+    ComputeDone,
+    Done,
+    Event,
+    Online,
+    Publish,
+    Received,
+    Report,
+    StartTimer,
+    StopAsked,
+    TimerFired,
+    Undecodable,
+)
+from broker.wire import topics
+from broker.wire.errors import WireError
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    Gradient,
+    HeadUpdate,
+    Hello,
+    Message,
+    Rejected,
+    RunState,
+    Status,
+)
+from scenarios.schema.flows import Codecs
+from server_node.protocol.core import (
+    MAX_REPEATS,
+    CloseRound,
+    Dropped,
+    EncodeHead,
+    Plan,
+    RoundClosed,
+    RoundPolicy,
+    RoundReport,
+    ServerCore,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
+from server_node.protocol.ledger import Ledger
+
+D, P = 4, 3
+FLEET = ("a", "b", "c")
+CODECS = Codecs(Float32(), Float32(), Float32(), Float32())
+PLAN = Plan(
+    run="r",
+    incarnation="i1",
+    digest="same",
+    seed=1,
+    clients=FLEET,
+    rounds=2,
+    cohort=2,
+    round_policy=RoundPolicy(2),
+    steps=1,
+    local_steps=1,
+    codecs=CODECS,
+    cut_size=D,
+    head_size=P,
+    batch_size=2,
+    targets_per_sample=1,
+    classes=10,
+    evaluate_every=2,
+    rejoin_s=5.0,
+    retry_s=60.0,
+)
+HEAD = bytes(4 * P)
+
+
+class Server:
+    """A server core whose worker is played by the test."""
+
+    def __init__(self, plan: Plan = PLAN) -> None:
+        self.plan = plan
+        self.ledger = Ledger()
+        self.core = ServerCore(plan, self.ledger)
+        self.jobs: list[object] = []
+
+    def handle(self, event: Event) -> list[Action]:
+        actions = self.core.handle(event)
+        self.jobs += [action.job for action in actions if isinstance(action, Compute)]
+        return actions
+
+    def hear(self, client: str, message: Message) -> list[Action]:
+        return self.handle(Received(client, message, 10))
+
+    def work(self) -> list[Action]:
+        """Do the oldest job, as the tail would."""
+        job = self.jobs.pop(0)
+        match job:
+            case EncodeHead():
+                return self.handle(ComputeDone(job, HEAD))
+            case TailStep(batches=batches):
+                done = TailStepped(
+                    {name: (bytes(4 * D), 0.5) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
+                )
+                return self.handle(ComputeDone(job, done))
+            case TailUpdate():
+                return self.handle(ComputeDone(job, None))
+            case CloseRound(evaluate=evaluate):
+                return self.handle(ComputeDone(job, RoundClosed(HEAD, 0.5 if evaluate else None, {})))
+            case _:
+                raise AssertionError(job)
+
+    def begin(self) -> list[str]:
+        """Let everybody join; gives the first round's cohort."""
+        self.handle(Online())
+        self.work()
+        actions: list[Action] = []
+        for client in FLEET:
+            actions = self.hear(client, Hello("same", 9, 0))
+        return [name for name, message in said(actions) if isinstance(message, Assignment)]
+
+
+def said(actions: list[Action]) -> list[tuple[str, Message]]:
+    return [
+        (topics.parse(action.topic).client, action.message)
+        for action in actions
+        if isinstance(action, Publish)
+    ]
+
+
+def reports(actions: list[Action]) -> list[object]:
+    return [action.fact for action in actions if isinstance(action, Report)]
+
+
+def activations(number: int = 1, step: int = 0, n: int = 1) -> Activations:
+    return Activations(number, step, 1, n, bytes(4 * D * n), bytes((n * 4 + 7) // 8))
+
+
+def update(number: int = 1, samples: int = 1) -> HeadUpdate:
+    return HeadUpdate(number, 1, samples, 0.25, bytes(4 * P))
+
+
+def test_it_waits_for_the_whole_fleet() -> None:
+    server = Server()
+    assert said(server.handle(Online())) == [("", RunState("gathering", "i1", 0, 2))]
+    server.work()
+    assert not [m for _, m in said(server.hear("a", Hello("same", 9, 0))) if isinstance(m, Assignment)]
+    assert not [m for _, m in said(server.hear("b", Hello("same", 9, 0))) if isinstance(m, Assignment)]
+    actions = server.hear("c", Hello("same", 9, 0))
+    assert len([m for _, m in said(actions) if isinstance(m, Assignment)]) == 2
+
+
+def test_when_the_fleet_had_its_time_a_cohort_is_enough() -> None:
+    server = Server()
+    server.handle(Online())
+    server.work()
+    server.hear("a", Hello("same", 9, 0))
+    assert said(server.handle(TimerFired("join"))) == [("", RunState("gathering", "i1", 0, 2))]
+    actions = server.hear("c", Hello("same", 9, 0))
+    assert [name for name, m in said(actions) if isinstance(m, Assignment)] == ["a", "c"]
+
+
+def test_the_cohort_hangs_on_the_seed_alone() -> None:
+    assert Server().begin() == Server().begin()
+    cohorts = {tuple(Server(replace(PLAN, seed=seed)).begin()) for seed in range(20)}
+    assert len(cohorts) == 3
+
+
+def test_a_round_from_assignment_to_report() -> None:
+    server = Server()
+    one, two = server.begin()
+    server.hear(one, activations())
+    server.hear(two, activations())  # the tail is busy with the first
+    first = server.work()
+    assert said(first) == [(one, Gradient(1, 0, 1, 0.5, bytes(4 * D)))]
+    assert said(server.work()) == [(two, Gradient(1, 0, 1, 0.5, bytes(4 * D)))]
+    assert server.jobs == [TailUpdate(1, 0)]
+    server.work()
+    server.hear(one, update(samples=1))
+    server.hear(two, update(samples=3))
+    assert server.jobs == [
+        CloseRound(1, ((one, update(samples=1), 1.0), (two, update(samples=3), 1.0)), evaluate=False)
+    ]
+    actions = server.work()
+    expected = RoundReport(
+        round=1,
+        loss=1.0,
+        metric=None,
+        clients=2,
+        client_steps=2,
+        quantization_error=0.25,
+        staleness=0.0,
+        online=3,
+    )
+    assert reports(actions) == [expected]
+    assert len([m for _, m in said(actions) if isinstance(m, Assignment) and m.round == 2]) == 2
+
+
+def test_batches_that_wait_go_through_the_tail_together() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(3)))
+    server.begin()
+    server.hear("c", activations())
+    server.hear("b", activations())
+    server.hear("a", activations())
+    server.work()
+    job = server.jobs[0]
+    assert isinstance(job, TailStep)
+    assert [name for name, _, _ in job.batches] == ["a", "b"]
+
+
+def run_round(server: Server, cohort: list[str], number: int) -> list[Action]:
+    actions: list[Action] = []
+    for client in cohort:
+        server.hear(client, activations(number))
+    while server.jobs:
+        actions = server.work()
+    for client in cohort:
+        server.hear(client, update(number))
+    while server.jobs:
+        actions = server.work()
+    return actions
+
+
+def test_the_last_round_is_evaluated_and_ends_the_run() -> None:
+    server = Server()
+    actions = run_round(server, server.begin(), 1)
+    cohort = [name for name, message in said(actions) if isinstance(message, Assignment)]
+    actions = run_round(server, cohort, 2)
+    assert [fact.metric for fact in reports(actions) if isinstance(fact, RoundReport)] == [0.5]
+    assert actions[-1] == Done("complete")
+    assert said(actions)[-1] == ("", RunState("finished", "i1", 2, 2, "complete"))
+    assert server.hear(cohort[0], update(2)) == []
+
+
+def test_steps_wait_for_the_whole_cohort() -> None:
+    server = Server(replace(PLAN, steps=2))
+    one, two = server.begin()
+    server.hear(one, activations(step=0))
+    server.work()
+    server.hear(one, activations(step=1))
+    assert server.jobs == []  # the tail is not stepped before the slower client's step 0
+    server.hear(two, activations(step=0))
+    server.work()
+    assert server.jobs == [TailUpdate(1, 0)]
+    server.work()
+    assert server.jobs == [TailStep(1, 1, ((one, activations(step=1), 1.0),))]
+
+
+def test_a_duplicate_is_counted_and_answered_again() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.hear(one, activations())
+    assert server.hear(one, activations()) == []  # not answered yet: nothing to repeat
+    server.work()
+    assert said(server.hear(one, activations())) == [(one, Gradient(1, 0, 2, 0.5, bytes(4 * D)))]
+    server.hear(one, update())
+    assert server.hear(one, update()) == []
+    assert server.ledger.duplicates == 3
+
+
+def test_a_reordered_step_is_rejected() -> None:
+    server = Server(replace(PLAN, steps=3))
+    one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    (answer,) = said(server.hear(one, activations(step=1)))
+    assert answer[0] == one
+    assert isinstance(answer[1], Rejected)
+    assert answer[1].reason == "order"
+    server.hear(one, update())
+    server.hear(one, activations(number=7))
+    assert server.ledger.rejected == {"order": 3}
+
+
+def test_a_late_answer_is_discarded_and_counted() -> None:
+    server = Server()
+    cohort = server.begin()
+    outsider = next(client for client in FLEET if client not in cohort)
+    assert server.hear(outsider, activations()) == []
+    run_round(server, cohort, 1)
+    server.hear(cohort[0], update(1))
+    assert server.ledger.discarded_late == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        pytest.param(Activations(1, 0, 1, 1, bytes(4 * D + 1), bytes(1)), "shape", id="payload too long"),
+        pytest.param(Activations(1, 0, 1, 1, b"", bytes(1)), "shape", id="payload empty"),
+        pytest.param(Activations(1, 0, 1, 2, bytes(8 * D), b""), "shape", id="targets missing"),
+        pytest.param(Activations(1, 0, 1, 3, bytes(12 * D), bytes(2)), "shape", id="batch too large"),
+        pytest.param(Assignment(1, 1, 1, ([], [], [], []), HEAD), "direction", id="a server's message"),
+        pytest.param(Hello("other", 9, 0), "scenario", id="another scenario"),
+    ],
+)
+def test_what_does_not_fit_is_rejected_and_starts_no_job(message: Message, reason: str) -> None:
+    server = Server()
+    one, two = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    answers = said(server.hear(one, message))
+    assert [(name, m.reason) for name, m in answers if isinstance(m, Rejected)] == [(one, reason)]
+    assert server.jobs == []
+    assert server.ledger.rejected == {reason: 1}
+    run_round(server, [one, two], 1)
+
+
+def test_a_stranger_is_rejected() -> None:
+    server = Server()
+    server.begin()
+    ((name, answer),) = said(server.hear("mallory", Hello("same", 9, 0)))
+    assert (name, answer) == ("mallory", Rejected("roster", "roster: 'mallory' is no client of this run"))
+
+
+def test_a_flood_of_bad_messages_gets_one_answer_and_starts_one_timer() -> None:
+    server = Server()
+    server.begin()
+    actions: list[Action] = []
+    for number in range(1000):
+        actions += server.handle(Undecodable(f"m{number}", WireError("malformed", "noise")))
+    assert len(said(actions)) == 1
+    assert len([action for action in actions if isinstance(action, StartTimer)]) == 1
+    assert server.ledger.rejected == {"malformed": 1000}
+    server.handle(TimerFired("quiet:"))
+    assert len(said(server.handle(Undecodable("m1", WireError("malformed", "noise"))))) == 1
+
+
+def test_a_flood_of_greetings_is_answered_once_and_again_when_the_quiet_ends() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    answers: list[tuple[str, Message]] = []
+    for _ in range(1000):
+        answers += said(server.hear(one, Hello("same", 9, 0)))
+    assert [message.attempt for _, message in answers if isinstance(message, Assignment)] == [2]
+    answers = said(server.handle(TimerFired(f"quiet:{one}")))
+    assert [message.attempt for _, message in answers if isinstance(message, Assignment)] == [3]
+
+
+def test_a_greeting_held_back_is_forgotten_when_the_client_vanishes() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.hear(one, Hello("same", 9, 0))
+    server.hear(one, Status(online=False))
+    server.handle(TimerFired(f"quiet:{one}"))
+    assert Dropped(1, one) in reports(server.handle(TimerFired(f"rejoin:{one}")))
+
+
+def test_a_refused_batch_drops_its_client_from_the_round_only() -> None:
+    server = Server()
+    one, two = server.begin()
+    server.hear(one, activations())
+    job = server.jobs.pop()
+    actions = server.handle(ComputeDone(job, TailStepped({one: WireError("range", "code 9")}, 0.0, 0)))
+    assert Dropped(1, one) in reports(actions)
+    server.hear(two, activations())
+    while server.jobs:
+        server.work()
+    server.hear(two, update())
+    actions = server.work()
+    (report,) = reports(actions)
+    assert isinstance(report, RoundReport)
+    assert report.clients == 1
+
+
+def test_silence_is_answered_by_repetition_and_at_last_by_going_on() -> None:
+    server = Server()
+    one, two = server.begin()
+    server.hear(two, activations())
+    while server.jobs:
+        server.work()
+    server.hear(two, update())
+    assert said(server.handle(TimerFired("retry"))) == []  # it may just be slow
+    repeated: list[int] = []
+    for _ in range(MAX_REPEATS):
+        (answer,) = said(server.handle(TimerFired("retry")))
+        assert answer[0] == one
+        assert isinstance(answer[1], Assignment)
+        repeated.append(answer[1].attempt)
+    assert repeated == [2, 3, 4, 5, 6]
+    actions = server.handle(TimerFired("retry"))
+    assert Dropped(1, one) in reports(actions)
+    assert isinstance(server.jobs[0], TailUpdate)
+
+
+def test_a_vanished_member_is_given_time_then_the_round_goes_on() -> None:
+    server = Server()
+    one, _ = server.begin()
+    actions = server.hear(one, Status(online=False))
+    assert StartTimer(f"rejoin:{one}", 5.0) in actions
+    assert Dropped(1, one) in reports(server.handle(TimerFired(f"rejoin:{one}")))
+
+
+def test_who_vanishes_after_its_update_still_counts() -> None:
+    server = Server()
+    one, two = server.begin()
+    finish_member(server, one)
+    server.hear(one, Status(online=False))
+    server.hear(two, activations())
+    while server.jobs:
+        server.work()
+    server.hear(two, update())
+    assert isinstance(server.jobs[0], CloseRound)
+    assert reports(server.handle(TimerFired(f"rejoin:{one}"))) == []  # while the round is being closed
+    assert closed(server.work()) == [2]
+
+
+def test_a_member_that_comes_back_in_time_stays() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    server.hear(one, Status(online=False))
+    (answer,) = said(server.hear(one, Hello("same", 9, 1)))
+    assert isinstance(answer[1], Assignment)  # repeated: it may have been lost
+    assert reports(server.handle(TimerFired(f"rejoin:{one}"))) == []
+
+
+def test_a_device_that_lost_its_state_starts_its_round_again() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    server.hear(one, activations())
+    server.work()
+    (answer,) = said(server.hear(one, Hello("same", 9, 0)))
+    assert isinstance(answer[1], Assignment)
+    (answer,) = said(server.hear(one, activations()))
+    assert isinstance(answer[1], Gradient)
+
+
+def test_a_device_that_lost_several_steps_leaves_the_round() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(1), steps=3))
+    (one,) = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    for step in (0, 1):
+        server.hear(one, activations(step=step))
+        while server.jobs:
+            server.work()
+    assert Dropped(1, one) in reports(server.hear(one, Hello("same", 9, 0)))
+
+
+def test_after_its_own_connection_was_lost_the_server_repeats_to_all_who_owe() -> None:
+    server = Server()
+    one, two = server.begin()
+    server.hear(one, activations())
+    server.work()
+    answers = said(server.handle(Online()))
+    assert [(name, type(message).__name__) for name, message in answers] == [
+        ("", "RunState"),
+        (one, "Gradient"),
+        (two, "Assignment"),
+    ]
+
+
+def test_a_stop_ends_the_run_at_once() -> None:
+    server = Server()
+    server.begin()
+    actions = server.handle(StopAsked("stopped"))
+    assert said(actions) == [("", RunState("finished", "i1", 1, 2, "stopped"))]
+    assert actions[-1] == Done("stopped")
+
+
+def test_every_byte_is_in_one_flow() -> None:
+    server = Server()
+    cohort = server.begin()
+    run_round(server, cohort, 1)
+    flows = server.ledger.flows
+    assert flows["activations_up"].messages == 2
+    assert flows["activations_up"].wire_bytes == 20
+    assert flows["activations_up"].raw_float32_bytes == 2 * 4 * D
+    assert flows["head_update_up"].payload_bytes == 2 * 4 * P
+    assert flows["gradient_down"].payload_bytes == 2 * 4 * D
+    assert flows["head_state_down"].messages == 4  # two rounds have begun
+
+
+def finish_member(server: Server, client: str, number: int = 1) -> list[Action]:
+    """Let one member do its whole round."""
+    actions: list[Action] = []
+    for message in (activations(number), update(number)):
+        actions += server.hear(client, message)
+        while server.jobs:
+            actions += server.work()
+    return actions
+
+
+def closed(actions: list[Action]) -> list[int]:
+    """Give the clients of each round that was closed."""
+    return [fact.clients for fact in reports(actions) if isinstance(fact, RoundReport)]
+
+
+def test_deadline_makes_do_with_the_minimum() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(3, deadline_s=4.0, minimum=2)))
+    server.handle(Online())
+    server.work()
+    actions = [action for client in FLEET for action in server.hear(client, Hello("same", 9, 0))]
+    assert StartTimer("deadline", 4.0) in actions
+    assert closed(finish_member(server, "a")) == []
+    assert reports(server.handle(TimerFired("deadline"))) == []  # one is fewer than two
+    actions = finish_member(server, "b")
+    assert closed(actions) == [2]
+    assert Dropped(1, "c") in reports(actions)
+    server.hear("c", activations(1))
+    assert server.ledger.discarded_late == 1
+
+
+def test_without_the_deadlines_timer_the_round_waits_for_all() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(3, deadline_s=4.0, minimum=2)))
+    server.begin()
+    assert closed(finish_member(server, "a")) == []
+    assert closed(finish_member(server, "b")) == []
+    assert closed(finish_member(server, "c")) == [3]
+
+
+def test_over_selection_takes_the_first_and_discards_the_rest() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(3, enough=2)))
+    assert server.begin() == ["a", "b", "c"]
+    finish_member(server, "b")
+    actions = finish_member(server, "c")
+    assert closed(actions) == [2]
+    assert Dropped(1, "a") in reports(actions)
+    server.hear("a", activations(1))
+    assert server.ledger.discarded_late == 1
+
+
+def test_over_selection_holds_at_every_step() -> None:
+    server = Server(replace(PLAN, round_policy=RoundPolicy(3, enough=2), steps=2))
+    server.begin()
+    for client in ("a", "b"):
+        server.hear(client, activations(step=0))
+    facts: list[object] = []
+    while server.jobs:
+        facts += reports(server.work())
+    assert facts == [Dropped(1, "c")]
+
+
+BUFFERED = replace(PLAN, round_policy=RoundPolicy(3, enough=2, max_staleness=1), rounds=4)
+
+
+def test_buffered_rounds_close_without_the_slow_and_keep_them_at_work() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    finish_member(server, "a")
+    actions = finish_member(server, "b")
+    assert closed(actions) == [2]
+    assert sorted(name for name, m in said(actions) if isinstance(m, Assignment)) == ["a", "b"]
+    assert [fact for fact in reports(actions) if isinstance(fact, Dropped)] == []
+
+
+def test_a_late_answer_counts_by_its_staleness() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    finish_member(server, "a")
+    finish_member(server, "b")
+    server.hear("c", activations(1))
+    assert server.jobs == [TailStep(2, 0, (("c", activations(1), 1 / math.sqrt(2)),))]
+    (answer,) = said(server.work())
+    assert answer == ("c", Gradient(1, 0, 1, 0.5, bytes(4 * D)))
+    server.hear("c", update(1))
+    server.hear("a", activations(2))
+    server.work()
+    server.hear("a", update(2))
+    while not isinstance(server.jobs[0], CloseRound):
+        server.work()
+    assert server.jobs == [
+        CloseRound(2, (("a", update(2), 1.0), ("c", update(1), 1 / math.sqrt(2))), evaluate=True)
+    ]
+    assert [fact.staleness for fact in reports(server.work()) if isinstance(fact, RoundReport)] == [0.5]
+
+
+def test_who_is_too_stale_is_dropped() -> None:
+    server = Server(BUFFERED)
+    server.begin()
+    facts: list[object] = []
+    for number in (1, 2):
+        for client in ("a", "b"):
+            facts += reports(finish_member(server, client, number))
+    assert Dropped(3, "c") in facts
+    server.hear("c", activations(1))
+    assert server.ledger.discarded_late == 1
+
+
+def test_a_step_beyond_the_last_is_out_of_order() -> None:
+    server = Server()
+    client, _ = server.begin()
+    server.hear(client, activations())
+    server.work()
+    server.hear(client, activations(step=1))
+    assert server.ledger.rejected == {"order": 1}
+
+
+def test_without_steps_a_round_is_its_head_updates() -> None:
+    server = Server(replace(PLAN, steps=0, local_steps=5))
+    one, two = server.begin()
+    server.hear(one, activations())
+    assert server.ledger.rejected == {"order": 1}
+    server.hear(one, update())
+    server.hear(two, update())
+    assert isinstance(server.jobs[0], CloseRound)
+    (report,) = [fact for fact in reports(server.work()) if isinstance(fact, RoundReport)]
+    assert (report.clients, report.client_steps) == (2, 10)

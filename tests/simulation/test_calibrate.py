@@ -1,0 +1,96 @@
+"""A machine is measured, and what was measured can be named by a scenario."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from edge_client.calibrate import device_profile, timed_batches
+from scenarios.loading.load import load_scenario
+from scenarios.schema.devices import DeviceProfile
+from scenarios.schema.network import ServerModel
+from server_node.calibrate import ALL, CLOSE, ONE, UPDATE, server_model, timed_rounds
+from sim.commands.cli import app
+from tests.helpers import small_file, small_scenario
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("sim.commands.calibrate.PAUSE_S", 0.0)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def calibrate(folder: Path, *options: str) -> tuple[Path, str]:
+    file = folder / "profiles" / "machine.yaml"
+    command = ["calibrate", str(small_file(folder)), f"--out={file}", "--repeat=3", *options]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return file, result.stdout
+
+
+def test_a_measured_device_can_be_named(tmp_path: Path) -> None:
+    file, said = calibrate(tmp_path)
+    assert f"{file} can stand for a group's device in a scenario" in said
+    (group,) = load_scenario(small_file(tmp_path), [f"fleet=[{{count: 4, device: {file}}}]"]).fleet
+    assert isinstance(group.device, DeviceProfile)
+    assert group.device.batch_size == 10
+    for name in ("forward_s", "encode_s", "decode_s", "backward_s"):
+        assert 0 < getattr(group.device, name) < math.inf
+    for word in ("cores", "1 thread", f"torch {torch.__version__}", "corners", "pq 4 1 4", "gradient int8"):
+        assert word in group.device.source
+
+
+def test_the_whole_model_is_measured_for_fedavg(tmp_path: Path) -> None:
+    file, _ = calibrate(tmp_path, "--set=training.method=fedavg")
+    settings = [f"fleet=[{{count: 4, device: {file}}}]", "training.method=fedavg"]
+    (group,) = load_scenario(small_file(tmp_path), settings).fleet
+    assert isinstance(group.device, DeviceProfile)
+    for name in ("forward_s", "backward_s", "whole_model_s"):
+        assert 0 < getattr(group.device, name) < math.inf
+
+
+def test_a_measured_server_can_be_named(tmp_path: Path) -> None:
+    file, said = calibrate(tmp_path, "--server", "--threads=1")
+    assert f"{file} can stand for network.server in a scenario" in said
+    server = load_scenario(small_file(tmp_path), [f"network.server={file}"]).network.server
+    assert server.tail_batch_s + server.tail_sample_s > 0
+    assert 0 < server.update_s < math.inf
+    assert 0 < server.close_s < math.inf
+
+
+def test_the_file_has_these_keys(tmp_path: Path) -> None:
+    device = yaml.safe_load(calibrate(tmp_path)[0].read_text())
+    assert list(device) == ["batch_size", "forward_s", "encode_s", "decode_s", "backward_s", "source"]
+    server = yaml.safe_load(calibrate(tmp_path, "--server")[0].read_text())
+    assert list(server) == ["tail_batch_s", "tail_sample_s", "update_s", "close_s", "link", "source"]
+
+
+def test_the_phases_of_a_batch_become_a_profile(tmp_path: Path) -> None:
+    seconds = {"compute": 0.1, "encode": 0.2, "decode": 0.3, "backward": 0.4}
+    assert device_profile(small_scenario(tmp_path), seconds, "here") == DeviceProfile(
+        batch_size=10, forward_s=0.1, encode_s=0.2, decode_s=0.3, backward_s=0.4, source="here"
+    )
+
+
+def test_two_passes_through_the_tail_give_a_line(tmp_path: Path) -> None:
+    seconds = {ONE: 0.5, ALL: 1.0, UPDATE: 0.25, CLOSE: 0.125}  # 10 and 30 samples
+    assert server_model(small_scenario(tmp_path), seconds, "here") == ServerModel(
+        tail_batch_s=0.25, tail_sample_s=0.025, update_s=0.25, close_s=0.125, source="here"
+    )
+
+
+def test_batches_are_measured_without_teaching_the_head(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path)
+    for seconds in itertools.islice(timed_batches(scenario, 0.0), 3):
+        assert list(seconds) == ["decode", "compute", "encode", "backward"]
+    for seconds in itertools.islice(timed_rounds(scenario, 0.0), 3):
+        assert list(seconds) == [ONE, ALL, UPDATE, CLOSE]

@@ -1,0 +1,219 @@
+"""The mathematics of a step on both sides, held against autograd on the whole model."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from broker.codecs import Float32, Int4, Pq, TopK, codec_to_wire
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+from edge_client.core import BackwardStep, FirstBatch
+from edge_client.device import Device
+from edge_client.live import make_devices
+from scenarios.partition import client_rows
+from scenarios.schema.scenario import Scenario
+from scenarios.task import head_vector, initial_model
+from scenarios.tasks import load_task
+from server_node.live import make_plan
+from server_node.protocol.core import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.tail import Tail
+from tests.helpers import small_scenario
+
+EXACT = [
+    "flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}",
+    "training.correction={lambda: 0.05}",
+]  # fmt: skip
+LAMBDA, LR = 0.05, 0.3
+
+
+def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, Device], bytes]:
+    """Make a server's tail and all devices; gives also the encoded head."""
+    scenario = small_scenario(folder, *EXACT, "flows.head_state_down={codec: float32}", *settings)
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    plan = make_plan(scenario, task, run="r", incarnation="i", head_size=head_vector(head).size)
+    test = task.load().test
+    server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
+    encoded = server.run(EncodeHead())
+    assert isinstance(encoded, bytes)
+    return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded
+
+
+def assignment(scenario: Scenario, head: bytes) -> Assignment:
+    flows = scenario.flows
+    up, down, update, state = (
+        codec_to_wire(codec)
+        for codec in (flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down)
+    )
+    return Assignment(1, 1, 1, (up, down, update, state), head)
+
+
+def step(
+    scenario: Scenario, server: Tail, devices: dict[str, Device], head: bytes
+) -> tuple[dict[str, Activations], dict[str, HeadUpdate]]:
+    """Do one step of a round on both sides."""
+    sent, updates = {}, {}
+    for name, device in devices.items():
+        answer = device.run(FirstBatch(name, assignment(scenario, head)))
+        assert isinstance(answer, Activations)
+        sent[name] = answer
+    stepped = server.run(TailStep(1, 0, tuple((name, message, 1.0) for name, message in sent.items())))
+    assert isinstance(stepped, TailStepped)
+    for name, device in devices.items():
+        gradient = stepped.gradients[name]
+        assert not isinstance(gradient, WireError)
+        payload, strength = gradient
+        update = device.run(BackwardStep(name, Gradient(1, 0, 1, strength, payload), last=True))
+        assert isinstance(update, HeadUpdate)
+        updates[name] = update
+    return sent, updates
+
+
+def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) -> None:
+    """J^T (dh/dz~ + lambda (z - z~)) against autograd on h(z~) + lambda/2 ||z - stopgrad(z~)||^2."""
+    scenario, server, devices, encoded = both_sides(tmp_path)
+    sent, updates = step(scenario, server, {"c0": devices["c0"]}, encoded)
+
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    data = task.load()
+    shard = data.train.take(client_rows(scenario, data)[0])
+    inputs, targets = shard.batch(devices["c0"]._sampler.rows(1, 0))
+    z = head(inputs)
+    codec = scenario.flows.activations_up
+    assert isinstance(codec, Pq)
+    seen = torch.from_numpy(codec.decode(sent["c0"].payload, *z.shape))
+    straight_through = z + (seen - z).detach()
+    mean_loss = task.loss(tail(straight_through), targets).mean()
+    (mean_loss + LAMBDA / 2 * ((z - seen) ** 2).sum()).backward()
+    gradient = np.concatenate([p.grad.numpy().ravel() for p in head.parameters() if p.grad is not None])
+    delta = Float32().decode(updates["c0"].payload, 1, gradient.size)[0]
+    np.testing.assert_allclose(delta, -LR * gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_path: Path) -> None:
+    settings = [
+        "training.correction={lambda: 0, relative: 0.4, schedule: linear_decay}",
+        "training.rounds=2",
+    ]
+    scenario, server, devices, encoded = both_sides(tmp_path, *settings)
+    sent = devices["c0"].run(FirstBatch("c0", assignment(scenario, encoded)))
+    assert isinstance(sent, Activations)
+    seen = server._read(("c0", sent, 1.0))
+    assert not isinstance(seen, WireError)
+    strengths = []
+    for number in (1, 2):
+        batch = msgspec.structs.replace(sent, round=number)
+        stepped = server.run(TailStep(number, 0, (("c0", batch, 1.0),)))
+        assert isinstance(stepped, TailStepped)
+        gradient = stepped.gradients["c0"]
+        assert not isinstance(gradient, WireError)
+        length = np.linalg.norm(np.frombuffer(gradient[0], np.float32))
+        strengths.append(gradient[1] * np.linalg.norm(seen.z) / length)
+    assert strengths == pytest.approx([0.4, 0.2])
+
+
+def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) -> None:
+    """What has arrived after two rounds, and what is still to come, is all that was learned in both."""
+    coarse = TopK(fraction=0.1)
+    settings = ["flows.head_update_up={codec: topk, fraction: 0.1}", "flows.error_feedback=true"]
+    _, _, devices, _ = both_sides(tmp_path, *settings)
+    device = devices["c0"]
+    learned = [
+        np.random.default_rng(number).standard_normal((1, 144)).astype(np.float32) for number in (1, 2)
+    ]
+    arrived = np.zeros((1, 144), np.float32)
+    device._update_codec = coarse
+    for number, change in enumerate(learned, start=1):
+        device._round, device._trained, device._energy, device._error_energy = number, 10, 1.0, 0.0
+        device._received = head_vector(device._head) - change[0]
+        arrived += coarse.decode(device._finish().payload, 1, 144)
+    assert np.count_nonzero(arrived) <= 28
+    np.testing.assert_allclose(arrived + device._lost, sum(learned), atol=1e-5)
+
+
+def test_without_lambda_only_the_servers_gradient_counts(tmp_path: Path) -> None:
+    scenario, server, devices, encoded = both_sides(tmp_path, "flows.activations_up={codec: float32}")
+    _, updates = step(scenario, server, {"c0": devices["c0"]}, encoded)
+    assert updates["c0"].quantization_error == 0.0
+
+
+def test_the_tail_follows_the_gradient_averaged_over_the_cohorts_samples(tmp_path: Path) -> None:
+    scenario, server, devices, encoded = both_sides(tmp_path, "flows.activations_up={codec: float32}")
+    sent, _ = step(scenario, server, devices, encoded)
+    server.run(TailUpdate(1, 0))
+
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    data = task.load()
+    rows = client_rows(scenario, data)
+    batches = [
+        data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
+        for number, name in enumerate(sent)
+    ]
+    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    task.loss(tail(head(inputs)), targets).mean().backward()  # type: ignore[no-untyped-call]
+    for ours, theirs in zip(server.tail.parameters(), tail.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours, theirs - LR * theirs.grad)
+
+
+def test_heads_are_averaged_by_samples_and_weight(tmp_path: Path) -> None:
+    _, server, _, _ = both_sides(tmp_path)
+    before = head_vector(server.head)
+
+    def change(value: float, samples: int) -> HeadUpdate:
+        delta = np.full((1, before.size), value, np.float32)
+        return HeadUpdate(1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
+
+    server.run(CloseRound(1, (("c0", change(1.0, 10), 1.0), ("c1", change(4.0, 20), 0.5)), evaluate=False))
+    np.testing.assert_allclose(head_vector(server.head) - before, 2.5, rtol=1e-5)
+
+
+def test_a_restarted_device_comes_to_the_same_activations(tmp_path: Path) -> None:
+    scenario, _, devices, encoded = both_sides(tmp_path)
+    again = make_devices(scenario, ["c0"])["c0"]
+    job = FirstBatch("c0", assignment(scenario, encoded))
+    assert devices["c0"].run(job) == again.run(job)
+
+
+def test_who_is_not_in_the_fleet_has_no_device(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such client: c9; the fleet is c0 to c3"):
+        make_devices(small_scenario(tmp_path), ["c9"])
+
+
+def test_learning_rates_fall_linearly_when_asked(tmp_path: Path) -> None:
+    constant = small_scenario(tmp_path).training
+    assert [constant.lr_factor(number) for number in (1, 20)] == [1.0, 1.0]
+    falling = small_scenario(tmp_path, "training.lr_decay=linear").training
+    assert [falling.lr_factor(number) for number in (1, 11, 20)] == [1.0, 0.5, pytest.approx(0.05)]
+
+
+def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: Path) -> None:
+    scenario, _, devices, head = both_sides(tmp_path)
+    device = devices["c0"]
+    device.run(FirstBatch("c0", assignment(scenario, head)))
+    before = head_vector(device._head)
+    answer = device.run(BackwardStep("c0", Gradient(7, 0, 1, 0.0, b""), last=True))
+    assert isinstance(answer, WireError)
+    np.testing.assert_array_equal(head_vector(device._head), before)
+
+
+def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
+    coarse = "flows.head_state_down={codec: int4}"
+    scenario, server, devices, encoded = both_sides(tmp_path, coarse, "training.head_lr=0.01")
+    initial = head_vector(initial_model(load_task(scenario.task), scenario.seed)[0])
+    assert not Int4().decode(encoded, 1, initial.size).any()
+
+    _, updates = step(scenario, server, devices, encoded)
+    closed = server.run(CloseRound(1, tuple((name, up, 1.0) for name, up in updates.items()), evaluate=False))
+    assert isinstance(closed, RoundClosed)
+    moved = head_vector(server.head) - initial
+    arrived = Int4().decode(closed.head, 1, initial.size)[0]
+    assert np.abs(arrived - moved).max() <= np.abs(moved).max() / 7 * 1.01
+    device = devices["c0"]
+    device.run(FirstBatch("c0", assignment(scenario, closed.head)))
+    np.testing.assert_array_equal(device._received, arrived + initial)
