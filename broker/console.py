@@ -6,8 +6,13 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+from broker.errors import UserError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,10 +68,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def command(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a command: log to standard error, and tell a user's mistake in one line (exit code 2).
+REPORT_TO = "this is a bug in fedlite, please report it with the lines above and the command you gave"
 
-    A mistake is a ValueError or an OSError; anything else is a bug and keeps its traceback.
+
+def command(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a command: log to standard error, and tell a UserError in one line (exit code 2).
+
+    Anything else is a bug. It keeps its traceback, and the last line says so.
     """
 
     @functools.wraps(function)
@@ -74,10 +82,14 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         try:
             return function(*args, **kwargs)
-        except (ValueError, OSError, ExceptionGroup) as error:
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
             mistakes = _mistakes(error)
             if mistakes is None:
-                raise
+                traceback.print_exception(error)
+                print(f"error: {REPORT_TO}", file=sys.stderr)  # noqa: T201  the command line's last word
+                raise SystemExit(1) from error
             for line in dict.fromkeys(mistakes):
                 print(f"error: {line}", file=sys.stderr)  # noqa: T201  the command line's last word
             raise SystemExit(2) from error
@@ -95,4 +107,4 @@ def _mistakes(error: BaseException) -> list[str] | None:
                 return None
             lines += found
         return lines
-    return str(error).splitlines() if isinstance(error, (ValueError, OSError)) else None
+    return str(error).splitlines() if isinstance(error, UserError) else None

@@ -14,6 +14,7 @@ from broker.console import command, run_until_stopped
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
+from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import client_names
 
@@ -22,7 +23,7 @@ def pick(fleet: list[str], which: str) -> list[str]:
     """Choose clients of a fleet by name, number or range: "c03", "3", "0-24", "0-3,c07", "all".
 
     Raises:
-        ValueError: what names no client.
+        ScenarioError: what names no client.
     """
     if which == "all":
         return fleet
@@ -32,12 +33,12 @@ def pick(fleet: list[str], which: str) -> list[str]:
         if span:
             first, last = int(span[1]), int(span[2] or span[1])
             if not first <= last < len(fleet):
-                raise ValueError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
+                raise ScenarioError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
             names += fleet[first : last + 1]
         elif part in fleet:
             names.append(part)
         else:
-            raise ValueError(f"no client {part!r}; the fleet is {fleet[0]} to {fleet[-1]}")
+            raise ScenarioError(f"no client {part!r}; the fleet is {fleet[0]} to {fleet[-1]}")
     return list(dict.fromkeys(names))
 
 

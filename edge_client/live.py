@@ -14,6 +14,7 @@ from broker.wire import messages, topics
 from broker.wire.messages import Hello, Status
 from edge_client.core import ClientCore, ProtocolWarning
 from edge_client.device import Device
+from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names, scenario_digest
 from scenarios.task import initial_head
@@ -33,13 +34,13 @@ def make_devices(
         journal: hears how long they take for what.
 
     Raises:
-        ValueError: a name that is not in the scenario's fleet, data that cannot be found or divided.
+        ScenarioError: a name that is not in the scenario's fleet, data that cannot be found or divided.
     """
     task = task_of(scenario)
     fleet = client_names(scenario)
     unknown = sorted(set(names) - set(fleet))
     if unknown:
-        raise ValueError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
+        raise ScenarioError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
     initial = initial_head(task, scenario.seed)
     data = task.load()
     shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
@@ -85,7 +86,7 @@ async def host(
         Why each client ended.
 
     Raises:
-        ValueError: see make_devices.
+        ScenarioError: see make_devices.
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())

@@ -1,13 +1,12 @@
-"""What can be wrong with a scenario.
-
-ScenarioError(ValueError)      a user's mistake in a scenario, or data that a scenario needs and cannot get
-"""
+"""What can be wrong with a scenario; broker.errors draws the whole tree."""
 
 import difflib
 from collections.abc import Iterable
 
+from broker.errors import UserError
 
-class ScenarioError(ValueError):
+
+class ScenarioError(UserError):
     """A mistake the user can mend; the text says where and how, one line per problem.
 
     Attributes:

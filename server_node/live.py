@@ -131,7 +131,8 @@ async def serve(
         The content of summary.json.
 
     Raises:
-        ValueError: a run name that cannot stand in a topic, a task that lacks its data, no checkpoint.
+        RunError: a run name that cannot stand in a topic, no checkpoint.
+        ScenarioError: a task that lacks its data.
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import save_file
 from torch import nn
 
+from broker.files import atomic_write
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import model_tensors
@@ -162,9 +163,8 @@ class RunFolder:
 
     def _write_metrics(self) -> None:
         target = self.folder / "metrics.parquet"
-        part = target.with_suffix(".part")
-        pq.write_table(pa.Table.from_pylist(self.rows), part)
-        os.replace(part, target)  # noqa: PTH105  atomic on every platform, unlike rename
+        with atomic_write(target) as part:
+            pq.write_table(pa.Table.from_pylist(self.rows), part)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import BrokerError
 from broker.servers.mosquitto import find_mosquitto
 from broker.servers.spawn import local_broker
-from broker.transports.base import BrokerError, Connect
+from broker.transports.base import Connect
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 

@@ -4,7 +4,6 @@ Every process keeps a journal of its own; sim.live.join_trace joins them. A note
 and about 200 bytes. A process that is killed takes its journal with it, and nothing else.
 """
 
-import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from broker.errors import RunError
+from broker.files import atomic_write
 from broker.wire import topics
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message
 
@@ -118,9 +119,8 @@ class Journal:
 
     def write(self, file: Path) -> None:
         """Write the notes; the file is whole or not there."""
-        part = file.with_name(file.name + ".part")
-        part.write_bytes(msgspec.json.encode(self.notes))
-        os.replace(part, file)  # noqa: PTH105  atomic on every platform, unlike rename
+        with atomic_write(file) as part:
+            part.write_bytes(msgspec.json.encode(self.notes))
 
     def _see(self, topic: str, message: Message, wire_bytes: int) -> None:
         if not isinstance(message, Activations | Gradient | Assignment | HeadUpdate):
@@ -146,10 +146,9 @@ def read_notes(file: Path) -> Notes:
     """Read what a journal wrote.
 
     Raises:
-        OSError: no such file.
-        ValueError: it is no journal.
+        RunError: there is no such file, or it is no journal.
     """
     try:
         return msgspec.json.decode(file.read_bytes(), type=Notes)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{file} is no journal of a run: {error}") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise RunError(f"{file} is no journal of a run: {error}") from error

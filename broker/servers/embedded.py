@@ -12,6 +12,7 @@ from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.session import Session
 
+from broker.errors import BrokerError
 from broker.wire.chunks import MAX_PACKET_BYTES
 
 _LISTENER = "default"
@@ -46,7 +47,7 @@ async def serve_embedded(host: str, port: int, stop: asyncio.Event) -> None:
     """Run the broker until `stop` is set.
 
     Raises:
-        OSError: the address is taken or not ours.
+        BrokerError: the address is taken or not ours.
     """
     logging.getLogger("amqtt").setLevel(logging.ERROR)  # it warns of each client that leaves
     broker = _Broker(
@@ -61,7 +62,10 @@ async def serve_embedded(host: str, port: int, stop: asyncio.Event) -> None:
 
     await broker.start()
     try:
-        server = await asyncio.start_server(connected, host, port)  # asyncio sets TCP_NODELAY
+        try:
+            server = await asyncio.start_server(connected, host, port)  # asyncio sets TCP_NODELAY
+        except OSError as error:
+            raise BrokerError(f"the broker cannot listen on {host}:{port}: {error}") from error
         try:
             await stop.wait()
         finally:

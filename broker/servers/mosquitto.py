@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from broker.transports.base import BrokerError
+from broker.errors import BrokerError
 from broker.wire.chunks import MAX_PACKET_BYTES
 
 _STOP_S = 5.0

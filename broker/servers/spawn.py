@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from broker.console import run_until_stopped
+from broker.errors import BrokerError
 from broker.servers.mosquitto import find_mosquitto, serve_mosquitto
-from broker.transports.base import BrokerError
 
 Kind = Literal["embedded", "mosquitto"]
 
@@ -42,7 +42,7 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
         until_stdin_closes: also end with whoever holds the other end of standard input.
 
     Raises:
-        OSError: the address is taken; mosquitto is missing or ended by itself (BrokerError).
+        BrokerError: the address is taken; mosquitto is missing or ended by itself.
     """
 
     async def serve(stop: asyncio.Event) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from broker.errors import BrokerError
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -26,16 +28,16 @@ def parse_url(url: str) -> Address:
     """Read mqtt://host, mqtt://user:password@host:port or the same with mqtts://.
 
     Raises:
-        ValueError: for anything else; the text does not repeat the URL, which may hold a password.
+        BrokerError: for anything else; the text does not repeat the URL, which may hold a password.
     """
     example = "write it as mqtt://host:1883 or mqtts://user:password@host:8883"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"not the URL of a broker: {error}; {example}") from None
+        raise BrokerError(f"not the URL of a broker: {error}; {example}") from None
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError(f"not the URL of a broker; {example}")
+        raise BrokerError(f"not the URL of a broker; {example}")
     tls = parts.scheme == "mqtts"
     username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
     return Address(parts.hostname, port or (8883 if tls else 1883), tls, username, password)
@@ -56,8 +58,11 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """Load certificates once for all the transports of a process.
 
     Raises:
-        OSError: the file is missing or holds no certificates.
+        BrokerError: the file is missing or holds no certificates.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise BrokerError(f"{ca_file}: no certificates can be read from it: {error}") from error
     context.sslsocket_class = _Socket
     return context

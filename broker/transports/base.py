@@ -1,7 +1,4 @@
-"""How messages travel: the interface of all transports, and the buffer behind each of them.
-
-BrokerError(ConnectionError)   no broker, a broker that refuses us, or a transport that was left
-"""
+"""How messages travel: the interface of all transports, and the buffer behind each of them."""
 
 import asyncio
 import logging
@@ -12,16 +9,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+from broker.errors import BrokerError
 from broker.wire import chunks
 from broker.wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_WARNINGS = 1.0
-
-
-class BrokerError(ConnectionError):
-    """There is no broker, it refuses us, or the transport has been left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from broker.transports.base import BrokerError, Connected, Event, Inbox, TransportStats, Will, packets_of
+from broker.errors import BrokerError
+from broker.transports.base import Connected, Event, Inbox, TransportStats, Will, packets_of
 
 
 def matches(pattern: str, topic: str) -> bool:

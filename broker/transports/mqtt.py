@@ -21,10 +21,10 @@ from weakref import WeakValueDictionary
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
+from broker.errors import BrokerError
 from broker.transports.address import parse_url, tls_context
 from broker.transports.aiomqtt_quirks import connect, describe_error, disconnect, unless_lost
 from broker.transports.base import (
-    BrokerError,
     Connected,
     Disconnected,
     Event,

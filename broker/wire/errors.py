@@ -1,7 +1,4 @@
-"""What can be wrong with bytes from outside.
-
-WireError(ValueError)      a message, chunk or tensor payload that breaks the protocol's limits
-"""
+"""What can be wrong with bytes from outside; broker.errors draws the whole tree."""
 
 
 class WireError(ValueError):

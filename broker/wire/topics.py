@@ -12,6 +12,7 @@ hold each device to its own name, and no message repeats them.
 import re
 from typing import NamedTuple
 
+from broker.errors import RunError
 from broker.wire.errors import WireError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -26,9 +27,9 @@ class TopicParts(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it may stand in a topic, else raise ValueError (MQTT 3.1.1, 4.7.3)."""
+    """Return `name` if it may stand in a topic, else raise RunError (MQTT 3.1.1, 4.7.3)."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be a run or client name: use 1 to 32 of A-Z a-z 0-9 _ -")
+        raise RunError(f"{name!r} cannot be a run or client name: use 1 to 32 of A-Z a-z 0-9 _ -")
     return name
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from broker.__main__ import main as broker
 from broker.console import command
+from broker.errors import RunError
 from broker.machine.event_log import read_notes
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
@@ -69,7 +70,7 @@ def run(
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine."""
     if speed_up and not shape:
-        raise ValueError("--speed-up is for --shape: it divides the times of links")
+        raise RunError("--speed-up is for --shape: it divides the times of links")
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / loaded.name
     with _watching(loaded, as_json=as_json) as watch:

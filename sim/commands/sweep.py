@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from broker.console import command
+from broker.errors import StudyError
 from scenarios.loading.grid import load_grid
 from sim.commands.progress import format_bytes
 from sim.experiments.pool import dask_pool, handling, local_pool
@@ -52,7 +53,7 @@ def sweep(
 ) -> None:
     """Run a scenario in virtual time at every point of a grid; the same command goes on where it stopped."""
     if jobs and dask:
-        raise ValueError("--jobs counts processes of this machine, --dask runs none here; give one of them")
+        raise StudyError("--jobs counts processes of this machine, --dask runs none here; give one of them")
     points = load_grid(scenario, settings or (), grid or ())
     folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
     jobs = min(jobs or os.cpu_count() or 1, len(points))

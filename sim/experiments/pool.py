@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import NamedTuple
 
+from broker.errors import StudyError
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved, load_scenario
 from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
@@ -273,7 +274,7 @@ def dask_pool(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client  # noqa: PLC0415  an optional extra
     except ImportError as error:
-        raise ValueError("--dask needs Dask: pip install 'fedlite-mqtt[dask]'") from error
+        raise StudyError("--dask needs Dask: pip install 'fedlite-mqtt[dask]'") from error
     with Client(address) as client:  # type: ignore[no-untyped-call]
         executor = client.get_executor(pure=False)
         try:

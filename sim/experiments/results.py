@@ -7,7 +7,6 @@ sweep.csv       the same
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from broker.files import atomic_write
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved
 from server_node.record import Summary
@@ -111,9 +111,8 @@ def write_table(folder: Path, rows: Sequence[Row], swept: Iterable[str]) -> None
     table = pa.table(columns)
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in {"sweep.parquet": pq.write_table, "sweep.csv": pa.csv.write_csv}.items():
-        part = folder / f".{name}.part"
-        write(table, part)
-        os.replace(part, folder / name)  # noqa: PTH105  atomic on every platform, unlike rename
+        with atomic_write(folder / name) as part:
+            write(table, part)
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

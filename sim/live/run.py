@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from broker.console import run_until_stopped
+from broker.errors import RunError
 from broker.machine.event_log import Journal, Notes, read_notes
 from broker.servers.spawn import local_broker
 from broker.transports.mqtt import MqttTransport
@@ -59,8 +60,9 @@ def run_here(
         The content of summary.json.
 
     Raises:
-        ValueError: a mistake in the scenario, or every edge process failed.
-        OSError: no broker.
+        ScenarioError: a mistake in the scenario.
+        RunError: every edge process failed.
+        BrokerError: no broker.
     """
     scenario = load_scenario(spec, settings)
     if shape is not None:
@@ -96,7 +98,7 @@ def run_here(
                     journal=journal,
                 )
             if len(failures) == len(commands):
-                raise OSError("no edge process is left: " + failures[0])
+                raise RunError("no edge process is left: " + failures[0])
             return summary
 
         summary = run_until_stopped(everything)

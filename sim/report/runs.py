@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from broker.errors import ReportError
 from server_node.protocol.ledger import CONTROL, FLOWS
 
 T = TypeVar("T")
@@ -141,7 +142,7 @@ def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
     """Read run and sweep folders, each kind in the order given.
 
     Raises:
-        ValueError: a file is missing or cannot be read.
+        ReportError: a file is missing or cannot be read.
     """
     sweeps = [folder for folder in folders if (folder / "sweep.parquet").exists()]
     runs = [folder for folder in folders if folder not in sweeps]
@@ -157,7 +158,7 @@ def read_run(folder: Path, scenario: Row, label: str) -> Run:
     """Read the other files of a run folder.
 
     Raises:
-        ValueError: a file is missing or cannot be read.
+        ReportError: a file is missing or cannot be read.
     """
     at_end = f"{_WRITERS} when the run ends"
     trace = folder / "trace.json"
@@ -175,12 +176,12 @@ def read_sweep(folder: Path) -> Sweep:
     """Read a sweep folder; the columns before `run` are those that were swept.
 
     Raises:
-        ValueError: sweep.parquet cannot be read.
+        ReportError: sweep.parquet cannot be read.
     """
     table = _read(folder / "sweep.parquet", pq.read_table, "fedlite sweep writes it")
     names = table.column_names
     if "run" not in names:
-        raise ValueError(f"{folder / 'sweep.parquet'}: has no column 'run'; fedlite sweep writes one")
+        raise ReportError(f"{folder / 'sweep.parquet'}: has no column 'run'; fedlite sweep writes one")
     return Sweep(folder, tuple(names[: names.index("run")]), table.to_pylist())
 
 
@@ -213,10 +214,10 @@ def _read(file: Path, read: Callable[[Path], T], writers: str) -> T:
     try:
         return read(file)
     except FileNotFoundError as error:
-        raise ValueError(f"{file}: missing; {writers}") from error
+        raise ReportError(f"{file}: missing; {writers}") from error
     except (OSError, ValueError, KeyError, pa.ArrowException, yaml.YAMLError, msgspec.MsgspecError) as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{file}: cannot be read ({why}); {writers}") from error
+        raise ReportError(f"{file}: cannot be read ({why}); {writers}") from error
 
 
 def _decoder(kind: type[T]) -> Callable[[Path], T]:

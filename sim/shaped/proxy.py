@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import typer
 
 from broker.console import command, run_until_stopped
+from broker.errors import BrokerError
 from broker.servers.spawn import LOCALHOST
 from broker.transports.address import Address, parse_url
-from broker.transports.base import BrokerError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock

@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from broker.errors import BrokerError
 from broker.servers import spawn as local
 from broker.servers.mosquitto import mosquitto_config
 from broker.servers.spawn import local_broker
-from broker.transports.base import BrokerError, Connect, Connected, Disconnected, Event, Frame, Will
+from broker.transports.base import Connect, Connected, Disconnected, Event, Frame, Will
 from broker.transports.mqtt import MqttTransport
 from broker.wire import chunks
 

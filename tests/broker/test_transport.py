@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from broker.errors import BrokerError
 from broker.servers import spawn as local
 from broker.transports.address import Address, parse_url
 from broker.transports.base import (
-    BrokerError,
     Connected,
     Disconnected,
     Event,
@@ -200,7 +200,7 @@ def test_urls_of_brokers_are_read(url: str, address: Address, text: str) -> None
     "url", ["localhost:1883", "http://h:1883", "mqtt://", "mqtt://u:secret@h:port", "mqtt://h/x"]
 )
 def test_other_urls_are_refused_without_repeating_secrets(url: str) -> None:
-    with pytest.raises(ValueError, match=r"not the URL of a broker.*mqtt://host:1883") as caught:
+    with pytest.raises(BrokerError, match=r"not the URL of a broker.*mqtt://host:1883") as caught:
         MqttTransport(url, client_id="a", subscriptions=[])
     assert "secret" not in str(caught.value)
 

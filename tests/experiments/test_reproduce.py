@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from broker.errors import StudyError
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import shipped
 from sim.commands.cli import app
@@ -253,7 +254,7 @@ def test_budgets_are_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "15", "-3m", "1d", "h"])
 def test_other_budgets_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be like 90s, 15m or 3h"):
+    with pytest.raises(StudyError, match="must be like 90s, 15m or 3h"):
         seconds_of(text)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from broker.errors import RunError
 from broker.machine.event_log import Journal, MessageSeen, Notes, Span, read_notes
 from broker.transports.memory import MemoryBroker
 from broker.wire.messages import Gradient, HeadUpdate, Status
@@ -172,5 +173,5 @@ def test_the_command_joins_what_server_and_edges_left(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("[]")
-    with pytest.raises(ValueError, match="journal is no journal of a run"):
+    with pytest.raises(RunError, match="journal is no journal of a run"):
         read_notes(tmp_path / "journal")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from broker.errors import RunError
 from broker.transports.base import Connect
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
@@ -164,5 +165,5 @@ async def test_a_server_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
 
 async def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
     scenario, stop = small_scenario(tmp_path), asyncio.Event()
-    with pytest.raises(ValueError, match="start the run without --resume"):
+    with pytest.raises(RunError, match="start the run without --resume"):
         await serve(scenario, MemoryBroker().transport, run="small", folder=tmp_path, stop=stop, resume=True)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from broker.errors import BrokerError
 from broker.transports.address import parse_url
-from broker.transports.base import BrokerError, Frame, Transport
+from broker.transports.base import Frame, Transport
 from broker.transports.mqtt import MqttTransport
+from scenarios.errors import ScenarioError
 from scenarios.schema.scenario import Scenario
 from server_node.protocol.ledger import FLOWS
 from sim.live.run import run_here
@@ -107,7 +109,7 @@ def test_a_shaped_run_sends_the_same_bytes_and_waits_for_its_links(tmp_path: Pat
 
 
 def test_a_run_whose_links_are_none_cannot_be_shaped(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="all links of small are 'none'"):
+    with pytest.raises(ScenarioError, match="all links of small are 'none'"):
         run_here(
             str(small_file(tmp_path)),
             [],

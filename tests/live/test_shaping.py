@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
@@ -135,7 +136,7 @@ def test_a_line_may_hold_what_keeps_it_busy() -> None:
 
 
 def complaint(scenario: Scenario) -> str:
-    with pytest.raises(ValueError, match="--shape") as caught:
+    with pytest.raises(ScenarioError, match="--shape") as caught:
         check_shape(scenario)
     return str(caught.value)
 

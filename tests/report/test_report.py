@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from broker.errors import ReportError
 from server_node.protocol.ledger import CONTROL, FLOWS
 from sim.commands.cli import app
 from sim.report import words
@@ -187,7 +188,7 @@ def test_a_summary_without_a_flow_is_told_in_one_line(tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     del summary["bytes"]["gradient_down"]
     (folder / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(ValueError, match=r"summary\.json: cannot be read \(no bytes of gradient_down"):
+    with pytest.raises(ReportError, match=r"summary\.json: cannot be read \(no bytes of gradient_down"):
         read_all([folder])
 
 

@@ -13,6 +13,7 @@ from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
 from edge_client.live import make_devices
+from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import head_vector, initial_model
@@ -181,7 +182,7 @@ def test_a_restarted_device_comes_to_the_same_activations(tmp_path: Path) -> Non
 
 
 def test_who_is_not_in_the_fleet_has_no_device(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such client: c9; the fleet is c0 to c3"):
+    with pytest.raises(ScenarioError, match="no such client: c9; the fleet is c0 to c3"):
         make_devices(small_scenario(tmp_path), ["c9"])
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from statistics import fmean
 
+from broker.errors import StudyError
 from sim.experiments.study.points import StudyRun
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
@@ -21,7 +22,7 @@ def seconds_of(text: str) -> float:
         return math.inf
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(0)", text)
     if match is None:
-        raise ValueError(f"--budget {text}: must be like 90s, 15m or 3h, 0 for the report only, or full")
+        raise StudyError(f"--budget {text}: must be like 90s, 15m or 3h, 0 for the report only, or full")
     return 0.0 if match[3] else float(match[1]) * _UNITS_S[match[2]]
 
 

@@ -18,7 +18,6 @@ wall_seconds                          that the training took
 
 import csv
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from broker.files import atomic_write
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Correction
 from server_node.protocol.ledger import CONTROL, FLOWS
@@ -106,12 +106,10 @@ def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
 def write_csv(file: Path, results: Sequence[Result]) -> None:
     """Write results.csv in one step."""
     columns = list(dict.fromkeys(name for result in results for name in result.row))
-    part = file.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as text:
+    with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as text:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(result.row for result in results)
-    os.replace(part, file)  # noqa: PTH105  atomic on every platform, unlike rename
 
 
 def _rounds(folder: Path, run: StudyRun) -> list[Row]:
