@@ -26,9 +26,8 @@ import torch
 
 from benchmarks.plain_loop import train
 from scenarios.loading.load import load_scenario
-from server_node.live import Fact
-from server_node.protocol.core import RoundReport
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Fact, RoundReport
 from sim.simulation.run import simulate
 
 FLEETS = (1_000, 10_000, 100_000)

@@ -73,6 +73,12 @@ class ProtocolWarning:
     what: str
 
 
+ClientJob = FirstBatch | BackwardStep
+ClientResult = Activations | HeadUpdate | WireError
+ClientAction = Action[ClientJob, ProtocolWarning]
+ClientEvent = Event[ClientJob, ClientResult]
+
+
 class ClientCore:
     """The state machine of one client in one run.
 
@@ -105,10 +111,10 @@ class ClientCore:
     def _forget_round(self) -> None:
         self._round = 0
         self._steps = 0
-        self._busy: FirstBatch | BackwardStep | None = None
+        self._busy: ClientJob | None = None
         self._answer: Activations | HeadUpdate | None = None
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: ClientEvent) -> list[ClientAction]:
         """Take one event and say what is to be done."""
         match event:
             case Received():
@@ -125,7 +131,7 @@ class ClientCore:
             case _:
                 return []
 
-    def _received(self, message: Message) -> list[Action]:
+    def _received(self, message: Message) -> list[ClientAction]:
         match message:
             case Gradient():
                 return self._gradient(message)
@@ -139,7 +145,7 @@ class ClientCore:
             case _:
                 return []
 
-    def _run_state(self, state: RunState) -> list[Action]:
+    def _run_state(self, state: RunState) -> list[ClientAction]:
         known = state.incarnation == self._incarnation
         if state.phase == "finished":
             # A retained end of an earlier run of this name is no reason to leave before ours began.
@@ -153,7 +159,7 @@ class ClientCore:
         hello = msgspec.structs.replace(self._hello, round=self._round)
         return [Publish(topics.up(self._run, self._client), hello)]
 
-    def _assigned(self, assignment: Assignment) -> list[Action]:
+    def _assigned(self, assignment: Assignment) -> list[ClientAction]:
         if assignment.round < self._round:
             return []
         if assignment.round == self._round:
@@ -164,7 +170,7 @@ class ClientCore:
         self._busy = FirstBatch(self._client, assignment)
         return [Compute(self._busy)]
 
-    def _gradient(self, gradient: Gradient) -> list[Action]:
+    def _gradient(self, gradient: Gradient) -> list[ClientAction]:
         if gradient.round != self._round or self._busy is not None:
             return []
         if not isinstance(self._answer, Activations) or gradient.step != self._answer.step:
@@ -172,13 +178,13 @@ class ClientCore:
         self._busy = BackwardStep(self._client, gradient, last=gradient.step + 1 == self._steps)
         return [Compute(self._busy)]
 
-    def _repeat(self) -> list[Action]:
+    def _repeat(self) -> list[ClientAction]:
         if self._busy is not None or self._answer is None:
             return []
         self._answer = msgspec.structs.replace(self._answer, attempt=self._answer.attempt + 1)
         return [Publish(topics.up(self._run, self._client), self._answer)]
 
-    def _computed(self, result: object) -> list[Action]:
+    def _computed(self, result: ClientResult) -> list[ClientAction]:
         self._busy = None
         match result:
             case Activations() | HeadUpdate():
@@ -189,6 +195,6 @@ class ClientCore:
             case _:
                 raise TypeError(f"a job gave {type(result).__name__}")
 
-    def _leave(self, reason: str) -> list[Action]:
+    def _leave(self, reason: str) -> list[ClientAction]:
         offline = Publish(topics.status(self._run, self._client), Status(online=False), retain=True)
         return [offline, Done(reason)]

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from broker.codecs import codec_from_wire, decode_gradient, encode_activations, gradient_codec_from_wire
-from broker.machine.actions import Job
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, FirstBatch
+from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
 from scenarios.schema.scenario import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import (
@@ -81,7 +80,7 @@ class Device:
         self._at_work = threading.Lock()  # a round that the server gave up may still be at work
         self._round = 0
 
-    def run(self, job: Job) -> Activations | HeadUpdate | WireError:
+    def run(self, job: ClientJob) -> ClientResult:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
         with self._at_work:
             try:
@@ -89,7 +88,7 @@ class Device:
             except WireError as error:
                 return error
 
-    def _do(self, job: Job) -> Activations | HeadUpdate:
+    def _do(self, job: ClientJob) -> Activations | HeadUpdate:
         match job:
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from broker.machine.actions import Job
 from broker.machine.asyncio_driver import Driver
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
 from broker.wire import messages, topics
 from broker.wire.messages import Hello, Status
-from edge_client.core import ClientCore, ProtocolWarning
+from edge_client.core import ClientCore, ClientJob, ClientResult, ProtocolWarning
 from edge_client.device import Device
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
@@ -112,7 +111,7 @@ async def _client(
 ) -> str:
     loop = asyncio.get_running_loop()
 
-    async def compute(job: Job) -> object:
+    async def compute(job: ClientJob) -> ClientResult:
         return await loop.run_in_executor(pool, device.run, job)
 
     hello = Hello(scenario_digest(scenario), device.samples, 0)
@@ -123,6 +122,5 @@ async def _client(
         return await Driver(core, transport, compute, journal, _report).run(stop)
 
 
-def _report(fact: object) -> None:
-    if isinstance(fact, ProtocolWarning):
-        log.warning("%s: %s", fact.client, fact.what)
+def _report(fact: ProtocolWarning) -> None:
+    log.warning("%s: %s", fact.client, fact.what)

@@ -13,8 +13,8 @@ from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
 from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
-from server_node.live import make_plan
-from server_node.protocol.core import CloseRound, Plan, TailStep, TailUpdate
+from server_node.protocol.jobs import CloseRound, TailStep, TailUpdate
+from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail
 
 NAME = "calibrate"

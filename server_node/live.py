@@ -2,106 +2,33 @@
 
 import asyncio
 import copy
-import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from broker.machine.actions import Job
 from broker.machine.asyncio_driver import Driver
 from broker.machine.event_log import SERVER, Journal
 from broker.transports.base import Connect, Will
 from broker.wire import messages, topics
 from broker.wire.messages import RunState
-from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
-    Buffered,
-    Deadline,
-    OverSelect,
     Scenario,
-    WaitAll,
-    client_names,
-    scenario_digest,
 )
-from scenarios.task import Task, head_vector, initial_model
+from scenarios.task import head_vector, initial_model
 from scenarios.tasks import task_of
 from server_node import checkpoint
 from server_node.checkpoint import Progress
-from server_node.protocol.core import (
-    Dropped,
-    Gathering,
-    Plan,
-    Refused,
-    RoundPolicy,
-    RoundReport,
-    ServerCore,
-    TailStep,
-)
+from server_node.protocol.core import ServerCore
+from server_node.protocol.jobs import TailJob, TailResult, TailStep
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.plan import make_plan
+from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from server_node.record import RunFolder, Summary
 from server_node.tail import Tail
 
 log = logging.getLogger(__name__)
-
-Fact = Gathering | RoundReport | Dropped | Refused
-Watch = Callable[[Fact, Ledger], None]
-
-
-def make_round_policy(scenario: Scenario) -> RoundPolicy:
-    """Give a straggler policy as the rule by which rounds wait."""
-    cohort = scenario.training.cohort
-    match scenario.stragglers:
-        case Deadline(deadline_s=deadline_s, minimum=minimum):
-            return RoundPolicy(cohort, deadline_s=deadline_s, minimum=minimum)
-        case OverSelect(extra=extra):
-            return RoundPolicy(cohort + extra, enough=cohort)
-        case Buffered(buffer=buffer, max_staleness=max_staleness):
-            return RoundPolicy(cohort, enough=buffer, max_staleness=max_staleness)
-        case WaitAll():
-            return RoundPolicy(cohort)
-
-
-def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
-    """Give the state machine what it needs of a scenario."""
-    training, stragglers = scenario.training, scenario.stragglers
-    return Plan(
-        run=topics.check_name(run),
-        incarnation=incarnation,
-        digest=scenario_digest(scenario),
-        seed=scenario.seed,
-        clients=tuple(client_names(scenario)),
-        rounds=training.rounds,
-        cohort=training.cohort,
-        round_policy=make_round_policy(scenario),
-        steps=training.local_steps if training.method == "split" else 0,
-        local_steps=training.local_steps,
-        codecs=scenario.flows.codecs_for("none"),
-        by_link=_codecs_by_link(scenario),
-        cut_size=task.cut_size,
-        head_size=head_size,
-        batch_size=scenario.task.batch_size,
-        targets_per_sample=int(np.prod(task.target_shape)),
-        classes=task.classes,
-        evaluate_every=training.evaluate_every,
-        rejoin_s=stragglers.rejoin_s,
-        retry_s=stragglers.retry_s,
-    )
-
-
-def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
-    """Give the codecs of the clients for which a rule has others than the usual ones."""
-    names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
-    by_link: dict[str, Codecs] = {}
-    for group in scenario.fleet:
-        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.count))
-        if codecs != usual:
-            by_link |= dict.fromkeys(members, codecs)
-    return by_link
 
 
 async def serve(
@@ -153,7 +80,7 @@ async def serve(
         progress = Progress(plan.digest, list(record.rows), copy.deepcopy(ledger))
         pool.submit(checkpoint.save, folder, progress, head, tail).add_done_callback(Future.result)
 
-    def report(fact: object) -> None:
+    def report(fact: Fact) -> None:
         match fact:
             case RoundReport(metric=metric):
                 record.round(fact)
@@ -165,7 +92,6 @@ async def serve(
                 log.info("round %d goes on without %s", number, client)
             case Refused(client, why):
                 log.warning("refused a message of %s: %s", client, why)
-        assert isinstance(fact, Fact)
         watch(fact, ledger)
 
     away = RunState("away", incarnation, 0, plan.rounds)
@@ -174,7 +100,7 @@ async def serve(
     with ThreadPoolExecutor(1, thread_name_prefix="tail") as pool:
         loop = asyncio.get_running_loop()
 
-        async def compute(job: Job) -> object:
+        async def compute(job: TailJob) -> TailResult:
             return await loop.run_in_executor(pool, _timed, worker, job, journal)
 
         async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
@@ -183,7 +109,7 @@ async def serve(
     return record.finish(reason, (head, tail))
 
 
-def _timed(worker: Tail, job: Job, journal: Journal) -> object:
+def _timed(worker: Tail, job: TailJob, journal: Journal) -> TailResult:
     """Do a job and note on whose lanes it took how long."""
     from_s = time.monotonic()
     result = worker.run(job)

@@ -27,8 +27,8 @@ from broker.files import atomic_write
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import model_tensors
-from server_node.protocol.core import RoundReport
 from server_node.protocol.ledger import CONTROL, FLOWS, Ledger
+from server_node.protocol.reports import RoundReport
 
 Summary = dict[str, Any]
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codewords, decode_activations, encode_gradient
-from broker.machine.actions import Job
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
@@ -28,15 +27,17 @@ from scenarios.task import (
     seeded,
     sgd_step,
 )
-from server_node.protocol.core import (
+from server_node.protocol.jobs import (
     CloseRound,
     EncodeHead,
-    Plan,
     RoundClosed,
+    TailJob,
+    TailResult,
     TailStep,
     TailStepped,
     TailUpdate,
 )
+from server_node.protocol.plan import Plan
 
 EVALUATION_BATCH = 250
 
@@ -85,7 +86,7 @@ class Tail:
         self._weight = 0.0
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
-    def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
+    def run(self, job: TailJob) -> TailResult:
         """Do a job of the state machine."""
         match job:
             case EncodeHead():

@@ -18,7 +18,7 @@ FORBIDDEN = {
 PURE = {  # no clock, socket, thread, event loop or global random state
     "broker/wire/messages.py", "broker/wire/chunks.py", "broker/wire/topics.py", "broker/wire/bits.py",
     "broker/machine/actions.py", "edge_client/core.py",
-    "server_node/protocol/core.py", "server_node/protocol/ledger.py",
+    *(f"server_node/protocol/{file.name}" for file in (ROOT / "server_node/protocol").glob("*.py")),
 }  # fmt: skip
 IMPURE = {"asyncio", "threading", "time", "socket", "random", "torch", "aiomqtt", "simpy", "os"}
 

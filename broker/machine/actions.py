@@ -5,16 +5,19 @@ no clock, socket, thread or global random state. Two drivers feed it: broker.mac
 time over a Transport, and sim.simulation.driver in virtual time.
 """
 
-from collections.abc import Hashable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Message
 
-Job = Hashable
-"""A piece of computation; each room defines its own job classes."""
+J = TypeVar("J")
+"""A side's jobs: pieces of computation. Each room has a union of its own job classes."""
+R = TypeVar("R")
+"""What a side's jobs give back."""
+F = TypeVar("F")
+"""A side's facts: what it reports to whoever watches."""
 
 
 class Online(msgspec.Struct, frozen=True):
@@ -48,11 +51,11 @@ class TimerFired(msgspec.Struct, frozen=True):
     key: str
 
 
-class ComputeDone(msgspec.Struct, frozen=True):
+class ComputeDone(msgspec.Struct, Generic[J, R], frozen=True):
     """A job ended; `result` is what its worker returned."""
 
-    job: Job
-    result: object
+    job: J
+    result: R
 
 
 class StopAsked(msgspec.Struct, frozen=True):
@@ -61,7 +64,7 @@ class StopAsked(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Online | Received | Undecodable | TimerFired | ComputeDone | StopAsked
+Event = Online | Received | Undecodable | TimerFired | ComputeDone[J, R] | StopAsked
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -85,16 +88,16 @@ class CancelTimer(msgspec.Struct, frozen=True):
     key: str
 
 
-class Compute(msgspec.Struct, frozen=True):
+class Compute(msgspec.Struct, Generic[J], frozen=True):
     """Run a job off the network's thread and feed ComputeDone back."""
 
-    job: Job
+    job: J
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Tell whoever watches; `fact` is one of the room's own classes."""
+class Report(msgspec.Struct, Generic[F], frozen=True):
+    """Tell whoever watches."""
 
-    fact: object
+    fact: F
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -103,12 +106,12 @@ class Done(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Publish | StartTimer | CancelTimer | Compute | Report | Done
+Action = Publish | StartTimer | CancelTimer | Compute[J] | Report[F] | Done
 
 
-class Core(Protocol):
+class Core(Protocol[J, R, F]):
     """A protocol state machine."""
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: Event[J, R]) -> list[Action[J, F]]:
         """Take one event and say what is to be done, in order."""
         ...

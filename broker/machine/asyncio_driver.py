@@ -7,6 +7,7 @@ runs the loop keeps answering the broker.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from typing import Generic
 
 from broker.machine.actions import (
     Action,
@@ -16,9 +17,11 @@ from broker.machine.actions import (
     Core,
     Done,
     Event,
-    Job,
+    F,
+    J,
     Online,
     Publish,
+    R,
     Received,
     Report,
     StartTimer,
@@ -51,7 +54,7 @@ def event_of(frame: Frame) -> Received | Undecodable | None:
         return Undecodable(sender, error)
 
 
-class Driver:
+class Driver(Generic[J, R, F]):
     """One state machine on one transport.
 
     Args:
@@ -64,11 +67,11 @@ class Driver:
 
     def __init__(
         self,
-        core: Core,
+        core: Core[J, R, F],
         transport: Transport,
-        compute: Callable[[Job], Awaitable[object]],
+        compute: Callable[[J], Awaitable[R]],
         journal: Journal,
-        report: Callable[[object], None] = lambda _: None,
+        report: Callable[[F], None] = lambda _: None,
     ) -> None:
         self._core = core
         self._transport = transport
@@ -103,7 +106,7 @@ class Driver:
             timer.cancel()
         return reason
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event[J, R]) -> None:
         if not self._done.done():
             for action in self._core.handle(event):
                 self._carry_out(action)
@@ -124,7 +127,7 @@ class Driver:
         await stop.wait()
         self._feed(StopAsked("stopped"))
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action[J, F]) -> None:
         match action:
             case Publish():
                 self._spawn(self._publish(action), self._publishing)
@@ -151,7 +154,7 @@ class Driver:
         self._journal.left(action.topic, action.message)
         await self._transport.publish(action.topic, payload, retain=action.retain)
 
-    async def _run_job(self, job: Job) -> None:
+    async def _run_job(self, job: J) -> None:
         self._feed(ComputeDone(job, await self._compute(job)))
 
     def _fire(self, key: str) -> None:

@@ -77,6 +77,12 @@ class Ledger:
         """Count a tensor of shape (n, d) that took effect."""
         self.flows[flow].raw_float32_bytes += 4 * n * d
 
+    def exchange(self, codec: Codec, batch: Activations, d: int) -> None:
+        """Count a batch that took effect, and the gradient that answers it, in rows of d values."""
+        for flow in ("activations_up", "gradient_down"):
+            self.tensor(flow, batch.count, d)
+        self.paper(codec, batch.count, d, len(batch.payload))
+
     def paper(self, codec: Codec, n: int, d: int, payload_bytes: int) -> None:
         """Count activations of shape (n, d) the way the paper does: a float is 64 bits, no envelope.
 

@@ -20,7 +20,7 @@ from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
-from server_node.live import Watch
+from server_node.protocol.reports import Watch
 from server_node.record import Summary
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data

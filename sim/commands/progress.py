@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server_node.live import Fact, Watch
-from server_node.protocol.core import Dropped, Gathering, Refused, RoundReport
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from server_node.record import Summary
 
 _UP = ("activations_up", "head_update_up")

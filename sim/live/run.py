@@ -22,7 +22,8 @@ from broker.servers.spawn import local_broker
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario, client_names
-from server_node.live import Watch, serve
+from server_node.live import serve
+from server_node.protocol.reports import Watch
 from server_node.record import Summary
 from sim.live.join_trace import live_trace
 from sim.shaped.proxy import shaped_links

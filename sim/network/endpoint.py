@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from broker.machine.actions import Event, Publish
+from broker.machine.actions import Publish
+from edge_client.core import ClientEvent
 from sim.network.broker_queues import Window
 from sim.network.link import TcpLink
 from sim.network.shared_link import SharedTcpLink
 
-Handle = Callable[[Event], None]
+Handle = Callable[[ClientEvent], None]
 
 
 @dataclass(slots=True)

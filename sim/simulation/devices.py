@@ -3,9 +3,10 @@
 import functools
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 
-from broker.machine.actions import ComputeDone, Job
-from edge_client.core import BackwardStep, FirstBatch
+from broker.machine.actions import ComputeDone
+from edge_client.core import ClientJob, ClientResult, FirstBatch
 from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
@@ -19,7 +20,7 @@ from sim.network.link import TcpLink, path_of
 from sim.network.random_stream import RandomStream
 from sim.network.shared_link import Bottleneck, SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
-from sim.simulation.workers import RunJob, settled
+from sim.simulation.workers import RunJob
 
 
 class Computer:
@@ -40,7 +41,13 @@ class Computer:
     __slots__ = ("_clock", "_lane", "_pace", "_run", "_trace", "_work", "handle")
 
     def __init__(
-        self, clock: Clock, run: RunJob, work: Work, pace: SlowdownSampler, trace: Trace, lane: int | None
+        self,
+        clock: Clock,
+        run: RunJob[ClientJob, ClientResult],
+        work: Work,
+        pace: SlowdownSampler,
+        trace: Trace,
+        lane: int | None,
     ) -> None:
         self._clock = clock
         self._run = run
@@ -50,9 +57,8 @@ class Computer:
         self._lane = lane
         self.handle: Handle = lambda _: None
 
-    def compute(self, job: Job) -> None:
+    def compute(self, job: ClientJob) -> None:
         """Take a job of the device's state machine."""
-        assert isinstance(job, FirstBatch | BackwardStep)
         result = self._run(job)
         work = self._work
         phases = work.start if isinstance(job, FirstBatch) else work.finish if job.last else work.learn
@@ -65,8 +71,8 @@ class Computer:
                 self._trace.span(self._lane, name, begun_s, time_s)
         self._clock.at(time_s, self._done, job, result)
 
-    def _done(self, job: Job, result: object) -> None:
-        self.handle(ComputeDone(job, settled(result)))
+    def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
+        self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))
 
 
 def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
@@ -107,7 +113,7 @@ def make_computer(
     scenario: Scenario,
     *,
     samples: int,
-    run: RunJob,
+    run: RunJob[ClientJob, ClientResult],
     clock: Clock,
     trace: Trace,
 ) -> Computer:

@@ -1,6 +1,7 @@
 """Drives a state machine in virtual time, as broker.machine.asyncio_driver does in real time."""
 
 from collections.abc import Callable
+from typing import Generic
 
 from broker.machine.actions import (
     CancelTimer,
@@ -8,8 +9,10 @@ from broker.machine.actions import (
     Core,
     Done,
     Event,
-    Job,
+    F,
+    J,
     Publish,
+    R,
     Report,
     StartTimer,
     TimerFired,
@@ -17,7 +20,7 @@ from broker.machine.actions import (
 from sim.network.clock import Clock
 
 
-class Actor:
+class Actor(Generic[J, R, F]):
     """One state machine in virtual time.
 
     Args:
@@ -36,10 +39,10 @@ class Actor:
     def __init__(
         self,
         clock: Clock,
-        core: Core,
+        core: Core[J, R, F],
         publish: Callable[[Publish], None],
-        compute: Callable[[Job], None],
-        report: Callable[[object], None],
+        compute: Callable[[J], None],
+        report: Callable[[F], None],
     ) -> None:
         self._clock = clock
         self._core = core
@@ -49,7 +52,7 @@ class Actor:
         self._timers: dict[str, object] = {}  # a token for each; an outdated one does not fire
         self.reason: str | None = None
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: Event[J, R]) -> None:
         """Hand an event to the state machine and carry out what it asks for."""
         if self.reason is not None:
             return

@@ -9,10 +9,11 @@ import gc
 import logging
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 
-from broker.machine.actions import ComputeDone, Job, Online, Received, StopAsked
+from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.wire.messages import Activations, Hello
 from edge_client.core import ClientCore, ProtocolWarning
 from scenarios.schema.links import link_of
@@ -20,18 +21,10 @@ from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
 from scenarios.tasks import task_of
-from server_node.live import Fact, Watch
-from server_node.protocol.core import (
-    CloseRound,
-    Dropped,
-    Gathering,
-    Refused,
-    RoundReport,
-    ServerCore,
-    TailStep,
-    TailUpdate,
-)
+from server_node.protocol.core import ServerCore
+from server_node.protocol.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from server_node.record import RunFolder, Summary
 from sim.chrome_trace import SERVER, Trace
 from sim.network.availability import presence
@@ -84,7 +77,7 @@ def simulate(
         folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
     )
 
-    def report(fact: object) -> None:
+    def report(fact: Fact | ProtocolWarning) -> None:
         match fact:
             case RoundReport():
                 record.round(fact)
@@ -128,7 +121,7 @@ class VirtualRun:
         clock: Clock,
         ledger: Ledger,
         trace: Trace,
-        report: Callable[[object], None],
+        report: Callable[[Fact | ProtocolWarning], None],
     ) -> None:
         self._clock = clock
         self._trace = trace
@@ -174,7 +167,7 @@ class VirtualRun:
             gc.enable()
         return self._server.reason
 
-    def _on_report(self, fact: object) -> None:
+    def _on_report(self, fact: Fact) -> None:
         self._rounds += isinstance(fact, RoundReport)
         self._report(fact)
 
@@ -221,7 +214,7 @@ class VirtualRun:
             self._waiting_since_s[received.sender] = self._clock.now
         self._server.feed(received)
 
-    def _compute(self, job: Job) -> None:
+    def _compute(self, job: TailJob) -> None:
         """Do a job of the server, and let it take its time."""
         result = self._tail(job)
         now_s = self._clock.now
@@ -235,10 +228,10 @@ class VirtualRun:
                     self._trace.span(lane, "tail", now_s, end_s)
         self._clock.at(end_s, self._computed, job, result)
 
-    def _computed(self, job: Job, result: object) -> None:
+    def _computed(self, job: TailJob, result: TailResult | Future[TailResult]) -> None:
         self._server.feed(ComputeDone(job, settled(result)))
 
-    def _seconds(self, job: Job) -> float:
+    def _seconds(self, job: TailJob) -> float:
         match job:
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)

@@ -7,20 +7,21 @@ import functools
 import math
 
 from broker.codecs import gradient_bytes
-from broker.machine.actions import Job
 from broker.wire import bits
 from broker.wire.messages import Activations, HeadUpdate
-from edge_client.core import BackwardStep, FirstBatch
+from edge_client.core import BackwardStep, ClientJob, FirstBatch
 from scenarios.schema.flows import Codecs
-from server_node.protocol.core import (
+from server_node.protocol.jobs import (
     CloseRound,
     EncodeHead,
-    Plan,
     RoundClosed,
+    TailJob,
+    TailResult,
     TailStep,
     TailStepped,
     TailUpdate,
 )
+from server_node.protocol.plan import Plan
 
 
 class SyntheticDevice:
@@ -42,7 +43,7 @@ class SyntheticDevice:
         self._update = bytes(codecs.head_update_up.size_bytes(1, plan.head_size))
         self._round_samples = samples * plan.local_steps
 
-    def run(self, job: Job) -> Activations | HeadUpdate:
+    def run(self, job: ClientJob) -> Activations | HeadUpdate:
         """Give the answer to publish."""
         match job:
             case FirstBatch(assignment=assignment) if assignment.steps == 0:
@@ -80,7 +81,7 @@ class SyntheticTail:
             )
         )
 
-    def run(self, job: Job) -> bytes | TailStepped | RoundClosed | None:
+    def run(self, job: TailJob) -> TailResult:
         """Give the job's result."""
         match job:
             case TailStep(batches=batches):

@@ -11,18 +11,19 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from broker.machine.actions import Job
+from broker.machine.actions import J, R
+from edge_client.core import ClientJob, ClientResult
 from edge_client.live import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task, head_vector, initial_model
-from server_node.live import make_plan
-from server_node.protocol.core import Plan
+from server_node.protocol.jobs import TailJob, TailResult
+from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail
 from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
 
-RunJob = Callable[[Job], object]
+RunJob = Callable[[J], R | Future[R]]
 """Does a job and gives its result, or a Future of it."""
 
 INCARNATION = "virtual0"
@@ -42,8 +43,8 @@ class Workers:
     """
 
     plan: Plan
-    tail: RunJob
-    devices: Sequence[RunJob]
+    tail: RunJob[TailJob, TailResult]
+    devices: Sequence[RunJob[ClientJob, ClientResult]]
     samples: Sequence[int]
     model: tuple[nn.Module, nn.Module] | None
 
@@ -78,7 +79,7 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
         )
 
 
-def _on(pool: ThreadPoolExecutor, run: RunJob) -> RunJob:
+def _on(pool: ThreadPoolExecutor, run: Callable[[J], R]) -> RunJob[J, R]:
     return lambda job: pool.submit(run, job)
 
 
@@ -92,7 +93,7 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def settled(result: object) -> object:
+def settled(result: R | Future[R]) -> R:
     """Give what a job came to; wait for it if it is a Future."""
     return result.result() if isinstance(result, Future) else result
 

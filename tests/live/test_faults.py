@@ -19,9 +19,9 @@ from broker.servers.spawn import local_broker
 from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
 from scenarios.schema.scenario import client_names
-from server_node.live import Fact, serve
-from server_node.protocol.core import RoundReport
+from server_node.live import serve
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Fact, RoundReport
 from tests.helpers import small_file, small_scenario
 
 

@@ -14,9 +14,9 @@ from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
 from scenarios.schema.scenario import Scenario, client_names
-from server_node.live import Fact, serve
-from server_node.protocol.core import Dropped, RoundReport
+from server_node.live import serve
 from server_node.protocol.ledger import FLOWS, Ledger
+from server_node.protocol.reports import Dropped, Fact, RoundReport
 from server_node.record import Summary
 from tests.helpers import small_scenario
 

@@ -3,7 +3,6 @@
 import pytest
 
 from broker.machine.actions import (
-    Action,
     Compute,
     ComputeDone,
     Done,
@@ -25,7 +24,7 @@ from broker.wire.messages import (
     RunState,
     Status,
 )
-from edge_client.core import BackwardStep, ClientCore, FirstBatch, ProtocolWarning
+from edge_client.core import BackwardStep, ClientAction, ClientCore, FirstBatch, ProtocolWarning
 
 HELLO = Hello("same", 9, 0)
 RUNNING = RunState("running", "i1", 1, 5)
@@ -48,7 +47,7 @@ def update(number: int = 1, attempt: int = 1) -> HeadUpdate:
     return HeadUpdate(number, attempt, 1, 0.0, b"delta")
 
 
-def hears(client: ClientCore, message: RunState | Assignment | Gradient | Rejected) -> list[Action]:
+def hears(client: ClientCore, message: RunState | Assignment | Gradient | Rejected) -> list[ClientAction]:
     return client.handle(Received("", message, 10))
 
 
@@ -76,7 +75,7 @@ def test_it_greets_again_when_the_server_still_gathers() -> None:
     assert hears(core, gathering) == [Publish(UP, HELLO)]  # the first one may have been lost
 
 
-def job_of(actions: list[Action]) -> FirstBatch | BackwardStep:
+def job_of(actions: list[ClientAction]) -> FirstBatch | BackwardStep:
     (action,) = actions
     assert isinstance(action, Compute)
     assert isinstance(action.job, (FirstBatch, BackwardStep))

@@ -7,16 +7,15 @@ import msgspec
 import pytest
 
 from broker.codecs import Codec, Float16, Float32, Int4, Int8, gradient_bytes
-from broker.machine.actions import Action, Online
+from broker.machine.actions import Online
 from broker.transports.memory import MemoryBroker
 from broker.wire.messages import Assignment, Hello
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
-from server_node.live import make_plan
-from server_node.protocol.core import RoundPolicy
 from server_node.protocol.ledger import FLOWS
+from server_node.protocol.plan import RoundPolicy, make_plan
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.live.test_live import run as run_live
@@ -135,10 +134,8 @@ def test_clients_that_are_alike_share_one_assignment() -> None:
     server = Server(replace(PLAN, round_policy=RoundPolicy(3), by_link=dict.fromkeys("ac", COARSE)))
     server.handle(Online())
     server.work()
-    actions: list[Action] = []
-    for client in "abc":
-        actions = server.hear(client, Hello("same", 9, 0))
-    a, b, c = [message for _, message in said(actions) if isinstance(message, Assignment)]
+    greeted = [server.hear(client, Hello("same", 9, 0)) for client in "abc"]
+    a, b, c = [message for _, message in said(greeted[-1]) if isinstance(message, Assignment)]
     assert a is c
     assert [spec for (spec,) in a.codecs] == ["float16", "float32", "int8", "float32"]
     assert [spec for (spec,) in b.codecs] == ["float32"] * 4

@@ -7,11 +7,9 @@ import pytest
 
 from broker.codecs import Float32
 from broker.machine.actions import (
-    Action,
     Compute,
     ComputeDone,
     Done,
-    Event,
     Online,
     Publish,
     Received,
@@ -35,21 +33,20 @@ from broker.wire.messages import (
     Status,
 )
 from scenarios.schema.flows import Codecs
-from server_node.protocol.core import (
-    MAX_REPEATS,
+from server_node.protocol.core import ServerAction, ServerCore, ServerEvent
+from server_node.protocol.exchange import MAX_REPEATS
+from server_node.protocol.jobs import (
     CloseRound,
-    Dropped,
     EncodeHead,
-    Plan,
     RoundClosed,
-    RoundPolicy,
-    RoundReport,
-    ServerCore,
+    TailJob,
     TailStep,
     TailStepped,
     TailUpdate,
 )
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.plan import Plan, RoundPolicy
+from server_node.protocol.reports import Dropped, RoundReport
 
 D, P = 4, 3
 FLEET = ("a", "b", "c")
@@ -85,17 +82,17 @@ class Server:
         self.plan = plan
         self.ledger = Ledger()
         self.core = ServerCore(plan, self.ledger)
-        self.jobs: list[object] = []
+        self.jobs: list[TailJob] = []
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: ServerEvent) -> list[ServerAction]:
         actions = self.core.handle(event)
         self.jobs += [action.job for action in actions if isinstance(action, Compute)]
         return actions
 
-    def hear(self, client: str, message: Message) -> list[Action]:
+    def hear(self, client: str, message: Message) -> list[ServerAction]:
         return self.handle(Received(client, message, 10))
 
-    def work(self) -> list[Action]:
+    def work(self) -> list[ServerAction]:
         """Do the oldest job, as the tail would."""
         job = self.jobs.pop(0)
         match job:
@@ -117,13 +114,13 @@ class Server:
         """Let everybody join; gives the first round's cohort."""
         self.handle(Online())
         self.work()
-        actions: list[Action] = []
+        actions: list[ServerAction] = []
         for client in FLEET:
             actions = self.hear(client, Hello("same", 9, 0))
         return [name for name, message in said(actions) if isinstance(message, Assignment)]
 
 
-def said(actions: list[Action]) -> list[tuple[str, Message]]:
+def said(actions: list[ServerAction]) -> list[tuple[str, Message]]:
     return [
         (topics.parse(action.topic).client, action.message)
         for action in actions
@@ -131,7 +128,7 @@ def said(actions: list[Action]) -> list[tuple[str, Message]]:
     ]
 
 
-def reports(actions: list[Action]) -> list[object]:
+def reports(actions: list[ServerAction]) -> list[object]:
     return [action.fact for action in actions if isinstance(action, Report)]
 
 
@@ -211,8 +208,8 @@ def test_batches_that_wait_go_through_the_tail_together() -> None:
     assert [name for name, _, _ in job.batches] == ["a", "b"]
 
 
-def run_round(server: Server, cohort: list[str], number: int) -> list[Action]:
-    actions: list[Action] = []
+def run_round(server: Server, cohort: list[str], number: int) -> list[ServerAction]:
+    actions: list[ServerAction] = []
     for client in cohort:
         server.hear(client, activations(number))
     while server.jobs:
@@ -316,7 +313,7 @@ def test_a_stranger_is_rejected() -> None:
 def test_a_flood_of_bad_messages_gets_one_answer_and_starts_one_timer() -> None:
     server = Server()
     server.begin()
-    actions: list[Action] = []
+    actions: list[ServerAction] = []
     for number in range(1000):
         actions += server.handle(Undecodable(f"m{number}", WireError("malformed", "noise")))
     assert len(said(actions)) == 1
@@ -473,9 +470,9 @@ def test_every_byte_is_in_one_flow() -> None:
     assert flows["head_state_down"].messages == 4  # two rounds have begun
 
 
-def finish_member(server: Server, client: str, number: int = 1) -> list[Action]:
+def finish_member(server: Server, client: str, number: int = 1) -> list[ServerAction]:
     """Let one member do its whole round."""
-    actions: list[Action] = []
+    actions: list[ServerAction] = []
     for message in (activations(number), update(number)):
         actions += server.hear(client, message)
         while server.jobs:
@@ -483,7 +480,7 @@ def finish_member(server: Server, client: str, number: int = 1) -> list[Action]:
     return actions
 
 
-def closed(actions: list[Action]) -> list[int]:
+def closed(actions: list[ServerAction]) -> list[int]:
     """Give the clients of each round that was closed."""
     return [fact.clients for fact in reports(actions) if isinstance(fact, RoundReport)]
 

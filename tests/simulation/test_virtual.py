@@ -12,9 +12,8 @@ import pytest
 
 from broker.transports.memory import MemoryBroker
 from scenarios.schema.scenario import Scenario
-from server_node.live import Fact
-from server_node.protocol.core import Dropped
 from server_node.protocol.ledger import FLOWS, Ledger
+from server_node.protocol.reports import Dropped, Fact
 from sim.simulation.run import STANDSTILL_S, simulate
 from tests.helpers import small_scenario
 from tests.live.test_live import run as run_live

@@ -24,9 +24,9 @@ from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task, task_of
-from server_node.live import Fact, serve
-from server_node.protocol.core import RoundReport
+from server_node.live import serve
 from server_node.protocol.ledger import FLOWS, Ledger
+from server_node.protocol.reports import Fact, RoundReport
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.live.test_live import run as run_live

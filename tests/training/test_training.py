@@ -18,8 +18,8 @@ from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
-from server_node.live import make_plan
-from server_node.protocol.core import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.protocol.jobs import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.protocol.plan import make_plan
 from server_node.tail import Tail
 from tests.helpers import small_scenario
 

@@ -1,0 +1,87 @@
+"""What the state machine asks the tail to compute, and what comes back.
+
+EncodeHead -> bytes        TailStep -> TailStepped
+TailUpdate -> None         CloseRound -> RoundClosed
+"""
+
+from dataclasses import dataclass
+
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, HeadUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeHead:
+    """Encode the initial (or restored) head under the codec of head_state_down."""
+
+
+@dataclass(frozen=True, slots=True)
+class TailStep:
+    """Send some of the cohort's batches through the tail.
+
+    Attributes:
+        round: of the round under way.
+        step: of the round under way.
+        batches: of each client its name, its batch, and the weight of the batch's samples.
+    """
+
+    round: int
+    step: int
+    batches: tuple[tuple[str, Activations, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TailStepped:
+    """What came of a TailStep.
+
+    Attributes:
+        gradients: each client's encoded gradient and lambda, or why its batch was refused.
+        loss_sum: over the samples of the batches that were not refused.
+        samples: how many.
+    """
+
+    gradients: dict[str, tuple[bytes, float] | WireError]
+    loss_sum: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TailUpdate:
+    """Take one optimizer step with the weighted average of the samples' gradients."""
+
+    round: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRound:
+    """Average the head updates by samples and weight, and evaluate if asked.
+
+    Attributes:
+        round: which one.
+        updates: of each client its name, its update, and the update's weight.
+        evaluate: whether to measure the metric afterwards.
+    """
+
+    round: int
+    updates: tuple[tuple[str, HeadUpdate, float], ...]
+    evaluate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """What came of a CloseRound.
+
+    Attributes:
+        head: the next head, encoded.
+        metric: if it was measured.
+        refused: whose updates were refused, and why.
+    """
+
+    head: bytes
+    metric: float | None
+    refused: dict[str, WireError]
+
+
+TailJob = EncodeHead | TailStep | TailUpdate | CloseRound
+TailResult = bytes | TailStepped | RoundClosed | None

@@ -1,0 +1,168 @@
+"""What the state machine must know of a scenario."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from broker.wire import topics
+from scenarios.schema.flows import Codecs
+from scenarios.schema.scenario import (
+    Buffered,
+    Deadline,
+    OverSelect,
+    Scenario,
+    WaitAll,
+    client_names,
+    scenario_digest,
+)
+from scenarios.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPolicy:
+    """When a round stops waiting. Each straggler policy is one setting of these fields.
+
+    Attributes:
+        choose: members that a round begins with.
+        enough: close a step once this many members have answered; None: wait for every member.
+        deadline_s: after this long, `minimum` members are enough; None: there is no deadline.
+        minimum: see `deadline_s`.
+        max_staleness: None: who is late is dropped. Otherwise the round does not wait for late members
+            either, but they keep working: their answers count in a later round with weight
+            1/sqrt(1 + rounds late), up to so many rounds late (buffered asynchronous training, FedBuff).
+    """
+
+    choose: int
+    enough: int | None = None
+    deadline_s: float | None = None
+    minimum: int = 1
+    max_staleness: int | None = None
+
+    @property
+    def keeps_late_members(self) -> bool:
+        """Whether a round closes without dropping the members that have not answered."""
+        return self.max_staleness is not None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the state machine must know of a scenario.
+
+    Attributes:
+        run: name of the run, in every topic.
+        incarnation: differs at every start of the server.
+        digest: of the scenario; clients with another one are rejected.
+        seed: of the cohort's choice.
+        clients: names of the fleet.
+        rounds: how many.
+        cohort: clients that must be there to begin without the rest of the fleet.
+        round_policy: how many are chosen for a round, and how long it waits for whom.
+        steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
+        local_steps: batches that a client trains on in a round.
+        codecs: of clients to which no rule of `flows.by_link` applies.
+        by_link: of the others, one tuple for all that are alike.
+        cut_size: d, values of one sample at the cut.
+        head_size: parameters of the head.
+        batch_size: most samples in a step.
+        targets_per_sample: integers in one target.
+        classes: targets lie below it.
+        evaluate_every: rounds between evaluations; the last round always has one.
+        rejoin_s: how long a vanished member of the cohort may be away.
+        retry_s: silence after which a message is repeated.
+        join_s: how long to wait for the whole fleet before starting with those who are there.
+    """
+
+    run: str
+    incarnation: str
+    digest: str
+    seed: int
+    clients: tuple[str, ...]
+    rounds: int
+    cohort: int
+    round_policy: RoundPolicy
+    steps: int
+    local_steps: int
+    codecs: Codecs
+    cut_size: int
+    head_size: int
+    batch_size: int
+    targets_per_sample: int
+    classes: int
+    evaluate_every: int
+    rejoin_s: float
+    retry_s: float
+    join_s: float = 60.0
+    by_link: Mapping[str, Codecs] = field(default_factory=dict)
+
+    def codecs_of(self, client: str) -> Codecs:
+        """Give a client's codecs."""
+        return self.by_link.get(client, self.codecs)
+
+    def evaluates(self, number: int) -> bool:
+        """Say whether the model is evaluated at the end of a round."""
+        return number == self.rounds or number % self.evaluate_every == 0
+
+
+def make_round_policy(scenario: Scenario) -> RoundPolicy:
+    """Give a scenario's straggler policy as the rule by which rounds wait."""
+    cohort = scenario.training.cohort
+    match scenario.stragglers:
+        case Deadline(deadline_s=deadline_s, minimum=minimum):
+            return RoundPolicy(cohort, deadline_s=deadline_s, minimum=minimum)
+        case OverSelect(extra=extra):
+            return RoundPolicy(cohort + extra, enough=cohort)
+        case Buffered(buffer=buffer, max_staleness=max_staleness):
+            return RoundPolicy(cohort, enough=buffer, max_staleness=max_staleness)
+        case WaitAll():
+            return RoundPolicy(cohort)
+
+
+def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
+    """Give the state machine what it needs of a scenario.
+
+    Args:
+        scenario: what to run.
+        task: its task, for the shapes at the cut.
+        run: name of the run.
+        incarnation: of this start of the server.
+        head_size: parameters of the head.
+
+    Raises:
+        RunError: a run name that cannot stand in a topic.
+    """
+    training, stragglers = scenario.training, scenario.stragglers
+    return Plan(
+        run=topics.check_name(run),
+        incarnation=incarnation,
+        digest=scenario_digest(scenario),
+        seed=scenario.seed,
+        clients=tuple(client_names(scenario)),
+        rounds=training.rounds,
+        cohort=training.cohort,
+        round_policy=make_round_policy(scenario),
+        steps=training.local_steps if training.method == "split" else 0,
+        local_steps=training.local_steps,
+        codecs=scenario.flows.codecs_for("none"),
+        by_link=_codecs_by_link(scenario),
+        cut_size=task.cut_size,
+        head_size=head_size,
+        batch_size=scenario.task.batch_size,
+        targets_per_sample=int(np.prod(task.target_shape)),
+        classes=task.classes,
+        evaluate_every=training.evaluate_every,
+        rejoin_s=stragglers.rejoin_s,
+        retry_s=stragglers.retry_s,
+    )
+
+
+def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
+    """Give the codecs of the clients for which a rule of `flows.by_link` has others than the usual ones."""
+    names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
+    by_link: dict[str, Codecs] = {}
+    for group in scenario.fleet:
+        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.count))
+        if codecs != usual:
+            by_link |= dict.fromkeys(members, codecs)
+    return by_link

@@ -1,0 +1,76 @@
+"""Who is online, who is answered at most once a second, and who is drawn for a cohort."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from broker.wire.messages import Hello
+from scenarios.seeds import generator
+
+QUIET_S = 1.0
+"""A client's greetings and errors are answered at most once in this time."""
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """Whom the server has answered a moment ago.
+
+    Attributes:
+        greetings: of each such client the greeting that came meanwhile, if one did; it is taken up when the
+            client's time is over.
+    """
+
+    greetings: dict[str, Hello | None] = field(default_factory=dict)
+
+    def __contains__(self, client: str) -> bool:
+        return client in self.greetings
+
+    def begin(self, client: str) -> None:
+        """Answer this client no more until `end`."""
+        self.greetings[client] = None
+
+    def postpone(self, client: str, greeting: Hello) -> None:
+        """Keep a greeting for later; the last one counts."""
+        self.greetings[client] = greeting
+
+    def forget_greeting(self, client: str) -> None:
+        """Drop what was kept for later: the client has gone."""
+        if client in self.greetings:
+            self.greetings[client] = None
+
+    def end(self, client: str) -> Hello | None:
+        """Answer this client again; give the greeting that was kept."""
+        return self.greetings.pop(client, None)
+
+
+def draw_cohort(
+    clients: tuple[str, ...],
+    online: set[str],
+    at_work: Collection[str],
+    wanted: int,
+    *,
+    seed: int,
+    number: int,
+) -> list[str]:
+    """Draw clients for a round from those that are online and not at work, each as likely; sorted.
+
+    Args:
+        clients: names of the fleet.
+        online: those that are there.
+        at_work: those that are members of a round already.
+        wanted: how many; all who are free if they are fewer.
+        seed: of the scenario.
+        number: the round's.
+    """
+    rng = generator(seed, "cohort", number)
+    free = len(online) - sum(client in online for client in at_work)
+    if 8 * (free - wanted) < len(clients):
+        candidates = sorted(online.difference(at_work))
+        return [candidates[i] for i in np.sort(rng.choice(free, min(wanted, free), replace=False))]
+    # One draw in eight or more hits, so a round does not look through the whole of a large fleet.
+    chosen: set[str] = set()
+    while len(chosen) < wanted:
+        drawn = (clients[i] for i in rng.integers(len(clients), size=wanted - len(chosen)).tolist())
+        chosen.update(client for client in drawn if client in online and client not in at_work)
+    return sorted(chosen)

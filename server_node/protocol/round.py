@@ -1,0 +1,135 @@
+"""One round: who is ready, who is waited for, whether that is enough, and how much an answer weighs."""
+
+import math
+from collections.abc import Mapping
+
+from broker.wire.errors import WireError
+from server_node.protocol.exchange import Exchange, Turn
+from server_node.protocol.jobs import CloseRound, RoundClosed, TailJob, TailStep, TailStepped, TailUpdate
+from server_node.protocol.plan import Plan
+from server_node.protocol.reports import RoundReport
+
+
+class Round:
+    """The round under way.
+
+    Args:
+        number: counted from 1.
+        plan: see Plan.
+        members: the exchanges of all clients at work, by client. With a policy that keeps late members some
+            belong to an earlier round. The round reads it; whoever changes it tells the round.
+
+    Attributes:
+        step: the step that the round waits for.
+        overdue: the deadline has passed.
+        behind: members that the current step waits for.
+    """
+
+    def __init__(self, number: int, plan: Plan, members: Mapping[str, Exchange]) -> None:
+        self.number = number
+        self.step = 0
+        self.overdue = False
+        self._loss_sum = 0.0
+        self._samples = 0
+        self._client_steps = 0
+        self._plan = plan
+        self._policy = plan.round_policy
+        self._members = members
+        self._recompute_readiness()
+
+    # `behind` and `_ready` follow from step and members. A fleet may be large, so between steps they are
+    # kept up one member at a time.
+
+    def _recompute_readiness(self) -> None:
+        members = self._members.items()
+        self._ready = {client for client, m in members if m.turn is Turn.TAIL and self._belongs_to_step(m)}
+        if self.awaits_updates:
+            self.behind = {client for client, m in members if m.turn is not Turn.DONE}
+        else:
+            self.behind = {client for client, m in members if m.step <= self.step}
+
+    @property
+    def awaits_updates(self) -> bool:
+        """Whether what is missing is head updates, not activations."""
+        return self._policy.keeps_late_members or self.step == self._plan.steps
+
+    def activations_came(self, client: str) -> None:
+        """Note that a member's activations wait for the tail."""
+        if self._belongs_to_step(self._members[client]):
+            self._ready.add(client)
+
+    def update_came(self, client: str) -> None:
+        """Note that a member is done."""
+        self.behind.discard(client)
+
+    def answered(self, client: str) -> None:
+        """Note that a member's activations went through the tail."""
+        self._ready.discard(client)
+        if not self.awaits_updates and self._members[client].step > self.step:
+            self.behind.discard(client)
+
+    def left(self, client: str) -> None:
+        """Note that a client is no member any more."""
+        self._ready.discard(client)
+        self.behind.discard(client)
+
+    def batches(self) -> TailStep | None:
+        """Give the job for the activations that wait, if there are any."""
+        if not self._ready:
+            return None
+        batches = [
+            (client, member.activations, self.weight(member))
+            for client in sorted(self._ready)
+            if (member := self._members[client]).activations is not None
+        ]
+        return TailStep(self.number, self.step, tuple(batches))
+
+    def add_losses(self, result: TailStepped) -> None:
+        """Add up what came of a job of the tail."""
+        self._loss_sum += result.loss_sum
+        self._samples += result.samples
+        self._client_steps += sum(not isinstance(each, WireError) for each in result.gradients.values())
+
+    def is_enough(self) -> bool:
+        """Say whether the round need not wait for those who are behind."""
+        policy, present = self._policy, len(self._members)
+        needed = min(present, policy.enough or present)
+        if self.overdue:
+            needed = min(needed, policy.minimum)
+        return present - len(self.behind) >= needed
+
+    def next_job(self) -> TailJob:
+        """Give the job that ends the step, or the round after its last one."""
+        last_step = min(self._plan.steps, 1) if self._policy.keeps_late_members else self._plan.steps
+        if self.step < last_step:
+            self.step += 1
+            self._recompute_readiness()
+            return TailUpdate(self.number, self.step - 1)
+        updates = [
+            (client, member.update, self.weight(member))
+            for client, member in sorted(self._members.items())
+            if member.update is not None
+        ]
+        return CloseRound(self.number, tuple(updates), self._plan.evaluates(self.number))
+
+    def report(self, job: CloseRound, result: RoundClosed, *, online: int) -> RoundReport:
+        """Sum up the round after it has closed."""
+        used = [update for client, update, _ in job.updates if client not in result.refused]
+        samples = sum(update.samples for update in used)
+        return RoundReport(
+            round=self.number,
+            loss=self._loss_sum / self._samples if self._samples else float("nan"),
+            metric=result.metric,
+            clients=len(used),
+            client_steps=self._client_steps if self._plan.steps else len(used) * self._plan.local_steps,
+            quantization_error=sum(u.quantization_error * u.samples for u in used) / max(samples, 1),
+            staleness=sum(self.number - u.round for u in used) / max(len(used), 1),
+            online=online,
+        )
+
+    def weight(self, member: Exchange) -> float:
+        """Weigh an answer by how many rounds late it is: 1/sqrt(1 + s), as in FedBuff (arXiv 2106.06639)."""
+        return 1 / math.sqrt(1 + self.number - member.assignment.round)
+
+    def _belongs_to_step(self, member: Exchange) -> bool:
+        return self._policy.keeps_late_members or member.step == self.step
