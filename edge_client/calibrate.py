@@ -62,7 +62,7 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
             whole.run(start)
         device.run(
             BackwardStep(
-                CLIENT, Gradient(1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False
+                CLIENT, Gradient(1, 1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False
             )
         )
         yield dict(seconds)
@@ -90,7 +90,9 @@ def _device(
         (initial - head_origin(state_codec, initial))[None, :], generator(scenario.seed, CLIENT)
     )
     steps = 0 if training.method == "fedavg" else 1
-    return device, FirstBatch(CLIENT, Assignment(1, 1, steps, (up, down, update, state), head))
+    return device, FirstBatch(
+        CLIENT, Assignment(1, 1, 1, steps, training.head_lr, (up, down, update, state), head)
+    )
 
 
 def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:

@@ -1,14 +1,15 @@
 """A client's half of the protocol: it only ever answers the server.
 
-    Assignment -> Start -> Activations -> Gradient -> Learn -> Activations -> ... -> HeadUpdate
-    Assignment without steps (FedAvg) -> Start -> HeadUpdate
+    Assignment -> FirstBatch -> Activations -> Gradient -> BackwardStep -> Activations -> ... -> HeadUpdate
+    Assignment without steps (FedAvg) -> FirstBatch -> HeadUpdate
 
-The client keeps no timers. The server waits for the answers, so the server repeats what it said; the
-client repeats its last answer when it is asked again. A lost message, a duplicated one, a restarted
-device and a restarted server all come down to that one rule.
+The client keeps no timers. The server waits for the answers, so it asks (Ask) when one does not come; the
+client says how far it is (Progress), and sends an answer again only when it is asked for that. A lost message,
+a duplicated one, a restarted device and a restarted server all come down to that.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -29,17 +30,22 @@ from broker.wire import topics
 from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
+    Ask,
     Assignment,
     Gradient,
     HeadUpdate,
     Hello,
     Message,
+    Progress,
     Rejected,
+    Released,
     RunState,
+    Standing,
     Status,
+    Welcome,
 )
 
-FATAL = ("scenario", "roster")
+FATAL = ("scenario", "roster", "version")
 """Reasons of Rejected after which this client cannot take part in the run."""
 
 
@@ -84,48 +90,67 @@ class ClientCore:
 
     Args:
         run: name of the run.
-        hello: what it says of itself to every incarnation of the server.
         client: its name.
+        hello: what it says of itself to every incarnation of the server.
+        first_session: its connections are numbered from here on; higher than those before a restart.
     """
 
     __slots__ = (  # a simulated fleet may be large
         "_answer",
         "_busy",
         "_client",
+        "_first_session",
         "_greeted",
         "_hello",
-        "_incarnation",
+        "_refused",
         "_round",
         "_run",
+        "_server",
+        "_session",
+        "_step",
         "_steps",
     )
 
-    def __init__(self, run: str, client: str, hello: Hello) -> None:
+    def __init__(self, run: str, client: str, hello: Hello, first_session: int = 0) -> None:
         self._run = run
         self._client = client
         self._hello = hello
-        self._incarnation = ""
+        self._first_session = self._session = first_session
+        self._server = 0  # the incarnation that is in charge; 0 before one was heard of
         self._greeted = False
         self._forget_round()
 
     def _forget_round(self) -> None:
         self._round = 0
         self._steps = 0
+        self._step = 0  # see Progress.step
         self._busy: ClientJob | None = None
         self._answer: Activations | HeadUpdate | None = None
+        self._refused = False
 
-    def handle(self, event: ClientEvent) -> list[ClientAction]:
+    @property
+    def _standing(self) -> Standing:
+        if self._busy is not None:
+            return Standing.WORKING
+        if self._refused:
+            return Standing.REFUSED
+        return Standing.MISSING if self._answer is None else Standing.ANSWERED
+
+    def handle(self, event: ClientEvent, now_s: float) -> list[ClientAction]:  # noqa: ARG002  it keeps no timers
         """Take one event and say what is to be done."""
         match event:
             case Received():
                 return self._received(event.message)
             case ComputeDone(job, result) if job is self._busy:
                 return self._computed(result)
-            case Online():
+            case Online(connection):
+                self._session = self._first_session + connection
                 self._greeted = False
-                return [Publish(topics.status(self._run, self._client), Status(online=True), retain=True)]
+                return [self._status(online=True)]
+            case Undecodable(error=error) if error.reason == "version":
+                return self._leave(f"version: the server does not speak this client's: {error}")
             case Undecodable(error=error):
-                return [Report(ProtocolWarning(self._client, f"unreadable message from the server: {error}"))]
+                return [self._warn(f"unreadable message from the server: {error}")]
             case StopAsked(reason):
                 return self._leave(reason)
             case _:
@@ -133,56 +158,94 @@ class ClientCore:
 
     def _received(self, message: Message) -> list[ClientAction]:
         match message:
+            case Gradient() | Assignment() | Ask() | Released() if message.server < self._server:
+                return []  # of a server that another one has followed
+            case Gradient() | Assignment() | Ask() | Released() if message.server > self._server:
+                return self._follow(message.server)
             case Gradient():
                 return self._gradient(message)
             case Assignment():
                 return self._assigned(message)
+            case Ask():
+                return self._asked(message)
+            case Released():
+                return self._released(message)
             case RunState():
                 return self._run_state(message)
+            case Welcome():
+                return []  # this client has the scenario and the task's code
             case Rejected(reason, detail):
-                trouble = Report(ProtocolWarning(self._client, f"rejected by the server: {reason}: {detail}"))
-                return [trouble, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [trouble]
+                warning = self._warn(f"rejected by the server: {reason}: {detail}")
+                return [warning, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [warning]
             case _:
                 return []
 
     def _run_state(self, state: RunState) -> list[ClientAction]:
-        known = state.incarnation == self._incarnation
-        if state.phase == "finished":
-            # A retained end of an earlier run of this name is no reason to leave before ours began.
-            return self._leave(state.reason) if known else []
-        if state.phase == "away" or (known and self._greeted and state.phase != "gathering"):
+        if state.phase == "away":  # its number may be too low: the will was made before the server began
+            self._greeted = False
             return []
-        if not known:
+        if state.server < self._server:
+            return []
+        if state.phase == "finished":
+            return self._leave(state.reason)
+        if state.server > self._server:
             self._forget_round()
-        self._incarnation = state.incarnation
+            self._server, self._greeted = state.server, False
+        if state.phase == "paused":
+            self._greeted = False
+            return []
+        if self._greeted and state.phase != "gathering":
+            return []
+        return self._greet()
+
+    def _follow(self, server: int) -> list[ClientAction]:
+        """Turn to a new server; what it said came before this client had heard of it, so greet it first."""
+        self._forget_round()
+        self._server = server
+        return self._greet()
+
+    def _greet(self) -> list[ClientAction]:
         self._greeted = True
-        hello = msgspec.structs.replace(self._hello, round=self._round)
+        hello = msgspec.structs.replace(
+            self._hello, session=self._session, round=self._round, step=self._step, standing=self._standing
+        )
         return [Publish(topics.up(self._run, self._client), hello)]
 
     def _assigned(self, assignment: Assignment) -> list[ClientAction]:
-        if assignment.round < self._round:
+        if assignment.round <= self._round:
             return []
-        if assignment.round == self._round:
-            return self._repeat()
+        self._forget_round()
         self._round = assignment.round
         self._steps = assignment.steps
-        self._answer = None
         self._busy = FirstBatch(self._client, assignment)
         return [Compute(self._busy)]
 
     def _gradient(self, gradient: Gradient) -> list[ClientAction]:
-        if gradient.round != self._round or self._busy is not None:
+        due = isinstance(self._answer, Activations) and gradient.step == self._answer.step
+        if gradient.round != self._round or self._busy is not None or not due:
             return []
-        if not isinstance(self._answer, Activations) or gradient.step != self._answer.step:
-            return self._repeat()
-        self._busy = BackwardStep(self._client, gradient, last=gradient.step + 1 == self._steps)
+        self._step = gradient.step + 1
+        self._busy = BackwardStep(self._client, gradient, last=self._step == self._steps)
         return [Compute(self._busy)]
 
-    def _repeat(self) -> list[ClientAction]:
-        if self._busy is not None or self._answer is None:
+    def _asked(self, ask: Ask) -> list[ClientAction]:
+        missing = ask.round > self._round or (ask.round == self._round and ask.step > self._step)
+        if ask.resend and not missing and self._standing is Standing.ANSWERED:
+            return self._resend(ask)
+        standing = Standing.MISSING if missing else self._standing
+        return [self._progress(ask.number, standing)]
+
+    def _resend(self, ask: Ask) -> list[ClientAction]:
+        assert self._answer is not None
+        if (ask.round, ask.step) != (self._round, self._step):
             return []
         self._answer = msgspec.structs.replace(self._answer, attempt=self._answer.attempt + 1)
         return [Publish(topics.up(self._run, self._client), self._answer)]
+
+    def _released(self, released: Released) -> list[ClientAction]:
+        if released.round == self._round:
+            self._forget_round()
+        return self._greet() if released.greet else []
 
     def _computed(self, result: ClientResult) -> list[ClientAction]:
         self._busy = None
@@ -191,10 +254,21 @@ class ClientCore:
                 self._answer = result
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():
-                return [Report(ProtocolWarning(self._client, f"refused a message of the server: {result}"))]
-            case _:
-                raise TypeError(f"a job gave {type(result).__name__}")
+                self._refused = True
+                return [
+                    self._warn(f"refused a message of the server: {result}"),
+                    self._progress(0, Standing.REFUSED),
+                ]
+
+    def _progress(self, number: int, standing: Standing) -> Publish:
+        progress = Progress(self._server, number, self._round, self._step, standing)
+        return Publish(topics.up(self._run, self._client), progress)
+
+    def _status(self, *, online: Literal[True, False]) -> Publish:
+        return Publish(topics.status(self._run, self._client), Status(online, self._session), retain=True)
+
+    def _warn(self, what: str) -> Report[ProtocolWarning]:
+        return Report(ProtocolWarning(self._client, what))
 
     def _leave(self, reason: str) -> list[ClientAction]:
-        offline = Publish(topics.status(self._run, self._client), Status(online=False), retain=True)
-        return [offline, Done(reason)]
+        return [self._status(online=False), Done(reason)]

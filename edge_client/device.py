@@ -112,7 +112,7 @@ class Device:
         self._activations_codec, self._update_codec = codec_from_wire(activations), codec_from_wire(update)
         self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
         state_codec = codec_from_wire(state)
-        self._round = assignment.round
+        self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
         change = state_codec.decode(assignment.head, 1, self._initial.size)[0]
         self._received = change + head_origin(state_codec, self._initial)
         load_head_vector(self._head, self._received)
@@ -147,6 +147,7 @@ class Device:
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
         return Activations(
+            server=self._server,
             round=self._round,
             step=step,
             attempt=1,
@@ -177,7 +178,7 @@ class Device:
             return self._finish()
 
     def _descend(self) -> None:
-        sgd_step(self._head, self._training.head_lr * self._training.lr_factor(self._round))
+        sgd_step(self._head, self._lr)
 
     def _finish(self) -> HeadUpdate:
         change = (head_vector(self._head) - self._received)[None, :] + self._lost
@@ -188,6 +189,7 @@ class Device:
         if self._error_feedback:
             self._lost = change - self._update_codec.decode(payload, *change.shape)
         return HeadUpdate(
+            server=self._server,
             round=self._round,
             attempt=1,
             samples=self._trained,

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -114,11 +115,16 @@ async def _client(
     async def compute(job: ClientJob) -> ClientResult:
         return await loop.run_in_executor(pool, device.run, job)
 
-    hello = Hello(scenario_digest(scenario), device.samples, 0)
-    will = Will(topics.status(run, name), messages.encode(Status(online=False)), retain=True)
+    first_session = time.time_ns() // 1_000_000  # higher than that of an earlier process of this client
+    hello = Hello(first_session, scenario_digest(scenario), device.samples)
+
+    def will(connection: int) -> Will:
+        status = Status(online=False, session=first_session + connection)
+        return Will(topics.status(run, name), messages.encode(status), retain=True)
+
     subscriptions = topics.client_subscriptions(run, name)
     async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
-        core = ClientCore(run, name, hello)
+        core = ClientCore(run, name, hello, first_session)
         return await Driver(core, transport, compute, journal, _report).run(stop)
 
 

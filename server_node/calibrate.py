@@ -41,7 +41,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     """
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
-    plan = make_plan(scenario, task, run=NAME, incarnation=NAME, head_size=head_vector(head).size)
+    plan = make_plan(scenario, task, run=NAME, head_size=head_vector(head).size)
     plan = replace(plan, by_link={})
     teaches_nothing = scenario.training.model_copy(update={"tail_lr": 0.0})  # for what it sees is made up
     worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=teaches_nothing)
@@ -63,9 +63,9 @@ def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRou
     z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
     targets = rng.integers(0, plan.classes, n * plan.targets_per_sample).astype(np.uint16)
     packed = bits.pack(targets, bits.bits_for(plan.classes))
-    batch = Activations(1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
+    batch = Activations(1, 1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
     change = plan.codecs.head_update_up.encode(np.zeros((1, plan.head_size), np.float32), rng)
-    update = HeadUpdate(1, 1, n, 0.0, change)
+    update = HeadUpdate(1, 1, 1, n, 0.0, change)
     clients = [f"c{number}" for number in range(cohort)]
     return {
         ONE: TailStep(1, 0, (("c0", batch, 1.0),)),

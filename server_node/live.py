@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from broker.machine.asyncio_driver import Driver
@@ -65,8 +66,9 @@ async def serve(
     journal = journal or Journal(())
     task = task_of(scenario)
     head, tail = initial_model(task, scenario.seed)
-    incarnation = secrets.token_hex(4)
-    plan = make_plan(scenario, task, run=run, incarnation=incarnation, head_size=head_vector(head).size)
+    plan = replace(
+        make_plan(scenario, task, run=run, head_size=head_vector(head).size), token=secrets.randbits(31)
+    )
     before = Progress(plan.digest, [], Ledger())
     if resume:
         before = checkpoint.restore(folder, plan.digest, head, tail)
@@ -94,8 +96,12 @@ async def serve(
                 log.warning("refused a message of %s: %s", client, why)
         watch(fact, ledger)
 
-    away = RunState("away", incarnation, 0, plan.rounds)
-    will = Will(topics.state(run), messages.encode(away), retain=True)
+    core = ServerCore(plan, ledger, len(before.rows))
+
+    def will(_connection: int) -> Will:
+        away = RunState("away", core.incarnation, plan.token, 0, plan.rounds)
+        return Will(topics.state(run), messages.encode(away), retain=True)
+
     subscriptions = topics.server_subscriptions(run)
     with ThreadPoolExecutor(1, thread_name_prefix="tail") as pool:
         loop = asyncio.get_running_loop()
@@ -104,7 +110,6 @@ async def serve(
             return await loop.run_in_executor(pool, _timed, worker, job, journal)
 
         async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
-            core = ServerCore(plan, ledger, len(before.rows))
             reason = await Driver(core, transport, compute, journal, report).run(stop)
     return record.finish(reason, (head, tail))
 

@@ -1,7 +1,7 @@
 """The vocabulary of both state machines: events in, actions out.
 
-A core (edge_client.core, server_node.protocol.core) has one method, `handle(event) -> list[Action]`. It sees
-no clock, socket, thread or global random state. Two drivers feed it: broker.machine.asyncio_driver in real
+A core (edge_client.core, server_node.protocol.core) has one method, `handle(event, now_s) -> list[Action]`. It
+is told the time and reads no clock; it sees no socket, thread or global random state. Two drivers feed it: broker.machine.asyncio_driver in real
 time over a Transport, and sim.simulation.driver in virtual time.
 """
 
@@ -21,7 +21,9 @@ F = TypeVar("F")
 
 
 class Online(msgspec.Struct, frozen=True):
-    """The connection to the broker stands (again), subscriptions included."""
+    """The connection to the broker stands (again), subscriptions included; `connection` counts them."""
+
+    connection: int = 1
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -39,10 +41,11 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """Bytes arrived that are no message; `sender` as in Received."""
+    """Bytes arrived that are no message, or that were dropped unread; the rest as in Received."""
 
     sender: str
     error: WireError
+    wire_bytes: int = 0
 
 
 class TimerFired(msgspec.Struct, frozen=True):
@@ -112,6 +115,11 @@ Action = Publish | StartTimer | CancelTimer | Compute[J] | Report[F] | Done
 class Core(Protocol[J, R, F]):
     """A protocol state machine."""
 
-    def handle(self, event: Event[J, R]) -> list[Action[J, F]]:
-        """Take one event and say what is to be done, in order."""
+    def handle(self, event: Event[J, R], now_s: float) -> list[Action[J, F]]:
+        """Take one event and say what is to be done, in order.
+
+        Args:
+            event: what happened.
+            now_s: seconds on a clock that never goes back.
+        """
         ...

@@ -48,10 +48,15 @@ def event_of(frame: Frame) -> Received | Undecodable | None:
         log.warning("ignored a message: %s", error)
         return None
     sender = place.client if place.kind in ("up", "status") else ""
+    if place.version != messages.VERSION:
+        spoken = WireError(
+            "version", f"version {place.version} is spoken there, this side speaks {messages.VERSION}"
+        )
+        return Undecodable(sender, spoken, frame.wire_bytes)
     try:
         return Received(sender, messages.decode(frame.payload), frame.wire_bytes)
     except WireError as error:
-        return Undecodable(sender, error)
+        return Undecodable(sender, error, frame.wire_bytes)
 
 
 class Driver(Generic[J, R, F]):
@@ -108,14 +113,14 @@ class Driver(Generic[J, R, F]):
 
     def _feed(self, event: Event[J, R]) -> None:
         if not self._done.done():
-            for action in self._core.handle(event):
+            for action in self._core.handle(event, asyncio.get_running_loop().time()):
                 self._carry_out(action)
 
     async def _read(self) -> None:
         async for item in self._transport.events():
             match item:
-                case Connected():
-                    self._feed(Online())
+                case Connected(connection):
+                    self._feed(Online(connection))
                 case Frame():
                     event = event_of(item)
                     if isinstance(event, Received):

@@ -47,8 +47,16 @@ def _had_socket(client: aiomqtt.Client) -> bool:
     return client._misc_task is not None  # noqa: SLF001  made when the thread has opened the socket
 
 
-async def disconnect(client: aiomqtt.Client) -> None:
-    """Say goodbye to the broker, or close the socket without it."""
+async def disconnect(client: aiomqtt.Client, *, abruptly: bool = False) -> None:
+    """End a connection.
+
+    Args:
+        client: the connection.
+        abruptly: close the socket without a DISCONNECT, so that the broker says the last will (MQTT 3.1.1,
+            3.1.2.5).
+    """
+    if abruptly:
+        client._client._sock_close()  # noqa: SLF001  no public word for it
     try:
         await client.__aexit__(None, None, None)
     except aiomqtt.MqttError:

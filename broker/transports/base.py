@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,7 +20,13 @@ _SECONDS_BETWEEN_WARNINGS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection stands and every subscription is in force; comes again after each loss."""
+    """The connection stands and every subscription is in force; comes again after each loss.
+
+    Attributes:
+        connection: its number; the will of the connection was made with the same number.
+    """
+
+    connection: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,8 @@ class TransportStats:
 class Transport(Protocol):
     """A client's connection to a broker, as an async context manager.
 
-    Entering it returns once the first connection stands; it then reconnects by itself until it is left.
+    Entering it returns once the first connection stands; it then reconnects by itself until it is left. Left by
+    an exception it does not say goodbye, and the broker says its will.
     """
 
     @property
@@ -115,9 +122,15 @@ class Connect(Protocol):
     """Makes transports: what is left of one's constructor once broker and credentials are known."""
 
     def __call__(
-        self, *, client_id: str, subscriptions: Sequence[str], will: Will | None = None
+        self, *, client_id: str, subscriptions: Sequence[str], will: Callable[[int], Will] | None = None
     ) -> Transport:
-        """Make a transport that is yet to be entered; client ids are unique at the broker."""
+        """Make a transport that is yet to be entered.
+
+        Args:
+            client_id: unique at the broker.
+            subscriptions: topic filters.
+            will: gives the last will of each connection by its number; numbers rise from 1, with gaps.
+        """
         ...
 
 

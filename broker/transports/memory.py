@@ -1,7 +1,7 @@
 """A broker in memory, for tests and for trying things without a network.
 
     broker = MemoryBroker()
-    async with broker.transports.base(client_id="pi", subscriptions=["fl/run/state"]) as transport: ...
+    async with broker.transport(client_id="pi", subscriptions=["fl/run/state"]) as transport: ...
 
 It delivers at once, in the order of the calls, to clients in the order in which they came: the same
 program always sees the same events. Chunks, limits and byte counts are those of the MQTT transport.
@@ -9,7 +9,7 @@ program always sees the same events. Chunks, limits and byte counts are those of
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +43,7 @@ class MemoryBroker:
         self._transfers = itertools.count()
 
     def transport(
-        self, *, client_id: str, subscriptions: Sequence[str], will: Will | None = None
+        self, *, client_id: str, subscriptions: Sequence[str], will: Callable[[int], Will] | None = None
     ) -> "MemoryTransport":
         """Make a transport that is yet to be entered."""
         return MemoryTransport(self, client_id, subscriptions, will)
@@ -57,7 +57,8 @@ class MemoryBroker:
         client = self._clients.pop(client_id)
         client.inbox.close(BrokerError(f"{client_id} was killed"))
         if client.will is not None:
-            self.publish(client.will.topic, client.will.payload, retain=client.will.retain)
+            will = client.will(client.stats.connections)
+            self.publish(will.topic, will.payload, retain=will.retain)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Deliver a message to whoever is subscribed, chunked if it is large.
@@ -82,7 +83,7 @@ class MemoryBroker:
             self.kill(client.client_id)
         self._clients[client.client_id] = client
         client.stats.connections += 1
-        client.inbox.signal(Connected())
+        client.inbox.signal(Connected(client.stats.connections))
         for topic, payload in self.retained.items():
             client.receive(topic, payload)
 
@@ -100,7 +101,11 @@ class MemoryTransport:
     """One client of a MemoryBroker; made by MemoryBroker.transport. See broker.transports.base.Transport."""
 
     def __init__(
-        self, broker: MemoryBroker, client_id: str, subscriptions: Sequence[str], will: Will | None
+        self,
+        broker: MemoryBroker,
+        client_id: str,
+        subscriptions: Sequence[str],
+        will: Callable[[int], Will] | None,
     ) -> None:
         self.client_id = client_id
         self.will = will
@@ -116,6 +121,8 @@ class MemoryTransport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._broker.has(self):
+            self._broker.kill(self.client_id)
         self._broker.detach(self)
         self.inbox.close()
 

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +62,7 @@ class MqttTransport:
         url: mqtt://user:password@host:port, or mqtts:// for TLS.
         client_id: unique at the broker; two clients of one id throw each other out.
         subscriptions: topic filters, wildcards allowed.
-        will: what the broker says when we vanish.
+        will: what the broker says when a connection is lost, by the number of the connection.
         ca_file: certificates to trust instead of the system's, for mqtts.
         connect_timeout_s: how long to try for the first connection; later ones are tried for ever.
         keepalive_s: see KEEPALIVE_S.
@@ -78,7 +78,7 @@ class MqttTransport:
         *,
         client_id: str,
         subscriptions: Sequence[str],
-        will: Will | None = None,
+        will: Callable[[int], Will] | None = None,
         ca_file: Path | None = None,
         connect_timeout_s: float = 10.0,
         keepalive_s: int = KEEPALIVE_S,
@@ -87,7 +87,9 @@ class MqttTransport:
         self._address = parse_url(url)
         self._client_id = client_id
         self._subscriptions = [(topic, 1) for topic in subscriptions]
-        self._will = aiomqtt.Will(will.topic, will.payload, qos=1, retain=will.retain) if will else None
+        self._will = will
+        self._connection = 0
+        self._abruptly = False
         self._tls = tls_context(ca_file) if self._address.tls else None
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
@@ -119,6 +121,7 @@ class MqttTransport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._abruptly = kind is not None  # the broker then says our last will
         await self._leave()
 
     def events(self) -> AsyncIterator[Event]:
@@ -198,16 +201,17 @@ class MqttTransport:
             self._go_offline()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await disconnect(client)
+            await disconnect(client, abruptly=self._abruptly)
 
     async def _connect(self) -> aiomqtt.Client:
+        self._connection += 1
         client = aiomqtt.Client(
             self._address.host,
             self._address.port,
             username=self._address.username,
             password=self._address.password,
             identifier=self._client_id,
-            will=self._will,
+            will=self._last_will(),
             clean_session=True,
             protocol=aiomqtt.ProtocolVersion.V311,
             timeout=ANSWER_TIMEOUT_S,
@@ -225,6 +229,12 @@ class MqttTransport:
                 raise BrokerError(f"{self._address} refuses us: {refusal}") from None
             raise
         return client
+
+    def _last_will(self) -> aiomqtt.Will | None:
+        if self._will is None:
+            return None
+        will = self._will(self._connection)
+        return aiomqtt.Will(will.topic, will.payload, qos=1, retain=will.retain)
 
     async def _subscribe(self, client: aiomqtt.Client, reader: asyncio.Task[str]) -> None:
         if not self._subscriptions:
@@ -253,7 +263,7 @@ class MqttTransport:
     def _go_online(self, link: "_Link") -> None:
         self.stats.connections += 1
         self._link = link
-        self._inbox.signal(Connected())
+        self._inbox.signal(Connected(self._connection))
         for message in self._early:
             self._inbox.receive(message.topic.value, message.payload)
         self._early.clear()

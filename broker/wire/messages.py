@@ -1,66 +1,93 @@
 """What is said: typed messages, their msgpack form and its limits.
 
 A message is a msgpack array `[VERSION, type, field, ...]`, fields in the order of the classes below.
-Fields are only ever appended, each with a default; a receiver ignores fields it does not know.
-docs/protocol.md gives the bytes. Every length is bounded before anything is allocated.
+Fields are only ever appended, each with a default; a receiver skips fields it does not know without
+building them. docs/protocol.md gives the bytes. Version and lengths are looked at before anything is unpacked.
 """
 
+from enum import IntEnum
 from typing import Annotated, Literal
 
 import msgpack
 import msgspec
 from msgspec import Meta
 
-from broker.wire.chunks import MAX_MESSAGE_BYTES
 from broker.wire.errors import WireError
 
-VERSION = 1
+VERSION = 2
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Round = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Step = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
+Incarnation = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""Counts the starts of a run's server; of two servers the one with the higher number is in charge."""
+Session = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""Counts the connections of a client, over restarts of its process, too: later ones have higher numbers."""
 Word = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=512)]
 CodecSpec = Annotated[list[str | int | float], Meta(min_length=1, max_length=8)]
 CodecSpecs = tuple[CodecSpec, CodecSpec, CodecSpec, CodecSpec]
 
-_MAX_FIELDS = 32
+
+class Standing(IntEnum):
+    """How far a client is with what the server said last."""
+
+    MISSING = 0
+    """It has not got it."""
+    WORKING = 1
+    """It computes the answer."""
+    ANSWERED = 2
+    """It has sent the answer."""
+    REFUSED = 3
+    """It cannot use it."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A client is there and ready: sent on every connection and to every new incarnation of the server.
 
     Attributes:
+        session: of the connection it is sent on.
         scenario: digest of what both sides must agree upon; another one is rejected.
         samples: training samples on the device.
         round: the round whose state the client still holds; 0 when it holds none.
+        step: of that round, see Progress.
+        standing: of that step, see Progress.
+        wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
     """
 
+    session: Session
     scenario: Word
     samples: Count
-    round: Round
+    round: Round = 0
+    step: Step = 0
+    standing: Standing = Standing.MISSING
+    wants_welcome: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """A client's presence, retained; `online=False` is its last will."""
+    """A client's presence, retained; `online=False` is the last will of the connection `session`."""
 
     online: bool
+    session: Session
 
 
 class RunState(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The run's state, retained.
 
     Attributes:
-        phase: what the server does; `away` is the server's last will.
-        incarnation: changes with every start of the server; clients greet each one once.
+        phase: what the server does. `paused`: it was stopped and may be started again; `away` says the same and
+            is the server's last will.
+        server: the incarnation; clients greet each one once.
+        token: random; tells apart two servers of one incarnation.
         round: the round under way.
         rounds: how many there will be.
-        reason: why it finished.
+        reason: why it finished or paused.
     """
 
-    phase: Literal["gathering", "running", "away", "finished"]
-    incarnation: Word
+    phase: Literal["gathering", "running", "paused", "away", "finished"]
+    server: Incarnation
+    token: Count = 0
     round: Round = 0
     rounds: Round = 0
     reason: Text = ""
@@ -70,17 +97,21 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """A client is in the cohort of a round.
 
     Attributes:
+        server: the incarnation that says this.
         round: the round, counted from 1.
         attempt: counts repetitions of this message.
         steps: local steps, each an exchange of Activations and Gradient; 0: the head is the whole model and
             the client trains it by itself, then sends its HeadUpdate (FedAvg).
+        head_lr: learning rate of the client's SGD in this round.
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
     """
 
+    server: Incarnation
     round: Round
     attempt: Attempt
     steps: Step
+    head_lr: float
     codecs: CodecSpecs
     head: bytes
 
@@ -89,6 +120,7 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """One batch at the cut.
 
     Attributes:
+        server: the incarnation that is answered.
         round: the round of the Assignment.
         step: 0 to steps - 1.
         attempt: counts repetitions of this message.
@@ -97,6 +129,7 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
         targets: the n targets, integers below the task's number of classes, packed (broker.wire.bits).
     """
 
+    server: Incarnation
     round: Round
     step: Step
     attempt: Attempt
@@ -111,6 +144,7 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
     The client backpropagates `dh/dz~ + correction * (z - z~)`; only the client knows z.
 
     Attributes:
+        server: the incarnation that says this.
         round: as in the Activations answered.
         step: as in the Activations answered.
         attempt: counts repetitions of this message.
@@ -118,6 +152,7 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
         payload: dh/dz~ of that mean loss, shape (n, d), under the second codec.
     """
 
+    server: Incarnation
     round: Round
     step: Step
     attempt: Attempt
@@ -129,6 +164,7 @@ class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A client's round is done.
 
     Attributes:
+        server: the incarnation that is answered.
         round: the round of the Assignment.
         attempt: counts repetitions of this message.
         samples: samples trained on in this round, the weight of this update.
@@ -136,6 +172,7 @@ class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
         payload: parameters after the round minus those received, shape (1, P), under the third codec.
     """
 
+    server: Incarnation
     round: Round
     attempt: Attempt
     samples: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -150,16 +187,124 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag=8):
     detail: Text = ""
 
 
-Message = Hello | Status | RunState | Assignment | Activations | Gradient | HeadUpdate | Rejected
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The server asks a client that is silent how far it is; the client answers with Progress.
+
+    Attributes:
+        server: the incarnation that asks.
+        number: comes back in the answer.
+        round: the round that the client is in.
+        step: the step that it owes, see Progress.
+        resend: the server knows that the client's answer was lost: send it again, instead of Progress.
+    """
+
+    server: Incarnation
+    number: Count
+    round: Round
+    step: Step
+    resend: bool = False
 
 
-def _fields(message: Message) -> list[object]:
-    return [VERSION, *msgspec.to_builtins(message, builtin_types=(bytes,))]
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """How far a client is; answers Ask, and is said unasked when a message of the server cannot be used.
+
+    Attributes:
+        server: the incarnation that asked.
+        number: that of the Ask; 0 when unasked.
+        round: the round that the client is in; 0 if in none.
+        step: the step that the client is at: 0 after the Assignment, s + 1 after the Gradient of step s.
+        standing: of that step; MISSING when the client has not got what the Ask takes it to have.
+    """
+
+    server: Incarnation
+    number: Count
+    round: Round
+    step: Step
+    standing: Standing
+
+
+class Released(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The round goes on without the client, which stops working for it.
+
+    Attributes:
+        server: the incarnation that says this.
+        round: of the Assignment that is void now.
+        greet: the client must say Hello before it is chosen again.
+    """
+
+    server: Incarnation
+    round: Round
+    greet: bool
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """What a client must know that has neither the scenario nor the task's code; answers a Hello that wants it.
+
+    Attributes:
+        server: the incarnation that says this.
+        batch_size: samples in a batch, fewer if the client has fewer.
+        local_steps: batches a round.
+        cut_size: d, values of one sample at the cut.
+        classes: targets lie below it.
+        targets_per_sample: integers in one target.
+        packet_bytes: largest payload of an MQTT packet.
+        head: the initial head as float32 values, shape (P,).
+    """
+
+    server: Incarnation
+    batch_size: Count
+    local_steps: Count
+    cut_size: Count
+    classes: Count
+    targets_per_sample: Count
+    packet_bytes: Count
+    head: bytes
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """A server is there, or wants to be: said among servers, on the run's server topic.
+
+    Attributes:
+        server: its incarnation.
+        token: as in RunState.
+        takeover: it takes the run over from a server that is at work.
+    """
+
+    server: Incarnation
+    token: Count
+    takeover: bool = False
+
+
+class StopRun(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Somebody wants the run to end for good; said to the server, on the run's server topic."""
+
+    reason: Text = ""
+
+
+Message = (
+    Hello
+    | Status
+    | RunState
+    | Assignment
+    | Activations
+    | Gradient
+    | HeadUpdate
+    | Rejected
+    | Ask
+    | Progress
+    | Released
+    | Welcome
+    | Claim
+    | StopRun
+)
+
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
 
 
 def encode(message: Message) -> bytes:
     """Give the message's bytes, before chunking."""
-    packed: bytes = msgpack.packb(_fields(message))
+    packed: bytes = msgpack.packb([VERSION, *msgspec.to_builtins(message, builtin_types=(bytes,))])
     return packed
 
 
@@ -172,7 +317,17 @@ def encoded_bytes(message: Message) -> int:
             size = len(field)
             total += size + (2 if size < 2**8 else 3 if size < 2**16 else 5)
         elif kind is int:
-            total += 1 if field < 2**7 else 2 if field < 2**8 else 3 if field < 2**16 else 5
+            total += (
+                1
+                if field < 2**7
+                else 2
+                if field < 2**8
+                else 3
+                if field < 2**16
+                else 5
+                if field < 2**32
+                else 9
+            )
         elif kind is float:
             total += 9
         else:
@@ -181,33 +336,23 @@ def encoded_bytes(message: Message) -> int:
 
 
 def decode(data: bytes) -> Message:
-    """Read one message.
+    """Read one message. Needs at most the message's own length twice over in memory.
 
     Raises:
         WireError: "malformed" for what is no msgpack of the right shape or breaks a limit, "version"
             for another protocol version, "not-finite" for a NaN or infinite number.
     """
+    if len(data) < 3 or data[0] & ~_MAX_FIXARRAY != _FIXARRAY or not data[0] & _MAX_FIXARRAY:  # noqa: PLR2004
+        raise WireError("malformed", "not an array of version, type and at most 13 fields")
+    if data[1] != VERSION:
+        what = str(data[1]) if data[1] <= _MAX_FIXINT else "something else"
+        raise WireError("version", f"this side speaks version {VERSION}, got {what}")
     try:
-        fields = msgpack.unpackb(
-            data,
-            max_bin_len=MAX_MESSAGE_BYTES,
-            max_str_len=2048,
-            max_array_len=_MAX_FIELDS,
-            max_map_len=0,
-            max_ext_len=0,
-        )
-    except (ValueError, msgpack.UnpackException) as error:
-        raise WireError("malformed", f"not msgpack within the limits: {str(error)[:200]}") from error
-    if not isinstance(fields, list) or len(fields) < 2:  # noqa: PLR2004  version and type
-        raise WireError("malformed", "not an array of version, type and fields")
-    if fields[0] != VERSION or isinstance(fields[0], bool):
-        raise WireError("version", f"this side speaks version {VERSION}, got {str(fields[0])[:20]}")
-    try:
-        message: Message = msgspec.convert(fields[1:], Message, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
+        message = _decoder.decode(bytes((data[0] - 1,)) + memoryview(data)[2:])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WireError("malformed", str(error)[:200]) from error
     match message:
-        case Gradient(correction=number) | HeadUpdate(quantization_error=number):
+        case Gradient(correction=number) | HeadUpdate(quantization_error=number) | Assignment(head_lr=number):
             if number != number or abs(number) == float("inf"):  # noqa: PLR0124  NaN differs from itself
                 raise WireError("not-finite", f"{type(message).__name__} carries {number}")
         case _:

@@ -1,9 +1,14 @@
 """Topic names of a run, and the names that may stand in them.
 
-    fl/<run>/state             server -> everybody   RunState, retained; the server's last will
-    fl/<run>/down/<client>     server -> one client  Assignment, Gradient, Rejected
-    fl/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate
-    fl/<run>/status/<client>   client -> server      Status, retained; the client's last will
+    fl/2/<run>/state             server -> everybody   RunState, retained; the server's last will
+    fl/2/<run>/scenario          server -> everybody   the resolved scenario, retained
+    fl/2/<run>/server            among servers         Claim; StopRun of an operator
+    fl/2/<run>/down/<client>     server -> one client  Assignment, Gradient, Ask, Released, Welcome, Rejected
+    fl/2/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate, Progress
+    fl/2/<run>/status/<client>   client -> server      Status, retained; the client's last will
+
+The second level is the protocol's version. Clients listen to the state of all versions, and the server to the
+status of all, so that each side can say that the other speaks another version.
 
 Run and client are part of a message's identity only through its topic: a broker's access list can then
 hold each device to its own name, and no message repeats them.
@@ -14,13 +19,24 @@ from typing import NamedTuple
 
 from broker.errors import RunError
 from broker.wire.errors import WireError
+from broker.wire.messages import VERSION
 
+_ROOT = f"fl/{VERSION}"
+_VERSION = re.compile(r"[1-9][0-9]{0,3}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class TopicParts(NamedTuple):
-    """Where a message was published: the run, the kind of topic, and the client (empty for `state`)."""
+    """Where a message was published.
 
+    Attributes:
+        version: of the protocol.
+        run: name of the run.
+        kind: of the topic, such as "up".
+        client: empty for the topics of all.
+    """
+
+    version: int
     run: str
     kind: str
     client: str
@@ -35,46 +51,60 @@ def check_name(name: str) -> str:
 
 def state(run: str) -> str:
     """Topic of the run's retained state."""
-    return f"fl/{run}/state"
+    return f"{_ROOT}/{run}/state"
+
+
+def scenario(run: str) -> str:
+    """Topic of the run's resolved scenario, retained."""
+    return f"{_ROOT}/{run}/scenario"
+
+
+def server(run: str) -> str:
+    """Topic on which servers of the run speak among themselves, and an operator to them."""
+    return f"{_ROOT}/{run}/server"
 
 
 def down(run: str, client: str) -> str:
     """Topic on which the server speaks to one client."""
-    return f"fl/{run}/down/{client}"
+    return f"{_ROOT}/{run}/down/{client}"
 
 
 def up(run: str, client: str) -> str:
     """Topic on which one client speaks to the server."""
-    return f"fl/{run}/up/{client}"
+    return f"{_ROOT}/{run}/up/{client}"
 
 
 def status(run: str, client: str) -> str:
     """Topic of one client's presence."""
-    return f"fl/{run}/status/{client}"
+    return f"{_ROOT}/{run}/status/{client}"
 
 
 def client_subscriptions(run: str, client: str) -> list[str]:
     """What a client listens to."""
-    return [state(run), down(run, client)]
+    return [f"fl/+/{run}/state", down(run, client)]
 
 
 def server_subscriptions(run: str) -> list[str]:
     """What the server listens to."""
-    return [up(run, "+"), status(run, "+")]
+    return [up(run, "+"), f"fl/+/{run}/status/+", state(run), server(run)]
 
 
 def parse(topic: str) -> TopicParts:
     """Split a topic into its parts.
 
     Raises:
-        WireError: "topic", when it is none of the four above.
+        WireError: "topic", when it is none of those above.
     """
     match topic.split("/"):
-        case ["fl", run, "state"] if _NAME.fullmatch(run):
-            return TopicParts(run, "state", "")
-        case ["fl", run, ("down" | "up" | "status") as kind, client] if _NAME.fullmatch(
-            run
+        case ["fl", version, run, ("state" | "scenario" | "server") as kind] if _are_names(version, run):
+            return TopicParts(int(version), run, kind, "")
+        case ["fl", version, run, ("down" | "up" | "status") as kind, client] if _are_names(
+            version, run
         ) and _NAME.fullmatch(client):
-            return TopicParts(run, kind, client)
+            return TopicParts(int(version), run, kind, client)
         case _:
             raise WireError("topic", f"{topic[:80]!r} is no topic of a run")
+
+
+def _are_names(version: str, run: str) -> bool:
+    return _VERSION.fullmatch(version) is not None and _NAME.fullmatch(run) is not None

@@ -22,8 +22,20 @@ def check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireE
     return None
 
 
-def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate) -> WireError | None:
-    """Say what is wrong with the size of a head update."""
+def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate, samples: int) -> WireError | None:
+    """Say what is wrong with a head update: its size, or the samples by which it would be weighed.
+
+    Args:
+        plan: see Plan.
+        codecs: the client's.
+        message: the update.
+        samples: of the client that went through the tail in this round.
+    """
+    if plan.steps and message.samples != samples:
+        return WireError("samples", f"{message.samples} samples, but {samples} went through the tail")
+    if message.samples > plan.local_steps * plan.batch_size:
+        most = plan.local_steps * plan.batch_size
+        return WireError("samples", f"{message.samples} samples in a round of at most {most}")
     codec, size = codecs.head_update_up, len(message.payload)
     if not fits(codec, size, 1, plan.head_size):
         return WireError("shape", f"head update of {size} bytes in {codec}")

@@ -1,28 +1,26 @@
-"""The server's half of the protocol: rounds, repetition, and what is done with bad messages.
+"""The server's half of the protocol: its rounds, who is there, and what is done with bad messages.
 
-    gathering -> round 1 .. rounds -> finished
+    starting -> gathering -> round 1 .. rounds -> finished
     a round:  Assignment to the cohort
               each step: Activations arrive -> TailStep on those that wait -> Gradient; then TailUpdate
               HeadUpdates arrive -> CloseRound
 
-One job runs at a time; activations that arrive meanwhile form the next TailStep together. The server
-alone repeats messages (see edge_client.core), so all timers are here:
+One job runs at a time; activations that arrive meanwhile form the next TailStep together. Nothing is repeated
+by the clock: a member that is silent is asked how far it is, and is told again what it lacks. Only the server
+has timers:
 
+    claim            no other server has answered; begin
     join             the fleet had its time to appear; start with those who did, and call the others again
     deadline         from here on the round makes do with fewer members
-    retry            ticks during a round; who said nothing for a whole tick is told again
+    ask              a member may have been silent for too long (server_node.protocol.cohort)
     rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
     quiet:<client>   its greetings and errors are answered at most once while this runs
 """
 
-from broker.codecs import codec_to_wire
 from broker.machine.actions import (
-    Action,
     CancelTimer,
-    Compute,
     ComputeDone,
     Done,
-    Event,
     Online,
     Publish,
     Received,
@@ -36,36 +34,35 @@ from broker.wire import topics
 from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
-    Assignment,
+    Claim,
     HeadUpdate,
     Hello,
     Message,
+    Progress,
     Rejected,
     RunState,
     Status,
+    StopRun,
+    Welcome,
 )
-from scenarios.schema.flows import Codecs
-from server_node.protocol.admission import check_activations, check_update
-from server_node.protocol.exchange import MAX_REPEATS, Exchange, Turn
+from server_node.protocol.actions import ServerAction, ServerEvent
+from server_node.protocol.cohort import ASK, Cohort
+from server_node.protocol.exchange import Turn
 from server_node.protocol.jobs import (
-    CloseRound,
-    EncodeHead,
-    RoundClosed,
+    Diverged,
     TailJob,
     TailResult,
-    TailStep,
-    TailStepped,
-    TailUpdate,
 )
 from server_node.protocol.ledger import Ledger
 from server_node.protocol.phase import Phase
 from server_node.protocol.plan import Plan
-from server_node.protocol.presence import QUIET_S, RateLimit, draw_cohort
-from server_node.protocol.reports import Dropped, Fact, Gathering, Refused
-from server_node.protocol.round import Round
+from server_node.protocol.presence import QUIET_S, Presence, RateLimit
+from server_node.protocol.reports import Gathering, Refused
+from server_node.protocol.rivals import ANOTHER_SERVER, SUPERSEDED, Rivals, Verdict
+from server_node.protocol.rounds import Rounds
 
-ServerAction = Action[TailJob, Fact]
-ServerEvent = Event[TailJob, TailResult]
+CLAIM_S = 5.0
+"""How long a server that seems to be at work may take to answer a claim."""
 
 
 class ServerCore:
@@ -82,301 +79,213 @@ class ServerCore:
         self._roster = frozenset(plan.clients)
         self._ledger = ledger
         self._phase = Phase.STARTING
-        self._number = rounds_done
-        self._online: set[str] = set()
+        self._presence = Presence()
         self._rate_limit = RateLimit()
-        self._members: dict[str, Exchange] = {}
-        self._round: Round | None = None  # None between two rounds
-        self._head = b""
-        self._job: TailJob | None = (
-            EncodeHead()
-        )  # the one that is computed; the first is asked for when online
+        self._rivals = Rivals(plan.incarnation, plan.token, takeover=plan.takeover)
+        self._cohort = Cohort(plan, ledger, rounds_done)
+        self._rounds = Rounds(plan, self._cohort)
 
-    def handle(self, event: ServerEvent) -> list[ServerAction]:
-        """Take one event and say what is to be done."""
+    @property
+    def incarnation(self) -> int:
+        """Its place among the servers that the run has had."""
+        return self._rivals.incarnation
+
+    def handle(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
+        """Take one event and say what is to be done.
+
+        Args:
+            event: what happened.
+            now_s: seconds on a clock that never goes back.
+        """
         match event:
-            case Received():
-                self._ledger.receive(event.message, event.wire_bytes)
-                actions = self._received(event.sender, event.message)
+            case Received(sender, message, wire_bytes):
+                self._ledger.receive(message, wire_bytes)
+                actions = self._heard(message) if not sender else self._received(sender, message, now_s)
             case ComputeDone(job, result):
-                self._job = None
-                actions = self._computed(job, result)
+                actions = self._computed(job, result, now_s)
             case TimerFired(key):
-                actions = self._timer(key)
+                actions = self._timer(key, now_s)
             case Online():
-                actions = self._connected()
-            case Undecodable(sender, error):
-                actions = self._refuse(sender, error)
+                actions = self._connected(now_s)
+            case Undecodable(sender, error, wire_bytes):
+                self._ledger.receive_undecodable(wire_bytes)
+                actions = self._refuse(sender, error) if sender else []
             case StopAsked(reason):
-                actions = self._finish(reason)
-        actions += self._advance()
+                actions = self._pause(reason)
+        actions += self._advance(now_s)
         for action in actions:
             if isinstance(action, Publish):
                 self._ledger.publish(action.topic, action.message)
         return actions
 
-    # What comes in.
+    # The connection, and other servers.
 
-    def _connected(self) -> list[ServerAction]:
-        if self._phase is Phase.STARTING:
-            self._phase = Phase.GATHERING
-            return [self._state(), Compute(EncodeHead()), StartTimer("join", self._plan.join_s)]
-        actions: list[ServerAction] = [self._state()]
-        for client in list(self._members):  # what clients said while we were away is lost
-            actions += self._repeat(client)
-        return actions
+    def _connected(self, now_s: float) -> list[ServerAction]:
+        if self._phase is not Phase.STARTING:
+            return [self._state(), *self._cohort.ask_all(now_s)]
+        if self._plan.alone:
+            return self._open()
+        return [Publish(topics.server(self._plan.run), self._rivals.claim())]
 
-    def _received(self, sender: str, message: Message) -> list[ServerAction]:
+    def _heard(self, message: Message) -> list[ServerAction]:
+        """Take what servers and operators say to servers."""
+        if isinstance(message, StopRun):
+            return self._finish(message.reason or "stopped for good")
+        if not isinstance(message, RunState | Claim):
+            return []
+        match self._rivals.hear(message, begun=self._phase is not Phase.STARTING):
+            case Verdict.BEGIN:
+                return self._open()
+            case Verdict.WAIT:
+                return [StartTimer("claim", CLAIM_S)]
+            case Verdict.GIVE_WAY:
+                return self._leave(ANOTHER_SERVER)
+            case Verdict.SUPERSEDED:
+                return self._leave(SUPERSEDED)
+            case Verdict.ANSWER:
+                return [Publish(topics.server(self._plan.run), self._rivals.claim())]
+            case Verdict.SAY_STATE:
+                return [self._state()]
+            case Verdict.NOTHING:
+                return []
+
+    def _open(self) -> list[ServerAction]:
+        """Take charge of the run."""
+        self._phase = Phase.GATHERING
+        return [self._state(), self._rounds.encode_head(), StartTimer("join", self._plan.join_s)]
+
+    # What clients say.
+
+    def _received(self, sender: str, message: Message, now_s: float) -> list[ServerAction]:
         if sender not in self._roster:
             return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
         match message:
+            case Activations() | HeadUpdate() | Progress() if message.server != self._rivals.incarnation:
+                self._ledger.discarded_late += 1
+                return []
             case Activations():
-                return self._activations(sender, message)
+                error = self._cohort.take_activations(sender, message, now_s)
+                return self._appeared(sender) if error is None else self._refuse(sender, error)
             case HeadUpdate():
-                return self._head_update(sender, message)
+                error = self._cohort.take_update(sender, message, now_s)
+                return self._appeared(sender) if error is None else self._refuse(sender, error)
+            case Progress():
+                return [*self._appeared(sender), *self._cohort.repair(sender, message, now_s)]
             case Hello():
-                return self._greeted(sender, message)
-            case Status(online):
-                return [] if online else self._vanished(sender)
+                return self._greeted(sender, message, now_s)
+            case Status(online=True, session=session):
+                self._presence.says_online(sender, session)
+                return []
+            case Status(session=session):
+                return self._vanished(sender, session)
             case _:
                 kind = type(message).__name__
                 return self._refuse(sender, WireError("direction", f"a client does not send {kind}"))
 
-    def _greeted(self, client: str, hello: Hello) -> list[ServerAction]:
+    def _appeared(self, client: str) -> list[ServerAction]:
+        """Note a sign of life: whoever speaks is there."""
+        if client in self._presence.online:
+            return []
+        self._presence.online.add(client)
+        actions: list[ServerAction] = [CancelTimer(f"rejoin:{client}")]
+        if self._phase.is_gathering:
+            actions.append(Report(Gathering(len(self._presence.online))))
+        return actions
+
+    def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
         if hello.scenario != self._plan.digest:
             why = f"the device's scenario {hello.scenario} is not the server's {self._plan.digest}"
             return self._refuse(client, WireError("scenario", why))
-        self._online.add(client)
+        self._presence.says_online(client, hello.session)
+        actions = self._appeared(client)
         if client in self._rate_limit:
             self._rate_limit.postpone(client, hello)
-            return []
-        actions = [self._keep_quiet(client), CancelTimer(f"rejoin:{client}")]
-        if self._phase.is_gathering:
-            actions.append(Report(Gathering(len(self._online))))
-        member = self._members.get(client)
-        if member is None or member.turn is Turn.DONE:
             return actions
-        if hello.round == member.assignment.round:
-            return actions + self._repeat(client)
-        if member.step <= 1:  # it lost its state; its first step comes out the same again
-            return [*actions, Publish(topics.down(self._plan.run, client), member.start_over())]
-        return actions + self._drop(client)
+        actions.append(self._keep_quiet(client))
+        if hello.wants_welcome:
+            actions.append(Publish(topics.down(self._plan.run, client), self._welcome()))
+        return [*actions, *self._cohort.repair(client, hello, now_s)]
 
-    def _vanished(self, client: str) -> list[ServerAction]:
-        self._online.discard(client)
+    def _vanished(self, client: str, session: int) -> list[ServerAction]:
+        if not self._presence.says_offline(client, session):
+            return []
         self._rate_limit.forget_greeting(client)
-        if client not in self._members:
+        if client not in self._cohort.members:
             return []
         return [StartTimer(f"rejoin:{client}", self._plan.rejoin_s)]
 
-    def _activations(self, client: str, message: Activations) -> list[ServerAction]:
-        member = self._match_member(client, message.round, message.step)
-        if isinstance(member, WireError):
-            return self._refuse(client, member)
-        if message.step >= self._plan.steps:
-            return self._refuse(client, WireError("order", f"step {message.step} of {self._plan.steps}"))
-        if member is None:
-            return self._late()
-        if message.step < member.step or member.turn is Turn.TAIL:
-            return self._duplicate(client)
-        error = check_activations(self._plan, self._plan.codecs_of(client), message)
-        if error is not None:
-            return self._refuse(client, error)
-        member.take_activations(message)
-        if self._round is not None:
-            self._round.activations_came(client)
-        return []
-
-    def _head_update(self, client: str, message: HeadUpdate) -> list[ServerAction]:
-        member = self._match_member(client, message.round, self._plan.steps)
-        if isinstance(member, WireError):
-            return self._refuse(client, member)
-        if member is None:
-            return self._late()
-        if member.turn is Turn.DONE:
-            return self._duplicate(client)
-        error = check_update(self._plan, self._plan.codecs_of(client), message)
-        if error is not None:
-            return self._refuse(client, error)
-        member.take_update(message)
-        if self._round is not None:
-            self._round.update_came(client)
-        self._ledger.tensor("head_update_up", 1, self._plan.head_size)
-        return []
-
-    def _match_member(self, client: str, number: int, step: int) -> Exchange | WireError | None:
-        """Give the member that an answer belongs to, None if the answer is late, or what is wrong with it."""
-        if number > self._number:
-            return WireError("order", f"round {number} has not begun")
-        member = self._members.get(client)
-        if member is None or number < member.assignment.round:
-            return None
-        if number > member.assignment.round or step > member.step:
-            return WireError("order", f"round {number}, step {step} is not what comes next")
-        return member
-
-    def _duplicate(self, client: str) -> list[ServerAction]:
-        self._ledger.duplicates += 1
-        return self._repeat(client)
-
-    def _late(self) -> list[ServerAction]:
-        self._ledger.discarded_late += 1
-        return []
-
-    def _timer(self, key: str) -> list[ServerAction]:
+    def _timer(self, key: str, now_s: float) -> list[ServerAction]:
         kind, _, client = key.partition(":")
         match kind:
+            case "claim" if self._phase is Phase.STARTING:
+                return self._open()
             case "join" if self._phase.is_gathering:
                 self._phase = Phase.LATE
                 return [self._state(), StartTimer("join", self._plan.join_s)]
-            case "deadline" if self._round is not None:
-                self._round.overdue = True
-            case "retry":
-                return [*self._repeat_to_the_silent(), StartTimer("retry", self._plan.retry_s)]
-            case "rejoin" if client not in self._online:
-                member = self._members.get(client)
-                return [] if member is None or member.turn is Turn.DONE else self._drop(client)
+            case "deadline" if self._cohort.round is not None:
+                self._cohort.round.overdue = True
+            case _ if kind == ASK:
+                return self._cohort.ask_the_silent(now_s)
+            case "rejoin" if client not in self._presence.online:
+                member = self._cohort.members.get(client)
+                done = member is None or member.turn is Turn.DONE
+                return [] if done else self._cohort.drop(client)
             case "quiet":
                 greeting = self._rate_limit.end(client)
-                return [] if greeting is None else self._greeted(client, greeting)
+                return [] if greeting is None else self._greeted(client, greeting, now_s)
         return []
 
-    def _repeat_to_the_silent(self) -> list[ServerAction]:
-        actions: list[ServerAction] = []
-        for client, member in list(self._members.items()):
-            if member.silent:
-                actions += self._repeat(client)
-            member.silent = True
-        return actions
+    # Rounds.
 
-    def _computed(self, job: TailJob, result: TailResult) -> list[ServerAction]:
-        match job, result:
-            case TailStep(), TailStepped():
-                return self._stepped(result)
-            case EncodeHead(), bytes():
-                self._head = result
-            case TailUpdate(), None:
-                pass
-            case CloseRound(), RoundClosed():
-                return self._closed(job, result)
-            case _:
-                raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
-        return []
+    def _computed(self, job: TailJob, result: TailResult, now_s: float) -> list[ServerAction]:
+        if isinstance(result, Diverged):
+            return self._finish(f"diverged: {result.why}")
+        online = len(self._presence.online)
+        actions, refused = self._rounds.computed(job, result, now_s, online=online)
+        refusals = [action for client, error in refused.items() for action in self._refuse(client, error)]
+        complete = self._cohort.round is None and self._cohort.number >= self._plan.rounds
+        return [*refusals, *actions, *(self._finish("complete") if complete else ())]
 
-    def _stepped(self, result: TailStepped) -> list[ServerAction]:
-        actions: list[ServerAction] = []
-        current, plan = self._round, self._plan
-        assert current is not None
-        current.add_losses(result)
-        for client, outcome in result.gradients.items():
-            if isinstance(outcome, WireError):
-                actions += [*self._refuse(client, outcome), *self._drop(client)]
-                continue
-            member = self._members.get(client)
-            if member is None or member.activations is None:
-                continue  # it was dropped while its batch was in the tail
-            batch, (payload, correction) = member.activations, outcome
-            self._ledger.exchange(plan.codecs_of(client).activations_up, batch, plan.cut_size)
-            actions.append(Publish(topics.down(plan.run, client), member.answer(correction, payload)))
-            current.answered(client)
-        return actions
-
-    def _closed(self, job: CloseRound, result: RoundClosed) -> list[ServerAction]:
-        current, self._round = self._round, None
-        assert current is not None
-        actions: list[ServerAction] = [CancelTimer("retry"), CancelTimer("deadline")]
-        for client, error in result.refused.items():
-            actions += self._refuse(client, error)
-        for client, _, _ in job.updates:
-            del self._members[client]
-        self._head = result.head
-        report = current.report(job, result, online=len(self._online))
-        actions.append(Report(report))
-        return actions + self._finish("complete") if job.round == self._plan.rounds else actions
-
-    # What goes out.
-
-    def _advance(self) -> list[ServerAction]:
+    def _advance(self, now_s: float) -> list[ServerAction]:
         """Start the next job or round if nothing is in its way."""
-        if self._job is not None or self._phase is Phase.FINISHED:
+        if self._phase.is_over:
             return []
-        if self._round is None:
-            return self._begin_round() if self._may_begin() else []
         actions: list[ServerAction] = []
-        self._job = self._round.batches()
-        if self._job is None:
-            if not self._round.is_enough():
-                return []
-            if not self._plan.round_policy.keeps_late_members:
-                for client in list(self._round.behind):
-                    actions += self._drop(client)
-            self._job = self._round.next_job()
-        return [*actions, Compute(self._job)]
+        if self._rounds.is_idle and self._may_begin():
+            online = self._presence.online
+            if self._phase.is_gathering:
+                self._phase = Phase.RUNNING
+                actions = [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
+            actions += self._rounds.begin(online, self._rivals.incarnation, now_s)
+        return [*actions, *self._rounds.next_job(), *self._cohort.timer(now_s)]
 
     def _may_begin(self) -> bool:
+        online = len(self._presence.online)
         match self._phase:
             case Phase.RUNNING:
-                return bool(self._online)
+                return online > 0
             case Phase.LATE:
-                return len(self._online) >= self._plan.cohort
+                return online >= self._plan.cohort
             case _:
-                return len(self._online) >= len(self._plan.clients)
+                return online >= len(self._plan.clients)
 
-    def _begin_round(self) -> list[ServerAction]:
-        actions: list[ServerAction] = []
-        plan, policy = self._plan, self._plan.round_policy
-        self._number += 1
-        if self._phase.is_gathering:
-            self._phase = Phase.RUNNING
-            actions += [Report(Gathering(len(self._online))), self._state(), CancelTimer("join")]
-        for client, member in list(self._members.items()):
-            if self._number - member.assignment.round > (policy.max_staleness or 0):
-                actions += self._drop(client)
-        wanted = policy.choose - len(self._members)
-        chosen = draw_cohort(
-            plan.clients, self._online, self._members, wanted, seed=plan.seed, number=self._number
+    def _welcome(self) -> Welcome:
+        plan = self._plan
+        return Welcome(
+            self._rivals.incarnation,
+            plan.batch_size,
+            plan.local_steps,
+            plan.cut_size,
+            plan.classes,
+            plan.targets_per_sample,
+            plan.packet_bytes,
+            plan.initial_head,
         )
-        assignments: dict[int, Assignment] = {}  # one for all who share their codecs
-        for client in chosen:
-            codecs = plan.codecs_of(client)
-            if id(codecs) not in assignments:
-                assignments[id(codecs)] = self._assignment(codecs)
-            assignment = assignments[id(codecs)]
-            self._members[client] = Exchange(assignment)
-            self._ledger.tensor("head_state_down", 1, plan.head_size)
-            actions.append(Publish(topics.down(plan.run, client), assignment))
-        self._round = Round(self._number, plan, self._members)
-        if policy.deadline_s is not None:
-            actions.append(StartTimer("deadline", policy.deadline_s))
-        return [*actions, StartTimer("retry", plan.retry_s)]
-
-    def _assignment(self, codecs: Codecs) -> Assignment:
-        up, down, update, state = map(codec_to_wire, codecs)
-        return Assignment(self._number, 1, self._plan.steps, (up, down, update, state), self._head)
-
-    def _repeat(self, client: str) -> list[ServerAction]:
-        """Say again what a member has not answered; after MAX_REPEATS go on without it."""
-        member = self._members[client]
-        if member.turn is not Turn.CLIENT:
-            return []
-        member.repeats += 1
-        if member.repeats > MAX_REPEATS:
-            self._online.discard(client)  # until it greets again
-            return self._drop(client)
-        return [Publish(topics.down(self._plan.run, client), member.again())]
-
-    def _drop(self, client: str) -> list[ServerAction]:
-        """Go on without a member; its answers are late from here on."""
-        if self._members.pop(client, None) is None:
-            return []
-        if self._round is not None:
-            self._round.left(client)
-        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self._number, client))]
 
     def _refuse(self, client: str, error: WireError) -> list[ServerAction]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""
-        self._ledger.reject(error.reason)
         whose = client if client in self._roster else ""  # strangers share one limit
+        self._ledger.reject(whose or "strangers", error.reason, str(error))
         if whose in self._rate_limit:
             return []
         answer = Publish(topics.down(self._plan.run, client), Rejected(error.reason, str(error)[:512]))
@@ -386,13 +295,37 @@ class ServerCore:
         self._rate_limit.begin(client)
         return StartTimer(f"quiet:{client}", QUIET_S)
 
+    # How the run ends.
+
     def _state(self, reason: str = "") -> Publish:
-        plan = self._plan
-        state = RunState(self._phase.on_the_wire, plan.incarnation, self._number, plan.rounds, reason)
+        plan, rivals = self._plan, self._rivals
+        state = RunState(
+            self._phase.on_the_wire,
+            rivals.incarnation,
+            rivals.token,
+            self._cohort.number,
+            plan.rounds,
+            reason,
+        )
         return Publish(topics.state(plan.run), state, retain=True)
 
+    def _pause(self, reason: str) -> list[ServerAction]:
+        """Leave the run as it is: clients wait, and the server can be started again."""
+        if self._phase is Phase.STARTING:
+            return self._leave(reason)
+        return self._end(Phase.PAUSED, reason)
+
     def _finish(self, reason: str) -> list[ServerAction]:
-        if self._phase is Phase.FINISHED:
+        """End the run for good: clients leave."""
+        return self._end(Phase.FINISHED, reason)
+
+    def _end(self, phase: Phase, reason: str) -> list[ServerAction]:
+        if self._phase.is_over:
             return []
-        self._phase = Phase.FINISHED
+        self._phase = phase
         return [self._state(reason), Done(reason)]
+
+    def _leave(self, reason: str) -> list[ServerAction]:
+        """Leave without a word: the run is another server's."""
+        self._phase = Phase.LEFT
+        return [Done(reason)]

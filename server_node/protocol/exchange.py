@@ -1,4 +1,4 @@
-"""One client's exchange with the server in a round: whose turn it is, and what to say again."""
+"""One client's exchange with the server in a round: whose turn it is, and when and what to ask or say again."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -6,10 +6,16 @@ from typing import TypeVar
 
 import msgspec
 
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Hello, Progress, Standing
+from server_node.protocol.round_trip import RoundTrip
 
-MAX_REPEATS = 5
-"""After so many unanswered repetitions a member is dropped from its round."""
+MAX_UNANSWERED = 12
+"""A member that leaves so many questions unanswered is dropped from its round. The waits double up to
+`stragglers.retry_s`, so with its default that is after more than an hour and a half without a sign of life.
+A client that is gone is noticed earlier: the broker says its last will."""
+
+MAX_RESENDS = 5
+"""After one message was sent again so many times without effect, its receiver is dropped from its round."""
 
 M = TypeVar("M", Assignment, Gradient)
 
@@ -25,57 +31,141 @@ class Turn(Enum):
     """Its head update is here; it waits for the round to close."""
 
 
+class Repair(Enum):
+    """What is to be done after a client has told how far it is."""
+
+    NOTHING = auto()
+    SAY_AGAIN = auto()
+    """The client has not got the server's last message."""
+    ASK_AGAIN = auto()
+    """The client has answered, and the answer was lost."""
+    START_OVER = auto()
+    """The client has lost its state, but can begin the round anew."""
+    DROP = auto()
+    """The client cannot go on with the round."""
+
+
 @dataclass(slots=True)
 class Exchange:
     """A member of the cohort at work.
 
     Attributes:
         assignment: what it was told to begin with.
+        round_trip: of this client's answers, in this and earlier rounds.
+        longest_wait_s: the most that may lie between two questions.
         turn: see Turn.
-        step: the next step whose activations it owes; as many as there are steps when it owes its update.
+        step: the step that it owes, see Progress; as many as there are steps when it owes its update.
+        samples: that went through the tail in this round.
         gradient: the last one it was sent.
         activations: those that wait for the tail.
         update: its head update.
-        silent: nothing new has come from it since the last tick of the retry timer.
-        repeats: how often the message that it has not answered was repeated.
+        sent_s: when the message that it owes an answer to was sent.
+        wait_s: from the last message or question to the next question.
+        ask_at_s: when to ask next.
+        question: number of the last Ask.
+        unanswered: questions since the last sign of life.
+        resends: how often its current message, or its answer to it, was sent again.
     """
 
     assignment: Assignment
+    round_trip: RoundTrip
+    longest_wait_s: float
+    sent_s: float
     turn: Turn = Turn.CLIENT
     step: int = 0
+    samples: int = 0
     gradient: Gradient | None = None
     activations: Activations | None = None
     update: HeadUpdate | None = None
-    silent: bool = False
-    repeats: int = 0
+    wait_s: float = 0.0
+    ask_at_s: float = 0.0
+    question: int = 0
+    unanswered: int = 0
+    resends: int = 0
 
-    def take_activations(self, message: Activations) -> None:
+    def __post_init__(self) -> None:
+        self._wait_from(self.sent_s)
+
+    def _wait_from(self, now_s: float) -> None:
+        """Start to wait for the answer to a new message."""
+        self.sent_s = now_s
+        self.wait_s = min(self.round_trip.wait_s, self.longest_wait_s)
+        self.ask_at_s = now_s + self.wait_s
+        self.unanswered = self.resends = 0
+
+    def _answered(self, now_s: float) -> None:
+        if not self.resends:
+            self.round_trip.observe(now_s - self.sent_s)
+
+    def take_activations(self, message: Activations, now_s: float) -> None:
         """Note the activations of its step; it is now the tail's turn."""
+        self._answered(now_s)
         self.activations, self.turn = message, Turn.TAIL
-        self.silent, self.repeats = False, 0
 
-    def take_update(self, message: HeadUpdate) -> None:
+    def take_update(self, message: HeadUpdate, now_s: float) -> None:
         """Note its head update; it is done with the round."""
+        self._answered(now_s)
         self.update, self.turn = message, Turn.DONE
 
-    def answer(self, correction: float, payload: bytes) -> Gradient:
+    def answer(self, correction: float, payload: bytes, now_s: float) -> Gradient:
         """Give the gradient that answers its activations; it is now the client's turn."""
         assert self.activations is not None
         answered, self.activations, self.turn = self.activations, None, Turn.CLIENT
         self.step += 1
-        self.gradient = Gradient(answered.round, answered.step, 1, correction, payload)
+        self.samples += answered.count
+        self.gradient = Gradient(answered.server, answered.round, answered.step, 1, correction, payload)
+        self._wait_from(now_s)
         return self.gradient
 
+    def ask(self, now_s: float, *, resend: bool = False) -> Ask | None:
+        """Give the next question, and wait twice as long for the one after it; None: it was asked enough."""
+        self.unanswered += 1
+        if self.unanswered > MAX_UNANSWERED:
+            return None
+        self.question += 1
+        self.wait_s = min(2 * self.wait_s, self.longest_wait_s)
+        self.ask_at_s = now_s + self.wait_s
+        return Ask(self.assignment.server, self.question, self.assignment.round, self.step, resend)
+
+    def ask_soon(self, now_s: float) -> None:
+        """Ask next time the timer is looked at: a duplicate shows that the client may wait in vain."""
+        self.ask_at_s = now_s
+
+    def told(self, claim: Hello | Progress) -> Repair:
+        """Say what follows from where a client says that it is.
+
+        Clients answer on the topic on which their activations and updates travel, and brokers keep the order of
+        a topic. So an answer that the client has sent, and that is not here, was lost. The same holds for what
+        the server said before it asked.
+        """
+        self.unanswered = 0
+        if self.turn is not Turn.CLIENT:
+            return Repair.NOTHING
+        if claim.round != self.assignment.round:
+            if claim.round > self.assignment.round:
+                return Repair.NOTHING
+            repair = Repair.START_OVER if self.step <= 1 else Repair.DROP
+        elif claim.standing is Standing.REFUSED:
+            return Repair.DROP
+        elif claim.standing is Standing.WORKING or claim.step > self.step:
+            repair = Repair.NOTHING
+        elif claim.step < self.step:
+            repair = Repair.SAY_AGAIN if claim.step == self.step - 1 else Repair.DROP
+        else:
+            repair = Repair.ASK_AGAIN if claim.standing is Standing.ANSWERED else Repair.NOTHING
+        if repair in (Repair.SAY_AGAIN, Repair.START_OVER, Repair.ASK_AGAIN):
+            self.resends += 1
+        return Repair.DROP if self.resends > MAX_RESENDS else repair
+
     def again(self) -> Assignment | Gradient:
-        """Give the message that it has not answered, with its attempt counted up."""
+        """Give the message that it has not got, with its attempt counted up."""
         if self.gradient is None:
-            self.assignment = _next_attempt(self.assignment)
-            return self.assignment
+            return self.start_over()
         self.gradient = _next_attempt(self.gradient)
         return self.gradient
 
     def start_over(self) -> Assignment:
-        """Give the assignment once more to a client that has lost its state."""
+        """Give the assignment once more."""
         self.assignment = _next_attempt(self.assignment)
         return self.assignment
 

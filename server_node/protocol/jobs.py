@@ -83,5 +83,12 @@ class RoundClosed:
     refused: dict[str, WireError]
 
 
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """The model is lost: `why` names what became infinite or NaN, and whose it was as far as that is known."""
+
+    why: str
+
+
 TailJob = EncodeHead | TailStep | TailUpdate | CloseRound
-TailResult = bytes | TailStepped | RoundClosed | None
+TailResult = bytes | TailStepped | RoundClosed | Diverged | None

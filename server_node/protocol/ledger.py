@@ -8,7 +8,7 @@ from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, 
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 CONTROL = "control"
-"""Hello, Status, RunState, Rejected: what belongs to no flow."""
+"""Hello, Ask, Progress, Status, RunState and the like: what belongs to no flow."""
 
 _NO_FLOW = (CONTROL, "")
 _FLOW_OF = {
@@ -44,6 +44,7 @@ class Ledger:
     Attributes:
         flows: by name, FLOWS and CONTROL.
         rejected: messages refused, by reason.
+        refused_of: of each client the last refusal in words; all that are not in the fleet are "strangers".
         sent: messages the server published.
         received: messages of clients that could be read.
         duplicates: messages whose effect had already been had.
@@ -53,6 +54,7 @@ class Ledger:
 
     flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
     rejected: dict[str, int] = field(default_factory=dict)
+    refused_of: dict[str, str] = field(default_factory=dict)
     sent: int = 0
     received: int = 0
     duplicates: int = 0
@@ -69,9 +71,16 @@ class Ledger:
         self.received += 1
         self._count(message, message_wire_bytes)
 
-    def reject(self, reason: str) -> None:
-        """Count a message that was refused."""
+    def receive_undecodable(self, message_wire_bytes: int) -> None:
+        """Count bytes that are no message; which flow they were meant for is not known."""
+        flow = self.flows[CONTROL]
+        flow.messages += 1
+        flow.wire_bytes += message_wire_bytes
+
+    def reject(self, sender: str, reason: str, detail: str) -> None:
+        """Count a message that was refused; the last refusal of each sender is kept in words."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        self.refused_of[sender] = detail
 
     def tensor(self, flow: str, n: int, d: int) -> None:
         """Count a tensor of shape (n, d) that took effect."""

@@ -1,20 +1,24 @@
-"""How far a run has come."""
+"""How far a server has come with its run."""
 
 from enum import Enum, auto
 from typing import Literal
 
 
 class Phase(Enum):
-    """How far the run has come."""
+    """How far a server has come with its run."""
 
     STARTING = auto()
-    """The connection to the broker has not stood yet."""
+    """It has not taken charge: the connection does not stand yet, or another server may be at work."""
     GATHERING = auto()
     """The whole fleet is waited for."""
     LATE = auto()
     """The fleet had its time; a cohort is enough to begin."""
     RUNNING = auto()
+    PAUSED = auto()
+    """It was stopped; clients wait for the next start."""
     FINISHED = auto()
+    LEFT = auto()
+    """Another server is in charge."""
 
     @property
     def is_gathering(self) -> bool:
@@ -22,11 +26,18 @@ class Phase(Enum):
         return self in (Phase.STARTING, Phase.GATHERING, Phase.LATE)
 
     @property
-    def on_the_wire(self) -> Literal["gathering", "running", "finished"]:
+    def is_over(self) -> bool:
+        """Whether this server does nothing any more."""
+        return self in (Phase.PAUSED, Phase.FINISHED, Phase.LEFT)
+
+    @property
+    def on_the_wire(self) -> Literal["gathering", "running", "paused", "finished"]:
         """What clients are told."""
         match self:
             case Phase.RUNNING:
                 return "running"
+            case Phase.PAUSED:
+                return "paused"
             case Phase.FINISHED:
                 return "finished"
             case _:

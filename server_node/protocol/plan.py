@@ -1,12 +1,13 @@
 """What the state machine must know of a scenario."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from broker.wire import topics
+from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
     Buffered,
@@ -52,7 +53,10 @@ class Plan:
 
     Attributes:
         run: name of the run, in every topic.
-        incarnation: differs at every start of the server.
+        incarnation: the lowest that the server may take; higher than at its last start.
+        token: random; tells apart servers that start at the same moment.
+        takeover: take the run over from a server that is at work.
+        alone: no other server can be there; the run is simulated.
         digest: of the scenario; clients with another one are rejected.
         seed: of the cohort's choice.
         clients: names of the fleet.
@@ -70,12 +74,15 @@ class Plan:
         classes: targets lie below it.
         evaluate_every: rounds between evaluations; the last round always has one.
         rejoin_s: how long a vanished member of the cohort may be away.
-        retry_s: silence after which a message is repeated.
+        retry_s: the most that lies between two questions to a silent member.
+        head_lr_in: learning rate of the clients' SGD in a round.
+        packet_bytes: largest payload of an MQTT packet.
+        initial_head: as float32 values, for clients that have not got the task's code; empty when unknown.
         join_s: how long to wait for the whole fleet before starting with those who are there.
     """
 
     run: str
-    incarnation: str
+    incarnation: int
     digest: str
     seed: int
     clients: tuple[str, ...]
@@ -95,6 +102,12 @@ class Plan:
     retry_s: float
     join_s: float = 60.0
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
+    head_lr_in: Callable[[int], float] = lambda _round: 0.0
+    packet_bytes: int = MAX_PACKET_BYTES
+    initial_head: bytes = b""
+    token: int = 0
+    takeover: bool = False
+    alone: bool = False
 
     def codecs_of(self, client: str) -> Codecs:
         """Give a client's codecs."""
@@ -119,15 +132,15 @@ def make_round_policy(scenario: Scenario) -> RoundPolicy:
             return RoundPolicy(cohort)
 
 
-def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, head_size: int) -> Plan:
+def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incarnation: int = 1) -> Plan:
     """Give the state machine what it needs of a scenario.
 
     Args:
         scenario: what to run.
         task: its task, for the shapes at the cut.
         run: name of the run.
-        incarnation: of this start of the server.
         head_size: parameters of the head.
+        incarnation: see Plan.
 
     Raises:
         RunError: a run name that cannot stand in a topic.
@@ -154,6 +167,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, incarnation: str, hea
         evaluate_every=training.evaluate_every,
         rejoin_s=stragglers.rejoin_s,
         retry_s=stragglers.retry_s,
+        head_lr_in=lambda number: training.head_lr * training.lr_factor(number),
     )
 
 

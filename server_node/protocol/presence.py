@@ -1,4 +1,4 @@
-"""Who is online, who is answered at most once a second, and who is drawn for a cohort."""
+"""Who is there, whose greetings are answered at most once a second, and who is drawn for a cohort."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,6 +10,33 @@ from scenarios.seeds import generator
 
 QUIET_S = 1.0
 """A client's greetings and errors are answered at most once in this time."""
+
+
+@dataclass(slots=True)
+class Presence:
+    """Who is there.
+
+    Attributes:
+        online: clients that can be chosen.
+        sessions: of each client the connection that it spoke of last.
+    """
+
+    online: set[str] = field(default_factory=set)
+    sessions: dict[str, int] = field(default_factory=dict)
+
+    def says_online(self, client: str, session: int) -> None:
+        """Note a client's present connection."""
+        self.sessions[client] = session
+
+    def says_offline(self, client: str, session: int) -> bool:
+        """Note that a connection has ended; say whether it was the client's present one.
+
+        The last will of an earlier connection may arrive after the client has come back.
+        """
+        if session < self.sessions.get(client, 0):
+            return False
+        self.online.discard(client)
+        return True
 
 
 @dataclass(slots=True)

@@ -116,7 +116,8 @@ class VirtualBroker:
         endpoint.online = True
         for message_in_flight in endpoint.unsent or ():
             self._up(endpoint, message_in_flight)
-        endpoint.handle(Online())
+        endpoint.connection += 1
+        endpoint.handle(Online(endpoint.connection))
 
     def lose(self, endpoint: Endpoint) -> None:
         """Let a device vanish without a word, and all that is under way with it."""
@@ -139,7 +140,11 @@ class VirtualBroker:
 
     def _say_will(self, endpoint: Endpoint) -> None:
         endpoint.will = False
-        will = Publish(topics.status(self._run, endpoint.client), Status(online=False), retain=True)
+        will = Publish(
+            topics.status(self._run, endpoint.client),
+            Status(online=False, session=endpoint.connection),
+            retain=True,
+        )
         self._pass_up(endpoint, self._parcel(will))
 
     # -- device to server ------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ class Endpoint:
     Attributes:
         unsent: what has not arrived at the broker, oldest first; None if it never leaves.
         session: counts its connections and losses; what belongs to an earlier one is void.
+        connection: counts its connections; the device says this number as its session.
         online: whether it can send.
         subscribed: whether the broker sends to it.
         will: whether the broker has its last will, and so thinks that it is there.
@@ -72,6 +73,7 @@ class Endpoint:
 
     __slots__ = (
         "client",
+        "connection",
         "down",
         "handle",
         "lane",
@@ -101,6 +103,7 @@ class Endpoint:
         self.lane = lane
         self.unsent: deque[InFlight] | None = deque() if leaves else None
         self.session = 0
+        self.connection = 0
         self.online = False
         self.subscribed = False
         self.will = False

@@ -56,7 +56,7 @@ class Actor(Generic[J, R, F]):
         """Hand an event to the state machine and carry out what it asks for."""
         if self.reason is not None:
             return
-        for action in self._core.handle(event):
+        for action in self._core.handle(event, self._clock.now):
             match action:
                 case Publish():
                     self._publish(action)

@@ -191,7 +191,7 @@ class VirtualRun:
             clock=self._clock,
             trace=self._trace,
         )
-        core = ClientCore(plan.run, client, Hello(plan.digest, samples, 0))
+        core = ClientCore(plan.run, client, Hello(0, plan.digest, samples))
         publish = functools.partial(self._broker.publish, endpoint)
         actor = Actor(self._clock, core, publish, computer.compute, self._report)
         computer.handle = endpoint.handle = actor.feed

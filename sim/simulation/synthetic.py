@@ -47,21 +47,21 @@ class SyntheticDevice:
         """Give the answer to publish."""
         match job:
             case FirstBatch(assignment=assignment) if assignment.steps == 0:
-                return self._head_update(assignment.round)
+                return self._head_update(assignment.server, assignment.round)
             case FirstBatch(assignment=assignment):
-                return self._batch(assignment.round, 0)
+                return self._batch(assignment.server, assignment.round, 0)
             case BackwardStep(gradient=gradient, last=False):
-                return self._batch(gradient.round, gradient.step + 1)
+                return self._batch(gradient.server, gradient.round, gradient.step + 1)
             case BackwardStep(gradient=gradient):
-                return self._head_update(gradient.round)
+                return self._head_update(gradient.server, gradient.round)
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
-    def _head_update(self, round_number: int) -> HeadUpdate:
-        return HeadUpdate(round_number, 1, self._round_samples, 0.0, self._update)
+    def _head_update(self, server: int, round_number: int) -> HeadUpdate:
+        return HeadUpdate(server, round_number, 1, self._round_samples, 0.0, self._update)
 
-    def _batch(self, round_number: int, step: int) -> Activations:
-        return Activations(round_number, step, 1, self._samples, self._activations, self._targets)
+    def _batch(self, server: int, round_number: int, step: int) -> Activations:
+        return Activations(server, round_number, step, 1, self._samples, self._activations, self._targets)
 
 
 class SyntheticTail:

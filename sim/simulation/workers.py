@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -25,9 +25,6 @@ from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
 
 RunJob = Callable[[J], R | Future[R]]
 """Does a job and gives its result, or a Future of it."""
-
-INCARNATION = "virtual0"
-"""As long as a live server's, which is random: messages have the same sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +117,5 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
 
 
 def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:
-    return make_plan(scenario, task, run=scenario.name, incarnation=INCARNATION, head_size=head_size)
+    plan = make_plan(scenario, task, run=scenario.name, head_size=head_size)
+    return replace(plan, alone=True)

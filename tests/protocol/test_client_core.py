@@ -1,5 +1,8 @@
 """A client's state machine: no broker, no clock, no tensors."""
 
+from typing import Literal
+
+import msgspec
 import pytest
 
 from broker.machine.actions import (
@@ -16,63 +19,74 @@ from broker.machine.actions import (
 from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
+    Ask,
     Assignment,
     Gradient,
     HeadUpdate,
     Hello,
+    Message,
+    Progress,
     Rejected,
+    Released,
     RunState,
+    Standing,
     Status,
 )
 from edge_client.core import BackwardStep, ClientAction, ClientCore, FirstBatch, ProtocolWarning
 
-HELLO = Hello("same", 9, 0)
-RUNNING = RunState("running", "i1", 1, 5)
-UP, STATUS = "fl/r/up/c1", "fl/r/status/c1"
+HELLO = Hello(0, "same", 9)
+RUNNING = RunState("running", 1, 0, 1, 5)
+
+
+def hello(number: int = 0, step: int = 0, standing: Standing = Standing.MISSING, session: int = 1) -> Hello:
+    return Hello(session, "same", 9, number, step, standing)
+
+
+UP, STATUS = "fl/2/r/up/c1", "fl/2/r/status/c1"
 
 
 def assignment(number: int = 1, steps: int = 1, attempt: int = 1) -> Assignment:
-    return Assignment(number, attempt, steps, ([], [], [], []), b"head")
+    return Assignment(1, number, attempt, steps, 0.1, ([], [], [], []), b"head")
 
 
 def gradient(number: int = 1, step: int = 0, attempt: int = 1) -> Gradient:
-    return Gradient(number, step, attempt, 0.0, b"gradient")
+    return Gradient(1, number, step, attempt, 0.0, b"gradient")
 
 
 def activations(number: int = 1, step: int = 0, attempt: int = 1) -> Activations:
-    return Activations(number, step, attempt, 1, b"z", b"y")
+    return Activations(1, number, step, attempt, 1, b"z", b"y")
 
 
 def update(number: int = 1, attempt: int = 1) -> HeadUpdate:
-    return HeadUpdate(number, attempt, 1, 0.0, b"delta")
+    return HeadUpdate(1, number, attempt, 1, 0.0, b"delta")
 
 
-def hears(client: ClientCore, message: RunState | Assignment | Gradient | Rejected) -> list[ClientAction]:
-    return client.handle(Received("", message, 10))
+def hears(client: ClientCore, message: Message) -> list[ClientAction]:
+    return client.handle(Received("", message, 10), 0.0)
 
 
 @pytest.fixture
 def client() -> ClientCore:
     """A client that is connected and has greeted the server."""
     core = ClientCore("r", "c1", HELLO)
-    core.handle(Online())
+    core.handle(Online(), 0.0)
     hears(core, RUNNING)
     return core
 
 
 def test_it_says_that_it_is_online_and_greets_a_server_that_is_there() -> None:
     core = ClientCore("r", "c1", HELLO)
-    assert core.handle(Online()) == [Publish(STATUS, Status(online=True), retain=True)]
-    assert hears(core, RunState("gathering", "i1", 0, 5)) == [Publish(UP, HELLO)]
+    assert core.handle(Online(), 0.0) == [Publish(STATUS, Status(online=True, session=1), retain=True)]
+    assert hears(core, RunState("gathering", 1, 0, 0, 5)) == [Publish(UP, hello())]
     assert hears(core, RUNNING) == []  # greeted already
 
 
 def test_it_greets_again_when_the_server_still_gathers() -> None:
     core = ClientCore("r", "c1", HELLO)
-    core.handle(Online())
-    gathering = RunState("gathering", "i1", 0, 5)
-    assert hears(core, gathering) == [Publish(UP, HELLO)]
-    assert hears(core, gathering) == [Publish(UP, HELLO)]  # the first one may have been lost
+    core.handle(Online(), 0.0)
+    gathering = RunState("gathering", 1, 0, 0, 5)
+    assert hears(core, gathering) == [Publish(UP, hello())]
+    assert hears(core, gathering) == [Publish(UP, hello())]  # the first one may have been lost
 
 
 def job_of(actions: list[ClientAction]) -> FirstBatch | BackwardStep:
@@ -85,33 +99,99 @@ def job_of(actions: list[ClientAction]) -> FirstBatch | BackwardStep:
 def test_a_round_from_assignment_to_head_update(client: ClientCore) -> None:
     start = job_of(hears(client, assignment(steps=2)))
     assert start == FirstBatch("c1", assignment(steps=2))
-    assert client.handle(ComputeDone(start, activations())) == [Publish(UP, activations())]
+    assert client.handle(ComputeDone(start, activations()), 0.0) == [Publish(UP, activations())]
     learn = job_of(hears(client, gradient()))
     assert learn == BackwardStep("c1", gradient(), last=False)
-    assert client.handle(ComputeDone(learn, activations(step=1))) == [Publish(UP, activations(step=1))]
+    assert client.handle(ComputeDone(learn, activations(step=1)), 0.0) == [Publish(UP, activations(step=1))]
     learn = job_of(hears(client, gradient(step=1)))
     assert learn == BackwardStep("c1", gradient(step=1), last=True)
-    assert client.handle(ComputeDone(learn, update())) == [Publish(UP, update())]
+    assert client.handle(ComputeDone(learn, update()), 0.0) == [Publish(UP, update())]
 
 
-def test_asked_again_it_repeats_its_answer(client: ClientCore) -> None:
-    client.handle(ComputeDone(job_of(hears(client, assignment())), activations()))
-    assert hears(client, assignment(attempt=2)) == [Publish(UP, activations(attempt=2))]
-    client.handle(ComputeDone(job_of(hears(client, gradient())), update()))
-    assert hears(client, gradient(attempt=2)) == [Publish(UP, update(attempt=2))]
-    assert hears(client, assignment(attempt=3)) == [Publish(UP, update(attempt=3))]
+def progress(number: int, round_number: int, step: int, standing: Standing) -> list[ClientAction]:
+    return [Publish(UP, Progress(1, number, round_number, step, standing))]
+
+
+def test_a_duplicate_of_what_it_has_answered_is_ignored(client: ClientCore) -> None:
+    client.handle(ComputeDone(job_of(hears(client, assignment())), activations()), 0.0)
+    assert hears(client, assignment(attempt=2)) == []
+    client.handle(ComputeDone(job_of(hears(client, gradient())), update()), 0.0)
+    assert hears(client, gradient(attempt=2)) == []
+
+
+def test_asked_it_says_how_far_it_is(client: ClientCore) -> None:
+    assert hears(client, Ask(1, 7, 1, 0)) == progress(7, 0, 0, Standing.MISSING)
+    job = job_of(hears(client, assignment()))
+    assert hears(client, Ask(1, 8, 1, 0)) == progress(8, 1, 0, Standing.WORKING)
+    client.handle(ComputeDone(job, activations()), 0.0)
+    assert hears(client, Ask(1, 9, 1, 0)) == progress(9, 1, 0, Standing.ANSWERED)
+    assert hears(client, Ask(1, 10, 1, 1)) == progress(10, 1, 0, Standing.MISSING)  # no gradient has come
+    assert hears(client, Ask(1, 11, 2, 0)) == progress(11, 1, 0, Standing.MISSING)  # no second round
+
+
+def test_it_sends_its_answer_again_only_when_asked_for_that(client: ClientCore) -> None:
+    job = job_of(hears(client, assignment()))
+    assert hears(client, Ask(1, 1, 1, 0, resend=True)) == progress(1, 1, 0, Standing.WORKING)
+    client.handle(ComputeDone(job, activations()), 0.0)
+    assert hears(client, Ask(1, 2, 1, 0, resend=True)) == [Publish(UP, activations(attempt=2))]
+    client.handle(ComputeDone(job_of(hears(client, gradient())), update()), 0.0)
+    assert hears(client, Ask(1, 3, 1, 1, resend=True)) == [Publish(UP, update(attempt=2))]
+    assert hears(client, Ask(1, 4, 1, 0, resend=True)) == []  # an old question
+
+
+def test_released_it_stops_working_and_greets_when_it_must(client: ClientCore) -> None:
+    job = job_of(hears(client, assignment()))
+    assert hears(client, Released(1, 1, greet=False)) == []
+    assert client.handle(ComputeDone(job, activations()), 0.0) == []
+    job_of(hears(client, assignment(2)))
+    assert hears(client, Released(1, 1, greet=False)) == []  # of a round that is over anyway
+    assert hears(client, Ask(1, 1, 2, 0)) == progress(1, 2, 0, Standing.WORKING)
+    assert hears(client, Released(1, 2, greet=True)) == [Publish(UP, hello())]
+
+
+def test_it_takes_nothing_from_a_server_that_another_has_followed(client: ClientCore) -> None:
+    hears(client, RunState("running", 2, 0, 1, 5))
+    assert hears(client, assignment()) == []
+    assert hears(client, Ask(1, 1, 1, 0)) == []
+    assert hears(client, Released(1, 0, greet=True)) == []
+    assert hears(client, RUNNING) == []
+    assert hears(client, RunState("finished", 1, 0, 5, 5, "complete")) == []
+
+
+def test_it_greets_a_server_that_it_first_hears_of_by_an_assignment(client: ClientCore) -> None:
+    assert hears(client, Assignment(2, 1, 1, 1, 0.1, ([], [], [], []), b"head")) == [Publish(UP, hello())]
+
+
+def test_a_new_connection_has_a_new_session() -> None:
+    core = ClientCore("r", "c1", HELLO, first_session=40)
+    assert core.handle(Online(2), 0.0) == [Publish(STATUS, Status(online=True, session=42), retain=True)]
+    assert hears(core, RUNNING) == [Publish(UP, hello(session=42))]
+
+
+@pytest.mark.parametrize("phase", ["away", "paused"])
+def test_a_server_that_was_away_is_greeted_again(
+    client: ClientCore, phase: Literal["away", "paused"]
+) -> None:
+    assert hears(client, RunState(phase, 1)) == []
+    assert hears(client, RUNNING) == [Publish(UP, hello())]
+
+
+def test_a_server_of_another_version_cannot_be_served(client: ClientCore) -> None:
+    actions = client.handle(Undecodable("", WireError("version", "version 3 is spoken there")), 0.0)
+    assert isinstance(actions[-1], Done)
+    assert "version 3" in actions[-1].reason
 
 
 def test_a_duplicate_that_comes_during_the_work_is_ignored(client: ClientCore) -> None:
     job = job_of(hears(client, assignment()))
     assert hears(client, assignment()) == []
-    client.handle(ComputeDone(job, activations()))
+    client.handle(ComputeDone(job, activations()), 0.0)
     job_of(hears(client, gradient()))
     assert hears(client, gradient()) == []
 
 
 def test_a_gradient_of_another_round_is_ignored(client: ClientCore) -> None:
-    client.handle(ComputeDone(job_of(hears(client, assignment(2))), activations(2)))
+    client.handle(ComputeDone(job_of(hears(client, assignment(2))), activations(2)), 0.0)
     assert hears(client, gradient(1)) == []
     assert hears(client, gradient(3)) == []
 
@@ -124,40 +204,37 @@ def test_an_assignment_of_an_earlier_round_is_ignored(client: ClientCore) -> Non
 def test_a_new_round_overtakes_the_old_ones_work(client: ClientCore) -> None:
     old = job_of(hears(client, assignment(1)))
     new = job_of(hears(client, assignment(2)))
-    assert client.handle(ComputeDone(old, activations(1))) == []
-    assert client.handle(ComputeDone(new, activations(2))) == [Publish(UP, activations(2))]
+    assert client.handle(ComputeDone(old, activations(1)), 0.0) == []
+    assert client.handle(ComputeDone(new, activations(2)), 0.0) == [Publish(UP, activations(2))]
 
 
 def test_after_a_lost_connection_it_greets_again_and_says_which_round_it_holds(client: ClientCore) -> None:
-    client.handle(ComputeDone(job_of(hears(client, assignment(3))), activations(3)))
-    client.handle(Online())
-    assert hears(client, RUNNING) == [Publish(UP, Hello("same", 9, 3))]
+    client.handle(ComputeDone(job_of(hears(client, assignment(3))), activations(3)), 0.0)
+    client.handle(Online(), 0.0)
+    assert hears(client, RUNNING) == [Publish(UP, hello(3, 0, Standing.ANSWERED))]
 
 
 def test_a_restarted_server_is_greeted_and_may_begin_any_round_anew(client: ClientCore) -> None:
-    client.handle(ComputeDone(job_of(hears(client, assignment(3))), activations(3)))
-    assert hears(client, RunState("gathering", "i2", 0, 5)) == [Publish(UP, HELLO)]
-    assert job_of(hears(client, assignment(3))) == FirstBatch("c1", assignment(3))
-
-
-def test_it_waits_while_the_server_is_away(client: ClientCore) -> None:
-    assert hears(client, RunState("away", "i1")) == []
+    client.handle(ComputeDone(job_of(hears(client, assignment(3))), activations(3)), 0.0)
+    assert hears(client, RunState("gathering", 2, 0, 0, 5)) == [Publish(UP, hello())]
+    anew = msgspec.structs.replace(assignment(3), server=2)
+    assert job_of(hears(client, anew)) == FirstBatch("c1", anew)
 
 
 def test_it_leaves_when_the_run_has_finished(client: ClientCore) -> None:
-    assert hears(client, RunState("finished", "i1", 5, 5, "complete")) == [
-        Publish(STATUS, Status(online=False), retain=True),
+    assert hears(client, RunState("finished", 1, 0, 5, 5, "complete")) == [
+        Publish(STATUS, Status(online=False, session=1), retain=True),
         Done("complete"),
     ]
 
 
-def test_the_retained_end_of_an_earlier_run_is_no_reason_to_leave() -> None:
+def test_who_comes_after_the_end_leaves_and_says_why() -> None:
     core = ClientCore("r", "c1", HELLO)
-    core.handle(Online())
-    assert hears(core, RunState("finished", "yesterday", 5, 5, "complete")) == []
+    core.handle(Online(), 0.0)
+    assert hears(core, RunState("finished", 3, 0, 5, 5, "complete"))[-1] == Done("complete")
 
 
-@pytest.mark.parametrize("reason", ["scenario", "roster"])
+@pytest.mark.parametrize("reason", ["scenario", "roster", "version"])
 def test_it_leaves_when_it_cannot_take_part(client: ClientCore, reason: str) -> None:
     assert hears(client, Rejected(reason, "why"))[-1] == Done(f"{reason}: why")
 
@@ -168,16 +245,17 @@ def test_another_rejection_is_only_reported(client: ClientCore) -> None:
 
 
 def test_unreadable_messages_and_unusable_jobs_are_reported(client: ClientCore) -> None:
-    (action,) = client.handle(Undecodable("", WireError("malformed", "noise")))
+    (action,) = client.handle(Undecodable("", WireError("malformed", "noise")), 0.0)
     assert action == Report(ProtocolWarning("c1", "unreadable message from the server: malformed: noise"))
     job = job_of(hears(client, assignment()))
-    (action,) = client.handle(ComputeDone(job, WireError("shape", "head of 3 bytes")))
-    assert isinstance(action, Report)
-    assert hears(client, assignment(attempt=2)) == []
+    warning, told = client.handle(ComputeDone(job, WireError("shape", "head of 3 bytes")), 0.0)
+    assert isinstance(warning, Report)
+    assert [told] == progress(0, 1, 0, Standing.REFUSED)
+    assert hears(client, Ask(1, 5, 1, 0)) == progress(5, 1, 0, Standing.REFUSED)
 
 
 def test_a_stop_takes_leave(client: ClientCore) -> None:
-    assert client.handle(StopAsked("stopped")) == [
-        Publish(STATUS, Status(online=False), retain=True),
+    assert client.handle(StopAsked("stopped"), 0.0) == [
+        Publish(STATUS, Status(online=False, session=1), retain=True),
         Done("stopped"),
     ]

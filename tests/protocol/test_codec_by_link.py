@@ -9,7 +9,7 @@ import pytest
 from broker.codecs import Codec, Float16, Float32, Int4, Int8, gradient_bytes
 from broker.machine.actions import Online
 from broker.transports.memory import MemoryBroker
-from broker.wire.messages import Assignment, Hello
+from broker.wire.messages import Assignment
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
@@ -19,7 +19,7 @@ from server_node.protocol.plan import RoundPolicy, make_plan
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.live.test_live import run as run_live
-from tests.protocol.test_server_core import CODECS, PLAN, Server, activations, said, update
+from tests.protocol.test_server_core import CODECS, PLAN, Server, activations, hello, said, update
 
 RULE = (
     "{uplink_below_kbps: 500, activations_up: {codec: pq, subvectors: 2, groups: 1, centroids: 2}, "
@@ -134,7 +134,7 @@ def test_clients_that_are_alike_share_one_assignment() -> None:
     server = Server(replace(PLAN, round_policy=RoundPolicy(3), by_link=dict.fromkeys("ac", COARSE)))
     server.handle(Online())
     server.work()
-    greeted = [server.hear(client, Hello("same", 9, 0)) for client in "abc"]
+    greeted = [server.hear(client, hello()) for client in "abc"]
     a, b, c = [message for _, message in said(greeted[-1]) if isinstance(message, Assignment)]
     assert a is c
     assert [spec for (spec,) in a.codecs] == ["float16", "float32", "int8", "float32"]
@@ -145,7 +145,7 @@ def test_a_fleet_shares_the_codecs_of_its_groups(tmp_path: Path) -> None:
     scenario = small_scenario(
         tmp_path, SLOW[0], "fleet=[{count: 2}, {count: 1, link: 2g}, {count: 2, link: 3g}]"
     )
-    plan = make_plan(scenario, task_of(scenario), run="r", incarnation="i", head_size=HEAD)
+    plan = make_plan(scenario, task_of(scenario), run="r", head_size=HEAD)
     assert plan.by_link == {"c2": scenario.flows.codecs_for("2g")}
     assert [plan.codecs_of(client) is plan.codecs for client in plan.clients] == [
         True,
@@ -155,7 +155,7 @@ def test_a_fleet_shares_the_codecs_of_its_groups(tmp_path: Path) -> None:
         True,
     ]
     whole = small_scenario(tmp_path, SLOW[0], "fleet=[{count: 5, link: 2g}]")
-    plan = make_plan(whole, task_of(whole), run="r", incarnation="i", head_size=HEAD)
+    plan = make_plan(whole, task_of(whole), run="r", head_size=HEAD)
     assert len({id(codecs) for codecs in plan.by_link.values()}) == 1
 
 

@@ -1,0 +1,200 @@
+"""The clients at work for the server: what is taken from them, what they are asked, and when they are let go."""
+
+import math
+
+from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
+from broker.wire import topics
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, Assignment, HeadUpdate, Hello, Message, Progress, Released
+from server_node.protocol.actions import ServerAction
+from server_node.protocol.admission import check_activations, check_update
+from server_node.protocol.exchange import Exchange, Repair, Turn
+from server_node.protocol.ledger import Ledger
+from server_node.protocol.plan import Plan
+from server_node.protocol.reports import Dropped
+from server_node.protocol.round import Round
+from server_node.protocol.round_trip import RoundTrip
+
+ASK = "ask"
+"""Timer: it is time to ask a member that is silent."""
+
+LOOK_S = 0.5
+"""The least time between two looks at who is silent."""
+
+
+class Cohort:
+    """The members: clients that have an assignment. With a policy that keeps late members, of several rounds.
+
+    Args:
+        plan: see Plan.
+        ledger: counts duplicates and what came too late.
+
+    Attributes:
+        members: the exchange of each, by client.
+        round: the one under way; None between two.
+        number: of that round, or of the last one.
+        server: the incarnation that speaks.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, number: int) -> None:
+        self.members: dict[str, Exchange] = {}
+        self.round: Round | None = None
+        self.number = number
+        self._plan = plan
+        self._ledger = ledger
+        self._round_trips: dict[str, RoundTrip] = {}
+        self._look_s = math.inf  # when the timer fires; infinite: it does not run
+        self._earliest_s = math.inf  # when the first of those that were told to wait is to be asked
+
+    # What members answer. Each of these gives None, or why the message is refused.
+
+    def take_activations(self, client: str, message: Activations, now_s: float) -> WireError | None:
+        """Take a batch; it goes through the tail with the next job."""
+        member = self._match(client, message.round, message.step)
+        if isinstance(member, WireError):
+            return member
+        if message.step >= self._plan.steps:
+            return WireError("order", f"step {message.step} of {self._plan.steps}")
+        if member is None:
+            self._ledger.discarded_late += 1
+            return None
+        if message.step < member.step or member.turn is Turn.TAIL:
+            self._duplicate(member, now_s)
+            return None
+        error = check_activations(self._plan, self._plan.codecs_of(client), message)
+        if error is None:
+            member.take_activations(message, now_s)
+            if self.round is not None:
+                self.round.activations_came(client)
+        return error
+
+    def take_update(self, client: str, message: HeadUpdate, now_s: float) -> WireError | None:
+        """Take a head update; it is averaged when the round closes."""
+        member = self._match(client, message.round, self._plan.steps)
+        if isinstance(member, WireError):
+            return member
+        if member is None:
+            self._ledger.discarded_late += 1
+            return None
+        if member.turn is Turn.DONE:
+            self._duplicate(member, now_s)
+            return None
+        error = check_update(self._plan, self._plan.codecs_of(client), message, member.samples)
+        if error is None:
+            member.take_update(message, now_s)
+            if self.round is not None:
+                self.round.update_came(client)
+            self._ledger.tensor("head_update_up", 1, self._plan.head_size)
+        return error
+
+    def _match(self, client: str, number: int, step: int) -> Exchange | WireError | None:
+        """Give the member that an answer belongs to, None if the answer is late, or what is wrong with it."""
+        if number > self.number:
+            return WireError("order", f"round {number} has not begun")
+        member = self.members.get(client)
+        if member is None or number < member.assignment.round:
+            return None
+        if number > member.assignment.round or step > member.step:
+            return WireError("order", f"round {number}, step {step} is not what comes next")
+        return member
+
+    def _duplicate(self, member: Exchange, now_s: float) -> None:
+        self._ledger.duplicates += 1
+        if member.turn is Turn.CLIENT:
+            member.ask_soon(now_s)
+            self._earliest_s = now_s
+
+    # What members are told.
+
+    def assign(self, client: str, assignment: Assignment, now_s: float) -> Publish:
+        """Make a client a member."""
+        round_trip = self._round_trips.setdefault(client, RoundTrip())
+        member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s)
+        self._earliest_s = min(self._earliest_s, member.ask_at_s)
+        self._ledger.tensor("head_state_down", 1, self._plan.head_size)
+        return self._say(client, assignment)
+
+    def answer(self, client: str, correction: float, payload: bytes, now_s: float) -> Publish | None:
+        """Answer a member's batch, unless it was dropped while the batch was in the tail."""
+        member = self.members.get(client)
+        if member is None or member.activations is None:
+            return None
+        self._ledger.exchange(
+            self._plan.codecs_of(client).activations_up, member.activations, self._plan.cut_size
+        )
+        gradient = member.answer(correction, payload, now_s)
+        self._earliest_s = min(self._earliest_s, member.ask_at_s)
+        if self.round is not None:
+            self.round.answered(client)
+        return self._say(client, gradient)
+
+    def repair(self, client: str, claim: Hello | Progress, now_s: float) -> list[ServerAction]:
+        """Do what follows from where a client says that it is."""
+        member = self.members.get(client)
+        if member is None:
+            return []
+        match member.told(claim):
+            case Repair.SAY_AGAIN:
+                return [self._say(client, member.again())]
+            case Repair.START_OVER:
+                return [self._say(client, member.start_over())]
+            case Repair.ASK_AGAIN:
+                return self._ask(client, now_s, resend=True)
+            case Repair.DROP:
+                return self.drop(client)
+            case Repair.NOTHING:
+                return []
+
+    def ask_all(self, now_s: float) -> list[ServerAction]:
+        """Ask every member that owes an answer: what they said while the server was away is lost."""
+        owing = [client for client, member in self.members.items() if member.turn is Turn.CLIENT]
+        return [action for client in owing for action in self._ask(client, now_s)]
+
+    def ask_the_silent(self, now_s: float) -> list[ServerAction]:
+        """Ask those whose time is over; the timer has fired."""
+        self._look_s = self._earliest_s = math.inf
+        members = self.members.items()
+        silent = [client for client, m in members if m.turn is Turn.CLIENT and m.ask_at_s <= now_s]
+        actions = [action for client in silent for action in self._ask(client, now_s)]
+        waits = (member.ask_at_s for member in self.members.values() if member.turn is Turn.CLIENT)
+        self._earliest_s = min(waits, default=math.inf)
+        return actions
+
+    def timer(self, now_s: float) -> list[ServerAction]:
+        """Set the timer anew if somebody is to be asked before it fires.
+
+        It fires at most once in LOOK_S: then it looks at all members, who may be thousands.
+        """
+        if self._earliest_s >= self._look_s:
+            return []
+        self._look_s = max(self._earliest_s, now_s + LOOK_S)
+        self._earliest_s = math.inf
+        return [StartTimer(ASK, self._look_s - now_s)]
+
+    def _ask(self, client: str, now_s: float, *, resend: bool = False) -> list[ServerAction]:
+        member = self.members[client]
+        ask = member.ask(now_s, resend=resend)
+        self._earliest_s = min(self._earliest_s, member.ask_at_s)
+        return self.drop(client, greet=True) if ask is None else [self._say(client, ask)]
+
+    def drop(self, client: str, *, greet: bool = False) -> list[ServerAction]:
+        """Go on without a member; its answers are late from here on.
+
+        Args:
+            client: who.
+            greet: it was silent for so long that it must greet before it is chosen again.
+        """
+        member = self.members.pop(client, None)
+        if member is None:
+            return []
+        if self.round is not None:
+            self.round.left(client)
+        released = Released(member.assignment.server, member.assignment.round, greet)
+        return [
+            CancelTimer(f"rejoin:{client}"),
+            Report(Dropped(self.number, client)),
+            self._say(client, released),
+        ]
+
+    def _say(self, client: str, message: Message) -> Publish:
+        return Publish(topics.down(self._plan.run, client), message)

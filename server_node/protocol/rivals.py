@@ -1,0 +1,94 @@
+"""One server for one run: who else is there, and who of two goes on.
+
+A server that starts says Claim on the run's server topic, where it listens itself, and hears its own claim come
+back. By then it has heard the retained state of the run, since the broker sends that first. If the state is that
+of a server at work, it waits for an answer to the claim; a server that is dead gives none.
+
+Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that hears
+of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and clients
+take nothing from a server below the highest they know.
+"""
+
+from enum import Enum, auto
+
+from broker.wire.messages import Claim, RunState
+
+SUPERSEDED = "superseded"
+ANOTHER_SERVER = "another server"
+"""Reasons of Done."""
+
+
+class Verdict(Enum):
+    """What a server does about another one."""
+
+    NOTHING = auto()
+    BEGIN = auto()
+    WAIT = auto()
+    """Somebody may be at work; begin when no answer comes."""
+    GIVE_WAY = auto()
+    """Somebody is at work."""
+    ANSWER = auto()
+    """Tell a server that starts that this one is at work."""
+    SAY_STATE = auto()
+    """The retained state is not this server's any more, but should be."""
+    SUPERSEDED = auto()
+
+
+class Rivals:
+    """What a server knows of others of its run.
+
+    Args:
+        incarnation: the lowest that it may take.
+        token: random; tells apart servers that take the same incarnation at the same moment.
+        takeover: whether to take the run over from a server that is at work.
+
+    Attributes:
+        incarnation: its own; fixed when it begins.
+        token: see above.
+    """
+
+    def __init__(self, incarnation: int, token: int, *, takeover: bool = False) -> None:
+        self.incarnation = incarnation
+        self.token = token
+        self._takeover = takeover
+        self._at_work = False  # another one, as far as the retained state tells
+
+    def claim(self) -> Claim:
+        """Give the message by which this server makes itself known."""
+        return Claim(self.incarnation, self.token, self._takeover)
+
+    def hear(self, message: Claim | RunState, *, begun: bool) -> Verdict:
+        """Take what was said on the topics of servers.
+
+        Args:
+            message: of this server itself or of another one.
+            begun: whether this server is at work.
+        """
+        if message.token == self.token:
+            if begun:  # an own last will that arrives late
+                is_will = isinstance(message, RunState) and message.phase == "away"
+                return Verdict.SAY_STATE if is_will else Verdict.NOTHING
+            return self._decide() if isinstance(message, Claim) else Verdict.NOTHING
+        return self._at_work_hears(message) if begun else self._starting_hears(message)
+
+    def _starting_hears(self, message: Claim | RunState) -> Verdict:
+        self.incarnation = max(self.incarnation, message.server + 1)
+        if isinstance(message, RunState):
+            self._at_work = message.phase in ("gathering", "running")
+            return Verdict.NOTHING
+        if self._takeover and not message.takeover:
+            return Verdict.NOTHING
+        # An answer to our claim; or somebody who starts at the same moment: the lower token gives way.
+        return Verdict.GIVE_WAY if self._at_work or self.token < message.token else Verdict.NOTHING
+
+    def _decide(self) -> Verdict:
+        return Verdict.WAIT if self._at_work and not self._takeover else Verdict.BEGIN
+
+    def _at_work_hears(self, message: Claim | RunState) -> Verdict:
+        if isinstance(message, Claim) and not message.takeover:
+            return Verdict.ANSWER
+        if isinstance(message, RunState) and message.phase == "away":  # somebody vanished before it began
+            return Verdict.SAY_STATE
+        if (message.server, message.token) > (self.incarnation, self.token):
+            return Verdict.SUPERSEDED
+        return Verdict.ANSWER if isinstance(message, Claim) else Verdict.SAY_STATE

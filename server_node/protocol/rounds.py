@@ -1,0 +1,158 @@
+"""The rounds of a run, one after the other: who takes part, which job the tail has, what came of it."""
+
+from collections.abc import Mapping
+
+from broker.codecs import codec_to_wire
+from broker.machine.actions import CancelTimer, Compute, Report, StartTimer
+from broker.wire.errors import WireError
+from broker.wire.messages import Assignment
+from scenarios.schema.flows import Codecs
+from server_node.protocol.actions import ServerAction
+from server_node.protocol.cohort import Cohort
+from server_node.protocol.jobs import (
+    CloseRound,
+    EncodeHead,
+    RoundClosed,
+    TailJob,
+    TailResult,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
+from server_node.protocol.plan import Plan
+from server_node.protocol.presence import draw_cohort
+from server_node.protocol.round import Round
+
+Refused = Mapping[str, WireError]
+"""Whose tensors the tail has refused, and why."""
+
+
+class Rounds:
+    """Begins rounds, gives the tail its jobs one at a time, and takes their results.
+
+    Args:
+        plan: see Plan.
+        cohort: the members.
+    """
+
+    def __init__(self, plan: Plan, cohort: Cohort) -> None:
+        self._plan = plan
+        self._cohort = cohort
+        self._head = b""
+        self._job: TailJob | None = EncodeHead()  # the one that is computed; no round without the head
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next round may begin as far as the rounds are concerned."""
+        return self._job is None and self._cohort.round is None
+
+    def encode_head(self) -> ServerAction:
+        """Give the job that comes before all rounds."""
+        return Compute(EncodeHead())
+
+    def begin(self, online: set[str], server: int, now_s: float) -> list[ServerAction]:
+        """Begin a round with clients that are online.
+
+        Args:
+            online: all of them.
+            server: the incarnation that assigns.
+            now_s: the time.
+        """
+        plan, policy, cohort = self._plan, self._plan.round_policy, self._cohort
+        actions: list[ServerAction] = []
+        cohort.number += 1
+        for client, member in list(cohort.members.items()):
+            if cohort.number - member.assignment.round > (policy.max_staleness or 0):
+                actions += cohort.drop(client)
+        wanted = policy.choose - len(cohort.members)
+        chosen = draw_cohort(
+            plan.clients, online, cohort.members, wanted, seed=plan.seed, number=cohort.number
+        )
+        assignments: dict[int, Assignment] = {}  # one for all who share their codecs
+        for client in chosen:
+            codecs = plan.codecs_of(client)
+            if id(codecs) not in assignments:
+                assignments[id(codecs)] = self._assignment(codecs, server)
+            actions.append(cohort.assign(client, assignments[id(codecs)], now_s))
+        cohort.round = Round(cohort.number, plan, cohort.members)
+        if policy.deadline_s is not None:
+            actions.append(StartTimer("deadline", policy.deadline_s))
+        return actions
+
+    def _assignment(self, codecs: Codecs, server: int) -> Assignment:
+        number = self._cohort.number
+        up, down, update, state = map(codec_to_wire, codecs)
+        return Assignment(
+            server=server,
+            round=number,
+            attempt=1,
+            steps=self._plan.steps,
+            head_lr=self._plan.head_lr_in(number),
+            codecs=(up, down, update, state),
+            head=self._head,
+        )
+
+    def next_job(self) -> list[ServerAction]:
+        """Give the tail its next job, if there is one to do."""
+        current = self._cohort.round
+        if self._job is not None or current is None:
+            return []
+        actions: list[ServerAction] = []
+        self._job = current.batches()
+        if self._job is None:
+            if not current.is_enough():
+                return []
+            if not self._plan.round_policy.keeps_late_members:
+                for client in list(current.behind):
+                    actions += self._cohort.drop(client)
+            self._job = current.next_job()
+        return [*actions, Compute(self._job)]
+
+    def computed(
+        self, job: TailJob, result: TailResult, now_s: float, *, online: int
+    ) -> tuple[list[ServerAction], Refused]:
+        """Take the result of a job.
+
+        Args:
+            job: the one that was computed.
+            result: what came of it.
+            now_s: the time.
+            online: how many clients are, for the report.
+        """
+        self._job = None
+        match job, result:
+            case TailStep(), TailStepped():
+                return self._stepped(result, now_s)
+            case EncodeHead(), bytes():
+                self._head = result
+            case TailUpdate(), None:
+                pass
+            case CloseRound(), RoundClosed():
+                return self._closed(job, result, online), result.refused
+            case _:
+                raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
+        return [], {}
+
+    def _stepped(self, result: TailStepped, now_s: float) -> tuple[list[ServerAction], Refused]:
+        actions: list[ServerAction] = []
+        refused: dict[str, WireError] = {}
+        assert self._cohort.round is not None
+        self._cohort.round.add_losses(result)
+        for client, outcome in result.gradients.items():
+            if isinstance(outcome, WireError):
+                refused[client] = outcome
+                actions += self._cohort.drop(client)
+                continue
+            payload, correction = outcome
+            answer = self._cohort.answer(client, correction, payload, now_s)
+            if answer is not None:
+                actions.append(answer)
+        return actions, refused
+
+    def _closed(self, job: CloseRound, result: RoundClosed, online: int) -> list[ServerAction]:
+        current, self._cohort.round = self._cohort.round, None
+        assert current is not None
+        for client, _, _ in job.updates:
+            del self._cohort.members[client]
+        self._head = result.head
+        return [CancelTimer("deadline"), Report(current.report(job, result, online=online))]
