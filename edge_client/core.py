@@ -206,9 +206,7 @@ class ClientCore:
 
     def _greet(self) -> list[ClientAction]:
         self._greeted = True
-        hello = msgspec.structs.replace(
-            self._hello, session=self._session, round=self._round, step=self._step, standing=self._standing
-        )
+        hello = msgspec.structs.replace(self._hello, session=self._session)
         return [Publish(topics.up(self._run, self._client), hello)]
 
     def _assigned(self, assignment: Assignment) -> list[ClientAction]:

@@ -50,18 +50,12 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
         session: of the connection it is sent on.
         scenario: digest of what both sides must agree upon; another one is rejected.
         samples: training samples on the device.
-        round: the round whose state the client still holds; 0 when it holds none.
-        step: of that round, see Progress.
-        standing: of that step, see Progress.
         wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
     """
 
     session: Session
     scenario: Word
     samples: Count
-    round: Round = 0
-    step: Step = 0
-    standing: Standing = Standing.MISSING
     wants_welcome: bool = False
 
 

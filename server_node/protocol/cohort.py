@@ -5,7 +5,7 @@ import math
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, HeadUpdate, Hello, Message, Progress, Released
+from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released
 from server_node.protocol.actions import ServerAction
 from server_node.protocol.admission import check_activations, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
@@ -128,7 +128,12 @@ class Cohort:
             self.round.answered(client)
         return self._say(client, gradient)
 
-    def repair(self, client: str, claim: Hello | Progress, now_s: float) -> list[ServerAction]:
+    def greeted(self, client: str, now_s: float) -> list[ServerAction]:
+        """Ask a member that has come back how far it is; its greeting may be older than what was said since."""
+        member = self.members.get(client)
+        return [] if member is None or member.turn is not Turn.CLIENT else self._ask(client, now_s)
+
+    def repair(self, client: str, claim: Progress, now_s: float) -> list[ServerAction]:
         """Do what follows from where a client says that it is."""
         member = self.members.get(client)
         if member is None:

@@ -204,7 +204,7 @@ class ServerCore:
         actions.append(self._keep_quiet(client))
         if hello.wants_welcome:
             actions.append(Publish(topics.down(self._plan.run, client), self._welcome()))
-        return [*actions, *self._cohort.repair(client, hello, now_s)]
+        return [*actions, *self._cohort.greeted(client, now_s)]
 
     def _vanished(self, client: str, session: int) -> list[ServerAction]:
         if not self._presence.says_offline(client, session):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Hello, Progress, Standing
+from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Progress, Standing
 from server_node.protocol.round_trip import RoundTrip
 
 MAX_UNANSWERED = 12
@@ -63,6 +63,7 @@ class Exchange:
         wait_s: from the last message or question to the next question.
         ask_at_s: when to ask next.
         question: number of the last Ask.
+        first_question: number of the first Ask about the message that it owes an answer to.
         unanswered: questions since the last sign of life.
         resends: how often its current message, or its answer to it, was sent again.
     """
@@ -80,6 +81,7 @@ class Exchange:
     wait_s: float = 0.0
     ask_at_s: float = 0.0
     question: int = 0
+    first_question: int = 1
     unanswered: int = 0
     resends: int = 0
 
@@ -92,6 +94,7 @@ class Exchange:
         self.wait_s = min(self.round_trip.wait_s, self.longest_wait_s)
         self.ask_at_s = now_s + self.wait_s
         self.unanswered = self.resends = 0
+        self.first_question = self.question + 1
 
     def _answered(self, now_s: float) -> None:
         if not self.resends:
@@ -131,22 +134,28 @@ class Exchange:
         """Ask next time the timer is looked at: a duplicate shows that the client may wait in vain."""
         self.ask_at_s = now_s
 
-    def told(self, claim: Hello | Progress) -> Repair:
+    def told(self, claim: Progress) -> Repair:
         """Say what follows from where a client says that it is.
 
         Clients answer on the topic on which their activations and updates travel, and brokers keep the order of
         a topic. So an answer that the client has sent, and that is not here, was lost. The same holds for what
-        the server said before it asked.
+        the server said before it asked; answers to questions from before that prove nothing.
         """
         self.unanswered = 0
         if self.turn is not Turn.CLIENT:
+            return Repair.NOTHING
+        if (
+            claim.standing is Standing.REFUSED
+            and claim.round == self.assignment.round
+            and claim.step == self.step
+        ):
+            return Repair.DROP
+        if claim.number < self.first_question:
             return Repair.NOTHING
         if claim.round != self.assignment.round:
             if claim.round > self.assignment.round:
                 return Repair.NOTHING
             repair = Repair.START_OVER if self.step <= 1 else Repair.DROP
-        elif claim.standing is Standing.REFUSED:
-            return Repair.DROP
         elif claim.standing is Standing.WORKING or claim.step > self.step:
             repair = Repair.NOTHING
         elif claim.step < self.step:

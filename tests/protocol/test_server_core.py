@@ -37,8 +37,9 @@ from broker.wire.messages import (
     Status,
 )
 from scenarios.schema.flows import Codecs
+from server_node.protocol.actions import ServerAction, ServerEvent
 from server_node.protocol.cohort import ASK
-from server_node.protocol.core import ServerAction, ServerCore, ServerEvent
+from server_node.protocol.core import ServerCore
 from server_node.protocol.exchange import MAX_RESENDS, MAX_UNANSWERED
 from server_node.protocol.jobs import (
     CloseRound,
@@ -145,12 +146,12 @@ def reports(actions: list[ServerAction]) -> list[object]:
     return [action.fact for action in actions if isinstance(action, Report)]
 
 
-def hello(number: int = 0, step: int = 0, standing: Standing = Standing.MISSING) -> Hello:
-    return Hello(1, "same", 9, number, step, standing)
+def hello() -> Hello:
+    return Hello(1, "same", 9)
 
 
-def progress(number: int, step: int, standing: Standing) -> Progress:
-    return Progress(1, 0, number, step, standing)
+def progress(number: int, step: int, standing: Standing, question: int = 1) -> Progress:
+    return Progress(1, question, number, step, standing)
 
 
 def activations(number: int = 1, step: int = 0, n: int = 1) -> Activations:
@@ -362,9 +363,8 @@ def test_a_flood_of_greetings_is_answered_once_and_again_when_the_quiet_ends() -
     answers: list[tuple[str, Message]] = []
     for _ in range(1000):
         answers += said(server.hear(one, hello()))
-    assert [message.attempt for _, message in answers if isinstance(message, Assignment)] == [2]
-    answers = said(server.handle(TimerFired(f"quiet:{one}")))
-    assert [message.attempt for _, message in answers if isinstance(message, Assignment)] == [3]
+    assert answers == [(one, Ask(1, 1, 1, 0))]
+    assert said(server.handle(TimerFired(f"quiet:{one}"))) == [(one, Ask(1, 2, 1, 0))]
 
 
 def test_a_greeting_held_back_is_forgotten_when_the_client_vanishes() -> None:
@@ -434,16 +434,26 @@ def test_who_is_at_work_is_left_in_peace() -> None:
 def test_only_what_is_missing_is_said_again() -> None:
     server = Server()
     one, two = server.begin()
-    server.wait(30.0)
+    assert said(server.wait(30.0)) == [(one, Ask(1, 1, 1, 0)), (two, Ask(1, 1, 1, 0))]
     (answer,) = said(server.hear(one, progress(0, 0, Standing.MISSING)))
     assert isinstance(answer[1], Assignment)
     assert answer[1].attempt == 2
     assert said(server.hear(two, progress(1, 0, Standing.ANSWERED))) == [(two, Ask(1, 2, 1, 0, resend=True))]
     server.hear(two, activations())
     server.work()
-    assert said(server.hear(two, progress(1, 1, Standing.WORKING))) == []
-    (answer,) = said(server.hear(two, progress(1, 0, Standing.ANSWERED)))
+    assert server.wait(30.0)
+    assert said(server.hear(two, progress(1, 1, Standing.WORKING, question=3))) == []
+    (answer,) = said(server.hear(two, progress(1, 0, Standing.ANSWERED, question=3)))
     assert answer[1] == Gradient(1, 1, 0, 2, 0.5, bytes(4 * D))
+
+
+def test_an_answer_to_an_old_question_proves_nothing() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.wait(30.0)
+    server.hear(one, activations())  # crosses the question
+    server.work()
+    assert said(server.hear(one, progress(1, 0, Standing.ANSWERED))) == []
 
 
 def test_a_message_that_never_comes_through_costs_its_receiver_the_round() -> None:
@@ -522,7 +532,7 @@ def test_a_member_that_comes_back_in_time_stays() -> None:
     one, _ = server.begin()
     server.handle(TimerFired(f"quiet:{one}"))
     server.hear(one, Status(online=False, session=1))
-    assert said(server.hear(one, hello(1, 0, Standing.WORKING))) == []
+    assert said(server.hear(one, hello())) == [(one, Ask(1, 1, 1, 0))]
     assert reports(server.handle(TimerFired(f"rejoin:{one}"))) == []
 
 
@@ -532,11 +542,12 @@ def test_a_device_that_lost_its_state_starts_its_round_again() -> None:
     server.handle(TimerFired(f"quiet:{one}"))
     server.hear(one, activations())
     server.work()
-    (answer,) = said(server.hear(one, hello()))
+    assert said(server.hear(one, hello())) == [(one, Ask(1, 1, 1, 1))]
+    (answer,) = said(server.hear(one, progress(0, 0, Standing.MISSING)))
     assert isinstance(answer[1], Assignment)
     assert said(server.hear(one, activations())) == []  # the same again; it has been through the tail
-    assert said(server.wait(1.0)) == [(one, Ask(1, 1, 1, 1))]
-    (answer,) = said(server.hear(one, progress(1, 0, Standing.ANSWERED)))
+    assert said(server.wait(1.0)) == [(one, Ask(1, 2, 1, 1))]
+    (answer,) = said(server.hear(one, progress(1, 0, Standing.ANSWERED, question=2)))
     assert isinstance(answer[1], Gradient)
 
 
@@ -548,7 +559,8 @@ def test_a_device_that_lost_several_steps_leaves_the_round() -> None:
         server.hear(one, activations(step=step))
         while server.jobs:
             server.work()
-    assert Dropped(1, one) in reports(server.hear(one, hello()))
+    assert said(server.hear(one, hello())) == [(one, Ask(1, 1, 1, 2))]
+    assert Dropped(1, one) in reports(server.hear(one, progress(0, 0, Standing.MISSING)))
 
 
 def test_after_its_own_connection_was_lost_the_server_asks_all_who_owe() -> None:
