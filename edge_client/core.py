@@ -136,6 +136,11 @@ class ClientCore:
             return Standing.REFUSED
         return Standing.MISSING if self._answer is None else Standing.ANSWERED
 
+    @property
+    def session(self) -> int:
+        """Number of its present connection, or of the last one."""
+        return self._session
+
     def handle(self, event: ClientEvent, now_s: float) -> list[ClientAction]:  # noqa: ARG002  it keeps no timers
         """Take one event and say what is to be done."""
         match event:

@@ -90,6 +90,11 @@ class ServerCore:
         """Its place among the servers that the run has had."""
         return self._rivals.incarnation
 
+    @property
+    def token(self) -> int:
+        """Tells it apart from others that start at the same moment."""
+        return self._rivals.token
+
     def handle(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
         """Take one event and say what is to be done.
 

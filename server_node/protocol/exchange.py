@@ -62,8 +62,7 @@ class Exchange:
         sent_s: when the message that it owes an answer to was sent.
         wait_s: from the last message or question to the next question.
         ask_at_s: when to ask next.
-        question: number of the last Ask.
-        first_question: number of the first Ask about the message that it owes an answer to.
+        first_question: number of the first Ask whose answer tells of the message that it owes an answer to.
         unanswered: questions since the last sign of life.
         resends: how often its current message, or its answer to it, was sent again.
     """
@@ -80,8 +79,7 @@ class Exchange:
     update: HeadUpdate | None = None
     wait_s: float = 0.0
     ask_at_s: float = 0.0
-    question: int = 0
-    first_question: int = 1
+    first_question: int = 0
     unanswered: int = 0
     resends: int = 0
 
@@ -94,7 +92,7 @@ class Exchange:
         self.wait_s = min(self.round_trip.wait_s, self.longest_wait_s)
         self.ask_at_s = now_s + self.wait_s
         self.unanswered = self.resends = 0
-        self.first_question = self.question + 1
+        self.first_question = self.round_trip.questions + 1
 
     def _answered(self, now_s: float) -> None:
         if not self.resends:
@@ -125,10 +123,12 @@ class Exchange:
         self.unanswered += 1
         if self.unanswered > MAX_UNANSWERED:
             return None
-        self.question += 1
+        self.round_trip.questions += 1
         self.wait_s = min(2 * self.wait_s, self.longest_wait_s)
         self.ask_at_s = now_s + self.wait_s
-        return Ask(self.assignment.server, self.question, self.assignment.round, self.step, resend)
+        return Ask(
+            self.assignment.server, self.round_trip.questions, self.assignment.round, self.step, resend
+        )
 
     def ask_soon(self, now_s: float) -> None:
         """Ask next time the timer is looked at: a duplicate shows that the client may wait in vain."""
@@ -164,6 +164,7 @@ class Exchange:
             repair = Repair.ASK_AGAIN if claim.standing is Standing.ANSWERED else Repair.NOTHING
         if repair in (Repair.SAY_AGAIN, Repair.START_OVER, Repair.ASK_AGAIN):
             self.resends += 1
+            self.first_question = self.round_trip.questions + 1
         return Repair.DROP if self.resends > MAX_RESENDS else repair
 
     def again(self) -> Assignment | Gradient:

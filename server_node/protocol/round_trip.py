@@ -19,10 +19,12 @@ class RoundTrip:
     Attributes:
         mean_s: SRTT of RFC 6298; 0 before the first answer.
         deviation_s: RTTVAR of RFC 6298.
+        questions: that this server has asked the client; the number of the last one.
     """
 
     mean_s: float = 0.0
     deviation_s: float = 0.0
+    questions: int = 0
 
     def observe(self, took_s: float) -> None:
         """Learn from an answer to a message that was sent once (Karn's rule: RFC 6298, section 3)."""
