@@ -102,6 +102,8 @@ class ServerCore:
             event: what happened.
             now_s: seconds on a clock that never goes back.
         """
+        if self._phase.is_over:
+            return []
         match event:
             case Received(sender, message, wire_bytes):
                 self._ledger.receive(message, wire_bytes)
@@ -325,8 +327,6 @@ class ServerCore:
         return self._end(Phase.FINISHED, reason)
 
     def _end(self, phase: Phase, reason: str) -> list[ServerAction]:
-        if self._phase.is_over:
-            return []
         self._phase = phase
         return [self._state(reason), Done(reason)]
 
