@@ -13,6 +13,7 @@ from scenarios.loading import document
 from scenarios.loading.checks import problems
 from scenarios.loading.document import Key, Node
 from scenarios.loading.explain import explain
+from scenarios.loading.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
 from scenarios.schema.base import Part
 from scenarios.schema.scenario import Scenario
@@ -73,12 +74,13 @@ def typed(root: Node, model: type[P]) -> P:
     Raises:
         ScenarioError: keys or values that the type does not have, one line per problem.
     """
-    data = root.plain()
+    data, schema = root.plain(), tree_of(model)
+    complete = with_default_tags(data, schema)
     try:
-        # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
-        return model.model_validate_json(json.dumps(data, default=str), strict=True)
+        # from JSON: there pydantic is strict about numbers, and still makes codecs and paths
+        return model.model_validate_json(json.dumps(complete, default=str), strict=True)
     except ValidationError as error:
-        raise ScenarioError(_lines(root, explain(error, data, model))) from error
+        raise ScenarioError(_lines(root, explain(error, data, schema))) from error
 
 
 def refuse(root: Node, found: Sequence[tuple[Key, str]]) -> None:

@@ -6,9 +6,9 @@ sim.simulation.device_model makes times of it.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
-from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, check_preset, form
+from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, form, preset
 
 
 class DeviceProfile(Part):
@@ -67,14 +67,8 @@ DEVICES = {
 }
 
 
-def _check(name: str) -> str:
-    return check_preset(name, "device", DEVICES)
-
-
 DeviceChoice = Annotated[
-    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(DEVICES)}), Tag("name")]
-    | Annotated[DeviceProfile, Tag("own")],
-    Discriminator(form),
+    Annotated[str, *preset("device", DEVICES)] | Annotated[DeviceProfile, Tag("own")], Discriminator(form)
 ]
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from scenarios.schema.base import NotNegative, Part, Positive, check_preset, form
+from scenarios.schema.base import NotNegative, Part, Positive, form, preset
 
 
 class Link(Part):
@@ -94,15 +94,8 @@ LINKS = {
     ),
 }
 
-
-def _check(name: str) -> str:
-    return check_preset(name, "link", LINKS)
-
-
 LinkChoice = Annotated[
-    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(LINKS)}), Tag("name")]
-    | Annotated[Link, Tag("own")],
-    Discriminator(form),
+    Annotated[str, *preset("link", LINKS)] | Annotated[Link, Tag("own")], Discriminator(form)
 ]
 
 
