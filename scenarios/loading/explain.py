@@ -1,6 +1,6 @@
-"""Turns pydantic's complaints about a scenario, or another file like it, into sentences a user can act on.
+"""Turns pydantic's errors about a scenario, or a similar file, into sentences that tell what to change.
 
-What is allowed at a key comes from the schema itself, so that messages cannot fall behind it.
+What is allowed at a key is read from the schema, so that messages always agree with it.
 """
 
 import json
@@ -29,7 +29,8 @@ def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[
     return [
         _explain_one(details, data, schema)
         for details in error.errors(include_url=False)
-        if details["type"] != "default_factory_not_called"  # follows from a mistake that is told itself
+        if details["type"]
+        != "default_factory_not_called"  # a consequence of a mistake that has its own message
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the classes of the schema are made of: a strict base, numbers with bounds, and named presets."""
+"""What the classes of the schema share: a strict base class, numbers with bounds, and named presets."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

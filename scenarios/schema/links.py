@@ -1,4 +1,4 @@
-"""Links between a device and the broker, written out or as presets; the model is sim.network.link."""
+"""Links between a device and the broker: named presets, or written out. sim.network.link is their model."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from scenarios.schema.base import NotNegative, Part, Positive, form, preset
 
 
 class Link(Part):
-    """A device's way to the broker, with the same latency in both directions."""
+    """A device's link to the broker, with the same latency in both directions."""
 
     uplink_kbps: Positive | None = Field(
         default=None, description="rate up in 1000 bit/s, IP headers included; unlimited if not given"
