@@ -32,7 +32,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "stackoverflow_tags": stackoverflow.tags,
     "stackoverflow_nwp": stackoverflow.next_word,
 }
-"""Each takes the folder of its data, or None for where they usually are."""
+"""Functions that make a task. Each takes the folder of the data, or None for the usual one."""
 
 
 def load_task(spec: "TaskSpec") -> Task:
