@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Codewords, Matrix
+from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
 from broker.codecs.coding.range_coder import MAX_LEVELS, decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
@@ -18,7 +18,7 @@ MOST_STEPS = 7
 
 
 @dataclass(frozen=True, slots=True)
-class CodedPq:
+class CodedPq(ClusteringCodec):
     """FedLite's codec (`Pq` with one group) in about half the bytes.
 
     Where neighbouring sub-vectors resemble each other, as the pixels of a feature map do, so do their codes:
@@ -54,17 +54,6 @@ class CodedPq:
         if not 1 <= self.width <= self.subvectors:
             raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
 
-    def check(self, d: int) -> None:
-        """Raises ValueError when `subvectors` does not divide d."""
-        if d % self.subvectors:
-            raise ValueError(
-                f"subvectors must divide the activation size {d}, which {self.subvectors} does not"
-            )
-
-    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
-        """See `Codec.encode`."""
-        return self.cluster(x, rng)[0]
-
     def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
         """See `ClusteringCodec.cluster`."""
         n, d = x.shape
@@ -78,10 +67,6 @@ class CodedPq:
         payload = book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
         return payload, Codewords(received, codes.reshape(n, self.subvectors))
 
-    def decode(self, payload: bytes, n: int, d: int) -> Matrix:
-        """See `Codec.decode`."""
-        return self.codewords(payload, n, d).vectors()
-
     @property
     def codewords_count(self) -> int:
         """See `ClusteringCodec`."""
@@ -90,7 +75,7 @@ class CodedPq:
     def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
         """See `ClusteringCodec.codewords`."""
         self.check(d)
-        if len(payload) > self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         size = d // self.subvectors
         book = _decode_book(payload, self.centroids, size)
@@ -107,6 +92,10 @@ class CodedPq:
         """See `Codec.size_bytes`; a payload may be shorter."""
         self.check(d)
         return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
+
+    def fits(self, payload_bytes: int, n: int, d: int) -> bool:
+        """See `Codec.fits`; range-coded codes make a payload shorter."""
+        return payload_bytes <= self.size_bytes(n, d)
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))

@@ -6,8 +6,6 @@ from typing import Literal
 import numpy as np
 
 from broker.codecs.base import ClusteringCodec, Codec, Codewords, Matrix
-from broker.codecs.coded_pq import CodedPq
-from broker.codecs.pq import Pq
 from broker.codecs.stochastic_int import Int4, Int8
 
 
@@ -43,7 +41,7 @@ GradientCodec = Codec | CodewordMean
 
 def clustering(codec: Codec) -> ClusteringCodec | None:
     """Returns a codec as one with codewords, if it has any."""
-    return codec if isinstance(codec, Pq | CodedPq) else None
+    return codec if isinstance(codec, ClusteringCodec) else None
 
 
 def encode_activations(

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.coding.elias_fano import decode_positions, encode_positions, positions_bytes
 from broker.wire.bits import pack, packed_bytes, unpack
@@ -15,7 +15,7 @@ MAX_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SplitFc:
+class SplitFc(Codec):
     """SplitFC's idea, without its search for the best number of levels of each column.
 
     Of the d columns (features) the k = max(1, round(keep * d)) with the largest standard deviation over the
@@ -43,9 +43,6 @@ class SplitFc:
         if not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"bits must be 1 to {MAX_BITS}, not {self.bits}")
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`; magnitudes must be below 2**126, since ranges are twice that."""
         if peak(x) >= 2.0**126:
@@ -63,7 +60,7 @@ class SplitFc:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         count = self._kept(d)
         start, places = halves_bytes(count), positions_bytes(d, count)

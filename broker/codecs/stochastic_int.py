@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import LIMIT, decode_halves, encode_halves, halves_bytes, peak
 from broker.wire.bits import pack, packed_bytes, unpack
 from broker.wire.errors import WireError
@@ -24,7 +24,7 @@ LARGEST_SCALE = np.nextafter(np.float32(LIMIT), np.float32(0))  # where headroom
 HEADROOM = np.float32(1 + 2**-20)  # rounding errors of x / scale must not lead beyond m
 
 
-class _Integers:
+class _Integers(Codec):
     """Symmetric integers in `bits` bits with a scale per block of 256 values.
 
     A block's scale is a = peak / m or 2**-126 if that is more, rounded up to float16 (all scales share one
@@ -42,9 +42,6 @@ class _Integers:
     largest: ClassVar[int]
     step: ClassVar[int]
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
         peak(x)  # refuses what is not finite
@@ -60,7 +57,7 @@ class _Integers:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} integers of {self.bits} bits")
         blocks = _block_count(n * d)
         scales = decode_halves(payload, blocks)

@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.coding.elias_fano import Positions, decode_positions, encode_positions, positions_bytes
 from broker.wire.errors import WireError
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(Codec):
     """The k values of largest magnitude: y = x there and 0 elsewhere; of equal ones the first are taken.
 
     Bytes: k values as float16 with one exponent, row by row; then their positions in the matrix as one row,
@@ -35,9 +35,6 @@ class TopK:
     def __post_init__(self) -> None:
         _check_fraction(self.fraction)
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
         return _encode_at(np.flatnonzero(_largest(x, self.fraction)), x)
@@ -52,7 +49,7 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomTopK:
+class RandomTopK(Codec):
     """Mostly the largest values, sometimes others, which would never be trained (arXiv 2305.18469).
 
     Each of the k values is, with chance `randomness`, one that is not among the k largest, else one that is;
@@ -73,9 +70,6 @@ class RandomTopK:
         _check_fraction(self.fraction)
         if not 0 < self.randomness < 1:
             raise ValueError(f"randomness must be above 0 and below 1, not {self.randomness}")
-
-    def check(self, d: int) -> None:
-        """Accepts every d."""
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""

@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 import msgspec
 import numpy as np
 
-from broker.codecs import codec_to_wire, fits
+from broker.codecs import codec_to_wire
 from broker.machine.actions import (
     Action,
     CancelTimer,
@@ -404,7 +404,7 @@ class ServerCore:
             if member.update is not None:
                 return self._duplicate(client, member)
             codec, size = self._plan.codecs_of(client).head_update_up, len(message.payload)
-            if fits(codec, size, 1, self._plan.head_size):
+            if codec.fits(size, 1, self._plan.head_size):
                 member.update = message
                 self._behind.discard(client)
                 self._ledger.tensor("head_update_up", 1, self._plan.head_size)
@@ -428,7 +428,7 @@ class ServerCore:
         if n > plan.batch_size:
             return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
         codec, size = plan.codecs_of(client).activations_up, len(message.payload)
-        if not fits(codec, size, n, plan.cut_size):
+        if not codec.fits(size, n, plan.cut_size):
             return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
         expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
         if len(message.targets) != expected:
