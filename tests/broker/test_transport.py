@@ -19,11 +19,10 @@ from broker.transports.base import (
     Disconnected,
     Event,
     Frame,
-    Inbox,
-    InboxLimits,
     TransportStats,
     Will,
 )
+from broker.transports.inbox import Inbox, InboxLimits
 from broker.transports.memory import MemoryBroker, matches
 from broker.transports.mqtt import MAX_PUBLISHES, MqttTransport
 from broker.wire import chunks
