@@ -21,16 +21,17 @@ MOST_STEPS = 7
 class CodedPq(ClusteringCodec):
     """FedLite's codec (`Pq` with one group) in about half the bytes.
 
-    Where neighbouring sub-vectors resemble each other, as the pixels of a feature map do, so do their codes:
-    an adaptive range coder makes use of it (see `coding.range_coder`). And centroids resemble each other:
-    ordered by their length, each travels as its difference to the one before, in steps of 1/7 of the largest.
+    Neighbouring sub-vectors, such as the pixels of a feature map, resemble each other, and so do their codes.
+    An adaptive range coder uses that (see `coding.range_coder`). Centroids resemble each other too: they are
+    ordered by their length, and each travels as its difference to the one before, in steps of one seventh of
+    the largest difference.
 
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
     Bytes: scales a_1 to a_L (see `coding.block_float16`); the L d / q integers, each as i + 7 in 4 bits; then
-    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each,
-    which their length tells.
+    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each.
+    The length of the codes tells which.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 
     Attributes:
@@ -110,7 +111,9 @@ def _encode_book(centroids: Matrix) -> bytes:
     ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
     wanted = np.abs(np.diff(ordered, axis=0, prepend=np.float32(0))).max(axis=1)
     error = np.float32(0)
-    for k in range(len(wanted)):  # each difference takes back the error of the one before, half a step
+    for k in range(
+        len(wanted)
+    ):  # a difference also makes up for the error of the one before, up to half a step
         wanted[k] = error = (wanted[k] + error / 2) / MOST_STEPS
     scales = encode_halves(wanted, upwards=True)
     steps = np.zeros(ordered.shape, np.int8)

@@ -1,4 +1,4 @@
-"""Float codecs: all bits, and half of them."""
+"""Codecs that send every value as a float: float32 without loss, float16 in half the bytes."""
 
 from dataclasses import dataclass
 from typing import Literal

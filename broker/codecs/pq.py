@@ -15,7 +15,7 @@ from broker.wire.errors import WireError
 
 MAX_SUBVECTORS = 2**20
 MAX_CENTROIDS = 256
-SAFE_ENERGY = (2.0**-60, 2.0**90)  # sums of squares that k-means handles without under- or overflow
+SAFE_ENERGY = (2.0**-60, 2.0**90)  # between these sums of squares, k-means neither under- nor overflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Pq(ClusteringCodec):
         return float_bits * codebook + n * self.subvectors * math.log2(self.centroids)
 
     def _rows(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Turns codes of groups into rows of the codebooks of all groups, one above the other."""
+        """Turns codes that count within their group into rows of all groups' codebooks, stacked."""
         if self.groups == 1:
             return codes
         first = np.arange(self.groups, dtype=np.intp)[:, None] * self.centroids
@@ -120,7 +120,7 @@ class Pq(ClusteringCodec):
 
 
 def scale_to_safe_exponent(x: Matrix) -> tuple[Matrix, int]:
-    """Returns x * 2**-e and e, with squares that neither under- nor overflow; e is 0 for ordinary values.
+    """Returns x * 2**-e and e, chosen so that no square under- or overflows; e is 0 for ordinary values.
 
     Raises:
         ValueError: "not finite", see `Codec.encode`.

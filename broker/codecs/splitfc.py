@@ -19,9 +19,11 @@ class SplitFc(Codec):
     """SplitFC's idea, without its search for the best number of levels of each column.
 
     Of the d columns (features) the k = max(1, round(keep * d)) with the largest standard deviation over the
-    n rows are sent, of equal ones the first; y is 0 in the others. (The paper drops at random, with chances
-    that fall with the deviation, and scales the kept ones up; of few columns that is mostly noise.) A kept
-    column with minimum m and range r has y = m + r i / (2**bits - 1), with the nearest integer i.
+    n rows are sent, of equal ones the first; y is 0 in the others. A sent column with minimum m and range r
+    has y = m + r i / (2**bits - 1), with the nearest integer i.
+
+    The paper drops columns at random, those with small deviations more often, and scales the others up. With
+    few columns left, that is mostly noise.
 
     Bytes: the k minima as float16 with one exponent (see `coding.block_float16`); the k ranges likewise,
     rounded up; the positions of the columns (see `coding.elias_fano`); the n k integers, row by row

@@ -1,6 +1,7 @@
-"""Small integers with stochastic rounding: the mean of what arrives is what was sent.
+"""Small integers with stochastic rounding: on average, what arrives is what was sent.
 
-Letters: b bits, m the largest integer, w the step between those in use, k blocks of 256 consecutive values.
+Letters: b bits, m the largest integer, w the step between neighbouring integers, k blocks of 256 consecutive
+values.
 
 int8 and int4 use all integers from -m to m (w = 1), so zeros arrive as zeros. Of two bits that would leave a
 quarter of the codes unused, so int2 uses the odd integers -3, -1, 1, 3 (w = 2).
@@ -19,9 +20,11 @@ from broker.wire.errors import WireError
 
 BLOCK_VALUES = 256
 NOISE_STEPS = np.float32(2**16)
-SMALLEST_SCALE = np.float32(2**-126)  # of blocks of zeros too; its inverse is finite
-LARGEST_SCALE = np.nextafter(np.float32(LIMIT), np.float32(0))  # where headroom is not needed: a power of two
-HEADROOM = np.float32(1 + 2**-20)  # rounding errors of x / scale must not lead beyond m
+SMALLEST_SCALE = np.float32(2**-126)  # a block of zeros has it too, so that 1 / scale is finite
+LARGEST_SCALE = np.nextafter(np.float32(LIMIT), np.float32(0))  # the largest value that encode_halves takes
+HEADROOM = np.float32(
+    1 + 2**-20
+)  # scales are so much larger, or a rounding error of x / scale could exceed m
 
 
 class _Integers(Codec):

@@ -1,8 +1,8 @@
-"""A part of the values, the others zero.
+"""Codecs that send some of the values; the others arrive as zeros.
 
-Letters: f the fraction that is sent; k = max(1, round(f n d)) values of the whole matrix (a half rounds to
-even), so that the rows of a batch compete for them: of all choices of k values, topk's errs least.
-Values travel as float16 with one exponent, see `coding.block_float16`.
+Letters: f the fraction that is sent; k = max(1, round(f n d)) the number of values that are sent (a half
+rounds to even). They are chosen from the whole matrix, not from each row. Of all choices of k values, that of
+`TopK` has the smallest error. Values travel as float16 with one exponent, see `coding.block_float16`.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,9 @@ class TopK(Codec):
 
 @dataclass(frozen=True, slots=True)
 class RandomTopK(Codec):
-    """Mostly the largest values, sometimes others, which would never be trained (arXiv 2305.18469).
+    """The largest values, some of them replaced at random by others (arXiv 2305.18469).
+
+    Values that are never among the largest would otherwise never be trained.
 
     Each of the k values is, with chance `randomness`, one that is not among the k largest, else one that is;
     within both sets every value is equally likely, and none is sent twice. The mean of y is not x.
@@ -99,7 +101,7 @@ def _count(total: int, fraction: float) -> int:
 
 
 def _largest(x: Matrix, fraction: float) -> npt.NDArray[np.bool_]:
-    """Says which values of x are sent as the largest, shape (n d,); the same on every machine."""
+    """Tells which values of x are the k largest, shape (n d,); of equal ones the first are taken."""
     peak(x)  # refuses what is not finite
     values = np.abs(x.reshape(-1))
     count = _count(values.size, fraction)

@@ -51,7 +51,7 @@ class MemoryBroker:
         return MemoryTransport(self, client_id, subscriptions, will)
 
     def kill(self, client_id: str) -> None:
-        """Cut a client off as if it had lost its power: its will is published, its transport of no more use.
+        """Cut a client off as if it had lost its power: its will is published, its transport raises errors.
 
         Raises:
             KeyError: no such client is connected.
