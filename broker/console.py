@@ -1,4 +1,4 @@
-"""What the programs of all rooms share: the event loop, Ctrl-C, logging, errors for people."""
+"""What all command-line programs share: the event loop, Ctrl-C, logging, and how errors are shown."""
 
 import asyncio
 import functools
@@ -21,13 +21,14 @@ T = TypeVar("T")
 def run_until_stopped(
     main: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, until_stdin_closes: bool = False
 ) -> T:
-    """Run `main(stop)` on uvloop where there is one.
+    """Run `main(stop)` on uvloop, or on asyncio's own loop on Windows, and return what it returns.
 
-    SIGINT and SIGTERM set `stop`, which asks for a clean end; a second one interrupts at once.
+    The first SIGINT or SIGTERM sets `stop`, which asks `main` to end cleanly. A second one ends the program
+    at once.
 
     Args:
         main: the program.
-        until_stdin_closes: also set `stop` when whoever holds the other end of standard input is gone.
+        until_stdin_closes: also set `stop` when standard input is closed: a child ends with its parent.
     """
 
     async def with_signals() -> T:
@@ -36,13 +37,13 @@ def run_until_stopped(
         if until_stdin_closes:
             _watch_stdin(stop)
 
-        def heed(number: signal.Signals) -> None:
+        def on_signal(number: signal.Signals) -> None:
             loop.remove_signal_handler(number)  # the next one has its usual effect
             stop.set()
 
         if sys.platform != "win32":
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, heed, number)
+                loop.add_signal_handler(number, on_signal, number)
         return await main(stop)
 
     with asyncio.Runner(loop_factory=_new_loop) as runner:
@@ -72,9 +73,10 @@ REPORT_TO = "this is a bug in fedlite, please report it with the lines above and
 
 
 def command(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a command: log to standard error, and tell a UserError in one line (exit code 2).
+    """Decorate a command: set up logging to standard error, and decide how errors are shown.
 
-    Anything else is a bug. It keeps its traceback, and the last line says so.
+    A UserError is shown as one line without a traceback, and the exit code is 2. Any other exception is a
+    bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
     """
 
     @functools.wraps(function)
@@ -98,7 +100,7 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _mistakes(error: BaseException) -> list[str] | None:
-    """Give the lines of an error that is made of users' mistakes alone, else None."""
+    """Give the lines to show for a UserError, or a group of nothing but UserErrors; None for other errors."""
     if isinstance(error, BaseExceptionGroup):
         lines: list[str] = []
         for inner in error.exceptions:

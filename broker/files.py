@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Replacing a file so that nobody ever sees half of it."""
 
 import os
 from collections.abc import Iterator
@@ -8,20 +8,19 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Give a path to write to; put it in the place of `file` when the block ends without an exception.
+    """Give a temporary path to write to; when the block ends without an exception, it replaces `file`.
 
-    Whoever opens `file` meanwhile, or after a crash, finds the old content or the new one, never a part.
-    The folder of `file` must exist.
+    Whoever opens `file` meanwhile, or after a crash, finds all of the old content or all of the new.
 
     Args:
-        file: what is to be written.
+        file: the file to replace or create; its folder must exist.
 
     Raises:
-        OSError: the new content cannot take its place.
+        OSError: the temporary file was not written, or cannot replace `file`.
     """
     part = file.with_name(f".{file.name}.part")
     try:
         yield part
-        os.replace(part, file)  # noqa: PTH105  replaces a file that is there, on every platform
+        os.replace(part, file)  # noqa: PTH105  it replaces an existing file on every platform
     finally:
         part.unlink(missing_ok=True)

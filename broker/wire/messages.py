@@ -1,8 +1,9 @@
-"""What is said: typed messages, their msgpack form and its limits.
+"""The messages, their msgpack form, and its limits.
 
 A message is a msgpack array `[VERSION, type, field, ...]`, fields in the order of the classes below.
-Fields are only ever appended, each with a default; a receiver ignores fields it does not know.
-docs/protocol.md gives the bytes. Every length is bounded before anything is allocated.
+A later version of a class may only append fields, each with a default; a receiver ignores fields that it does
+not know. docs/protocol.md gives the bytes. Every length is checked against its limit before memory is
+allocated.
 """
 
 from typing import Annotated, Literal
@@ -29,10 +30,10 @@ _MAX_FIELDS = 32
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A client is there and ready: sent on every connection and to every new incarnation of the server.
+    """A client is ready; sent after every connection, and whenever the server has a new incarnation.
 
     Attributes:
-        scenario: digest of what both sides must agree upon; another one is rejected.
+        scenario: digest of the settings that both sides must have alike; the server rejects any other.
         samples: training samples on the device.
         round: the round whose state the client still holds; 0 when it holds none.
     """
@@ -43,7 +44,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """A client's presence, retained; `online=False` is its last will."""
+    """Whether a client is connected, retained; `online=False` is also its last will."""
 
     online: bool
 
@@ -52,10 +53,10 @@ class RunState(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The run's state, retained.
 
     Attributes:
-        phase: what the server does; `away` is the server's last will.
-        incarnation: changes with every start of the server; clients greet each one once.
-        round: the round under way.
-        rounds: how many there will be.
+        phase: what the server does now; `away` is the server's last will.
+        incarnation: a new word at every start of the server; a client that sees a new one sends a Hello.
+        round: the current round.
+        rounds: the number of rounds of the run.
         reason: why it finished.
     """
 
@@ -86,13 +87,13 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """One batch at the cut.
+    """The activations of one batch at the cut, and its targets.
 
     Attributes:
         round: the round of the Assignment.
         step: 0 to steps - 1.
         attempt: counts repetitions of this message.
-        count: samples in the batch, n.
+        count: n, the samples in the batch.
         payload: activations z~, shape (n, d), under the first codec.
         targets: the n targets, integers below the task's number of classes, packed (broker.wire.bits).
     """
@@ -106,7 +107,7 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """What the client needs for its corrected gradient (FedLite, arXiv 2201.11865).
+    """The gradient of one batch, and the strength of its correction (FedLite, arXiv 2201.11865).
 
     The client backpropagates `dh/dz~ + correction * (z - z~)`; only the client knows z.
 
@@ -126,7 +127,7 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """A client's round is done.
+    """A client has finished its round: the change of its head.
 
     Attributes:
         round: the round of the Assignment.
@@ -164,7 +165,7 @@ def encode(message: Message) -> bytes:
 
 
 def encoded_bytes(message: Message) -> int:
-    """Give `len(encode(message))` without making it: ledger and simulation ask for every message."""
+    """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
     total = 3  # array of up to 15, version, type
     for field in msgspec.structs.astuple(message):
         kind = type(field)
@@ -184,7 +185,7 @@ def decode(data: bytes) -> Message:
     """Read one message.
 
     Raises:
-        WireError: "malformed" for what is no msgpack of the right shape or breaks a limit, "version"
+        WireError: "malformed" when the data are not msgpack of the right shape or break a limit, "version"
             for another protocol version, "not-finite" for a NaN or infinite number.
     """
     try:

@@ -5,8 +5,8 @@
     fl/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate
     fl/<run>/status/<client>   client -> server      Status, retained; the client's last will
 
-Run and client are part of a message's identity only through its topic: a broker's access list can then
-hold each device to its own name, and no message repeats them.
+Which run and client a message belongs to stands in its topic alone, and no message repeats it. So an access
+list at the broker is enough to hold each device to its own name.
 """
 
 import re
@@ -54,12 +54,12 @@ def status(run: str, client: str) -> str:
 
 
 def client_subscriptions(run: str, client: str) -> list[str]:
-    """What a client listens to."""
+    """The topics that a client subscribes to."""
     return [state(run), down(run, client)]
 
 
 def server_subscriptions(run: str) -> list[str]:
-    """What the server listens to."""
+    """The topics, with wildcards, that the server subscribes to."""
     return [up(run, "+"), status(run, "+")]
 
 
