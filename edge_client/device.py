@@ -20,17 +20,10 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, FirstBatch
 from scenarios.schema.scenario import Training
+from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import (
-    BatchSampler,
-    Split,
-    Task,
-    head_origin,
-    head_vector,
-    load_head_vector,
-    seeded,
-    sgd_step,
-)
+from scenarios.task import Split, Task
+from scenarios.training import BatchSampler, head_origin, head_vector, load_head_vector, sgd_step
 
 
 class Device:
@@ -73,7 +66,6 @@ class Device:
         self.samples = len(data.targets)
         self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
-        self._draws = True  # from torch's generator; the first batch shows whether it does
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
@@ -132,13 +124,8 @@ class Device:
         inputs, targets = self._data.batch(rows)
         self._trained += len(rows)
         self._head.train()
-        if not self._draws:
-            return self._head(inputs), targets
         with seeded(derive_seed(self._seed, "dropout", self._client, self._round, step)):
-            before = torch.get_rng_state()
-            outputs = self._head(inputs)
-            self._draws = not torch.equal(torch.get_rng_state(), before)
-        return outputs, targets
+            return self._head(inputs), targets
 
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()

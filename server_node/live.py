@@ -28,8 +28,9 @@ from scenarios.schema.scenario import (
     client_names,
     scenario_digest,
 )
-from scenarios.task import Task, head_vector, initial_model
+from scenarios.task import Task
 from scenarios.tasks import task_of
+from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.protocol.core import (

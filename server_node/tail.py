@@ -17,17 +17,10 @@ from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from scenarios.schema.scenario import Training
+from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import (
-    Split,
-    Task,
-    head_origin,
-    head_vector,
-    initial_head,
-    load_head_vector,
-    seeded,
-    sgd_step,
-)
+from scenarios.task import Split, Task
+from scenarios.training import head_origin, head_vector, initial_head, load_head_vector, sgd_step
 from server_node.protocol.core import (
     CloseRound,
     EncodeHead,

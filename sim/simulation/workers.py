@@ -12,11 +12,12 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.machine.actions import Job
-from edge_client.live import make_devices
+from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
-from scenarios.task import Task, head_vector, initial_model
+from scenarios.task import Task
+from scenarios.training import head_vector, initial_model
 from server_node.live import make_plan
 from server_node.protocol.core import Plan
 from server_node.tail import Tail

@@ -17,13 +17,14 @@ from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
 from broker.wire.messages import Assignment
 from edge_client.core import FirstBatch
-from edge_client.live import host, make_devices
+from edge_client.devices import make_devices
+from edge_client.live import host
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.task import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
 from scenarios.tasks import load_task, task_of
+from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
 from server_node.live import Fact, serve
 from server_node.protocol.core import RoundReport
 from server_node.protocol.ledger import FLOWS, Ledger

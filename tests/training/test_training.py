@@ -12,12 +12,12 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
-from edge_client.live import make_devices
+from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
-from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
+from scenarios.training import head_vector, initial_model
 from server_node.live import make_plan
 from server_node.protocol.core import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
 from server_node.tail import Tail
