@@ -16,6 +16,8 @@ from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
+from scenarios.seeded import seeded
+from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task
 from scenarios.training import head_vector, initial_model
 from server_node.live import make_plan
@@ -83,12 +85,14 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
     data = task.load()
     shard = data.train.take(client_rows(scenario, data)[0])
     inputs, targets = shard.batch(devices["c0"]._sampler.rows(1, 0))
-    z = head(inputs)
+    with seeded(derive_seed(scenario.seed, "dropout", "c0", 1, 0)):
+        z = head(inputs)
     codec = scenario.flows.activations_up
     assert isinstance(codec, Pq)
     seen = torch.from_numpy(codec.decode(sent["c0"].payload, *z.shape))
     straight_through = z + (seen - z).detach()
-    mean_loss = task.loss(tail(straight_through), targets).mean()
+    with seeded(derive_seed(scenario.seed, "dropout", "server", "c0", 1, 0)):
+        mean_loss = task.loss(tail(straight_through), targets).mean()
     (mean_loss + LAMBDA / 2 * ((z - seen) ** 2).sum()).backward()
     gradient = np.concatenate([p.grad.numpy().ravel() for p in head.parameters() if p.grad is not None])
     delta = Float32().decode(updates["c0"].payload, 1, gradient.size)[0]
@@ -151,12 +155,15 @@ def test_the_tail_follows_the_gradient_averaged_over_the_cohorts_samples(tmp_pat
     head, tail = initial_model(task, scenario.seed)
     data = task.load()
     rows = client_rows(scenario, data)
-    batches = [
-        data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
-        for number, name in enumerate(sent)
-    ]
-    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    task.loss(tail(head(inputs)), targets).mean().backward()  # type: ignore[no-untyped-call]
+    z, labels = [], []
+    for number, name in enumerate(sent):
+        inputs, targets = data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
+        with seeded(derive_seed(scenario.seed, "dropout", name, 1, 0)):
+            z.append(head(inputs))
+        labels.append(targets)
+    with seeded(derive_seed(scenario.seed, "dropout", "server", "c0", 1, 0)):
+        outputs = tail(torch.cat(z))
+    task.loss(outputs, torch.cat(labels)).mean().backward()  # type: ignore[no-untyped-call]
     for ours, theirs in zip(server.tail.parameters(), tail.parameters(), strict=True):
         assert theirs.grad is not None
         torch.testing.assert_close(ours, theirs - LR * theirs.grad)
