@@ -168,7 +168,7 @@ def masks(server: Tail, number: int, step: int, client: str = "a") -> Tensor:
     """Which of 64 samples (1, 0) the tail's dropout lets through: the others' gradient is (0, 0)."""
     message = activations([[1, 0]] * 64, [3] * 64)
     _, down = stepped(server, TailStep(number, step, ((client, message, 1.0),)))
-    return cast("Tensor", torch.tensor(down[client])[:, 0] != 0)
+    return torch.tensor(down[client])[:, 0] != 0
 
 
 def test_dropout_of_the_tail_depends_on_round_step_and_first_client_alone(tmp_path: Path) -> None:
