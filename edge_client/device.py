@@ -40,9 +40,10 @@ class Device:
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has method and learning rate of the local SGD steps.
-        error_feedback: whether it adds what a HeadUpdate has lost to the next one; a device that is started
-            anew has forgotten it.
-        timed: is entered for each phase of a job: compute, encode, decode, backward; train in FedAvg.
+        error_feedback: whether what the codec lost of a HeadUpdate is added to the next one. A device that
+            is restarted begins without.
+        timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
+            backward; train in FedAvg.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Device:
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
-        self._at_work = threading.Lock()  # a round that the server gave up may still be at work
+        self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = 0
 
     def run(self, job: Job) -> Activations | HeadUpdate | WireError:
@@ -119,7 +120,7 @@ class Device:
             return self._encode(step, targets)
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
-        """Give what the head makes of the step's batch, and its targets."""
+        """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
         self._trained += len(rows)

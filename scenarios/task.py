@@ -1,5 +1,7 @@
 """What a task is: data, a model cut in two, a loss and a metric.
 
+Users import from here what a task of their own needs.
+
 Letters: n samples, z the activations at the cut with shape (n, d), where d is `Task.cut_size`.
 """
 
@@ -17,10 +19,13 @@ __all__ = ["Dataset", "Split", "Task"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Samples and what is to be learned of them.
+    """Samples and their targets.
 
-    uint8 inputs are pixels and stay bytes in memory, a quarter of the size (an edge process holds a whole
+    uint8 inputs are pixels. They are kept as bytes, a quarter of the memory (an edge process holds a whole
     data set for a moment); `batch` gives them as float32 in [0, 1].
+
+    Raises:
+        ValueError: there is not one target for each input.
 
     Attributes:
         inputs: shape (N, ...); uint8 pixels, or any dtype the head takes.

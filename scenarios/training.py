@@ -16,7 +16,7 @@ from scenarios.task import Task
 def uncut(task: Task) -> Task:
     """Make the whole model the head: FedAvg is split learning whose cut comes after the last layer.
 
-    A device then needs the loss only, and nothing but parameters is exchanged. `cut_shape` says nothing.
+    A device then computes the loss itself, and only parameters are exchanged. `cut_shape` has no meaning.
     """
     return replace(task, cut_shape=(), head=lambda: nn.Sequential(task.head(), task.tail()), tail=nn.Identity)
 
@@ -25,8 +25,8 @@ def uncut(task: Task) -> Task:
 class BatchSampler:
     """Chooses a client's batches.
 
-    Every batch is a draw without replacement of its own, from (seed, client, round, step) alone: a device
-    that was restarted redoes the same step.
+    Each batch is drawn without replacement, independently of the others, from (seed, client, round, step)
+    alone. So a device that was restarted draws the same batch for the same step.
 
     Attributes:
         samples: how many the client has.
@@ -48,7 +48,7 @@ class BatchSampler:
 
 
 def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Make the head and tail that a run starts from; leaves torch's global random state as it was."""
+    """Make the head and tail that a run starts from; their weights depend on the seed alone."""
     with seeded(derive_seed(seed, "model")):
         return task.head(), task.tail()
 
@@ -59,10 +59,10 @@ def initial_head(task: Task, seed: int) -> npt.NDArray[np.float32]:
 
 
 def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | np.float32:
-    """Give what a codec of head_state_down is spared: heads travel as the difference to it.
+    """Return the reference that a head is sent relative to: the initial head, or 0 with float32.
 
-    It is the initial head, which every device can make from the seed. Training moves a head by a fraction of
-    its length, so the difference has less to lose. float32 loses nothing, and its origin is 0.
+    Every device can make the initial head from the seed. Training moves a head by a fraction of its length,
+    so a lossy codec loses less of the difference than of the head itself. float32 loses nothing.
     """
     return np.float32(0) if isinstance(codec, Float32) else initial
 
@@ -74,7 +74,7 @@ def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
 
 
 def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
-    """Set a module's parameters from `head_vector`'s form; each keeps its place and layout in memory.
+    """Set a module's parameters from a vector as `head_vector` gives it; their memory layout stays.
 
     Raises:
         ValueError: the vector is of another length.
@@ -92,7 +92,7 @@ def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
 def sgd_step(module: nn.Module, lr: float) -> None:
     """Move a module's parameters against their gradients, and clear these for the next step.
 
-    Plain SGD is written out because torch.optim loads torch's compiler with it: 80 MB and more than a
+    Plain SGD is written out because importing torch.optim loads torch's compiler: 80 MB and more than a
     second in every process, too much for a small device.
     """
     with torch.no_grad():
