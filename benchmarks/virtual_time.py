@@ -4,8 +4,8 @@
     .venv/bin/python -m benchmarks.virtual_time timing [--link lte] [--local-steps 1] [--repeats 3]
 
 `learning` trains a scenario in turns as a plain loop, with one torch thread, and in virtual time, and says
-what part of one plain loop for each core virtual time reaches. `timing` simulates fleets of Raspberry Pis with
-1,000 of them in each round, a process for each fleet, and gives the best of the repeats, from the second round
+what part of a plain loop on each core virtual time reaches. `timing` simulates fleets of Raspberry Pis, with
+1,000 in each round and a process for each fleet, and gives the best of the repeats, from the second round
 on; SimPy's own timeouts a second say what machine it is.
 """
 
