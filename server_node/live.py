@@ -16,8 +16,8 @@ from broker.wire.messages import RunState
 from scenarios.schema.scenario import (
     Scenario,
 )
-from scenarios.task import head_vector, initial_model
 from scenarios.tasks import task_of
+from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.protocol.core import ServerCore

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
+from scenarios.task import Task
+from scenarios.training import head_vector
+from server_node.protocol.plan import Plan, make_plan
 
 SMALL = f"""
 name: small
@@ -30,3 +33,9 @@ def small_file(folder: Path) -> Path:
     path = folder / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+def plan_of(scenario: Scenario, task: Task) -> Plan:
+    """Give what the server's state machine and its tail must know of a scenario."""
+    head_size = head_vector(task.head()).size
+    return make_plan(scenario, task, run="run", incarnation="incarnation", head_size=head_size)
