@@ -12,11 +12,9 @@ from broker.transports.address import parse_url
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link, link_of
 from scenarios.schema.scenario import Scenario
-from scenarios.seeds import generator
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import TcpLink, links_of, path_of
 from sim.network.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, SUBACK, Packet
 from sim.simulation.devices import make_endpoints
@@ -51,9 +49,8 @@ def takes_time(link: str | Link) -> bool:
 
 def lines_of(scenario: Scenario, clock: Clock) -> dict[str, Lines]:
     """Give each client its links as in virtual time, and the server its own."""
-    link, draws = link_of(scenario.network.server.link), RandomStream(generator(scenario.seed, "links"))
-    server = (TcpLink(path_of(link, "up"), draws), TcpLink(path_of(link, "down"), draws))
-    endpoints = make_endpoints(scenario, clock, draws, Trace(()))
+    server = links_of(link_of(scenario.network.server.link), seed=scenario.seed, owner=SERVER)
+    endpoints = make_endpoints(scenario, clock, Trace(()))
     return {SERVER: server} | {client: (endpoint.up, endpoint.down) for client, endpoint in endpoints.items()}
 
 

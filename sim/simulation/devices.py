@@ -15,8 +15,7 @@ from sim.chrome_trace import Trace
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import TcpLink, links_of
 from sim.network.shared_link import Bottleneck, SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
 from sim.simulation.workers import RunJob, settled
@@ -76,20 +75,20 @@ def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
             yield group
 
 
-def make_endpoints(
-    scenario: Scenario, clock: Clock, draws: RandomStream, trace: Trace
-) -> dict[str, Endpoint]:
+def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
-    access = {
+    access_points = {
         name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
         for name, point in scenario.network.access_points.items()
     }
     endpoints = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
-        link = link_of(group.link)
-        lines = (TcpLink(path_of(link, "up"), draws), TcpLink(path_of(link, "down"), draws))
-        points = access[group.via] if group.via is not None else None
-        up, down = lines if points is None else map(SharedTcpLink, (clock, clock), lines, points)
+        up: TcpLink | SharedTcpLink
+        down: TcpLink | SharedTcpLink
+        up, down = links_of(link_of(group.link), seed=scenario.seed, owner=client)
+        if group.via is not None:
+            shared_up, shared_down = access_points[group.via]
+            up, down = SharedTcpLink(clock, up, shared_up), SharedTcpLink(clock, down, shared_down)
         endpoints[client] = Endpoint(
             client,
             up,

@@ -18,7 +18,6 @@ from edge_client.core import ClientCore, ProtocolWarning
 from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from scenarios.tasks import task_of
 from server_node.live import Fact, Watch
 from server_node.protocol.core import (
@@ -39,8 +38,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, NetworkStats
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import links_of
 from sim.simulation import workers
 from sim.simulation.devices import group_of_each, make_computer, make_endpoints
 from sim.simulation.driver import Actor
@@ -136,16 +134,15 @@ class VirtualRun:
         self._model = scenario.network.server
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
-        draws = RandomStream(generator(scenario.seed, "links"))
-        endpoints = make_endpoints(scenario, clock, draws, trace)
-        link = link_of(self._model.link)
+        endpoints = make_endpoints(scenario, clock, trace)
+        server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,
             run=who.plan.run,
             endpoints=endpoints,
-            server_up=TcpLink(path_of(link, "up"), draws),
-            server_down=TcpLink(path_of(link, "down"), draws),
+            server_up=server_up,
+            server_down=server_down,
             trace=trace,
         )
         self._broker.to_server = self._arrived

@@ -5,7 +5,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from scenarios.errors import ScenarioError
@@ -13,7 +12,6 @@ from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
 from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
 from sim.shaped.mqtt_packets import CONNECT, PUBLISH, SUBACK, Packet
 from sim.shaped.shaping import SERVER, PacketPath, check_shape, lines_of
 from tests.helpers import small_scenario
@@ -30,7 +28,7 @@ SHAKY: dict[str, Any] = {
 
 
 def line_with(**link: Any) -> TcpLink:
-    return TcpLink(path_of(Link.model_validate(link), "up"), RandomStream(np.random.default_rng(0)))
+    return TcpLink(path_of(Link.model_validate(link), "up"), seed=0, owner=("c0", "up"))
 
 
 def packet(kind: int, size: int) -> Packet:

@@ -13,9 +13,9 @@ from sim.network.link import (
     Carried,
     TcpLink,
     framed_bytes,
+    links_of,
     path_of,
 )
-from sim.network.random_stream import RandomStream
 
 
 def line(**link: object) -> TcpLink:
@@ -23,7 +23,7 @@ def line(**link: object) -> TcpLink:
 
 
 def line_of(seed: int, **link: object) -> TcpLink:
-    return TcpLink(path_of(Link.model_validate(link), "up"), RandomStream(np.random.default_rng(seed)))
+    return TcpLink(path_of(Link.model_validate(link), "up"), seed=seed, owner=("c0", "up"))
 
 
 def test_without_a_network_nothing_takes_time() -> None:
@@ -184,6 +184,26 @@ def test_jitter_has_the_mean_and_deviation_asked_for(jitter: str) -> None:
     times = np.array([shaky.propagation_s() for _ in range(20_000)])
     assert times.mean() == pytest.approx(0.1, abs=0.001)
     assert times.std() == pytest.approx(0.02, abs=0.001)
+
+
+@pytest.mark.parametrize("link", [{"latency_ms": 50, "jitter_ms": 10}, {"latency_ms": 50, "loss": 0.1}])
+def test_every_owner_and_direction_has_a_weather_of_its_own_that_comes_back_with_the_seed(
+    link: dict[str, float],
+) -> None:
+    def weather(seed: int, owner: str) -> list[tuple[float, ...]]:
+        both = links_of(Link.model_validate(link), seed=seed, owner=owner)
+        return [tuple(way.carry(9.0 * n, 50 * SEGMENT_BYTES).arrival_s for n in range(20)) for way in both]
+
+    assert weather(1, "c0") == weather(1, "c0")
+    assert len({*weather(1, "c0"), *weather(1, "c1"), *weather(2, "c0")}) == 6
+
+
+def test_losses_and_jitter_do_not_change_each_other() -> None:
+    def one_way_s(loss: float) -> list[float]:
+        shaky = line(latency_ms=50, jitter_ms=10, jitter="uniform", loss=loss)
+        return [c.arrival_s - c.sent_s for c in (shaky.carry(9.0 * n, 10_000) for n in range(30))]
+
+    assert one_way_s(loss=0.2) == pytest.approx(one_way_s(loss=0.0))
 
 
 def test_jitter_never_delivers_before_the_message_left_nor_out_of_order() -> None:

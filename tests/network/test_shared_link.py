@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +9,13 @@ from hypothesis import strategies as st
 from scenarios.schema.links import Link
 from sim.network.clock import Clock
 from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
 from sim.network.shared_link import Bottleneck, SharedTcpLink, Transfer, fair_rates
 
 RATES = st.lists(st.floats(1, 1e6), min_size=1, max_size=12)
 
 
 def shared_line(clock: Clock, bottleneck: Bottleneck, **link: object) -> SharedTcpLink:
-    line = TcpLink(path_of(Link.model_validate(link), "up"), RandomStream(np.random.default_rng(0)))
+    line = TcpLink(path_of(Link.model_validate(link), "up"), seed=0, owner=("c0", "up"))
     return SharedTcpLink(clock, line, bottleneck)
 
 
