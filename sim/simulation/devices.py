@@ -12,11 +12,12 @@ from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
 from sim.chrome_trace import Trace
+from sim.network.bottleneck import Bottleneck
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
 from sim.network.link import TcpLink, links_of
-from sim.network.shared_link import Bottleneck, SharedTcpLink
+from sim.network.shared_link import SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
 from sim.simulation.workers import RunJob, settled
 
