@@ -1,6 +1,5 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
-import functools
 import math
 from collections.abc import Iterator
 
@@ -10,7 +9,6 @@ from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from sim.chrome_trace import Trace
 from sim.network.bottleneck import Bottleneck
 from sim.network.broker_queues import Window
@@ -127,7 +125,7 @@ def make_computer(
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
         work = work_of(profile, batch)
-    pace = SlowdownSampler(group.slowdown, functools.partial(generator, scenario.seed, "slowdown", client))
+    pace = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
     return Computer(clock, run, work, pace, trace, trace.lane(client))
 
 

@@ -11,8 +11,7 @@ from sim.simulation.device_model import SlowdownSampler, work_of
 
 
 def pace(slowdown: Slowdown | None, seed: int = 3) -> SlowdownSampler:
-    rng = np.random.default_rng(seed)
-    return SlowdownSampler(slowdown, lambda: rng)
+    return SlowdownSampler(slowdown, seed=seed, client="c0")
 
 
 def test_seconds_scale_with_the_samples_in_a_batch() -> None:

@@ -1,5 +1,6 @@
 """Whole runs in virtual time: literal times, the same bytes as live, and devices that come and go."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -272,3 +273,24 @@ def test_what_the_brokers_queue_cannot_hold_is_dropped_without_a_word(tmp_path: 
     summary = simulate(scenario, tmp_path / "run", timing_only=True)
     assert summary["network"]["dropped"] == 8
     assert summary["rounds"] == 20
+
+
+@pytest.mark.parametrize("timing_only", [True, False])
+@pytest.mark.parametrize("on", [True, False])
+def test_only_timing_only_runs_without_the_garbage_collector_and_puts_it_back(
+    tmp_path: Path, timing_only: bool, on: bool
+) -> None:
+    seen = set[bool]()
+    before = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        simulate(
+            small_scenario(tmp_path, "training.rounds=2"),
+            tmp_path / "run",
+            timing_only=timing_only,
+            watch=lambda _fact, _ledger: seen.add(gc.isenabled()),
+        )
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == {on and not timing_only}
