@@ -21,13 +21,13 @@ from sim.simulation.workers import RunJob, settled
 
 
 class Computer:
-    """Does a device's jobs and lets them take their time.
+    """Does a device's jobs at once, and hands over each result when its time has passed.
 
     Args:
         clock: virtual time.
         run: does a job, at once.
         work: seconds of each kind of job.
-        pace: draws the factor on them.
+        slowdown: draws the factor on these seconds.
         trace: takes the spans.
         lane: of the trace, if the device has one.
 
@@ -35,15 +35,15 @@ class Computer:
         handle: takes the results.
     """
 
-    __slots__ = ("_clock", "_lane", "_pace", "_run", "_trace", "_work", "handle")
+    __slots__ = ("_clock", "_lane", "_run", "_slowdown", "_trace", "_work", "handle")
 
     def __init__(
-        self, clock: Clock, run: RunJob, work: Work, pace: SlowdownSampler, trace: Trace, lane: int | None
+        self, clock: Clock, run: RunJob, work: Work, slowdown: SlowdownSampler, trace: Trace, lane: int | None
     ) -> None:
         self._clock = clock
         self._run = run
         self._work = work
-        self._pace = pace
+        self._slowdown = slowdown
         self._trace = trace
         self._lane = lane
         self.handle: Handle = lambda _: None
@@ -54,7 +54,7 @@ class Computer:
         result = self._run(job)
         work = self._work
         phases = work.start if isinstance(job, FirstBatch) else work.finish if job.last else work.learn
-        factor = self._pace.factor()
+        factor = self._slowdown.factor()
         time_s = self._clock.now
         for name, seconds in phases:
             begun_s = time_s
@@ -125,8 +125,8 @@ def make_computer(
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
         work = work_of(profile, batch)
-    pace = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
-    return Computer(clock, run, work, pace, trace, trace.lane(client))
+    slowdown = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
+    return Computer(clock, run, work, slowdown, trace, trace.lane(client))
 
 
 def _bottleneck(clock: Clock, kbps: float | None) -> Bottleneck:

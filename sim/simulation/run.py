@@ -98,12 +98,8 @@ def simulate(
         if isinstance(fact, Fact):
             watch(fact, ledger)
 
-    with (
-        _collector_off() if timing_only else nullcontext(),
-        workers.stand_ins(scenario, task)
-        if timing_only
-        else workers.training(scenario, task, threads) as who,
-    ):
+    jobs = workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads)
+    with _collector_off() if timing_only else nullcontext(), jobs as who:
         run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
         reason = run.to_its_end()
     trace.write(folder / "trace.json")
@@ -199,7 +195,7 @@ class VirtualRun:
     def _add_device(
         self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
     ) -> None:
-        """Put a device's state machine at its station and let it come."""
+        """Give a device its state machine, and let it connect when it is there."""
         plan, client, samples = who.plan, endpoint.client, who.samples[number]
         computer = make_computer(
             client,
