@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from edge_client.core import ClientCore, ProtocolWarning
 from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from scenarios.tasks import task_of
 from server_node.protocol.core import ServerCore
 from server_node.protocol.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
@@ -32,8 +32,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, NetworkStats
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import links_of
 from sim.simulation import workers
 from sim.simulation.devices import group_of_each, make_computer, make_endpoints
 from sim.simulation.driver import Actor
@@ -42,7 +41,7 @@ from sim.simulation.workers import Workers, settled
 log = logging.getLogger(__name__)
 
 STANDSTILL_S = 7 * 86_400.0
-"""A run is ended when no round ends for so long; every week, at that."""
+"""Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
 
 
 def simulate(
@@ -92,13 +91,27 @@ def simulate(
         if isinstance(fact, Fact):
             watch(fact, ledger)
 
-    with (
-        workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads) as who
-    ):
+    jobs = workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads)
+    with _collector_off() if timing_only else nullcontext(), jobs as who:
         run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
         reason = run.to_its_end()
     trace.write(folder / "trace.json")
     return record.finish(reason, who.model, network=asdict(run.network_stats))
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Let Python look for no cycles of garbage: in 100,000 devices that takes seconds, and they leave none.
+
+    Training does leave some (torch, a user's task), so this is for timing-only.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class VirtualRun:
@@ -129,16 +142,15 @@ class VirtualRun:
         self._model = scenario.network.server
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
-        draws = RandomStream(generator(scenario.seed, "links"))
-        endpoints = make_endpoints(scenario, clock, draws, trace)
-        link = link_of(self._model.link)
+        endpoints = make_endpoints(scenario, clock, trace)
+        server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,
             run=who.plan.run,
             endpoints=endpoints,
-            server_up=TcpLink(path_of(link, "up"), draws),
-            server_down=TcpLink(path_of(link, "down"), draws),
+            server_up=server_up,
+            server_down=server_down,
             trace=trace,
         )
         self._broker.to_server = self._arrived
@@ -159,12 +171,8 @@ class VirtualRun:
     def to_its_end(self) -> str:
         """Let time pass until the server is done; say why it ended."""
         step = self._clock.step
-        gc.disable()  # nothing here makes cycles, and to look for them in 100,000 devices takes seconds
-        try:
-            while self._server.reason is None:
-                step()
-        finally:
-            gc.enable()
+        while self._server.reason is None:
+            step()
         return self._server.reason
 
     def _on_report(self, fact: Fact) -> None:
@@ -180,7 +188,7 @@ class VirtualRun:
     def _add_device(
         self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
     ) -> None:
-        """Put a device's state machine at its station and let it come."""
+        """Give a device its state machine, and let it connect when it is there."""
         plan, client, samples = who.plan, endpoint.client, who.samples[number]
         computer = make_computer(
             client,
