@@ -120,9 +120,10 @@ async def _client(
     subscriptions = topics.client_subscriptions(run, name)
     async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
         core = ClientCore(run, name, hello)
-        return await Driver(core, transport, compute, journal, _report).run(stop)
+        return await Driver(core, transport, compute, journal, log_warning).run(stop)
 
 
-def _report(fact: object) -> None:
+def log_warning(fact: object) -> None:
+    """Log what a client's state machine warns of; it reports nothing else."""
     if isinstance(fact, ProtocolWarning):
         log.warning("%s: %s", fact.client, fact.what)

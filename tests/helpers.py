@@ -4,6 +4,7 @@ from pathlib import Path
 
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
+from server_node.summary import Summary
 
 SMALL = f"""
 name: small
@@ -30,3 +31,10 @@ def small_file(folder: Path) -> Path:
     path = folder / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+def final_score(summary: Summary) -> float:
+    """Give the metric after the last round of a run that was evaluated."""
+    final = summary["metric"]["final"]
+    assert final is not None
+    return final
