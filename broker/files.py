@@ -1,9 +1,12 @@
-"""Replacing a file so that nobody ever sees half of it."""
+"""Files that are there whole or not at all, and what to tell when they cannot be written."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from broker.errors import RunError
 
 
 @contextmanager
@@ -24,3 +27,21 @@ def atomic_write(file: Path) -> Iterator[Path]:
         os.replace(part, file)  # noqa: PTH105  it replaces an existing file on every platform
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a person, who can mend it, when something below `path` cannot be written.
+
+    Args:
+        path: the file or folder that the person has named, or one that follows from it.
+
+    Raises:
+        RunError: the disk is full, a folder may not be written to, a file stands where a folder should be.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room" if full else "name another place, or make this one writable"
+        raise RunError(f"cannot write {path}: {error.strerror or error}; {mend}") from error

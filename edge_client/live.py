@@ -10,9 +10,10 @@ from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
 from broker.wire import messages, topics
 from broker.wire.messages import Hello, Status
-from edge_client.core import ClientCore, ClientJob, ClientResult, ProtocolWarning
+from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
 from edge_client.devices import make_devices
+from edge_client.observer import log_warning
 from scenarios.schema.scenario import Scenario, scenario_digest
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,4 @@ async def _client(
     subscriptions = topics.client_subscriptions(run, name)
     async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
         core = ClientCore(run, name, hello)
-        return await Driver(core, transport, compute, journal, _report).run(stop)
-
-
-def _report(fact: ProtocolWarning) -> None:
-    log.warning("%s: %s", fact.client, fact.what)
+        return await Driver(core, transport, compute, journal, log_warning).run(stop)

@@ -7,6 +7,7 @@ from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.training import head_vector
 from server_node.protocol.plan import Plan, make_plan
+from server_node.summary import Summary
 
 SMALL = f"""
 name: small
@@ -33,6 +34,13 @@ def small_file(folder: Path) -> Path:
     path = folder / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+def final_score(summary: Summary) -> float:
+    """Give the metric after the last round of a run that was evaluated."""
+    final = summary["metric"]["final"]
+    assert final is not None
+    return final
 
 
 def plan_of(scenario: Scenario, task: Task) -> Plan:

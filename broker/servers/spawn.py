@@ -15,6 +15,7 @@ from typing import Literal
 
 from broker.console import run_until_stopped
 from broker.errors import BrokerError
+from broker.files import writing
 from broker.servers.mosquitto import find_mosquitto, serve_mosquitto
 
 Kind = Literal["embedded", "mosquitto"]
@@ -54,7 +55,8 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
             await serve_mosquitto(host, port, folder, stop)
 
     if kind == "mosquitto":
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     run_until_stopped(serve, until_stdin_closes=until_stdin_closes)
 
 

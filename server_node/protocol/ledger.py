@@ -7,6 +7,8 @@ from broker.wire.chunks import wire_bytes
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+UP = tuple(name for name in FLOWS if name.endswith("_up"))
+DOWN = tuple(name for name in FLOWS if name.endswith("_down"))
 CONTROL = "control"
 """Hello, Status, RunState, Rejected: what belongs to no flow."""
 
