@@ -18,20 +18,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = "broker|scenarios|edge_client|server_node|sim"
 
-NOT_YET: set[str] = {
-    # modules that are being cut out of others; take a line away when its file is there
-    "edge_client/devices.py",
-    "scripts/mutate",
-    "broker/transports/inbox.py",
-    "server_node/protocol/plan.py",
-    "server_node/protocol/jobs.py",
-    "server_node/protocol/reports.py",
-    "server_node/protocol/exchange.py",
-    "server_node/protocol/round.py",
-    "server_node/protocol/presence.py",
-    "server_node/protocol/admission.py",
-}
-
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -87,7 +73,7 @@ def test_every_path_that_is_named_exists(page: Path) -> None:
         rf"(?<![\w/.-])(?:{ROOMS}|tests|docs|benchmarks|scripts)/[\w/-]*(?:\.(?:py|md|yaml|html|svg|png))?"
     )
     for path in re.findall(pattern, page.read_text("utf-8")):
-        assert (ROOT / path).exists() or path in NOT_YET, f"{page.name} names {path}"
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
 def definitions(file: Path) -> set[str]:
@@ -110,8 +96,7 @@ def definitions(file: Path) -> set[str]:
 @each_page
 def test_every_function_that_is_named_with_its_file_is_there(page: Path) -> None:
     for path, name in re.findall(rf"((?:{ROOMS})/[\w/]+\.py):([\w.]+\w)", page.read_text("utf-8")):
-        if path not in NOT_YET:
-            assert name in definitions(ROOT / path), f"{page.name} names {path}:{name}"
+        assert name in definitions(ROOT / path), f"{page.name} names {path}:{name}"
 
 
 def is_scenario_key(name: str) -> bool:
@@ -132,8 +117,6 @@ def exists(name: str) -> bool:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = "/".join(parts[:length])
-        if f"{path}.py" in NOT_YET:
-            return True
         if (ROOT / f"{path}.py").is_file() or (ROOT / path / "__init__.py").is_file():
             found: object = importlib.import_module(".".join(parts[:length]))
             for part in parts[length:]:
