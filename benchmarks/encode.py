@@ -25,8 +25,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.codecs import Pq
-from scenarios.task import BatchSampler, Dataset, Task, initial_model, sgd_step
+from scenarios.task import Dataset, Task
 from scenarios.tasks.digits28 import task as digits28
+from scenarios.training import BatchSampler, initial_model, sgd_step
 
 try:
     import faiss

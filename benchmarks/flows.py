@@ -47,8 +47,9 @@ from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
-from scenarios.task import BatchSampler, Task, initial_model, sgd_step
+from scenarios.task import Task
 from scenarios.tasks import load_task
+from scenarios.training import BatchSampler, initial_model, sgd_step
 
 PIXELS = 144  # sub-vectors of the FEMNIST CNN's feature map, one a pixel
 LINE = 12

@@ -1,28 +1,97 @@
-"""The same training as a live run, as a plain PyTorch loop in one process: no messages, no broker.
+"""The same training as a run, as a plain PyTorch loop in one process: no messages, no broker.
 
-The yardstick of benchmarks/throughput.py: same task, data shares, cohorts, batches, codecs of all four
-flows, learning rates and evaluations; one client after the other, as many torch threads as it is given.
+The yardstick of benchmarks/throughput.py and benchmarks/virtual_time.py: same task, data shares, cohorts,
+batches, codecs of all four flows, learning rates and evaluations; one client after the other, as many torch
+threads as it is given. With method fedavg it trains the whole model on each client, as a run does.
 """
 
 import time
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
-from scenarios.task import BatchSampler, head_origin, head_vector, initial_model, load_head_vector, sgd_step
-from scenarios.tasks import load_task
+from scenarios.task import Split, Task
+from scenarios.tasks import task_of
+from scenarios.training import (
+    BatchSampler,
+    head_origin,
+    head_vector,
+    initial_model,
+    load_head_vector,
+    sgd_step,
+)
 from server_node.tail import evaluate, gradient_to_activations
+
+
+class Loop:
+    """One model and all clients' data.
+
+    Args:
+        scenario: what to train.
+        task: its task, whose head is the whole model with method fedavg.
+        head: the head to begin with.
+        tail: the tail to begin with.
+    """
+
+    def __init__(self, scenario: Scenario, task: Task, head: nn.Module, tail: nn.Module) -> None:
+        self.scenario = scenario
+        self.task = task
+        self.head = head
+        self.tail = tail
+        self.rng = generator(scenario.seed, "plain loop")
+        self.samples = 0  # of the round so far
+
+    def split_step(self, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Do a step of split learning: the head learns, the tail adds up its gradient."""
+        flows, training = self.scenario.flows, self.scenario.training
+        z = self.head(inputs)
+        sent: Matrix = z.detach().numpy()
+        _, seen, codewords = encode_activations(flows.activations_up, sent, self.rng)
+        arrived = torch.from_numpy(seen).requires_grad_()
+        self.task.loss(self.tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
+        assert arrived.grad is not None
+        mean_loss_gradient: Matrix = (arrived.grad / len(inputs)).numpy()
+        down = encode_gradient(flows.gradient_down, mean_loss_gradient, codewords, self.rng)
+        gradient = decode_gradient(flows.gradient_down, down, codewords, *sent.shape)
+        strength = training.lambda_in(number, gradient_to_activations(mean_loss_gradient, seen))
+        gradient += np.float32(strength) * (sent - seen)
+        z.backward(torch.from_numpy(gradient))
+        sgd_step(self.head, training.head_lr * training.lr_factor(number))
+
+    def whole_step(self, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Do a step of the whole model."""
+        training = self.scenario.training
+        self.task.loss(self.head(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
+        sgd_step(self.head, training.head_lr * training.lr_factor(number))
+
+    def client(
+        self, number: int, share: Split, sampler: BatchSampler, received: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Train one client in a round; gives the change of its head, times its samples."""
+        training = self.scenario.training
+        load_head_vector(self.head, received)
+        step = self.whole_step if training.method == "fedavg" else self.split_step
+        samples = 0
+        for local in range(training.local_steps):
+            inputs, targets = share.batch(sampler.rows(number, local))
+            step(number, inputs, targets)
+            samples += len(inputs)
+        self.samples += samples
+        delta = (head_vector(self.head) - received)[None, :]
+        change: npt.NDArray[np.float32] = through(self.scenario.flows.head_update_up, delta, self.rng)[0]
+        return samples * change
 
 
 def train(scenario: Scenario) -> tuple[float, float]:
     """Train; gives client steps per second and the final metric."""
-    task, training, flows, seed = load_task(scenario.task), scenario.training, scenario.flows, scenario.seed
-    rng = generator(seed, "plain loop")
+    task, training, flows, seed = task_of(scenario), scenario.training, scenario.flows, scenario.seed
     data = task.load()
     names = client_names(scenario)
     shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
@@ -30,42 +99,24 @@ def train(scenario: Scenario) -> tuple[float, float]:
         BatchSampler(len(share.targets), scenario.task.batch_size, seed=seed, client=name)
         for name, share in zip(names, shares, strict=True)
     ]
-    head, tail = initial_model(task, seed)
-    parameters = head_vector(head)
+    loop = Loop(scenario, task, *initial_model(task, seed))
+    parameters = head_vector(loop.head)
     origin = head_origin(flows.head_state_down, parameters)
-    score, steps, started = 0.0, 0, time.perf_counter()
+    score, started = 0.0, time.perf_counter()
     for number in range(1, training.rounds + 1):
         cohort = generator(seed, "cohort", number).choice(len(names), training.cohort, replace=False)
-        received = through(flows.head_state_down, (parameters - origin)[None, :], rng)[0] + origin
-        change, samples = np.zeros_like(parameters), 0
-        head.train()
-        tail.train()
+        received = through(flows.head_state_down, (parameters - origin)[None, :], loop.rng)[0] + origin
+        change, loop.samples = np.zeros_like(parameters), 0
+        loop.head.train()
+        loop.tail.train()
         for client in cohort:
-            load_head_vector(head, received)
-            inputs, targets = shares[client].batch(samplers[client].rows(number, 0))
-            z = head(inputs)
-            n = len(inputs)
-            sent: Matrix = z.detach().numpy()
-            _, seen, codewords = encode_activations(flows.activations_up, sent, rng)
-            arrived = torch.from_numpy(seen).requires_grad_()
-            task.loss(tail(arrived), targets).sum().backward()  # type: ignore[no-untyped-call]
-            assert arrived.grad is not None
-            mean_loss_gradient: Matrix = (arrived.grad / n).numpy()
-            down = encode_gradient(flows.gradient_down, mean_loss_gradient, codewords, rng)
-            gradient = decode_gradient(flows.gradient_down, down, codewords, *sent.shape)
-            strength = training.lambda_in(number, gradient_to_activations(mean_loss_gradient, seen))
-            gradient += np.float32(strength) * (sent - seen)
-            z.backward(torch.from_numpy(gradient))
-            sgd_step(head, training.head_lr * training.lr_factor(number))
-            delta = (head_vector(head) - received)[None, :]
-            change += n * through(flows.head_update_up, delta, rng)[0]
-            samples += n
-            steps += 1
-        sgd_step(tail, training.tail_lr * training.lr_factor(number) / samples)
-        parameters += change / np.float32(samples)
+            change += loop.client(number, shares[client], samplers[client], received)
+        sgd_step(loop.tail, training.tail_lr * training.lr_factor(number) / loop.samples)
+        parameters += change / np.float32(loop.samples)
         if number % training.evaluate_every == 0 or number == training.rounds:
-            load_head_vector(head, parameters)
-            score = evaluate(task, data.test, head, tail)
+            load_head_vector(loop.head, parameters)
+            score = evaluate(task, data.test, loop.head, loop.tail)
+    steps = training.rounds * training.cohort * training.local_steps
     return steps / (time.perf_counter() - started), score
 
 

@@ -1,4 +1,4 @@
-"""`python -m broker`: a broker until Ctrl-C."""
+"""`python -m broker` runs a broker until Ctrl-C."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,52 +1,51 @@
-"""What the programs of all rooms share: the event loop, Ctrl-C, logging, errors for people."""
+"""What the programs of all rooms share: the event loop, logging, and errors for people."""
 
 import asyncio
 import functools
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 
 from broker.errors import UserError
+from broker.stopping import STOPPED, Stop, stop_on_signals
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def run_until_stopped(
-    main: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, until_stdin_closes: bool = False
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, T]],
+    *,
+    until_stdin_closes: bool = False,
+    stop: Stop | None = None,
 ) -> T:
-    """Run `main(stop)` on uvloop where there is one.
+    """Run `main(event)` in an event loop (uvloop where there is one); the event asks it for a clean end.
 
-    SIGINT and SIGTERM set `stop`, which asks for a clean end; a second one interrupts at once.
+    SIGINT and SIGTERM set the event. A second one ends the process at once.
 
     Args:
         main: the program.
-        until_stdin_closes: also set `stop` when whoever holds the other end of standard input is gone.
+        until_stdin_closes: also set the event when whoever holds the other end of standard input is gone.
+        stop: of the caller, who handles the signals already; None: they are handled here.
     """
+    with ExitStack() as stack:
+        asked = stack.enter_context(stop_on_signals()) if stop is None else stop
 
-    async def with_signals() -> T:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        if until_stdin_closes:
-            _watch_stdin(stop)
+        async def main_with_event() -> T:
+            event, loop = asyncio.Event(), asyncio.get_running_loop()
+            if until_stdin_closes:
+                _watch_stdin(event)
+            with asked.waking(lambda: loop.call_soon_threadsafe(event.set)):
+                return await main(event)
 
-        def heed(number: signal.Signals) -> None:
-            loop.remove_signal_handler(number)  # the next one has its usual effect
-            stop.set()
-
-        if sys.platform != "win32":
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, heed, number)
-        return await main(stop)
-
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(with_signals())
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
+        return runner.run(main_with_event())
 
 
 def _watch_stdin(stop: asyncio.Event) -> None:
@@ -72,9 +71,10 @@ REPORT_TO = "this is a bug in fedlite, please report it with the lines above and
 
 
 def command(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a command: log to standard error, and tell a UserError in one line (exit code 2).
+    """Decorate a command: set up logging to standard error, and decide how errors are shown.
 
-    Anything else is a bug. It keeps its traceback, and the last line says so.
+    A UserError is shown as one line without a traceback, and the exit code is 2. Any other exception is a
+    bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
     """
 
     @functools.wraps(function)
@@ -84,6 +84,9 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)  # noqa: T201  the command line's last word
+            raise SystemExit(STOPPED) from None
         except Exception as error:
             mistakes = _mistakes(error)
             if mistakes is None:
@@ -98,7 +101,7 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _mistakes(error: BaseException) -> list[str] | None:
-    """Give the lines of an error that is made of users' mistakes alone, else None."""
+    """Give the lines to show for a UserError, or a group of nothing but UserErrors; None for other errors."""
     if isinstance(error, BaseExceptionGroup):
         lines: list[str] = []
         for inner in error.exceptions:

@@ -14,16 +14,18 @@ Everything else (ValueError and TypeError of numpy, torch and our own code) is a
 and the command line says where to report it.
 """
 
+__all__ = ["BrokerError", "ReportError", "RunError", "StudyError", "UserError"]
+
 
 class UserError(Exception):
-    """A mistake, or a circumstance, that the person at the command line can mend.
+    """Something is wrong that the person at the command line can mend.
 
     The text is for that person: what is wrong, where, and what to do. One line per problem.
     """
 
 
 class BrokerError(UserError):
-    """There is no broker, it refuses us, or the transport has been left."""
+    """There is no broker, the broker refuses us, or the transport has been left."""
 
 
 class RunError(UserError):

@@ -1,27 +1,47 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what to tell when they cannot be written."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.errors import RunError
+
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Give a path to write to; put it in the place of `file` when the block ends without an exception.
+    """Give a temporary path to write to; when the block ends without an exception, it replaces `file`.
 
-    Whoever opens `file` meanwhile, or after a crash, finds the old content or the new one, never a part.
-    The folder of `file` must exist.
+    Whoever opens `file` meanwhile, or after a crash, finds all of the old content or all of the new.
 
     Args:
-        file: what is to be written.
+        file: the file to replace or create; its folder must exist.
 
     Raises:
-        OSError: the new content cannot take its place.
+        OSError: the temporary file was not written, or cannot replace `file`.
     """
     part = file.with_name(f".{file.name}.part")
     try:
         yield part
-        os.replace(part, file)  # noqa: PTH105  replaces a file that is there, on every platform
+        os.replace(part, file)  # noqa: PTH105  it replaces an existing file on every platform
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a person, who can mend it, when something below `path` cannot be written.
+
+    Args:
+        path: the file or folder that the person has named, or one that follows from it.
+
+    Raises:
+        RunError: the disk is full, a folder may not be written to, a file stands where a folder should be.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room" if full else "name another place, or make this one writable"
+        raise RunError(f"cannot write {path}: {error.strerror or error}; {mend}") from error

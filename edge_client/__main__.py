@@ -11,6 +11,7 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from broker.console import command, run_until_stopped
+from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
@@ -77,7 +78,8 @@ def edge(
             )
     finally:
         if journal:
-            notes.write(journal)
+            with writing(journal):
+                notes.write(journal)
     for name, reason in reasons.items():
         if reason not in ("complete", "stopped"):
             typer.echo(f"{name}: {reason}", err=True)

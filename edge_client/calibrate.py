@@ -14,8 +14,9 @@ from edge_client.device import Device
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.scenario import Scenario, Training
 from scenarios.seeds import generator
-from scenarios.task import Task, head_origin, initial_head, uncut
+from scenarios.task import Task
 from scenarios.tasks import load_task
+from scenarios.training import head_origin, initial_head, uncut
 
 CLIENT = "calibrate"
 

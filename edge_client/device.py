@@ -19,17 +19,10 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
 from scenarios.schema.scenario import Training
+from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import (
-    BatchSampler,
-    Split,
-    Task,
-    head_origin,
-    head_vector,
-    load_head_vector,
-    seeded,
-    sgd_step,
-)
+from scenarios.task import Split, Task
+from scenarios.training import BatchSampler, head_origin, head_vector, load_head_vector, sgd_step
 
 
 class Device:
@@ -46,9 +39,10 @@ class Device:
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has method and learning rate of the local SGD steps.
-        error_feedback: whether it adds what a HeadUpdate has lost to the next one; a device that is started
-            anew has forgotten it.
-        timed: is entered for each phase of a job: compute, encode, decode, backward; train in FedAvg.
+        error_feedback: whether what the codec lost of a HeadUpdate is added to the next one. A device that
+            is restarted begins without.
+        timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
+            backward; train in FedAvg.
     """
 
     def __init__(
@@ -72,12 +66,11 @@ class Device:
         self.samples = len(data.targets)
         self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
         self._head = task.head()
-        self._draws = True  # from torch's generator; the first batch shows whether it does
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
-        self._at_work = threading.Lock()  # a round that the server gave up may still be at work
+        self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = 0
 
     def run(self, job: ClientJob) -> ClientResult:
@@ -126,18 +119,13 @@ class Device:
             return self._encode(step, targets)
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
-        """Give what the head makes of the step's batch, and its targets."""
+        """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
         rows = self._sampler.rows(self._round, step)
         inputs, targets = self._data.batch(rows)
         self._trained += len(rows)
         self._head.train()
-        if not self._draws:
-            return self._head(inputs), targets
         with seeded(derive_seed(self._seed, "dropout", self._client, self._round, step)):
-            before = torch.get_rng_state()
-            outputs = self._head(inputs)
-            self._draws = not torch.equal(torch.get_rng_state(), before)
-        return outputs, targets
+            return self._head(inputs), targets
 
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()

@@ -1,7 +1,6 @@
 """Hosts clients over a transport each: state machines on one event loop, training on a few threads."""
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -12,53 +11,13 @@ from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
 from broker.wire import messages, topics
 from broker.wire.messages import Hello, Status
-from edge_client.core import ClientCore, ClientJob, ClientResult, ProtocolWarning
+from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
-from scenarios.errors import ScenarioError
-from scenarios.partition import client_rows
-from scenarios.schema.scenario import Scenario, client_names, scenario_digest
-from scenarios.task import initial_head
-from scenarios.tasks import task_of
+from edge_client.devices import make_devices
+from edge_client.observer import log_warning
+from scenarios.schema.scenario import Scenario, scenario_digest
 
 log = logging.getLogger(__name__)
-
-
-def make_devices(
-    scenario: Scenario, names: Sequence[str], journal: Journal | None = None
-) -> dict[str, Device]:
-    """Give each named client its head and its share of the data.
-
-    Args:
-        scenario: what runs.
-        names: of the clients.
-        journal: hears how long they take for what.
-
-    Raises:
-        ScenarioError: a name that is not in the scenario's fleet, data that cannot be found or divided.
-    """
-    task = task_of(scenario)
-    fleet = client_names(scenario)
-    unknown = sorted(set(names) - set(fleet))
-    if unknown:
-        raise ScenarioError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
-    initial = initial_head(task, scenario.seed)
-    data = task.load()
-    shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
-    journal = journal or Journal(())
-    return {
-        name: Device(
-            task,
-            initial,
-            data.train.take(shares[name]),
-            client=name,
-            seed=scenario.seed,
-            batch_size=scenario.task.batch_size,
-            training=scenario.training,
-            error_feedback=scenario.flows.error_feedback,
-            timed=functools.partial(journal.timed, name),
-        )
-        for name in names
-    }
 
 
 async def host(
@@ -125,8 +84,4 @@ async def _client(
     subscriptions = topics.client_subscriptions(run, name)
     async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
         core = ClientCore(run, name, hello, first_session)
-        return await Driver(core, transport, compute, journal, _report).run(stop)
-
-
-def _report(fact: ProtocolWarning) -> None:
-    log.warning("%s: %s", fact.client, fact.what)
+        return await Driver(core, transport, compute, journal, log_warning).run(stop)

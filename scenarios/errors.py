@@ -1,4 +1,4 @@
-"""What can be wrong with a scenario; broker.errors draws the whole tree."""
+"""The error for mistakes in a scenario; broker.errors draws the tree of all errors."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from broker.errors import UserError
 
 
 class ScenarioError(UserError):
-    """A mistake the user can mend; the text says where and how, one line per problem.
+    """A mistake that the user can correct; the text says where and how, one line for each mistake.
 
     Attributes:
         detail: the text without the key.
@@ -21,7 +21,7 @@ class ScenarioError(UserError):
 
 
 def suggestion(word: str, known: Iterable[str], *, label: str) -> str:
-    """End a sentence about an unknown word: the nearest known one, if any is near, and all of them."""
+    """Give the end of a sentence about an unknown word: the nearest known word, if any is near, and all."""
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"

@@ -1,29 +1,31 @@
 """What a task is: data, a model cut in two, a loss and a metric.
 
+Users import from here what a task of their own needs.
+
 Letters: n samples, z the activations at the cut with shape (n, d), where d is `Task.cut_size`.
 """
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from broker.codecs import Codec, Float32
-from scenarios.seeds import derive_seed, generator
+__all__ = ["Dataset", "Split", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Samples and what is to be learned of them.
+    """Samples and their targets.
 
-    uint8 inputs are pixels and stay bytes in memory, a quarter of the size (an edge process holds a whole
+    uint8 inputs are pixels. They are kept as bytes, a quarter of the memory (an edge process holds a whole
     data set for a moment); `batch` gives them as float32 in [0, 1].
+
+    Raises:
+        ValueError: there is not one target for each input.
 
     Attributes:
         inputs: shape (N, ...); uint8 pixels, or any dtype the head takes.
@@ -104,104 +106,3 @@ class Task:
     def cut_size(self) -> int:
         """Values of one sample's activation, d."""
         return math.prod(self.cut_shape)
-
-
-def uncut(task: Task) -> Task:
-    """Make the whole model the head: FedAvg is split learning whose cut comes after the last layer.
-
-    A device then needs the loss only, and nothing but parameters is exchanged. `cut_shape` says nothing.
-    """
-    return replace(task, cut_shape=(), head=lambda: nn.Sequential(task.head(), task.tail()), tail=nn.Identity)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSampler:
-    """Chooses a client's batches.
-
-    Every batch is a draw without replacement of its own, from (seed, client, round, step) alone: a device
-    that was restarted redoes the same step.
-
-    Attributes:
-        samples: how many the client has.
-        batch_size: samples in a batch; all of them when the client has fewer.
-        seed: the scenario's seed.
-        client: its name.
-    """
-
-    samples: int
-    batch_size: int
-    seed: int
-    client: str
-
-    def rows(self, round_number: int, step: int) -> npt.NDArray[np.int64]:
-        """Give the rows of a batch, shape (min(batch_size, samples),)."""
-        size = min(self.batch_size, self.samples)
-        rng = generator(self.seed, "batch", self.client, round_number, step)
-        return rng.choice(self.samples, size, replace=False)
-
-
-_GENERATOR = threading.Lock()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generator, which is one for all threads, and keep it from the others for a while."""
-    with _GENERATOR:
-        torch.manual_seed(seed)
-        yield
-
-
-def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Make the head and tail that a run starts from; leaves torch's global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "model"))
-        return task.head(), task.tail()
-
-
-def initial_head(task: Task, seed: int) -> npt.NDArray[np.float32]:
-    """Give the head that a run starts from as a vector, see `head_vector`, without making the tail."""
-    return head_vector(initial_model(replace(task, tail=nn.Identity), seed)[0])
-
-
-def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | np.float32:
-    """Give what a codec of head_state_down is spared: heads travel as the difference to it.
-
-    It is the initial head, which every device can make from the seed. Training moves a head by a fraction of
-    its length, so the difference has less to lose. float32 loses nothing, and its origin is 0.
-    """
-    return np.float32(0) if isinstance(codec, Float32) else initial
-
-
-def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
-    """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
-    with torch.no_grad():
-        return torch.cat([parameter.reshape(-1) for parameter in head.parameters()]).numpy()
-
-
-def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
-    """Set a module's parameters from `head_vector`'s form; each keeps its place and layout in memory.
-
-    Raises:
-        ValueError: the vector is of another length.
-    """
-    parameters = list(head.parameters())
-    size = sum(parameter.numel() for parameter in parameters)
-    if vector.shape != (size,):
-        raise ValueError(f"a vector of shape {vector.shape} for {size} parameters")
-    with torch.no_grad():
-        parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
-        for parameter, values in zip(parameters, parts, strict=True):
-            parameter.copy_(values.view(parameter.shape))
-
-
-def sgd_step(module: nn.Module, lr: float) -> None:
-    """Move a module's parameters against their gradients, and clear these for the next step.
-
-    Plain SGD is written out because torch.optim loads torch's compiler with it: 80 MB and more than a
-    second in every process, too much for a small device.
-    """
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                parameter.add_(parameter.grad, alpha=-lr)
-                parameter.grad.zero_()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.console import command, run_until_stopped
+from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
@@ -34,7 +35,8 @@ def server(
     serving = functools.partial(serve, loaded, connect, run=name, folder=folder, resume=resume)
     journal = Journal(client_names(loaded))
     run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
-    journal.write(folder / JOURNAL)
+    with writing(folder):
+        journal.write(folder / JOURNAL)
     typer.echo(f"results in {folder}")
 
 

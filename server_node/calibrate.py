@@ -11,8 +11,8 @@ from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
-from scenarios.task import head_vector, initial_model
 from scenarios.tasks import load_task
+from scenarios.training import head_vector, initial_model
 from server_node.protocol.jobs import CloseRound, TailStep, TailUpdate
 from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail

@@ -5,28 +5,32 @@ import copy
 import logging
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from broker.errors import RunError
 from broker.machine.asyncio_driver import Driver
 from broker.machine.event_log import SERVER, Journal
-from broker.transports.base import Connect, Will
+from broker.transports.base import Connect, Transport, Will
 from broker.wire import messages, topics
 from broker.wire.messages import RunState
 from scenarios.schema.scenario import (
     Scenario,
 )
-from scenarios.task import head_vector, initial_model
 from scenarios.tasks import task_of
+from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.checkpoint import Progress
+from server_node.observer import observer
 from server_node.protocol.core import ServerCore
 from server_node.protocol.jobs import TailJob, TailResult, TailStep
 from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import make_plan
-from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
-from server_node.record import RunFolder, Summary
+from server_node.protocol.plan import Plan, make_plan
+from server_node.protocol.reports import Fact, RoundReport, Watch
+from server_node.record import RunFolder
+from server_node.summary import Summary
 from server_node.tail import Tail
 
 log = logging.getLogger(__name__)
@@ -59,7 +63,8 @@ async def serve(
         The content of summary.json.
 
     Raises:
-        RunError: a run name that cannot stand in a topic, no checkpoint.
+        RunError: a run name that cannot stand in a topic, no checkpoint to resume from, a folder that cannot
+            be written to.
         ScenarioError: a task that lacks its data.
         BrokerError: no broker, or one that refuses us.
     """
@@ -73,45 +78,56 @@ async def serve(
     if resume:
         before = checkpoint.restore(folder, plan.digest, head, tail)
     ledger = before.ledger
-    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
     test = task.load().test
     worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
-
-    def save() -> None:
-        """Write a checkpoint on the tail's thread, after the round's jobs and before the next ones."""
-        progress = Progress(plan.digest, list(record.rows), copy.deepcopy(ledger))
-        pool.submit(checkpoint.save, folder, progress, head, tail).add_done_callback(Future.result)
-
-    def report(fact: Fact) -> None:
-        match fact:
-            case RoundReport(metric=metric):
-                record.round(fact)
-                if metric is not None:
-                    save()
-            case Gathering():
-                record.start_training_clock()
-            case Dropped(number, client):
-                log.info("round %d goes on without %s", number, client)
-            case Refused(client, why):
-                log.warning("refused a message of %s: %s", client, why)
-        watch(fact, ledger)
-
+    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
     core = ServerCore(plan, ledger, len(before.rows))
+    with ThreadPoolExecutor(1, thread_name_prefix="tail") as thread:
+        compute = _on(thread, worker, journal)
+        async with _connected(connect, plan, core) as transport, asyncio.TaskGroup() as saves:
+            observe = observer(record, ledger, watch)
 
-    def will(_connection: int) -> Will:
-        away = RunState("away", core.incarnation, plan.token, 0, plan.rounds)
-        return Will(topics.state(run), messages.encode(away), retain=True)
+            def report(fact: Fact) -> None:
+                observe(fact)
+                if isinstance(fact, RoundReport) and fact.metric is not None:
+                    progress = Progress(plan.digest, list(record.rows), copy.deepcopy(ledger))
+                    # Handed over at once: after the round's jobs, before the next ones change the model.
+                    saving = thread.submit(checkpoint.save, folder, progress, head, tail)
+                    saves.create_task(_note_save(saving, record))
 
-    subscriptions = topics.server_subscriptions(run)
-    with ThreadPoolExecutor(1, thread_name_prefix="tail") as pool:
-        loop = asyncio.get_running_loop()
-
-        async def compute(job: TailJob) -> TailResult:
-            return await loop.run_in_executor(pool, _timed, worker, job, journal)
-
-        async with connect(client_id=f"{run}-server", subscriptions=subscriptions, will=will) as transport:
             reason = await Driver(core, transport, compute, journal, report).run(stop)
     return record.finish(reason, (head, tail))
+
+
+def _connected(connect: Connect, plan: Plan, core: ServerCore) -> Transport:
+    """Make the server's transport; its last will tells the clients when the server is gone."""
+
+    def will(_connection: int) -> Will:
+        away = RunState("away", core.incarnation, core.token, 0, plan.rounds)
+        return Will(topics.state(plan.run), messages.encode(away), retain=True)
+
+    subscriptions = topics.server_subscriptions(plan.run)
+    return connect(client_id=f"{plan.run}-server", subscriptions=subscriptions, will=will)
+
+
+def _on(
+    thread: ThreadPoolExecutor, worker: Tail, journal: Journal
+) -> Callable[[TailJob], Awaitable[TailResult]]:
+    """Make the function that does a job on the tail's thread."""
+    loop = asyncio.get_running_loop()
+    return lambda job: loop.run_in_executor(thread, _timed, worker, job, journal)
+
+
+async def _note_save(saving: Future[None], record: RunFolder) -> None:
+    """Wait for a checkpoint. A run goes on without one; the log and the summary say so."""
+    try:
+        await asyncio.wrap_future(saving)
+    except RunError as error:
+        if record.checkpoint_error is None:
+            log.warning("the run goes on without a checkpoint: %s", error)
+        record.checkpoint_error = str(error)
+    else:
+        record.checkpoint_error = None
 
 
 def _timed(worker: Tail, job: TailJob, journal: Journal) -> TailResult:

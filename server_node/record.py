@@ -3,8 +3,11 @@
 scenario.yaml      the resolved scenario
 environment.json   versions, machine, incarnation
 metrics.parquet    one row a round
-summary.json       totals, with stable keys
+summary.json       totals, see server_node.summary
 model.safetensors  head and tail at the end
+
+A simulated run and `fedlite run` add trace.json. What an earlier run left of the last three and of the trace
+is removed at the start: a run that fails must not be taken for the one before it.
 """
 
 import json
@@ -12,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -20,17 +23,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import save_file
 from torch import nn
 
-from broker.files import atomic_write
+from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
-from server_node.checkpoint import model_tensors
-from server_node.protocol.ledger import CONTROL, FLOWS, Ledger
+from server_node.checkpoint import save_model
+from server_node.protocol.ledger import CONTROL, FLOWS, Flow, Ledger
 from server_node.protocol.reports import RoundReport
+from server_node.summary import FlowBytes, FlowRatio, Summary
 
-Summary = dict[str, Any]
+RESULTS = ("metrics.parquet", "summary.json", "model.safetensors", "trace.json")
+"""Files that say what a run came to."""
 
 _PACKAGES = ("aiomqtt", "amqtt", "msgpack", "numpy", "paho-mqtt", "torch")
 
@@ -49,6 +53,10 @@ class RunFolder:
 
     Attributes:
         rows: one a round, as in metrics.parquet.
+        checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
+
+    Raises:
+        RunError: the folder cannot be written to; every method that writes raises it.
     """
 
     def __init__(
@@ -71,9 +79,13 @@ class RunFolder:
         self._clock = clock
         self._started = time.monotonic()
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
+        self.checkpoint_error: str | None = None
         self.start_training_clock()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scenario.yaml").write_text(dump_resolved(scenario))
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in RESULTS:
+                (folder / name).unlink(missing_ok=True)
+            (folder / "scenario.yaml").write_text(dump_resolved(scenario))
         self._write_json("environment.json", _environment())
 
     def start_training_clock(self) -> None:
@@ -107,8 +119,12 @@ class RunFolder:
         """
         self._write_metrics()
         if model is not None:
-            save_file(model_tensors(*model), self.folder / "model.safetensors")
-        summary = self._summary(reason) | ({} if network is None else {"network": network})
+            save_model(self.folder / "model.safetensors", *model)
+        summary = self._summary(reason)
+        if network is not None:
+            summary["network"] = network
+        if self.checkpoint_error is not None:
+            summary["checkpoint_error"] = self.checkpoint_error
         self._write_json("summary.json", summary)
         return summary
 
@@ -118,15 +134,6 @@ class RunFolder:
         training_s = max(self._seconds_before + now - self._training_since, 1e-9)
         steps = sum(row["client_steps"] for row in self.rows)
         scores = [row["metric"] for row in self.rows if row["metric"] is not None]
-        before, after = ledger.paper_bits
-        ratio: dict[str, Any] = {
-            name: {"wire_vs_float32": _ratio(flows[name].raw_float32_bytes, flows[name].wire_bytes)}
-            for name in FLOWS
-        }
-        ratio["activations_up"]["paper_64bit"] = _ratio(before, after)
-        ratio["total_both_directions"] = _ratio(
-            sum(flows[name].raw_float32_bytes for name in FLOWS), sum(f.wire_bytes for f in flows.values())
-        )
         return {
             "scenario": self._scenario.name,
             "task": self._scenario.task.name,
@@ -145,12 +152,20 @@ class RunFolder:
             "wall_seconds": now - self._started,
             "training_seconds": training_s,
             "virtual_seconds": self._clock() if self._mode == "simulate" else None,
-            "bytes": {
-                name: {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
-                | ({} if name == CONTROL else {"raw_float32": flow.raw_float32_bytes})
-                for name, flow in flows.items()
+            "bytes": {name: _flow_bytes(name, flow) for name, flow in flows.items()},
+            "ratio": {
+                "activations_up": {
+                    **_flow_ratio(flows["activations_up"]),
+                    "paper_64bit": _ratio(*ledger.paper_bits),
+                },
+                "gradient_down": _flow_ratio(flows["gradient_down"]),
+                "head_update_up": _flow_ratio(flows["head_update_up"]),
+                "head_state_down": _flow_ratio(flows["head_state_down"]),
+                "total_both_directions": _ratio(
+                    sum(flows[name].raw_float32_bytes for name in FLOWS),
+                    sum(flow.wire_bytes for flow in flows.values()),
+                ),
             },
-            "ratio": ratio,
             "messages": {
                 "sent": ledger.sent,
                 "received": ledger.received,
@@ -163,11 +178,24 @@ class RunFolder:
 
     def _write_metrics(self) -> None:
         target = self.folder / "metrics.parquet"
-        with atomic_write(target) as part:
+        with writing(target), atomic_write(target) as part:
             pq.write_table(pa.Table.from_pylist(self.rows), part)
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        (self.folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        target = self.folder / name
+        with writing(target), atomic_write(target) as part:
+            part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _flow_bytes(name: str, flow: Flow) -> FlowBytes:
+    carried: FlowBytes = {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
+    if name != CONTROL:
+        carried["raw_float32"] = flow.raw_float32_bytes
+    return carried
+
+
+def _flow_ratio(flow: Flow) -> FlowRatio:
+    return {"wire_vs_float32": _ratio(flow.raw_float32_bytes, flow.wire_bytes)}
 
 
 def _ratio(before: float, after: float) -> float | None:

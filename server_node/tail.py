@@ -16,17 +16,10 @@ from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from scenarios.schema.scenario import Training
+from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import (
-    Split,
-    Task,
-    head_origin,
-    head_vector,
-    initial_head,
-    load_head_vector,
-    seeded,
-    sgd_step,
-)
+from scenarios.task import Split, Task
+from scenarios.training import head_origin, head_vector, initial_head, load_head_vector, sgd_step
 from server_node.protocol.jobs import (
     CloseRound,
     EncodeHead,
@@ -61,7 +54,7 @@ class Tail:
         tail: initial tail.
         plan: gives the seed and everybody's codecs.
         training: the scenario's; has the learning rate of the tail's SGD.
-        across: decodes and encodes the batches of a step, like `map`; an executor's does it side by side.
+        map_batches: `map`, or `executor.map` to decode and encode the batches of a step in parallel.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class Tail:
         tail: nn.Module,
         plan: Plan,
         training: Training,
-        across: Callable[..., Iterable[Any]] = map,
+        map_batches: Callable[..., Iterable[Any]] = map,
     ) -> None:
         self.head = head
         self.tail = tail
@@ -82,7 +75,7 @@ class Tail:
         self._plan = plan
         self._seed = plan.seed
         self._training = training
-        self._map = across
+        self._map_batches = map_batches
         self._weight = 0.0
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -104,7 +97,9 @@ class Tail:
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
         arrived: list[_Batch] = []
-        for (client, _, _), batch in zip(job.batches, self._map(self._read, job.batches), strict=True):
+        for (client, _, _), batch in zip(
+            job.batches, self._map_batches(self._read, job.batches), strict=True
+        ):
             if isinstance(batch, WireError):
                 gradients[client] = batch
             else:
@@ -117,16 +112,16 @@ class Tail:
             outputs = self.tail(z)
         losses = self._task.loss(outputs, torch.cat([batch.targets for batch in arrived]))
         weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in arrived])
-        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]  # adds to the gradient of the step's batches before
+        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]  # adds to the gradients of the step so far
         self._weight += float(weights.sum())
         assert z.grad is not None
         downlink = np.split(z.grad.numpy(), np.cumsum([len(batch.z) for batch in arrived])[:-1])
-        encoded = self._map(self._encode, arrived, downlink)
+        encoded = self._map_batches(self._encode, arrived, downlink)
         gradients |= dict(zip((batch.client for batch in arrived), encoded, strict=True))
         return TailStepped(gradients, losses.sum().item(), len(z))
 
     def _read(self, sent: tuple[str, Activations, float]) -> _Batch | WireError:
-        """Decode one batch; nothing reaches torch before every number in it is checked."""
+        """Decode one batch, and check every number in it before torch sees any."""
         client, message, weight = sent
         task, n = self._task, message.count
         try:
@@ -144,13 +139,16 @@ class Tail:
     def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float]:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
 
-        `downlink` is the gradient of the weighted sum of losses.
+        Args:
+            batch: one client's.
+            downlink: gradient of the sum of the step's losses, each times its batch's weight, at z~; (n, d).
+                Dividing by n and by the weight gives the gradient of this client's mean loss.
         """
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
         rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
         payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
-        relative = self._training.correction.relative  # two passes over the batch that others are spared
+        relative = self._training.correction.relative  # 0 saves two passes over the batch
         ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
         return payload, self._training.lambda_in(batch.message.round, ratio)
 

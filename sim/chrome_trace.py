@@ -1,8 +1,8 @@
 """The timeline of a run as a Chrome trace, to be opened in ui.perfetto.dev or chrome://tracing.
 
 One lane for the server and one for each client: compute, encode, queue, uplink, tail, downlink, decode,
-backward. Spans are told in seconds since the run began, by whoever knows them: virtual time, or
-sim.live.join_trace. Large fleets and long runs are cut off: `otherData` in the file says how much is in it.
+backward. Spans are in seconds since the run began; they come from virtual time, or from sim.live.join_trace.
+Large fleets and long runs are cut off: `otherData` in the file says how much is in it.
 """
 
 import json
@@ -21,11 +21,11 @@ class Trace:
 
     Args:
         clients: names of the fleet, in its order.
-        max_clients: the first so many have a lane.
-        max_spans: what comes later is left out.
+        max_clients: only the first so many have a lane.
+        max_spans: later spans are left out.
 
     Attributes:
-        left_out: how much came too late.
+        left_out: spans above max_spans.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Trace:
         return self._lanes.get(client)
 
     def span(self, lane: int, name: str, from_s: float, to_s: float, **details: int) -> None:
-        """Note what happened on a lane; spans that take no time are dropped."""
+        """Add a span to a lane, unless it takes no time."""
         if to_s <= from_s:
             return
         if len(self._spans) >= self._max_spans:

@@ -4,6 +4,10 @@ from pathlib import Path
 
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
+from scenarios.task import Task
+from scenarios.training import head_vector
+from server_node.protocol.plan import Plan, make_plan
+from server_node.summary import Summary
 
 SMALL = f"""
 name: small
@@ -30,3 +34,16 @@ def small_file(folder: Path) -> Path:
     path = folder / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+def final_score(summary: Summary) -> float:
+    """Give the metric after the last round of a run that was evaluated."""
+    final = summary["metric"]["final"]
+    assert final is not None
+    return final
+
+
+def plan_of(scenario: Scenario, task: Task) -> Plan:
+    """Give what the server's state machine and its tail must know of a scenario."""
+    head_size = head_vector(task.head()).size
+    return make_plan(scenario, task, run="run", head_size=head_size)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scenarios.task import Dataset, Task, initial_model, sgd_step
+from scenarios.task import Dataset, Task
+from scenarios.training import initial_model, sgd_step
 
 
 def losses(task: Task, data: Dataset, *, steps: int, lr: float) -> list[float]:

@@ -1,13 +1,11 @@
 """How tensors become bytes: a codec for each of the four flows.
 
-A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`: `Float32()`, `Float16()`, `Int8()`,
-`Int4()`, `Int2()`, `Pq(subvectors, groups, centroids)`, `CodedPq(subvectors, centroids, width)`,
-`TopK(fraction)`, `RandomTopK(fraction, randomness)` or `SplitFc(keep, bits)`. Gradients may have
-`CodewordMean(bits)`, which goes by the codewords of their activations. In messages it is its name and its
-parameters.
+A codec is a frozen dataclass with `encode`, `decode` and `size_bytes`, see `Codec`; `TensorCodec` is the list
+of all. Gradients may have `CodewordMean` too, which uses the codewords of their activations. In messages a
+codec is its name and its parameters.
 """
 
-from broker.codecs.base import Codec, Codewords
+from broker.codecs.base import ClusteringCodec, Codec, Codewords
 from broker.codecs.coded_pq import CodedPq
 from broker.codecs.codeword_gradient import (
     CodewordMean,
@@ -21,13 +19,22 @@ from broker.codecs.codeword_gradient import (
 )
 from broker.codecs.floats import Float16, Float32
 from broker.codecs.pq import Pq
-from broker.codecs.registry import CODECS, codec_from_wire, codec_to_wire, fits, gradient_codec_from_wire
+from broker.codecs.registry import (
+    CLUSTERING_CODECS,
+    CODECS,
+    TensorCodec,
+    codec_from_wire,
+    codec_to_wire,
+    gradient_codec_from_wire,
+)
 from broker.codecs.splitfc import SplitFc
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 
 __all__ = [
+    "CLUSTERING_CODECS",
     "CODECS",
+    "ClusteringCodec",
     "Codec",
     "CodedPq",
     "CodewordMean",
@@ -41,6 +48,7 @@ __all__ = [
     "Pq",
     "RandomTopK",
     "SplitFc",
+    "TensorCodec",
     "TopK",
     "clustering",
     "codec_from_wire",
@@ -49,7 +57,6 @@ __all__ = [
     "decode_gradient",
     "encode_activations",
     "encode_gradient",
-    "fits",
     "gradient_bytes",
     "gradient_codec_from_wire",
 ]

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Codewords, Matrix
+from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
 from broker.codecs.coding.range_coder import MAX_LEVELS, decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
@@ -18,19 +18,20 @@ MOST_STEPS = 7
 
 
 @dataclass(frozen=True, slots=True)
-class CodedPq:
+class CodedPq(ClusteringCodec):
     """FedLite's codec (`Pq` with one group) in about half the bytes.
 
-    Where neighbouring sub-vectors resemble each other, as the pixels of a feature map do, so do their codes:
-    an adaptive range coder makes use of it (see `coding.range_coder`). And centroids resemble each other:
-    ordered by their length, each travels as its difference to the one before, in steps of 1/7 of the largest.
+    Neighbouring sub-vectors, such as the pixels of a feature map, resemble each other, and so do their codes.
+    An adaptive range coder uses that (see `coding.range_coder`). Centroids resemble each other too: they are
+    ordered by their length, and each travels as its difference to the one before, in steps of one seventh of
+    the largest difference.
 
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
     Bytes: scales a_1 to a_L (see `coding.block_float16`); the L d / q integers, each as i + 7 in 4 bits; then
-    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each,
-    which their length tells.
+    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each.
+    The length of the codes tells which.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 
     Attributes:
@@ -54,17 +55,6 @@ class CodedPq:
         if not 1 <= self.width <= self.subvectors:
             raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
 
-    def check(self, d: int) -> None:
-        """Raises ValueError when `subvectors` does not divide d."""
-        if d % self.subvectors:
-            raise ValueError(
-                f"subvectors must divide the activation size {d}, which {self.subvectors} does not"
-            )
-
-    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
-        """See `Codec.encode`."""
-        return self.cluster(x, rng)[0]
-
     def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
         """See `ClusteringCodec.cluster`."""
         n, d = x.shape
@@ -78,10 +68,6 @@ class CodedPq:
         payload = book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
         return payload, Codewords(received, codes.reshape(n, self.subvectors))
 
-    def decode(self, payload: bytes, n: int, d: int) -> Matrix:
-        """See `Codec.decode`."""
-        return self.codewords(payload, n, d).vectors()
-
     @property
     def codewords_count(self) -> int:
         """See `ClusteringCodec`."""
@@ -90,7 +76,7 @@ class CodedPq:
     def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
         """See `ClusteringCodec.codewords`."""
         self.check(d)
-        if len(payload) > self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         size = d // self.subvectors
         book = _decode_book(payload, self.centroids, size)
@@ -108,6 +94,10 @@ class CodedPq:
         self.check(d)
         return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
 
+    def fits(self, payload_bytes: int, n: int, d: int) -> bool:
+        """See `Codec.fits`; range-coded codes make a payload shorter."""
+        return payload_bytes <= self.size_bytes(n, d)
+
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))
 
@@ -121,7 +111,9 @@ def _encode_book(centroids: Matrix) -> bytes:
     ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
     wanted = np.abs(np.diff(ordered, axis=0, prepend=np.float32(0))).max(axis=1)
     error = np.float32(0)
-    for k in range(len(wanted)):  # each difference takes back the error of the one before, half a step
+    for k in range(
+        len(wanted)
+    ):  # a difference also makes up for the error of the one before, up to half a step
         wanted[k] = error = (wanted[k] + error / 2) / MOST_STEPS
     scales = encode_halves(wanted, upwards=True)
     steps = np.zeros(ordered.shape, np.int8)

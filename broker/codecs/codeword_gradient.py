@@ -1,4 +1,4 @@
-"""What a step exchanges: activations up, and their gradient down, which may go by their codewords."""
+"""The tensors of a step: activations up, and their gradient down, which may be one mean for each codeword."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,8 +6,6 @@ from typing import Literal
 import numpy as np
 
 from broker.codecs.base import ClusteringCodec, Codec, Codewords, Matrix
-from broker.codecs.coded_pq import CodedPq
-from broker.codecs.pq import Pq
 from broker.codecs.stochastic_int import Int4, Int8
 
 
@@ -15,11 +13,11 @@ from broker.codecs.stochastic_int import Int4, Int8
 class CodewordMean:
     """For `gradient_down`: each codeword of the activations has one gradient, the mean over its sub-vectors.
 
-    Both sides know the codewords already, so K means are all that travels, as integers (see `Int4`, `Int8`).
+    Both sides know the codewords already, so only the K means travel, as integers (see `Int4`, `Int8`).
     It suits heads that treat all sub-vectors alike, as convolutions do when a sub-vector has all channels of
-    a pixel: a weight's gradient is then a sum over sub-vectors of dh/dz times what the weight has seen there.
-    Sub-vectors of a codeword have seen much the same. So the sum hardly changes when their dh/dz are averaged
-    first, however little each of these resembles the mean.
+    a pixel. The gradient of a weight is then a sum over sub-vectors: dh/dz times the weight's input there.
+    Sub-vectors with the same codeword had similar inputs. So the sum hardly changes when their dh/dz are
+    averaged first, even where each dh/dz differs much from the mean.
 
     Equation: y_i = mean of x_j over all sub-vectors j of the batch that have the codeword of i.
     Bytes and size: as of `Int4` or `Int8` for a matrix of shape (K, s), a codeword a row; of codewords that
@@ -42,8 +40,8 @@ GradientCodec = Codec | CodewordMean
 
 
 def clustering(codec: Codec) -> ClusteringCodec | None:
-    """Returns a codec as one with codewords, if it has any."""
-    return codec if isinstance(codec, Pq | CodedPq) else None
+    """Returns the codec if it has codewords, else None."""
+    return codec if isinstance(codec, ClusteringCodec) else None
 
 
 def encode_activations(
@@ -81,8 +79,8 @@ def decode_gradient(
 ) -> Matrix:
     """Returns dh/dz~, shape (n, d), of activations with these codewords; raises as `Codec.decode` does."""
     if isinstance(codec, CodewordMean):
-        book, numbers = _known(codewords)
-        return Codewords(_of_means(codec).decode(payload, *book.shape), numbers).vectors()
+        book, codes = _known(codewords)
+        return Codewords(_of_means(codec).decode(payload, *book.shape), codes).vectors()
     return codec.decode(payload, n, d)
 
 
@@ -106,10 +104,10 @@ def _known(codewords: Codewords | None) -> Codewords:
 
 def _means(gradient: Matrix, codewords: Codewords) -> Matrix:
     """Returns the mean of each codeword's sub-vectors, shape (K, s)."""
-    numbers = codewords.codes.reshape(-1)
-    order = np.argsort(numbers, kind="stable")
-    used, starts, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    codes = codewords.codes.reshape(-1)
+    order = np.argsort(codes, kind="stable")
+    used, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
     means = np.zeros_like(codewords.book)
-    sorted_vectors = gradient.reshape(numbers.size, -1)[order]
+    sorted_vectors = gradient.reshape(codes.size, -1)[order]
     means[used] = np.add.reduceat(sorted_vectors, starts, axis=0) / counts[:, None].astype(np.float32)
     return means

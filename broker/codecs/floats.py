@@ -1,26 +1,23 @@
-"""Float codecs: all bits, and half of them."""
+"""Codecs that send every value as a float: float32 without loss, float16 in half the bytes."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import PAPER_FLOAT_BITS, Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
 from broker.wire.errors import WireError
 
 
 @dataclass(frozen=True, slots=True)
-class Float32:
+class Float32(Codec):
     """The values themselves: y = x.
 
     Bytes: float32, little-endian, row by row. Size: 4 n d.
     """
 
     codec: Literal["float32"] = "float32"
-
-    def check(self, d: int) -> None:
-        """Accepts every d."""
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
@@ -30,7 +27,7 @@ class Float32:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} float32")
         values = np.frombuffer(payload, "<f4").astype(np.float32)
         if not np.isfinite(values).all():
@@ -41,9 +38,13 @@ class Float32:
         """See `Codec.size_bytes`."""
         return 4 * n * d
 
+    def paper_bits(self, n: int, d: int, payload_bytes: int) -> float:  # noqa: ARG002 - see the base class
+        """See `Codec.paper_bits`: the floats themselves, which the paper counts as 64 bits each."""
+        return PAPER_FLOAT_BITS * n * d
+
 
 @dataclass(frozen=True, slots=True)
-class Float16:
+class Float16(Codec):
     """Half precision with one exponent for the whole matrix: y = float16(x * 2**-e) * 2**e.
 
     e puts the largest magnitude into [2**14, 2**15). The error is at most 2**-11 of a value, and at most
@@ -54,16 +55,13 @@ class Float16:
 
     codec: Literal["float16"] = "float16"
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
         return encode_halves(x)
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} float16")
         return decode_halves(payload, n * d).reshape(n, d)
 

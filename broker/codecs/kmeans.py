@@ -2,17 +2,19 @@
 
 Letters: R groups, each clustered on its own; N points per group; s dimensions; L centroids per group.
 
-Lloyd's algorithm with four savings:
+Lloyd's algorithm, made quicker in four ways:
 
-- Most steps see a sample of the points. Means of n points leave an error that is larger by a factor of about
-  1 + 1/n, so few centroids need no more than that; many centroids take the last steps with all points.
-- A step goes beyond the cluster's mean (over-relaxation): as the clusters around it move, a mean goes on
+- Most steps use a sample of the points. A mean of n points has an error that is larger by a factor of about
+  1 + 1/n. For few centroids (up to MAX_FEW) a sample is enough; for many, the last steps use all points.
+- A step goes beyond the cluster's mean (over-relaxation). While the clusters around it move, a mean goes on
   moving in much the same direction, so fewer steps are needed. The last step stops at the mean.
-- Against local optima, a few centroids start on each of several parts of the sample, and the best start goes
-  on; of many centroids, some that are missed least move to where the error is largest.
-- All is matrix products and straight passes over memory. With the points as columns, `c.x - |c|^2 / 2` scores
-  all centroids against all points; the largest entry of a column is the nearest centroid; comparing the
-  column with it gives the members of clusters as a 0/1 matrix, whose product with the points is their sums.
+- K-means may end in a poor local optimum. So few centroids are started from several parts of the sample, and
+  the best start is continued. Of many centroids, some that are needed least are relocated to where the error
+  is largest.
+- All work is matrix products and sequential passes over memory. With the points as columns,
+  `c.x - |c|^2 / 2` scores all centroids against all points, and the largest score of a column is that of the
+  nearest centroid. Where a score equals its column's largest, the point is a member of the cluster. That is a
+  0/1 matrix, and its product with the points gives the sums over the members.
 """
 
 import numpy as np
@@ -20,22 +22,28 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-FEW = 8  # centroids, for which a sample is enough
-SAMPLE_POINTS = 1024  # at least,
-SAMPLE_POINTS_PER_CENTROID_OF_FEW = 256
-SAMPLE_POINTS_PER_CENTROID_OF_MANY = 32
-PARTS = 4  # of the sample, for the starts of few centroids
-STEPS_OF_PARTS = 2
-STEPS_OF_FEW = 2
-STEPS_OF_MANY = 5
-MOVING_STEPS = (2, 4)  # of these
-CENTROIDS_PER_MOVE = 8
-STEPS_WITH_ALL_POINTS = 3
-OVERSHOOT = np.float32(1.9)
-SEEDING_POINTS = 64  # at least,
+MAX_FEW = 8  # up to so many centroids count as few
+
+MIN_SAMPLE_POINTS = 1024
+SAMPLE_POINTS_PER_CENTROID_IF_FEW = 256
+SAMPLE_POINTS_PER_CENTROID_IF_MANY = 32
+
+STARTS_IF_FEW = 4  # each from its own part of the sample
+STEPS_PER_START_IF_FEW = 2
+STEPS_FROM_BEST_START_IF_FEW = 2
+
+STEPS_ON_SAMPLE_IF_MANY = 5
+RELOCATE_AT_STEPS = (2, 4)  # which of these steps relocate centroids
+CENTROIDS_PER_RELOCATED = 8  # one centroid in so many is relocated, at each of those steps
+STEPS_ON_ALL_POINTS_IF_MANY = 3
+
+OVER_RELAXATION = np.float32(1.9)  # a step's length, as a multiple of the way to the mean
+
+MIN_SEEDING_POINTS = 64
 SEEDING_POINTS_PER_CENTROID = 8
-SEEDING_ROUNDS = 8  # about, for many centroids; one by one for few
-ROUNDING = np.float32(2**-24)  # squared relative distance below which float16 cannot tell points apart
+SEEDING_ROUNDS = 8  # about so many draws for all centroids; 15 centroids or fewer are drawn one by one
+
+SAME_IN_FLOAT16 = np.float32(2**-24)  # points at a smaller squared relative distance are equal in float16
 
 
 class Points:
@@ -43,7 +51,8 @@ class Points:
 
     Attributes:
         rows: Shape (R, N, s), C-contiguous, of magnitudes whose squares neither under- nor overflow.
-        columns: The same as columns, with a row of ones below: shape (R, s + 1, N). None until it pays.
+        columns: The same points as columns, with a row of ones below: shape (R, s + 1, N). None before
+            `add_columns`, which pays where the points are scored several times.
     """
 
     def __init__(self, rows: Floats) -> None:
@@ -54,7 +63,7 @@ class Points:
         return int(self.rows.shape[1])
 
     def add_columns(self) -> None:
-        """Fills `columns`, in pieces that fit into the innermost cache."""
+        """Fills `columns`, in pieces that fit into the processor's first-level cache."""
         groups, total, size = self.rows.shape
         columns = np.empty((groups, size + 1, total), np.float32)
         columns[:, size] = 1
@@ -65,7 +74,10 @@ class Points:
         self.columns = columns
 
     def sample(self, count: int, rng: np.random.Generator) -> "Points":
-        """Draws points, the same in all groups; shuffles them when there are not more than `count`."""
+        """Draws `count` points with replacement, at the same places in all groups.
+
+        Where there are no more than `count` points, returns all of them in random order.
+        """
         total = len(self)
         picks = rng.integers(total, size=count) if count < total else rng.permutation(total)
         return Points(np.take(self.rows, picks, axis=1))
@@ -93,37 +105,37 @@ def cluster(points: Points, count: int, rng: np.random.Generator) -> Floats:
     """
     if len(points) <= count:
         return np.pad(points.rows, ((0, 0), (0, count - len(points)), (0, 0)))
-    seen, centroids, members = (_cluster_few if count <= FEW else _cluster_many)(points, count, rng)
-    doubled = members.sum() > members.shape[0] * len(seen)  # equal centroids count the same members
-    return _use_all(points, centroids) if doubled or not members.all() else centroids
+    seen, centroids, members = (_cluster_few if count <= MAX_FEW else _cluster_many)(points, count, rng)
+    some_equal = members.sum() > members.shape[0] * len(seen)  # equal centroids have the same members
+    return _use_all(points, centroids) if some_equal or not members.all() else centroids
 
 
 def _cluster_few(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
-    """Returns the points of the last step, the centroids and the number of members of each."""
-    wanted = max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_OF_FEW)
+    """Returns the points that the last step used, the centroids, and the number of members of each."""
+    wanted = max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_FEW)
     sample = points.sample(wanted, rng)
     sample.add_columns()
     groups, total, size = sample.rows.shape
-    if total < wanted:  # so few that each start can see all of them
-        parts = np.repeat(sample.rows, PARTS, axis=0)
+    if total < wanted:  # few enough for each start to use all of them
+        parts = np.repeat(sample.rows, STARTS_IF_FEW, axis=0)
     else:
-        parts = sample.rows.reshape(groups * PARTS, total // PARTS, size)
+        parts = sample.rows.reshape(groups * STARTS_IF_FEW, total // STARTS_IF_FEW, size)
     starts = _seed(parts, count, rng)
-    starts, _ = _lloyd(Points(parts), starts, STEPS_OF_PARTS)
-    scores = np.empty((groups, PARTS * count, total), np.float32)
-    sample.score(starts.reshape(groups, PARTS * count, size), scores)
-    best = scores.reshape(groups, PARTS, count, total).max(axis=2).sum(axis=2).argmax(axis=1)
-    start = starts.reshape(groups, PARTS, count, size)[np.arange(groups), best]
-    return sample, *_lloyd(sample, start, STEPS_OF_FEW)
+    starts, _ = _lloyd(Points(parts), starts, STEPS_PER_START_IF_FEW)
+    scores = np.empty((groups, STARTS_IF_FEW * count, total), np.float32)
+    sample.score(starts.reshape(groups, STARTS_IF_FEW * count, size), scores)
+    best = scores.reshape(groups, STARTS_IF_FEW, count, total).max(axis=2).sum(axis=2).argmax(axis=1)
+    start = starts.reshape(groups, STARTS_IF_FEW, count, size)[np.arange(groups), best]
+    return sample, *_lloyd(sample, start, STEPS_FROM_BEST_START_IF_FEW)
 
 
 def _cluster_many(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
     """Returns the same as `_cluster_few`."""
-    sample = points.sample(max(SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_OF_MANY), rng)
+    sample = points.sample(max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_MANY), rng)
     sample.add_columns()
-    centroids, _ = _lloyd(sample, _seed(sample.rows, count, rng), STEPS_OF_MANY, MOVING_STEPS)
+    centroids, _ = _lloyd(sample, _seed(sample.rows, count, rng), STEPS_ON_SAMPLE_IF_MANY, RELOCATE_AT_STEPS)
     points.add_columns()
-    return points, *_lloyd(points, centroids, STEPS_WITH_ALL_POINTS)
+    return points, *_lloyd(points, centroids, STEPS_ON_ALL_POINTS_IF_MANY)
 
 
 def nearest(points: Points, centroids: Floats) -> npt.NDArray[np.uint8]:
@@ -142,9 +154,13 @@ def nearest(points: Points, centroids: Floats) -> npt.NDArray[np.uint8]:
 
 
 def _lloyd(
-    points: Points, centroids: Floats, steps: int, moving_steps: tuple[int, ...] = ()
+    points: Points, centroids: Floats, steps: int, relocate_at_steps: tuple[int, ...] = ()
 ) -> tuple[Floats, Floats]:
-    """Takes Lloyd's steps; returns centroids (R, L, s) and the last number of members of each (R, L)."""
+    """Takes Lloyd's steps.
+
+    Returns:
+        The centroids, shape (R, L, s), and how many members each had in the last step, shape (R, L).
+    """
     count = centroids.shape[1]
     scores = np.empty((len(centroids), count, len(points)), np.float32)
     is_best = np.empty(scores.shape, np.bool_)
@@ -154,8 +170,8 @@ def _lloyd(
         points.score(centroids, scores)
         best = scores.max(axis=1, keepdims=True)
         np.equal(scores, best, out=is_best)
-        moving = step in moving_steps
-        if moving:
+        relocating = step in relocate_at_steps
+        if relocating:
             np.copyto(scores, -np.inf, where=is_best)
             second = scores.max(axis=1, keepdims=True)
         np.copyto(scores, is_best)
@@ -163,32 +179,33 @@ def _lloyd(
         means = np.matmul(scores, points.rows)
         means /= np.maximum(members, 1)
         means -= centroids
-        means *= (members > 0) * (OVERSHOOT if step < steps else np.float32(1))
+        means *= (members > 0) * (OVER_RELAXATION if step < steps else np.float32(1))
         means += centroids
-        if moving:
-            _move(points.rows, centroids, means, scores, best, second)
+        if relocating:
+            _relocate(points.rows, centroids, means, scores, best, second)
         centroids = means
     return centroids, members[:, :, 0]
 
 
-def _move(points: Floats, old: Floats, new: Floats, is_member: Floats, best: Floats, second: Floats) -> None:
-    """Moves the centroids in `new` that are missed least into the clusters with the largest errors.
+def _relocate(
+    points: Floats, old: Floats, new: Floats, is_member: Floats, best: Floats, second: Floats
+) -> None:
+    """Relocates the centroids whose loss costs least to the clusters with the largest errors.
 
     Args:
         points: Shape (R, N, s).
-        old: Centroids to which the members belong, shape (R, L, s).
-        new: Centroids of the next step, of which some are overwritten.
+        old: Centroids that the members are nearest to, shape (R, L, s).
+        new: Centroids of the next step, shape (R, L, s); some are overwritten.
         is_member: 0/1, shape (R, L, N).
         best: Score of the nearest centroid, shape (R, 1, N).
-        second: Score of the second nearest, of the same shape.
+        second: Score of the second nearest centroid, shape (R, 1, N).
     """
     group = np.arange(len(points))[:, None]
-    moved = old.shape[1] // CENTROIDS_PER_MOVE
+    moved = old.shape[1] // CENTROIDS_PER_RELOCATED
     gaps = np.maximum(_half_squares(points)[:, None] - best, 0)
     errors = np.matmul(is_member, gaps.transpose(0, 2, 1))[:, :, 0]
-    losses = np.matmul(is_member, (best - second).transpose(0, 2, 1))[
-        :, :, 0
-    ]  # if the centroid were not there
+    without = (best - second).transpose(0, 2, 1)  # how much worse a point's second nearest centroid is
+    losses = np.matmul(is_member, without)[:, :, 0]
     to = np.argsort(-errors, axis=1)[:, :moved]
     idle = np.argsort(losses, axis=1)[:, :moved]
     farthest = (is_member[group, to] * gaps).argmax(axis=2)
@@ -198,17 +215,17 @@ def _move(points: Floats, old: Floats, new: Floats, is_member: Floats, best: Flo
 
 
 def _seed(points: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Draws points as first centroids, likely far from those drawn before (k-means++).
+    """Draws points as first centroids; a point far from those already drawn is more likely (k-means++).
 
     Args:
         points: Shape (R, N, s).
         count: Number of centroids, below N.
-        rng: For the draws.
+        rng: Makes the draws.
 
     Returns:
         Shape (R, count, s).
     """
-    points = points[:, : max(SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID)]
+    points = points[:, : max(MIN_SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID)]
     group = np.arange(len(points))[:, None]
     half_squares = _half_squares(points)[:, :, None]
     ones = np.ones_like(half_squares)
@@ -232,9 +249,12 @@ def _seed(points: Floats, count: int, rng: np.random.Generator) -> Floats:
 
 
 def _use_all(points: Points, centroids: Floats) -> Floats:
-    """Puts centroids that are nearest to no point where points are worst off, until either has an end."""
+    """Puts each centroid that is nearest to no point onto the point with the largest error.
+
+    Repeats until every centroid is used, or every point is as close to its centroid as float16 can tell.
+    """
     count = centroids.shape[1]
-    limits = ROUNDING * _half_squares(points.rows)
+    limits = SAME_IN_FLOAT16 * _half_squares(points.rows)
     for _ in range(count):
         codes = nearest(points, centroids).astype(np.intp)
         used = np.zeros(centroids.shape[:2], np.bool_)

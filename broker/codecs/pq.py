@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Codewords, Matrix
+from broker.codecs.base import PAPER_FLOAT_BITS, ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
@@ -15,11 +15,11 @@ from broker.wire.errors import WireError
 
 MAX_SUBVECTORS = 2**20
 MAX_CENTROIDS = 256
-SAFE_ENERGY = (2.0**-60, 2.0**90)  # sums of squares that k-means handles without under- or overflow
+SAFE_ENERGY = (2.0**-60, 2.0**90)  # between these sums of squares, k-means neither under- nor overflows
 
 
 @dataclass(frozen=True, slots=True)
-class Pq:
+class Pq(ClusteringCodec):
     """K-means codebooks of sub-vectors, estimated anew for every batch.
 
     Each row is cut into q sub-vectors of d / q neighbouring values; the first q / R positions form the first
@@ -55,17 +55,6 @@ class Pq:
         if not 1 <= self.centroids <= MAX_CENTROIDS:
             raise ValueError(f"centroids must be 1 to {MAX_CENTROIDS}, not {self.centroids}")
 
-    def check(self, d: int) -> None:
-        """Raises ValueError when `subvectors` does not divide d."""
-        if d % self.subvectors:
-            raise ValueError(
-                f"subvectors must divide the activation size {d}, which {self.subvectors} does not"
-            )
-
-    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
-        """See `Codec.encode`."""
-        return self.cluster(x, rng)[0]
-
     def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
         """See `ClusteringCodec.cluster`."""
         n, d = x.shape
@@ -85,10 +74,6 @@ class Pq:
         book = received.reshape(self.codewords_count, -1)
         return payload, Codewords(book, self._rows(by_sample).reshape(n, self.subvectors))
 
-    def decode(self, payload: bytes, n: int, d: int) -> Matrix:
-        """See `Codec.decode`."""
-        return self.codewords(payload, n, d).vectors()
-
     @property
     def codewords_count(self) -> int:
         """See `ClusteringCodec`."""
@@ -97,7 +82,7 @@ class Pq:
     def codewords(self, payload: bytes, n: int, d: int) -> Codewords:
         """See `ClusteringCodec.codewords`."""
         self.check(d)
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         values = self.codewords_count * (d // self.subvectors)
         codebook = decode_halves(payload, values).reshape(self.codewords_count, -1)
@@ -112,7 +97,13 @@ class Pq:
         codebook = self.groups * self.centroids * (d // self.subvectors)
         return halves_bytes(codebook) + packed_bytes(n * self.subvectors, bits_for(self.centroids))
 
-    def paper_bits(self, n: int, d: int, float_bits: int = 64) -> float:
+    def paper_bits(
+        self,
+        n: int,
+        d: int,
+        payload_bytes: int,  # noqa: ARG002 - see the base class
+        float_bits: int = PAPER_FLOAT_BITS,
+    ) -> float:
         """Returns the size in bits as the paper counts it, with codes of exactly log2(L) bits.
 
         float_bits * (d/q) * L * R + n * q * log2(L); uncompressed, the paper counts float_bits * n * d.
@@ -121,7 +112,7 @@ class Pq:
         return float_bits * codebook + n * self.subvectors * math.log2(self.centroids)
 
     def _rows(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Turns codes of groups into rows of the codebooks of all groups, one above the other."""
+        """Turns codes that count within their group into rows of all groups' codebooks, stacked."""
         if self.groups == 1:
             return codes
         first = np.arange(self.groups, dtype=np.intp)[:, None] * self.centroids
@@ -129,7 +120,7 @@ class Pq:
 
 
 def scale_to_safe_exponent(x: Matrix) -> tuple[Matrix, int]:
-    """Returns x * 2**-e and e, with squares that neither under- nor overflow; e is 0 for ordinary values.
+    """Returns x * 2**-e and e, chosen so that no square under- or overflows; e is 0 for ordinary values.
 
     Raises:
         ValueError: "not finite", see `Codec.encode`.

@@ -1,8 +1,13 @@
-"""Codecs in messages: `[name, *parameters]`, for instance `["pq", 1152, 1, 2]`."""
+"""The list of all codecs, and codecs in messages: `[name, *parameters]`, for instance `["pq", 1152, 1, 2]`.
 
+A new codec is added to `TensorCodec`, and nowhere else: what can be named on the wire and in a scenario, what
+is accepted from a device and how its bytes are counted all follow from this union.
+"""
+
+import functools
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from broker.codecs.base import Codec
 from broker.codecs.coded_pq import CodedPq
@@ -14,27 +19,17 @@ from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 from broker.wire.errors import WireError
 
-CODECS: dict[
-    str, type[Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc]
-] = {
-    "float32": Float32,
-    "float16": Float16,
-    "int8": Int8,
-    "int4": Int4,
-    "int2": Int2,
-    "pq": Pq,
-    "coded_pq": CodedPq,
-    "topk": TopK,
-    "random_topk": RandomTopK,
-    "splitfc": SplitFc,
-}
-GRADIENT_CODECS: dict[str, type[Any]] = CODECS | {"codeword_mean": CodewordMean}
+TensorCodec = Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc
+"""Every codec that can carry any tensor, for all four flows."""
 
+CODECS: dict[str, type[TensorCodec]] = {kind().codec: kind for kind in get_args(TensorCodec)}
+"""The same by name."""
 
-def fits(codec: Codec, size_bytes: int, n: int, d: int) -> bool:
-    """Tells whether a payload of this length can be a matrix of shape (n, d)."""
-    most = codec.size_bytes(n, d)
-    return size_bytes <= most if isinstance(codec, CodedPq) else size_bytes == most
+GRADIENT_CODECS: dict[str, type[Any]] = CODECS | {CodewordMean().codec: CodewordMean}
+"""Those for `gradient_down`, by name."""
+
+CLUSTERING_CODECS = [name for name, kind in CODECS.items() if clustering(kind()) is not None]
+"""Names of the codecs that have codewords, which `CodewordMean` needs."""
 
 
 def codec_to_wire(codec: GradientCodec) -> list[str | int | float]:
@@ -49,28 +44,37 @@ def codec_from_wire(parts: list[Any]) -> Codec:
         WireError: "malformed" when this is not a known name followed by its parameters, "range" when the
             codec refuses a parameter.
     """
-    codec: Codec = _made(parts, CODECS)
+    codec: Codec = _codec_of(parts, CODECS)
     return codec
 
 
 def gradient_codec_from_wire(parts: list[Any], activations: Codec) -> GradientCodec:
-    """Returns the codec of gradients whose activations travel in another one; raises as `codec_from_wire`.
+    """Returns the codec of gradients whose activations travel in another one.
 
-    Also raises WireError, "malformed", when it needs codewords and the activations have none.
+    Raises:
+        WireError: as in `codec_from_wire`; "malformed" also when the codec needs codewords and the
+            activations have none.
     """
-    codec: GradientCodec = _made(parts, GRADIENT_CODECS)
+    codec: GradientCodec = _codec_of(parts, GRADIENT_CODECS)
     if isinstance(codec, CodewordMean) and clustering(activations) is None:
         raise WireError("malformed", f"{codec} with activations in {activations}")
     return codec
 
 
-def _made(parts: list[Any], kinds: Mapping[str, Any]) -> Any:
+def _codec_of(parts: list[Any], kinds: Mapping[str, Any]) -> Any:
     if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in kinds:
         raise WireError("malformed", "not a codec")
     kind = kinds[parts[0]]
-    if [type(part) for part in parts[1:]] != [field.type for field in fields(kind)[1:]]:
+    if [type(part) for part in parts[1:]] != _parameter_types(kind):
         raise WireError("malformed", f"parameters of {kind.__name__}")
     try:
         return kind(*parts)
     except ValueError as error:
         raise WireError("range", str(error)) from error
+
+
+@functools.cache
+def _parameter_types(kind: type[Any]) -> list[type[Any]]:
+    """Returns the types of the fields after the name, resolved where the annotations are text."""
+    hints = get_type_hints(kind)
+    return [hints[field.name] for field in fields(kind)[1:]]

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.coding.elias_fano import decode_positions, encode_positions, positions_bytes
 from broker.wire.bits import pack, packed_bytes, unpack
@@ -15,13 +15,15 @@ MAX_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SplitFc:
+class SplitFc(Codec):
     """SplitFC's idea, without its search for the best number of levels of each column.
 
     Of the d columns (features) the k = max(1, round(keep * d)) with the largest standard deviation over the
-    n rows are sent, of equal ones the first; y is 0 in the others. (The paper drops at random, with chances
-    that fall with the deviation, and scales the kept ones up; of few columns that is mostly noise.) A kept
-    column with minimum m and range r has y = m + r i / (2**bits - 1), with the nearest integer i.
+    n rows are sent, of equal ones the first; y is 0 in the others. A sent column with minimum m and range r
+    has y = m + r i / (2**bits - 1), with the nearest integer i.
+
+    The paper drops columns at random, those with small deviations more often, and scales the others up. With
+    few columns left, that is mostly noise.
 
     Bytes: the k minima as float16 with one exponent (see `coding.block_float16`); the k ranges likewise,
     rounded up; the positions of the columns (see `coding.elias_fano`); the n k integers, row by row
@@ -43,9 +45,6 @@ class SplitFc:
         if not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"bits must be 1 to {MAX_BITS}, not {self.bits}")
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`; magnitudes must be below 2**126, since ranges are twice that."""
         if peak(x) >= 2.0**126:
@@ -63,7 +62,7 @@ class SplitFc:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         count = self._kept(d)
         start, places = halves_bytes(count), positions_bytes(d, count)

@@ -1,6 +1,7 @@
-"""Small integers with stochastic rounding: the mean of what arrives is what was sent.
+"""Small integers with stochastic rounding: on average, what arrives is what was sent.
 
-Letters: b bits, m the largest integer, w the step between those in use, k blocks of 256 consecutive values.
+Letters: b bits, m the largest integer, w the step between neighbouring integers, k blocks of 256 consecutive
+values.
 
 int8 and int4 use all integers from -m to m (w = 1), so zeros arrive as zeros. Of two bits that would leave a
 quarter of the codes unused, so int2 uses the odd integers -3, -1, 1, 3 (w = 2).
@@ -12,19 +13,21 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import LIMIT, decode_halves, encode_halves, halves_bytes, peak
 from broker.wire.bits import pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
 BLOCK_VALUES = 256
 NOISE_STEPS = np.float32(2**16)
-SMALLEST_SCALE = np.float32(2**-126)  # of blocks of zeros too; its inverse is finite
-LARGEST_SCALE = np.nextafter(np.float32(LIMIT), np.float32(0))  # where headroom is not needed: a power of two
-HEADROOM = np.float32(1 + 2**-20)  # rounding errors of x / scale must not lead beyond m
+SMALLEST_SCALE = np.float32(2**-126)  # a block of zeros has it too, so that 1 / scale is finite
+LARGEST_SCALE = np.nextafter(np.float32(LIMIT), np.float32(0))  # the largest value that encode_halves takes
+HEADROOM = np.float32(
+    1 + 2**-20
+)  # scales are so much larger, or a rounding error of x / scale could exceed m
 
 
-class _Integers:
+class _Integers(Codec):
     """Symmetric integers in `bits` bits with a scale per block of 256 values.
 
     A block's scale is a = peak / m or 2**-126 if that is more, rounded up to float16 (all scales share one
@@ -42,9 +45,6 @@ class _Integers:
     largest: ClassVar[int]
     step: ClassVar[int]
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
         peak(x)  # refuses what is not finite
@@ -60,7 +60,7 @@ class _Integers:
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        if len(payload) != self.size_bytes(n, d):
+        if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} integers of {self.bits} bits")
         blocks = _block_count(n * d)
         scales = decode_halves(payload, blocks)

@@ -1,8 +1,8 @@
-"""A part of the values, the others zero.
+"""Codecs that send some of the values; the others arrive as zeros.
 
-Letters: f the fraction that is sent; k = max(1, round(f n d)) values of the whole matrix (a half rounds to
-even), so that the rows of a batch compete for them: of all choices of k values, topk's errs least.
-Values travel as float16 with one exponent, see `coding.block_float16`.
+Letters: f the fraction that is sent; k = max(1, round(f n d)) the number of values that are sent (a half
+rounds to even). They are chosen from the whole matrix, not from each row. Of all choices of k values, that of
+`TopK` has the smallest error. Values travel as float16 with one exponent, see `coding.block_float16`.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Matrix
+from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
 from broker.codecs.coding.elias_fano import Positions, decode_positions, encode_positions, positions_bytes
 from broker.wire.errors import WireError
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(Codec):
     """The k values of largest magnitude: y = x there and 0 elsewhere; of equal ones the first are taken.
 
     Bytes: k values as float16 with one exponent, row by row; then their positions in the matrix as one row,
@@ -35,9 +35,6 @@ class TopK:
     def __post_init__(self) -> None:
         _check_fraction(self.fraction)
 
-    def check(self, d: int) -> None:
-        """Accepts every d."""
-
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
         return _encode_at(np.flatnonzero(_largest(x, self.fraction)), x)
@@ -52,8 +49,10 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomTopK:
-    """Mostly the largest values, sometimes others, which would never be trained (arXiv 2305.18469).
+class RandomTopK(Codec):
+    """The largest values, some of them replaced at random by others (arXiv 2305.18469).
+
+    Values that are never among the largest would otherwise never be trained.
 
     Each of the k values is, with chance `randomness`, one that is not among the k largest, else one that is;
     within both sets every value is equally likely, and none is sent twice. The mean of y is not x.
@@ -73,9 +72,6 @@ class RandomTopK:
         _check_fraction(self.fraction)
         if not 0 < self.randomness < 1:
             raise ValueError(f"randomness must be above 0 and below 1, not {self.randomness}")
-
-    def check(self, d: int) -> None:
-        """Accepts every d."""
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
@@ -105,7 +101,7 @@ def _count(total: int, fraction: float) -> int:
 
 
 def _largest(x: Matrix, fraction: float) -> npt.NDArray[np.bool_]:
-    """Says which values of x are sent as the largest, shape (n d,); the same on every machine."""
+    """Tells which values of x are the k largest, shape (n d,); of equal ones the first are taken."""
     peak(x)  # refuses what is not finite
     values = np.abs(x.reshape(-1))
     count = _count(values.size, fraction)

@@ -1,1 +1,1 @@
-"""State machines without input and output: their events and actions, and what drives them in real time."""
+"""The events and actions of the two state machines, what drives a machine in real time, and its journal."""

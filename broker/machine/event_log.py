@@ -1,7 +1,8 @@
-"""What one process of a live run did and saw, and when: kept in memory, written once, for the trace.
+"""The journal of one process of a live run: what it did, which messages it saw, and when.
 
-Every process keeps a journal of its own; sim.live.join_trace joins them. A note costs a microsecond or two
-and about 200 bytes. A process that is killed takes its journal with it, and nothing else.
+Every process keeps a journal in memory and writes it to a file when it ends; sim.live.join_trace makes one
+trace of all of them. A note takes one or two microseconds and about 200 bytes. When a process is killed, its
+journal is lost, and nothing else.
 """
 
 import time
@@ -17,19 +18,28 @@ from broker.wire import topics
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message
 
 MAX_CLIENTS = 64
-"""So many clients of a fleet, its first ones, are traced."""
+"""The trace shows at most this many clients, the first ones of the fleet."""
 
 MAX_NOTES = 100_000
-"""What comes later in a process is counted and left out."""
+"""A process keeps at most this many notes; it counts further ones and drops them."""
 
 SERVER = ""
-"""Whose lane it is when it is no client's."""
+"""The lane of the server; a client's lane is its name."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Somebody worked for a while; `round` and `step` where they matter."""
+    """A piece of work, from its begin to its end.
+
+    Attributes:
+        lane: the client that worked, or SERVER.
+        name: what was done.
+        from_s: begin.
+        to_s: end.
+        round: the round it was for; 0 if it was for none.
+        step: the step of the round; 0 also if it was for none.
+    """
 
     lane: str
     name: str
@@ -40,16 +50,16 @@ class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class MessageSeen(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A message that carries a tensor began to leave, or arrived.
+    """A message that carries a tensor was handed to the transport, or has arrived.
 
     Attributes:
         lane: the client that it comes from or goes to.
-        kind: the message's class.
-        round: the message's.
-        step: the message's; None where it has none.
-        attempt: the message's.
-        wire_bytes: of its MQTT packets; 0 when it left, for then they are not made.
-        at_s: when.
+        kind: name of the message's class.
+        round: the message's field of that name.
+        step: the message's field of that name; None where it has none.
+        attempt: the message's field of that name.
+        wire_bytes: bytes of its MQTT packets; 0 for a message that leaves, since its packets come later.
+        at_s: when that was.
     """
 
     lane: str
@@ -65,11 +75,12 @@ class Notes(msgspec.Struct):
     """The content of a journal; its times are those of the machine's monotonic clock.
 
     Attributes:
-        boot: tells whether two journals had the same clock; empty where the system does not say.
-        wall_s: wall clock less monotonic clock.
-        spans: in the order of their ends.
-        sightings: in the order of their times.
-        left_out: notes beyond MAX_NOTES.
+        boot: identifies the start of the machine; journals with the same one have the same monotonic clock.
+            Empty where the system does not tell.
+        wall_s: wall clock minus monotonic clock.
+        spans: pieces of work, in the order in which they ended.
+        sightings: messages, in the order in which they were seen.
+        left_out: how many notes beyond MAX_NOTES were dropped.
     """
 
     boot: str
@@ -80,13 +91,13 @@ class Notes(msgspec.Struct):
 
 
 class Journal:
-    """Takes notes; any thread may.
+    """Takes notes; may be used from any thread.
 
     Args:
         fleet: names of the run's clients.
 
     Attributes:
-        notes: what was noted so far.
+        notes: the notes so far.
     """
 
     def __init__(self, fleet: Collection[str]) -> None:
@@ -96,13 +107,13 @@ class Journal:
         self._count = 0
 
     def span(self, lane: str, name: str, from_s: float, to_s: float, number: int = 0, step: int = 0) -> None:
-        """Note work between two times of time.monotonic(), for a round and step where that matters."""
+        """Note work between two times of time.monotonic(); `number` is its round, see Span."""
         if self._may_note(lane):
             self.notes.spans.append(Span(lane, name, from_s, to_s, number, step))
 
     @contextmanager
     def timed(self, lane: str, name: str) -> Iterator[None]:
-        """Note the work of a block."""
+        """Note the time that a `with` block took."""
         from_s = time.monotonic()
         try:
             yield
@@ -110,15 +121,15 @@ class Journal:
             self.span(lane, name, from_s, time.monotonic())
 
     def left(self, topic: str, message: Message) -> None:
-        """Note that a message begins to leave, if it carries a tensor."""
+        """Note that a message is handed to the transport, if it carries a tensor."""
         self._see(topic, message, 0)
 
     def arrived(self, topic: str, message: Message, wire_bytes: int) -> None:
-        """Note that a message is there, if it carries a tensor."""
+        """Note that a message has arrived, if it carries a tensor."""
         self._see(topic, message, wire_bytes)
 
     def write(self, file: Path) -> None:
-        """Write the notes; the file is whole or not there."""
+        """Write the notes as JSON; when that fails, there is no file or still the old one."""
         with atomic_write(file) as part:
             part.write_bytes(msgspec.json.encode(self.notes))
 
@@ -146,7 +157,7 @@ def read_notes(file: Path) -> Notes:
     """Read what a journal wrote.
 
     Raises:
-        RunError: there is no such file, or it is no journal.
+        RunError: the file cannot be read, or is not a journal.
     """
     try:
         return msgspec.json.decode(file.read_bytes(), type=Notes)

@@ -1,1 +1,1 @@
-"""MQTT brokers to start here: the embedded one, or a local Mosquitto."""
+"""Starts an MQTT broker on this machine: the embedded one, or Mosquitto."""

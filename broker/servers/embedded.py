@@ -1,7 +1,7 @@
-"""The embedded broker: amqtt, for runs on one machine that should need nothing installed.
+"""The embedded broker: amqtt, for runs on one machine where no other broker is installed.
 
-It is anonymous, keeps nothing on disk and has no queue limits, and it never gives up on a client that
-went silent without closing its connection. For a network of devices use a real broker.
+It asks for no password, keeps nothing on disk and has no limits on its queues. It never gives up a client
+that has gone silent without closing its connection. For a network of devices use a real broker.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _STOP_S = 1.0
 
 
 class _LimitedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is untyped
-    """Ends the connection of whoever announces a larger packet than ours may be; amqtt takes any size."""
+    """Closes a connection that announces a packet above MAX_PACKET_BYTES; amqtt itself takes any size."""
 
     _ended = False
 
@@ -35,9 +35,9 @@ class _Broker(Broker):  # type: ignore[misc]  # amqtt is untyped
     ) -> None:
         """Send retained messages to a session that has this subscription.
 
-        amqtt 0.12 also calls this for every new connection and the subscriptions of all others. A client
-        then gets messages it never asked for, and when somebody subscribes meanwhile ("dictionary changed
-        size during iteration") its connection hangs.
+        amqtt 0.12 also calls this for every new connection with the subscriptions of all other sessions. The
+        new client would get messages that it has not subscribed to. And when another client subscribes
+        meanwhile, amqtt fails ("dictionary changed size during iteration") and the connection hangs.
         """
         if any(owner is session for owner, _ in self._subscriptions.get(subscription[0], ())):
             await super()._publish_retained_messages_for_subscription(subscription, session)
@@ -47,9 +47,9 @@ async def serve_embedded(host: str, port: int, stop: asyncio.Event) -> None:
     """Run the broker until `stop` is set.
 
     Raises:
-        BrokerError: the address is taken or not ours.
+        BrokerError: the address is taken, or is not one of this machine.
     """
-    logging.getLogger("amqtt").setLevel(logging.ERROR)  # it warns of each client that leaves
+    logging.getLogger("amqtt").setLevel(logging.ERROR)  # its warnings tell of each client that leaves
     broker = _Broker(
         {
             "listeners": {_LISTENER: {"type": "external"}},
@@ -71,5 +71,5 @@ async def serve_embedded(host: str, port: int, stop: asyncio.Event) -> None:
         finally:
             server.close()
     finally:
-        with contextlib.suppress(TimeoutError):  # it may wait for a task that missed its cancellation
+        with contextlib.suppress(TimeoutError):  # amqtt may wait for a task that has ignored its cancellation
             await asyncio.wait_for(broker.shutdown(), _STOP_S)

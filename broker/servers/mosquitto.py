@@ -1,4 +1,4 @@
-"""A mosquitto of our own: its settings, and the process."""
+"""Mosquitto with settings for this project, as a process."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ def find_mosquitto() -> str:
     """Give the path of the mosquitto program.
 
     Raises:
-        BrokerError: there is none; the text says how to get it.
+        BrokerError: it is not installed; the text says how to install it.
     """
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path=_PLACES)
     if program is None:
@@ -29,14 +29,14 @@ def find_mosquitto() -> str:
 
 
 def mosquitto_config(host: str, port: int, folder: Path) -> str:
-    """Give the text of a mosquitto.conf for one run or one machine: anonymous, persistent in `folder`."""
+    """Give the text of a mosquitto.conf: no passwords; what the broker must remember is kept in `folder`."""
     lines = [
         f"listener {port} {host}",
         "allow_anonymous true",
         "set_tcp_nodelay true",  # without it every round trip takes 40 ms more
-        f"max_packet_size {MAX_PACKET_BYTES + _HEADER_BYTES}",  # larger ones end the offender's connection
+        f"max_packet_size {MAX_PACKET_BYTES + _HEADER_BYTES}",  # who sends more is disconnected
         "max_inflight_messages 100",
-        "max_queued_messages 20000",  # the default of 1000 drops silently
+        "max_queued_messages 20000",  # above its default of 1000, mosquitto drops silently
         "max_queued_bytes 268435456",  # for each client
         "persistence true",
         f"persistence_location {folder.resolve()}/",
@@ -45,7 +45,7 @@ def mosquitto_config(host: str, port: int, folder: Path) -> str:
         "log_dest stderr",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        lines.append("user root")  # else it becomes a user who cannot write to the folder
+        lines.append("user root")  # otherwise it changes to a user that cannot write to the folder
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +53,7 @@ async def serve_mosquitto(host: str, port: int, folder: Path, stop: asyncio.Even
     """Run mosquitto until `stop` is set; its settings and its data go to `folder`.
 
     Raises:
-        BrokerError: mosquitto is missing or ended by itself; it has told standard error why.
+        BrokerError: mosquitto is missing, or ended by itself and wrote the reason to standard error.
     """
     program = find_mosquitto()
     config = folder / "mosquitto.conf"

@@ -1,4 +1,4 @@
-"""A broker on this machine: as a program, and as a process beside the one that needs it."""
+"""Runs a broker on this machine: as this program, or as a child process of the program that needs it."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,14 @@ from typing import Literal
 
 from broker.console import run_until_stopped
 from broker.errors import BrokerError
+from broker.files import writing
 from broker.servers.mosquitto import find_mosquitto, serve_mosquitto
 
 Kind = Literal["embedded", "mosquitto"]
 
 LOCALHOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
-"""How long a broker may take to start; Python on a small board needs a while."""
+"""How long a broker may take to start; Python is slow to start on a small board."""
 
 _STOP_S = 8.0
 _POLL_S = 0.02
@@ -32,17 +33,17 @@ _DISCONNECT = b"\xe0\x00"
 
 
 def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_closes: bool = False) -> None:
-    """Be a broker until SIGINT or SIGTERM.
+    """Run a broker in this process until SIGINT or SIGTERM.
 
     Args:
         kind: "embedded" (amqtt, in this process) or "mosquitto".
         host: address to listen on.
         port: TCP port.
         folder: where mosquitto keeps its settings and data.
-        until_stdin_closes: also end with whoever holds the other end of standard input.
+        until_stdin_closes: also end when standard input is closed.
 
     Raises:
-        BrokerError: the address is taken; mosquitto is missing or ended by itself.
+        BrokerError: the address is taken, or mosquitto is missing or ended by itself.
     """
 
     async def serve(stop: asyncio.Event) -> None:
@@ -54,7 +55,8 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
             await serve_mosquitto(host, port, folder, stop)
 
     if kind == "mosquitto":
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     run_until_stopped(serve, until_stdin_closes=until_stdin_closes)
 
 
@@ -62,7 +64,7 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
 def local_broker(kind: Kind, folder: Path, port: int | None = None) -> Iterator[str]:
     """Run a broker in a process of its own on 127.0.0.1, for as long as the context lasts.
 
-    The process ends with this one, whatever ends it, and does not get the terminal's Ctrl-C.
+    The child ends when this process ends, for whatever reason. It does not get the terminal's Ctrl-C.
 
     Args:
         kind: "embedded" (amqtt) or "mosquitto".
@@ -73,7 +75,7 @@ def local_broker(kind: Kind, folder: Path, port: int | None = None) -> Iterator[
         The URL for clients.
 
     Raises:
-        BrokerError: it did not start; the text has its last words.
+        BrokerError: it did not start; the text has the last lines of its log.
     """
     if kind == "mosquitto":
         find_mosquitto()
@@ -125,7 +127,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_S)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what is left of its session, if anything
+        os.killpg(process.pid, signal.SIGKILL)  # processes of its session that are still there
     process.wait()
 
 

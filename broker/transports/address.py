@@ -11,7 +11,7 @@ from broker.errors import BrokerError
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a broker is and who we are to it; its text is free of secrets."""
+    """Where a broker is, and the name and password to use there; as text it shows neither of the two."""
 
     host: str
     port: int
@@ -28,7 +28,7 @@ def parse_url(url: str) -> Address:
     """Read mqtt://host, mqtt://user:password@host:port or the same with mqtts://.
 
     Raises:
-        BrokerError: for anything else; the text does not repeat the URL, which may hold a password.
+        BrokerError: the URL is anything else. The text does not repeat it, since it may hold a password.
     """
     example = "write it as mqtt://host:1883 or mqtts://user:password@host:8883"
     try:
@@ -45,7 +45,7 @@ def parse_url(url: str) -> Address:
 
 class _Socket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
-        """Close the socket when the other side is not to be trusted; paho would forget it."""
+        """Close the socket when the handshake fails; paho leaves it open."""
         try:
             super().do_handshake(block)
         except OSError:
@@ -55,7 +55,7 @@ class _Socket(ssl.SSLSocket):
 
 @functools.cache
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Load certificates once for all the transports of a process.
+    """Load the certificates to trust; the transports of a process share the result.
 
     Raises:
         BrokerError: the file is missing or holds no certificates.

@@ -1,8 +1,8 @@
-"""One connection through aiomqtt 2.5, begun and ended without leftovers.
+"""Connect and disconnect through aiomqtt 2.5 without leaving sockets or tasks behind.
 
-aiomqtt connects on a thread that cannot be cancelled, does not see a broker that hangs up before it has
-accepted us, keeps the socket of a failed attempt, and lets a publish wait although the connection is gone.
-What has to be known of its inside, and of paho's, stands here and nowhere else.
+aiomqtt connects on a thread that cannot be cancelled; it does not notice a broker that closes the connection
+before it has accepted us; it keeps the socket of a failed attempt open; and a publish goes on waiting after
+the connection is lost. This is the only module that uses private parts of aiomqtt and paho.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ _POLL_S = 0.1
 
 
 async def connect(client: aiomqtt.Client) -> None:
-    """Connect, and leave no socket behind when that fails or is cancelled.
+    """Connect; when that fails or is cancelled, close the socket.
 
     Raises:
-        aiomqtt.MqttError: no connection, or a broker that refuses it.
+        aiomqtt.MqttError: there is no connection, or the broker refuses it.
     """
     entering = asyncio.create_task(client.__aenter__(), name="mqtt connect")
     try:
@@ -31,20 +31,20 @@ async def connect(client: aiomqtt.Client) -> None:
             await asyncio.wait({entering}, timeout=_POLL_S)
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
-        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
+        client._client._sock_close()  # noqa: SLF001  aiomqtt leaves it open
         raise
 
 
 async def _accepted(client: aiomqtt.Client, entering: asyncio.Task[aiomqtt.Client]) -> None:
     while not entering.done():
-        if _had_socket(client) and client._client.socket() is None:  # noqa: SLF001  no public word for it
+        if _had_socket(client) and client._client.socket() is None:  # noqa: SLF001  there is no public method
             raise aiomqtt.MqttError("it hangs up")
         await asyncio.wait({entering}, timeout=_POLL_S)
     entering.result()
 
 
 def _had_socket(client: aiomqtt.Client) -> bool:
-    return client._misc_task is not None  # noqa: SLF001  made when the thread has opened the socket
+    return client._misc_task is not None  # noqa: SLF001  aiomqtt starts this task when its thread has opened the socket
 
 
 async def disconnect(client: aiomqtt.Client, *, abruptly: bool = False) -> None:
@@ -60,14 +60,22 @@ async def disconnect(client: aiomqtt.Client, *, abruptly: bool = False) -> None:
     try:
         await client.__aexit__(None, None, None)
     except aiomqtt.MqttError:
-        client._client._sock_close()  # noqa: SLF001  aiomqtt would keep it
-    loss = client._disconnected  # noqa: SLF001  asyncio complains of an error that nobody has looked at
+        client._client._sock_close()  # noqa: SLF001  aiomqtt leaves it open
+    loss = client._disconnected  # noqa: SLF001  asyncio logs a future's error that was never read
     if loss.done() and not loss.cancelled():
         loss.exception()
 
 
 async def unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -> T:
-    """Await an answer of the broker; raise MqttError when the connection is lost before it."""
+    """Await an answer of the broker, for as long as the connection lasts.
+
+    Args:
+        reader: a task that ends when the connection is lost.
+        work: what waits for the answer.
+
+    Raises:
+        aiomqtt.MqttError: the connection was lost before the answer came.
+    """
     answer = asyncio.ensure_future(work)
     try:
         await asyncio.wait({answer, reader}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,5 +89,5 @@ async def unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -
 
 
 def describe_error(error: aiomqtt.MqttError) -> str:
-    """Say what went wrong without codes for programmers."""
+    """Return what went wrong, without numbers that only programmers know."""
     return re.sub(r"^\[[^]]*] ", "", str(error.__cause__ or error))  # without [Errno 111] or [code:128]

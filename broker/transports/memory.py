@@ -3,8 +3,9 @@
     broker = MemoryBroker()
     async with broker.transport(client_id="pi", subscriptions=["fl/run/state"]) as transport: ...
 
-It delivers at once, in the order of the calls, to clients in the order in which they came: the same
-program always sees the same events. Chunks, limits and byte counts are those of the MQTT transport.
+A message is delivered during the call that publishes it, to one client after the other in the order in which
+they connected. So a program sees the same events each time. Chunks, limits and byte counts are those of the
+MQTT transport.
 """
 
 import asyncio
@@ -14,11 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from broker.errors import BrokerError
-from broker.transports.base import Connected, Event, Inbox, TransportStats, Will, packets_of
+from broker.transports.base import Connected, Event, TransportStats, Will, packets_of
+from broker.transports.inbox import Inbox
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Tell whether a subscription with the wildcards + and # takes in a topic (MQTT 3.1.1, 4.7)."""
+    """Tell whether a subscription, which may have the wildcards + and #, covers a topic (MQTT 3.1.1, 4.7)."""
     if topic.startswith("$") and not pattern.startswith("$"):
         return False
     wanted, levels = pattern.split("/"), topic.split("/")
@@ -45,11 +47,11 @@ class MemoryBroker:
     def transport(
         self, *, client_id: str, subscriptions: Sequence[str], will: Callable[[int], Will] | None = None
     ) -> "MemoryTransport":
-        """Make a transport that is yet to be entered."""
+        """Make a transport, which the caller enters."""
         return MemoryTransport(self, client_id, subscriptions, will)
 
     def kill(self, client_id: str) -> None:
-        """Lose a client as if its power had gone: its will is said, and its transport is of no more use.
+        """Cut a client off as if it had lost its power: its will is published, its transport raises errors.
 
         Raises:
             KeyError: no such client is connected.
@@ -61,10 +63,10 @@ class MemoryBroker:
             self.publish(will.topic, will.payload, retain=will.retain)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Deliver a message to whoever is subscribed, chunked if it is large.
+        """Deliver a message to all clients that subscribe to its topic, in chunks if it is large.
 
         Raises:
-            ValueError: as in Transport.publish, or a topic with wildcards.
+            ValueError: as in Transport.publish.
         """
         if not topic or "+" in topic or "#" in topic:
             raise ValueError(f"{topic!r} is no topic to publish on")
@@ -78,7 +80,7 @@ class MemoryBroker:
                 client.receive(topic, packet)
 
     def attach(self, client: "MemoryTransport") -> None:
-        """Connect a client; one of the same id gives way (MQTT 3.1.1, 3.1.4-2)."""
+        """Connect a client; another one with the same id is cut off first (MQTT 3.1.1, 3.1.4-2)."""
         if client.client_id in self._clients:
             self.kill(client.client_id)
         self._clients[client.client_id] = client
@@ -88,7 +90,7 @@ class MemoryBroker:
             client.receive(topic, payload)
 
     def detach(self, client: "MemoryTransport") -> None:
-        """Let a client go without saying its will."""
+        """Disconnect a client without publishing its will."""
         if self.has(client):
             del self._clients[client.client_id]
 
@@ -131,13 +133,13 @@ class MemoryTransport:
         if not self._broker.has(self):
             raise BrokerError(f"{self.client_id} is not connected")
         self._broker.publish(topic, payload, retain=retain)
-        await asyncio.sleep(0)  # as with a real broker, others run meanwhile
+        await asyncio.sleep(0)  # other tasks run now, as they would while a real broker answers
 
     def events(self) -> AsyncIterator[Event]:
         """See Transport.events."""
         return self.inbox
 
     def receive(self, topic: str, packet: bytes) -> None:
-        """Take a packet from the broker, if it is subscribed to."""
+        """Take a packet from the broker, if one of the subscriptions covers its topic."""
         if any(matches(pattern, topic) for pattern in self._subscriptions):
             self.inbox.receive(topic, packet)

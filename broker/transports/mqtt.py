@@ -1,8 +1,9 @@
 """The transport over a real broker: MQTT 3.1.1, QoS 1, clean sessions, through aiomqtt.
 
-aiomqtt makes single connections and tells when one is lost. Here are what it leaves to its users: a
-supervisor that reconnects and subscribes again, publishes that outlive a connection, and a bounded inbox.
-One aiomqtt client serves one connection, so that paho never repeats messages behind our back.
+An aiomqtt client makes one connection and tells when it is lost. This module adds what aiomqtt leaves to its
+users: a supervisor task that reconnects and subscribes again, publishes that continue on the next connection,
+and a bounded inbox. Every connection has an aiomqtt client of its own, so that paho, below it, holds no
+message of an earlier connection that it would send again without our knowledge.
 """
 
 import asyncio
@@ -28,28 +29,37 @@ from broker.transports.base import (
     Connected,
     Disconnected,
     Event,
-    Inbox,
     TransportStats,
     Will,
     packets_of,
 )
+from broker.transports.inbox import Inbox
 
 log = logging.getLogger(__name__)
 _library_log = logging.getLogger(f"{__name__}.library")
-_library_log.setLevel(logging.CRITICAL)  # it reports what we handle
+_library_log.setLevel(logging.CRITICAL)  # aiomqtt logs errors that are handled here
 
 KEEPALIVE_S = 30
-"""A connection is given up after one to two of these without an answer; long enough for a packet to leave
-through a slow uplink before the ping that waits behind it."""
+"""Seconds without traffic after which paho pings the broker.
+
+paho gives a connection up when a ping stays unanswered for as long again. The time must suffice for a whole
+packet to leave through a slow uplink, since the ping waits behind it.
+"""
 
 ANSWER_TIMEOUT_S = 10.0
-"""How long the broker may take to accept a connection or a subscription."""
+"""How long the broker may take to confirm a connection or a subscription."""
 
 BACKOFF_S = (0.1, 5.0)
-"""Shortest and longest pause between attempts to connect; doubled each time, with jitter."""
+"""Shortest and longest pause between two attempts to connect.
+
+The pause doubles after each attempt, and a random part of up to one half is taken off.
+"""
 
 MAX_PUBLISHES = 16
-"""Packets on their way to the broker at once; fewer than the 20 that paho lets out."""
+"""Packets that may be sent and not yet acknowledged by the broker.
+
+paho sends at most 20 such packets and puts further ones into a queue of its own; this stays below.
+"""
 
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
 _REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
@@ -60,16 +70,16 @@ class MqttTransport:
 
     Args:
         url: mqtt://user:password@host:port, or mqtts:// for TLS.
-        client_id: unique at the broker; two clients of one id throw each other out.
+        client_id: unique at the broker, which ends the older of two connections with one id.
         subscriptions: topic filters, wildcards allowed.
         will: what the broker says when a connection is lost, by the number of the connection.
         ca_file: certificates to trust instead of the system's, for mqtts.
-        connect_timeout_s: how long to try for the first connection; later ones are tried for ever.
+        connect_timeout_s: how long to try for the first connection; reconnecting has no limit.
         keepalive_s: see KEEPALIVE_S.
 
     Raises:
-        ValueError: a URL that is none, from the constructor.
-        BrokerError: from entering it: no broker there, or one that refuses us.
+        BrokerError: from the constructor: not the URL of a broker, or no certificates in ca_file. From
+            entering it: no broker answers at the URL, or the broker refuses us.
     """
 
     def __init__(
@@ -94,14 +104,14 @@ class MqttTransport:
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
         self._inbox = Inbox(client_id, self.stats)
-        self._transfers = itertools.count(random.getrandbits(31))  # differs from those before a restart
+        self._transfers = itertools.count(random.getrandbits(31))  # other numbers after each restart
         self._slots = asyncio.Semaphore(MAX_PUBLISHES)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._supervisor: asyncio.Task[None] | None = None
         self._link: _Link | None = None
-        self._changed = asyncio.Event()  # set while there is a link or none will come
-        self._ended: str | None = None  # why no link will come
-        self._early: list[aiomqtt.Message] = []  # what came before all subscriptions were confirmed
+        self._changed = asyncio.Event()  # set while there is a link, and when there will never be one again
+        self._ended: str | None = None  # why there will never be a link again
+        self._early: list[aiomqtt.Message] = []  # messages that came before the subscriptions were confirmed
         self._trouble = "it does not answer"
 
     async def __aenter__(self) -> Self:
@@ -132,7 +142,7 @@ class MqttTransport:
         """See Transport.publish."""
         packets = packets_of(payload, next(self._transfers) % 2**32, retain=retain)
         turn = self._turns.setdefault(topic, asyncio.Lock())
-        async with turn:  # chunks need no order: they leave without waiting for each other's answer
+        async with turn:  # one message of a topic at a time; its chunks, in any order, all at once
             await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
 
     async def _publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
@@ -190,7 +200,7 @@ class MqttTransport:
             self._end(f"the transport has failed: {error!r}", BrokerError(repr(error)))
 
     async def _connect_and_read(self) -> str:
-        """Hold one connection until it is lost, and say why it was."""
+        """Connect, and pass messages on until the connection is lost; return why it was."""
         client = await self._connect()
         reader = asyncio.create_task(self._read(client), name=f"mqtt {self._client_id} reader")
         try:
@@ -249,7 +259,7 @@ class MqttTransport:
             raise BrokerError(f"{self._address} refuses the subscription to {', '.join(refused)}")
 
     async def _read(self, client: aiomqtt.Client) -> str:
-        """Move messages to the inbox until the connection is lost; say why it was."""
+        """Move messages to the inbox until the connection is lost; return why it was."""
         try:
             async for message in client.messages:
                 if self._link is None:
@@ -281,5 +291,7 @@ class MqttTransport:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
+    """A connection on which every subscription is confirmed."""
+
     client: aiomqtt.Client
     reader: asyncio.Task[str]  # ends when the connection is lost

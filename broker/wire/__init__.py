@@ -1,1 +1,1 @@
-"""What is said on the wire: messages, chunks, topics, packed integers, and what can be wrong with them."""
+"""What travels: messages, chunks, topics, packed integers; and the error for bytes that break the rules."""

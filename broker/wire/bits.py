@@ -61,7 +61,7 @@ def unpack(data: bytes, bits: int, count: int) -> Codes:
         A new array of shape (count,), dtype uint8 up to 8 bits, uint16 above.
 
     Raises:
-        WireError: "shape" when `data` has not the exact length, "malformed" when pad bits are not zero.
+        WireError: "shape" when `data` does not have the exact length, "malformed" when pad bits are not zero.
         ValueError: `bits` is out of range.
     """
     _check_width(bits)

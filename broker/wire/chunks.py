@@ -1,11 +1,11 @@
-"""Large messages cut into chunks, and what every message costs on the wire.
+"""Cuts large messages into chunks, joins them again, and counts the bytes of MQTT packets.
 
-A message of at most MAX_PACKET_BYTES travels as it is. A larger one is cut into chunks, each the msgpack
-array `[1, 0, transfer, index, count, crc32, part]`: 0 is the message type reserved for chunks, crc32 is
-that of the whole message. The integers always take their widest msgpack form, so that every header has
-the same HEADER_BYTES and sizes follow from the length of the message alone.
+A message of at most MAX_PACKET_BYTES travels as it is. A larger one is cut into chunks. Each chunk is the
+msgpack array `[1, 0, transfer, index, count, crc32, part]`, where 0 is the message type reserved for chunks
+and crc32 is that of the whole message. The integers always have their widest msgpack form. So every header
+has HEADER_BYTES, and the sizes of all packets follow from the length of the message alone.
 
-Nothing here talks, waits or reads a clock.
+Nothing here sends, waits or reads a clock.
 """
 
 import struct
@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from broker.wire.errors import WireError
 
 MAX_PACKET_BYTES = 128_000
-"""Payload of one MQTT packet.
+"""The largest payload of one MQTT packet.
 
-With topic and header it stays below the smallest limit among common brokers (128 KiB at AWS IoT Core;
-EMQX ships with 1 MiB for the whole packet), and a 128 kbit/s uplink needs 8 s for it: a keepalive ping
-that waits behind it is not taken for a lost connection.
+With topic and header, such a packet stays below the smallest limit among common brokers (128 KiB at AWS IoT
+Core; EMQX's default is 1 MiB for the whole packet). An uplink of 128 kbit/s needs 8 s for it, so a keepalive
+ping that waits behind it still leaves in time.
 """
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""A whole message, before chunking; more is refused on both sides."""
+"""The largest message, before chunking; sender and receiver refuse larger ones."""
 
 MAX_REMAINING_LENGTH = 268_435_455
-"""What MQTT's variable-length field can say (MQTT 3.1.1, 2.2.3)."""
+"""The largest number that MQTT's field for a packet's length can hold (MQTT 3.1.1, 2.2.3)."""
 
 _HEADER = struct.Struct(">3sBIBHBHBIBI")
 _MAGIC = b"\x97\x01\x00"  # array of 7, version 1, type 0
@@ -35,8 +35,8 @@ _MAX_CHUNKS = 2**16 - 1
 
 HEADER_BYTES = _HEADER.size
 
-_PART_COST_BYTES = 256  # what Python objects around one part take, about; tiny parts are not free
-_MAX_FINISHED = 4096  # topics whose last chunked message is remembered, to know its late duplicates
+_PART_COST_BYTES = 256  # about the memory of the Python objects around one part; counted for tiny parts too
+_MAX_FINISHED = 4096  # topics for which the last finished message is remembered, to recognise its duplicates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
         payload_bytes: length of the application's payload.
 
     Raises:
-        ValueError: when MQTT cannot carry it.
+        ValueError: the packet would be longer than MQTT allows.
     """
     remaining = 2 + len(topic.encode()) + 2 + payload_bytes  # length of the topic, topic, packet id, payload
     if remaining > MAX_REMAINING_LENGTH:
@@ -77,16 +77,14 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
 
 def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
     """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
-    if payload_bytes <= limit:
-        return mqtt_packet_bytes(topic, payload_bytes)
     return sum(mqtt_packet_bytes(topic, size) for size in frame_sizes(payload_bytes, limit))
 
 
 def frame_sizes(payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> list[int]:
-    """Give the lengths that `split` makes of a message of `payload_bytes`, without the bytes.
+    """Give the lengths of the payloads that `split` makes of a message of `payload_bytes`.
 
     Raises:
-        ValueError: above MAX_MESSAGE_BYTES, or when `limit` is too small for so many bytes.
+        ValueError: the message is above MAX_MESSAGE_BYTES, or would need more than 65,535 chunks of `limit`.
     """
     if payload_bytes > MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of {payload_bytes} bytes: at most {MAX_MESSAGE_BYTES} are allowed")
@@ -104,7 +102,7 @@ def split(payload: bytes, transfer: int, limit: int = MAX_PACKET_BYTES) -> list[
 
     Args:
         payload: the whole message.
-        transfer: tells apart the messages of one publisher, 0 to 2**32 - 1.
+        transfer: a number, 0 to 2**32 - 1, that differs between the messages of one publisher.
         limit: largest payload of a packet, in bytes.
 
     Raises:
@@ -127,7 +125,7 @@ def split(payload: bytes, transfer: int, limit: int = MAX_PACKET_BYTES) -> list[
 
 
 def is_chunk(packet: bytes) -> bool:
-    """Tell a chunk from a message: no message has type 0."""
+    """Tell whether a packet's payload is a chunk; whole messages never have type 0."""
     return packet.startswith(_MAGIC)
 
 
@@ -135,7 +133,7 @@ def parse(packet: bytes) -> Chunk:
     """Read a chunk without copying its part.
 
     Raises:
-        WireError: "malformed", when a field or the length is not what `split` writes.
+        WireError: "malformed": `split` never writes such fields or such a length.
     """
     if len(packet) <= HEADER_BYTES:
         raise WireError("malformed", f"a chunk of {len(packet)} bytes holds no part")
@@ -151,12 +149,12 @@ def parse(packet: bytes) -> Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ReassemblyLimits:
-    """What a receiver is willing to hold of unfinished messages.
+    """How much of unfinished messages a receiver holds in memory.
 
     Attributes:
-        message_bytes: of one message.
-        transfers_per_topic: unfinished messages on one topic; the oldest gives way.
-        total_bytes: of all unfinished messages; the oldest give way.
+        message_bytes: the largest message that is accepted.
+        transfers_per_topic: unfinished messages on one topic; when one more begins, the oldest is dropped.
+        total_bytes: memory for all unfinished messages; when it is full, the oldest are dropped.
     """
 
     message_bytes: int = MAX_MESSAGE_BYTES
@@ -178,11 +176,11 @@ class _Transfer:
 
 
 class Reassembler:
-    """Puts chunks together again, in any order, with bounded memory.
+    """Joins chunks, which may come in any order, and holds a bounded amount of memory.
 
     Attributes:
-        evicted: unfinished messages that were given up for newer ones.
-        held_bytes: memory held by unfinished messages, about.
+        evicted: unfinished messages that were dropped to make room for newer ones.
+        held_bytes: about the memory that unfinished messages take.
     """
 
     def __init__(self, limits: ReassemblyLimits | None = None) -> None:
@@ -193,12 +191,13 @@ class Reassembler:
         self.held_bytes = 0
 
     def add(self, topic: str, packet: bytes) -> Message | None:
-        """Take a chunk; give the message once it is whole, else None.
+        """Take a chunk; return the message if this was its last missing chunk, else None.
 
-        A chunk that was there before is ignored: QoS 1 delivers at least once.
+        A chunk that came before is ignored, since QoS 1 may deliver a packet twice.
 
         Raises:
-            WireError: "malformed", "inconsistent" with the chunks before, "too-large", or "crc".
+            WireError: "malformed"; "inconsistent" with earlier chunks of the same message; "too-large"; or
+                "crc", when the joined message does not have the announced checksum.
         """
         chunk = parse(packet)
         if self._finished.get(topic) == chunk.transfer:

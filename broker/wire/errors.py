@@ -1,8 +1,8 @@
-"""What can be wrong with bytes from outside; broker.errors draws the whole tree."""
+"""The error for bytes from outside that break the protocol; broker.errors shows the tree of all errors."""
 
 
 class WireError(ValueError):
-    """Bytes from outside that break the protocol; they are counted by `reason` and dropped.
+    """Bytes from outside break the protocol. They are dropped, and counted by `reason`.
 
     Attributes:
         reason: a short stable word for counters and for the Rejected answer, such as "malformed",

@@ -1,4 +1,4 @@
-"""What is said: typed messages, their msgpack form and its limits.
+"""The messages, their msgpack form, and its limits.
 
 A message is a msgpack array `[VERSION, type, field, ...]`, fields in the order of the classes below.
 Fields are only ever appended, each with a default; a receiver skips fields it does not know without
@@ -44,7 +44,7 @@ class Standing(IntEnum):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A client is there and ready: sent on every connection and to every new incarnation of the server.
+    """A client is ready; sent after every connection, and whenever the server has a new incarnation.
 
     Attributes:
         session: of the connection it is sent on.
@@ -111,14 +111,14 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """One batch at the cut.
+    """The activations of one batch at the cut, and its targets.
 
     Attributes:
         server: the incarnation that is answered.
         round: the round of the Assignment.
         step: 0 to steps - 1.
         attempt: counts repetitions of this message.
-        count: samples in the batch, n.
+        count: n, the samples in the batch.
         payload: activations z~, shape (n, d), under the first codec.
         targets: the n targets, integers below the task's number of classes, packed (broker.wire.bits).
     """
@@ -133,7 +133,7 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """What the client needs for its corrected gradient (FedLite, arXiv 2201.11865).
+    """The gradient of one batch, and the strength of its correction (FedLite, arXiv 2201.11865).
 
     The client backpropagates `dh/dz~ + correction * (z - z~)`; only the client knows z.
 
@@ -155,7 +155,7 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """A client's round is done.
+    """A client has finished its round: the change of its head.
 
     Attributes:
         server: the incarnation that is answered.
@@ -303,7 +303,7 @@ def encode(message: Message) -> bytes:
 
 
 def encoded_bytes(message: Message) -> int:
-    """Give `len(encode(message))` without making it: ledger and simulation ask for every message."""
+    """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
     total = 3  # array of up to 15, version, type
     for field in msgspec.structs.astuple(message):
         kind = type(field)
@@ -333,7 +333,7 @@ def decode(data: bytes) -> Message:
     """Read one message. Needs at most the message's own length twice over in memory.
 
     Raises:
-        WireError: "malformed" for what is no msgpack of the right shape or breaks a limit, "version"
+        WireError: "malformed" when the data are not msgpack of the right shape or break a limit, "version"
             for another protocol version, "not-finite" for a NaN or infinite number.
     """
     if len(data) < 3 or data[0] & ~_MAX_FIXARRAY != _FIXARRAY or not data[0] & _MAX_FIXARRAY:  # noqa: PLR2004

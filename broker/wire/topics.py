@@ -10,8 +10,8 @@
 The second level is the protocol's version. Clients listen to the state of all versions, and the server to the
 status of all, so that each side can say that the other speaks another version.
 
-Run and client are part of a message's identity only through its topic: a broker's access list can then
-hold each device to its own name, and no message repeats them.
+Which run and client a message belongs to stands in its topic alone, and no message repeats it. So an access
+list at the broker is enough to hold each device to its own name.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The folder of each data set, and its arrays as npz files, which hold no objects and run no code."""
+"""Where data sets are kept, and how: as npz files of plain arrays, whose reading runs no code."""
 
 import os
 import zipfile
@@ -24,7 +24,7 @@ def data_folder(name: str) -> Path:
 
 
 def needed_folder(path: Path | None, name: str, files: str) -> Path:
-    """Give the folder of a data set that nobody can fetch.
+    """Give the folder of a data set that `fedlite data fetch` cannot get.
 
     Args:
         path: what the scenario names.
@@ -32,7 +32,7 @@ def needed_folder(path: Path | None, name: str, files: str) -> Path:
         files: that the folder must hold.
 
     Raises:
-        ScenarioError: it names none.
+        ScenarioError: the scenario names no folder.
     """
     if path is None:
         raise ScenarioError(f"{name} needs the folder with {files}", key="task.path")

@@ -1,4 +1,4 @@
-"""Package descriptions and their tags (debtags), from the index of the Debian archive that apt knows."""
+"""Reads package descriptions and their tags (debtags) from the index of the Debian archive that apt uses."""
 
 import re
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from scenarios.errors import ScenarioError
 MIN_ROWS_OF_WORD = 10
 WORD = re.compile(r"[a-z][a-z+]+")
 EASY = re.compile(r"role::|devel::library$")
-"""Tags that follow from the kind of package: common, and easy to guess."""
+"""Tags that only say what kind of package it is. They are common and easy to guess."""
 
 
 def fetch_index(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
-    """Get the archive's index into a folder of its own; apt checks its signatures, and no root is needed.
+    """Get the archive's index into an empty folder; apt checks its signatures, and no root is needed.
 
     Returns:
-        The files with packages, those with English descriptions, and a line on each archive with its date.
+        The files with packages, the files with English descriptions, and for each archive its name and date.
 
     Raises:
         ScenarioError: there is no apt, or it cannot get the index.
@@ -46,9 +46,10 @@ def convert(packages: list[Path], texts: list[Path], archives: list[str]) -> Arr
 
     Returns:
         words: text, shape (types,): the words of at least ten descriptions, sorted.
-        word_ids, word_counts: int32: indices into `words`, each once for a package, and how many each has.
+        word_ids: int32: indices into `words`, one package after the other; no index twice in a package.
+        word_counts: int32, shape (packages,): how many of them each package has.
         tags: text, shape (tags,): names, sorted, without role::* and devel::library.
-        tag_ids, tag_counts: int32: as those of words.
+        tag_ids, tag_counts: int32: the same for tags.
         maintainers, sources: int32, shape (packages,).
         archives: text: name and date of each archive.
 
@@ -82,7 +83,7 @@ def convert(packages: list[Path], texts: list[Path], archives: list[str]) -> Arr
 
 
 def _indices(name: str, rows: tuple[list[str], ...], least: int) -> Arrays:
-    """Number the words of at least `least` rows."""
+    """Number the words that are in at least `least` rows."""
     words, counts = np.unique(np.concatenate([np.array(row, np.str_) for row in rows]), return_counts=True)
     kept = words[counts >= least]
     number = {str(word): place for place, word in enumerate(kept)}

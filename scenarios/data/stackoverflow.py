@@ -1,17 +1,17 @@
-"""Sentences of StackOverflow's users, from files you have, of one of two forms.
+"""Reads sentences of StackOverflow's users from files of yours, in one of two forms.
 
     TensorFlow Federated    stackoverflow_train.h5 and stackoverflow_test.h5: HDF5 with examples / user /
                             tokens, title, tags, which its function stackoverflow.load_data downloads
-    parquet                 *.parquet with the columns client_id, tokens, tags, and title if there is one, the
-                            rows of a client one after the other; files with "test" in their names are for
-                            testing, and without any the last of each client's rows are
+    parquet                 *.parquet with the columns client_id, tokens, tags, and title if there is one. The
+                            rows of a client follow one another. Files with "test" in their names are for
+                            testing. If there are none, the last of each client's rows are.
 
-Tokens and titles are words between spaces, tags are separated by |. A sentence, of a question or an answer,
-goes with title and tags of its question.
+Words in tokens and titles are separated by spaces, tags by |. A sentence of a question or an answer has the
+title and the tags of its question.
 
 TensorFlow Federated has 342,477 users with 135,818,730 sentences for training. Only the first users of a file
-and the first sentences of each are read. HDF5 gives users in the order of their names, which are ids: old
-accounts come first.
+are read, and of each only the first sentences. HDF5 sorts users by name. The names are ids, so old accounts
+come first.
 """
 
 from array import array
@@ -30,7 +30,7 @@ from scenarios.errors import ScenarioError
 USERS = 1_000
 SENTENCES = 500
 TEST_SENTENCES = 10
-"""Of each user: 10,000 in all, since every evaluation goes through them."""
+"""Of each user. That makes 10,000 in all; there are not more because every evaluation goes through all."""
 TEST_SHARE = 10
 FILES = (
     "stackoverflow_train.h5 and stackoverflow_test.h5 of TensorFlow Federated, or parquet files with the "
@@ -47,7 +47,7 @@ class Sentence(NamedTuple):
 
 
 class Words:
-    """Words of rows as ids, in the order in which words first come: it is the same in every process.
+    """Words of rows as ids. A word gets the next free id when it first comes, so ids are the same everywhere.
 
     Attributes:
         ids: of all rows, one after the other.

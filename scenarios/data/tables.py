@@ -1,4 +1,4 @@
-"""Parquet files of the user's, as Hugging Face has them."""
+"""Reads parquet files of the user's, in the form in which Hugging Face publishes them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from scenarios.errors import ScenarioError
 
 
 def parquet_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Give the parquet files of a folder and below it: for training, and those with "test" in their names."""
+    """Give a folder's parquet files, subfolders included: for training, and those with "test" in the name."""
     files = sorted(folder.rglob("*.parquet"))
     tests = [file for file in files if "test" in file.name]
     return [file for file in files if file not in tests], tests
@@ -22,7 +22,7 @@ def read_parquet(
     Args:
         file: a parquet file.
         columns: that it must have.
-        optional: come after these; where they are not there, their values are "".
+        optional: further columns, which come after these; the values of one that is missing are "".
 
     Raises:
         ScenarioError: the file is no parquet file, or lacks a column.

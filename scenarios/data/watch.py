@@ -1,7 +1,8 @@
-"""The smartwatch series inside the package seglearn, as arrays.
+"""Reads the smartwatch series inside the package seglearn as arrays.
 
-Its file is a pickle in an npy file. Nothing here unpickles: `pickletools` lists a pickle's instructions
-without following any, and the numbers lie in its strings (protocol 2 writes bytes as text in latin-1).
+The file is a pickle inside an npy file. Unpickling could run code, so nothing is unpickled. `pickletools`
+lists a pickle's instructions without carrying them out. The numbers are in its strings, because protocol 2
+writes bytes as text in latin-1.
 """
 
 import struct
@@ -16,7 +17,7 @@ from scenarios.errors import ScenarioError
 AXES = 6
 CLASSES = 7
 SHORTEST_BLOCK = 64
-"""Bytes: the numbers come in longer strings, the words (keys, labels, dtypes) in shorter ones."""
+"""In bytes. Longer strings are numbers; shorter ones are words (keys, labels, dtypes)."""
 
 
 def convert(file: Path) -> Arrays:
@@ -29,7 +30,7 @@ def convert(file: Path) -> Arrays:
         subjects: int32, shape (series,): the person's number.
 
     Raises:
-        ScenarioError: the file is another one.
+        ScenarioError: the file is not the known one.
     """
     try:
         with file.open("rb") as opened:

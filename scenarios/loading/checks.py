@@ -1,4 +1,7 @@
-"""What must fit together in a scenario, and with its task; no data are read."""
+"""Checks what the schema cannot: whether the parts of a scenario fit together, and fit its task.
+
+No data are read.
+"""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -18,7 +21,7 @@ Problem = tuple[Key, str]
 
 
 def problems(scenario: Scenario) -> list[Problem]:
-    """Give all that does not fit, as pairs of key and sentence."""
+    """Give everything that does not fit, as pairs of key and sentence."""
     found = [*_fleet(scenario), *_method(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
     try:
         task = task_of(scenario)
@@ -77,7 +80,7 @@ def _broker(broker: BrokerSpec) -> Iterator[Problem]:
             parts = urlsplit(broker.url)
             scheme = parts.scheme
             fits = scheme in {"mqtt", "mqtts"} and parts.hostname and parts.port != 0
-        except ValueError:  # a port that is none
+        except ValueError:  # not a number, or out of range
             fits = False
         if not fits:
             yield key, f"must be like mqtt://host[:port] or mqtts://host[:port], not '{broker.url}'"

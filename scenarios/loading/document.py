@@ -1,12 +1,13 @@
 """Scenario files as trees that know where every key came from: YAML, `extends` and overrides.
 
-Two mappings merge key by key, the extending one wins, lists are replaced. A mapping that names another
-`codec`, `policy` or `kind` than the one below it replaces it whole: parameters of one codec mean nothing
-to the next.
+Two mappings merge key by key; where both have a key, the value of the extending one is taken. Lists are
+replaced. A mapping that names another `codec`, `policy`, `pattern`, ... than the mapping it extends replaces
+it whole, because the parameters of one codec mean nothing to another.
 """
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from scenarios.loading.shipped import locate
 
 Key = tuple[str | int, ...]
 
-KINDS = ("codec", "policy", "kind")
+TAGS = ("codec", "policy", "pattern", "distribution", "kind")
+"""Keys whose value decides which other keys the mapping around them may have."""
 MAX_DEPTH = 16
+MAX_VALUES = 100_000
+"""In one file. Aliases of aliases multiply, so that a file of a kilobyte can stand for billions of values."""
 EACH = "*"
 
 
@@ -123,7 +127,7 @@ def parse(text: str, source: str, folder: Path, *, numbered: bool = True) -> Nod
         numbered: whether messages give the line as well.
 
     Raises:
-        ScenarioError: not YAML, a key twice, a key that is no text.
+        ScenarioError: not YAML, a key twice, a key that is no text, nested too deeply, too many values.
     """
 
     def origin(mark: yaml.Mark | None) -> Origin:
@@ -132,7 +136,11 @@ def parse(text: str, source: str, folder: Path, *, numbered: bool = True) -> Nod
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
-        return _build(loader, node, origin(node.start_mark), origin) if node else Node(None, origin(None))
+        if node is None:
+            return Node(None, origin(None))
+        return _build(loader, node, origin(node.start_mark), origin, itertools.count())
+    except RecursionError as error:  # in PyYAML, before there is a tree
+        raise ScenarioError(f"{source}: nested too deeply") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         raise ScenarioError(f"{origin(mark).label}: not YAML: {problem}") from error
@@ -141,11 +149,21 @@ def parse(text: str, source: str, folder: Path, *, numbered: bool = True) -> Nod
 
 
 def _build(
-    loader: _Loader, node: yaml.Node, at: Origin, origin: Callable[[yaml.Mark], Origin], depth: int = 0
+    loader: _Loader,
+    node: yaml.Node,
+    at: Origin,
+    origin: Callable[[yaml.Mark], Origin],
+    values: Iterator[int],
+    depth: int = 0,
 ) -> Node:
-    """Turn YAML's tree, written at `at`, into ours."""
+    """Turn YAML's tree, written at `at`, into ours, which has a copy where YAML has an alias.
+
+    `values` counts the values that are already made.
+    """
     if depth > MAX_DEPTH:  # also ends an alias to a mapping around it
         raise ScenarioError(f"{at.label}: nested too deeply")
+    if next(values) >= MAX_VALUES:
+        raise ScenarioError(f"{at.label}: more than {MAX_VALUES:,} values, counting what aliases repeat")
     if isinstance(node, yaml.MappingNode):
         children: dict[str, Node] = {}
         for key, value in node.value:
@@ -154,10 +172,12 @@ def _build(
                 raise ScenarioError(f"{here.label}: a key must be text")
             if key.value in children:
                 raise ScenarioError(f"{here.label}: the key '{key.value}' is there twice")
-            children[key.value] = _build(loader, value, here, origin, depth + 1)
+            children[key.value] = _build(loader, value, here, origin, values, depth + 1)
         return Node(children, at)
     if isinstance(node, yaml.SequenceNode):
-        items = [_build(loader, item, origin(item.start_mark), origin, depth + 1) for item in node.value]
+        items = [
+            _build(loader, item, origin(item.start_mark), origin, values, depth + 1) for item in node.value
+        ]
         return Node(items, at)
     try:
         return Node(loader.construct_object(node), at)
@@ -169,9 +189,9 @@ def merge(base: Node, overlay: Node) -> Node:
     """Lay one tree over another; see the module's text for the rule."""
     if not isinstance(base.value, dict) or not isinstance(overlay.value, dict):
         return overlay
-    for kind in KINDS:
-        named = overlay.value.get(kind)
-        if named is not None and kind in base.value and base.value[kind].value != named.value:
+    for tag in TAGS:
+        named = overlay.value.get(tag)
+        if named is not None and tag in base.value and base.value[tag].value != named.value:
             return replace(overlay, origin=named.origin)
     children = dict(base.value)
     for key, child in overlay.value.items():

@@ -1,10 +1,10 @@
-"""Turns pydantic's complaints about a scenario, or another file like it, into sentences a user can act on.
+"""Turns pydantic's errors about a scenario, or a similar file, into sentences that tell what to change.
 
-What is allowed at a key comes from the schema itself, so that messages cannot fall behind it.
+What is allowed at a key is read from the schema, so that messages always agree with it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,27 +12,25 @@ from pydantic_core import ErrorDetails
 
 from scenarios.errors import suggestion
 from scenarios.loading.document import Key
-from scenarios.schema.base import Part
-
-Schema = Mapping[str, Any]
+from scenarios.loading.json_schema import Schema, below, default_tag, member_for, tag_of
 
 RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 UNITS = {"_s": "seconds"}
 
 
-def explain(error: ValidationError, data: object, model: type[Part]) -> list[tuple[Key, str]]:
+def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[Key, str]]:
     """Say what is wrong, as pairs of key and sentence.
 
     Args:
         error: what validating `data` raised.
         data: the file, as plain mappings, lists and scalars.
-        model: what it was to be.
+        schema: of what it was to be, from json_schema.tree_of.
     """
-    root = model.model_json_schema()
     return [
-        _explain_one(details, data, root)
+        _explain_one(details, data, schema)
         for details in error.errors(include_url=False)
-        if details["type"] != "default_factory_not_called"  # follows from a mistake that is told itself
+        if details["type"]
+        != "default_factory_not_called"  # a consequence of a mistake that has its own message
     ]
 
 
@@ -40,27 +38,35 @@ def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key
     key = _without_tags(details["loc"], data, missing=details["type"] == "missing")
     match details["type"]:
         case "missing":
-            return key, f"required but missing; must be {_allowed(_schema_at(key, data, root), key)}"
+            return key, f"required but missing; must be {_allowed(_schema_at(key, data, root)[0], key)}"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            known = _schema_at(key[:-1], data, root).get("properties", {})
-            return key, f"unknown key{suggestion(str(key[-1]), known, label='allowed')}"
+            return key, _explain_unknown(str(key[-1]), *_schema_at(key[:-1], data, root))
         case "value_error":
             return key, str(details["ctx"]["error"])
         case "union_tag_invalid" | "union_tag_not_found":
-            return _explain_kind(key, details["input"], data, root)
+            return _explain_tag(key, details["input"], _schema_at(key, data, root)[0])
         case _:
-            allowed = _allowed(_schema_at(key, data, root), key)
+            allowed = _allowed(_schema_at(key, data, root)[0], key)
             return key, f"must be {allowed}, not {_shown(details['input'])}"
 
 
-def _explain_kind(key: Key, value: Any, data: object, root: Schema) -> tuple[Key, str]:
-    """Explain a mapping whose kind, such as its codec, is unknown or missing."""
-    discriminator = _schema_at(key, data, root)["discriminator"]
-    kind, known = discriminator["propertyName"], list(discriminator["mapping"])
-    if kind not in value:
-        return (*key, kind), f"required but missing; must be {_either(known)}"
-    word = str(value[kind])
-    return (*key, kind), f"unknown {kind} '{word}'{suggestion(word, known, label='known')}"
+def _explain_unknown(word: str, schema: Schema, data: object) -> str:
+    """Explain a key that a mapping may not have, or not with the tag that it has by default."""
+    near = suggestion(word, member_for(schema, data).get("properties", {}), label="allowed")
+    tag, default = tag_of(schema), default_tag(schema)
+    if default is None or not isinstance(data, dict) or tag in data:
+        return f"unknown key{near}"
+    others = _either(schema["discriminator"]["mapping"])
+    return f"unknown key of {tag} {default}, the default{near}; for another {tag} name it: {others}"
+
+
+def _explain_tag(key: Key, value: Any, schema: Schema) -> tuple[Key, str]:
+    """Explain a mapping whose tag, such as its codec, is unknown or missing."""
+    tag, known = schema["discriminator"]["propertyName"], list(schema["discriminator"]["mapping"])
+    if tag not in value:
+        return (*key, tag), f"required but missing; must be {_either(known)}"
+    word = str(value[tag])
+    return (*key, tag), f"unknown {tag} '{word}'{suggestion(word, known, label='known')}"
 
 
 def _without_tags(location: tuple[int | str, ...], data: object, *, missing: bool) -> Key:
@@ -73,47 +79,19 @@ def _without_tags(location: tuple[int | str, ...], data: object, *, missing: boo
     return (*key, location[-1]) if missing else tuple(key)
 
 
-def _schema_at(key: Key, data: object, root: Schema) -> Schema:
-    """Give the JSON schema of a key, going into the union members that the data chose."""
-    schema = _resolved(root, root, data)
+def _schema_at(key: Sequence[Any], data: Any, schema: Schema) -> tuple[Schema, object]:
+    """Give the schema of a key and what the data have there, going into the members that the data take."""
     for part in key:
-        if isinstance(part, int):
-            data = data[part] if isinstance(data, list) else None
-            schema = _resolved(schema["items"], root, data)
-        else:
-            data = data.get(part) if isinstance(data, dict) else None
-            # names that the user chose, as those of access points, are no properties
-            schema = _resolved(
-                schema.get("properties", {}).get(part) or schema["additionalProperties"], root, data
-            )
-    return schema
-
-
-def _resolved(schema: Schema, root: Schema, data: object) -> Schema:
-    """Follow references; of a union take the member that fits the data, or leave it as it is."""
-    if "$ref" in schema:
-        return _resolved(root["$defs"][schema["$ref"].rpartition("/")[2]], root, data)
-    members = [
-        _resolved(member, root, data)
-        for member in schema.get("oneOf", schema.get("anyOf", ()))
-        if member.get("type") != "null"
-    ]
-    if len(members) == 1:
-        return members[0]
-    if members and isinstance(data, dict):
-        kind = schema.get("discriminator", {}).get("propertyName")
-        for member in members:
-            properties = member.get("properties")
-            if properties and (kind is None or properties[kind]["const"] == data.get(kind)):
-                return member
-    return {**schema, "oneOf": members} if members else schema
+        schema = below(member_for(schema, data), part)
+        data = data[part] if isinstance(data, list) else data.get(part) if isinstance(data, dict) else None
+    return schema, data
 
 
 def _allowed(schema: Schema, key: Key) -> str:
     """Describe in words what a schema accepts."""
     if "discriminator" in schema:
-        kind = schema["discriminator"]["propertyName"]
-        return f"a mapping with a {kind} of {_either(schema['discriminator']['mapping'])}"
+        tag = schema["discriminator"]["propertyName"]
+        return f"a mapping with a {tag} of {_either(schema['discriminator']['mapping'])}"
     if "oneOf" in schema:
         return " or ".join(_allowed(member, key) for member in schema["oneOf"])
     if "const" in schema or "enum" in schema:

@@ -1,6 +1,6 @@
-"""The grid of scenarios that a scenario's key `sweep` spans: every value with every value of the other keys.
+"""Makes the grid of a scenario's key `sweep`: every value with every value of the other keys.
 
-sweep: {training.correction.lambda: [0, 1.0e-5], fleet.0.link.uplink_kbps: [64, 256]}
+An example: sweep: {training.correction.lambda: [0, 1.0e-5], fleet.0.link.uplink_kbps: [64, 256]}
 """
 
 import itertools
@@ -21,7 +21,7 @@ class GridPoint:
     """One scenario of a grid.
 
     Attributes:
-        values: of the swept keys by key path, as written.
+        values: the value of each swept key, by key path, as written.
         scenario: complete, and without the grid.
     """
 
@@ -36,12 +36,12 @@ def load_grid(
 
     Args:
         name_or_path: a shipped scenario's name, or the path of a YAML file.
-        overrides: such as "training.cohort=5", laid over the file before the grid is.
-        grid: such as "training.cohort=5,10": swept besides, or in place of, what the file sweeps at that key.
+        overrides: such as "training.cohort=5"; they change the file before the grid does.
+        grid: such as "training.cohort=5,10"; adds a key to the file's grid, or replaces the values of one.
 
     Raises:
-        ScenarioError: everything that is wrong with any point, one line per problem; nothing to sweep; the
-            same point twice.
+        ScenarioError: everything that is wrong with any point, one line for each mistake; nothing to sweep;
+            the same point twice.
     """
     root, swept = read_tree(name_or_path, overrides)
     axes = _axes(swept) if swept else {}

@@ -1,4 +1,4 @@
-"""From a scenario file to a checked Scenario, and back to YAML."""
+"""Makes a checked Scenario from a file, and YAML from a Scenario."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from scenarios.loading import document
 from scenarios.loading.checks import problems
 from scenarios.loading.document import Key, Node
 from scenarios.loading.explain import explain
+from scenarios.loading.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
 from scenarios.schema.base import Part
 from scenarios.schema.scenario import Scenario
@@ -23,10 +24,10 @@ __all__ = ["ScenarioError", "dump_resolved", "load_scenario"]
 P = TypeVar("P", bound=Part)
 
 SWEEP = "sweep"
-"""Key of what `fedlite sweep` varies; no part of any one run."""
+"""The key of what `fedlite sweep` varies. A single run ignores it."""
 
 PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
-"""Where the path of a file that `fedlite calibrate` wrote may stand for its content."""
+"""Keys whose value may be the path of a file that `fedlite calibrate` wrote. Its content is put there."""
 
 
 def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -34,17 +35,17 @@ def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sc
 
     Args:
         name_or_path: a shipped scenario's name, or the path of a YAML file.
-        overrides: such as "training.cohort=5", laid over the file in their order.
+        overrides: such as "training.cohort=5"; they change the file, in this order.
 
     Raises:
-        ScenarioError: everything that is wrong, one line per problem: where, which key, what is allowed.
+        ScenarioError: everything that is wrong, one line for each mistake: where, which key, what is allowed.
     """
     root, _ = read_tree(name_or_path, overrides)
     return check(root)
 
 
 def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Node, Node | None]:
-    """Read a scenario without checking it; give its tree and apart from it what it sweeps, if anything.
+    """Read a scenario without checking it; give its tree, and separately what it sweeps, if anything.
 
     Raises:
         ScenarioError: a file or an override that cannot be read.
@@ -56,7 +57,7 @@ def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[
 
 
 def check(root: Node) -> Scenario:
-    """Make a scenario of a tree.
+    """Make a scenario from a tree.
 
     Raises:
         ScenarioError: everything that is wrong with it, as of load_scenario.
@@ -68,17 +69,18 @@ def check(root: Node) -> Scenario:
 
 
 def typed(root: Node, model: type[P]) -> P:
-    """Make a typed mapping, such as a Scenario, of a tree.
+    """Make a typed mapping, such as a Scenario, from a tree.
 
     Raises:
-        ScenarioError: keys or values that the type does not have, one line per problem.
+        ScenarioError: keys or values that the type does not allow, one line for each mistake.
     """
-    data = root.plain()
+    data, schema = root.plain(), tree_of(model)
+    complete = with_default_tags(data, schema)
     try:
-        # JSON, because pydantic is strict about its numbers and still makes codecs and paths of it
-        return model.model_validate_json(json.dumps(data, default=str), strict=True)
+        # from JSON: there pydantic is strict about numbers, and still makes codecs and paths
+        return model.model_validate_json(json.dumps(complete, default=str), strict=True)
     except ValidationError as error:
-        raise ScenarioError(_lines(root, explain(error, data, model))) from error
+        raise ScenarioError(_lines(root, explain(error, data, schema))) from error
 
 
 def refuse(root: Node, found: Sequence[tuple[Key, str]]) -> None:

@@ -1,4 +1,4 @@
-"""The scenarios and studies that come with the package, and how one is found by name or path."""
+"""Finds scenarios and studies, by the name of a shipped one or by path."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ def shipped(kind: Kind = "scenario") -> dict[str, Path]:
 
 
 def question(file: Path) -> str:
-    """Give the comment that opens a scenario file, in one line: the question that it answers."""
+    """Give the comment at the top of a scenario file, as one line: the question that it answers."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -31,12 +31,12 @@ def locate(name_or_path: str, folder: Path, kind: Kind = "scenario") -> Path:
     """Find a scenario's or a study's file.
 
     Args:
-        name_or_path: a path when it has a slash or ends in .yaml or .yml, else a shipped one's name.
+        name_or_path: a path if it has a slash or ends in .yaml or .yml, else the name of a shipped one.
         folder: what a relative path is relative to.
-        kind: what it is.
+        kind: of the file.
 
     Raises:
-        ScenarioError: there is none.
+        ScenarioError: there is no such file, or none of that name.
     """
     if "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = folder / Path(name_or_path).expanduser()

@@ -4,8 +4,9 @@ The stack is that of the federated EMNIST baselines (Reddi et al. 2021, arXiv 20
 convolutions, 2x2 max-pool, dropout 0.25, dense 128, dropout 0.5, dense. Head 18,816 parameters, tail
 1,187,774 with 62 classes; a 28x28 image has 12 x 12 pixels x 64 channels = 9,216 values at the cut.
 
-The cut lies between max-pool and dropout. Uncompressed that is no other network than a cut after the dropout,
-but a codec need not spend its bits on random zeros: `pq` with q=1152, L=2 then has a third of the error.
+The cut lies between max-pool and dropout. Without compression it makes no difference whether the cut is
+before or after the dropout. With a codec it does: before the dropout there are no random zeros to be encoded,
+and `pq` with q=1152, L=2 has a third of the error.
 """
 
 from collections.abc import Callable

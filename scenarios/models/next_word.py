@@ -1,15 +1,16 @@
-"""The next word of each of 20: the model and what it learns from numbered words.
+"""Predicts the word after each of 20 words: the model, and a data set made of numbered words.
 
 The vocabulary has the 10,000 words that are commonest in training. Loss and accuracy of a sequence are means
-over its words that count: those in the vocabulary, not padding.
+over those of its targets that are in the vocabulary. Padding and unknown words do not count.
 
 The model is the federated baseline for StackOverflow (Reddi et al. 2021, arXiv 2003.00295): embedding 96,
 LSTM 670, dense 96, dense over the vocabulary. Its last layer is the tail: 20 x 96 = 1,920 values at the cut.
-Head 3,082,848 parameters, tail 970,194. How FedLite's authors cut theirs is not known to us. The baseline has
-marks for the beginning and the end of a sentence as well, this one has none.
+Head 3,082,848 parameters, tail 970,194. How FedLite's authors cut their model is not known to us. The
+baseline also has marks for the beginning and the end of a sentence; this model has none.
 
-What no data change: embedding and LSTM are three quarters of the model, so that the head's flows outweigh
-what FedLite compresses. And nothing is private: the targets, which go to the server, are the text.
+Two things hold for all data. Embedding and LSTM are three quarters of the model, so the head's flows have
+more bytes than the activations that FedLite compresses. And nothing is private: the targets, which are sent
+to the server, are the text.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ WIDTH = 96
 
 
 def next_word_task(name: str, load: Callable[[], Dataset]) -> Task:
-    """Make a task of next words; `dataset` gives what `load` returns."""
+    """Make a task of next words; `load` returns what `dataset` makes."""
     return Task(
         name=name,
         metric="accuracy",
@@ -56,7 +57,7 @@ class Head(nn.Module):
         self.dense = nn.Linear(670, WIDTH)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Read the words up to each one."""
+        """Give for each word the state after the words up to it."""
         states: Tensor = self.lstm(self.embedding(words))[0]
         z: Tensor = self.dense(states)
         return z.flatten(1)
@@ -77,7 +78,7 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def score(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Give the share of each sequence's words that count which were guessed, shape (n,)."""
+    """Give the share of right guesses among the targets of each sequence that count, shape (n,)."""
     right = (outputs.argmax(dim=2) == targets) & (targets >= SPECIAL)
     return right.sum(dim=1) / _count(targets)
 
@@ -112,7 +113,7 @@ def dataset(
 def _vocabulary(sequences: npt.NDArray[np.int64], types: int) -> npt.NDArray[np.int64]:
     """Give the number of each type in the task, shape (types + 1,); the last is for padding, whose id is -1.
 
-    The commonest words come first, of equally common ones that with the lowest id.
+    The commonest words come first. Of equally common words the one with the lowest id comes first.
     """
     counts = np.bincount(sequences[sequences >= 0], minlength=types)
     commonest = np.argsort(-counts, kind="stable")[:VOCABULARY]

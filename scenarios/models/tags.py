@@ -1,8 +1,8 @@
-"""Tags from a bag of words: the model and what it learns from numbered words.
+"""Predicts tags from a bag of words: the model, and rows made of numbered words.
 
-The model is the smallest that has a cut: words -> 128 ReLU units | -> tags. The federated baseline for
-StackOverflow's tags (Reddi et al. 2021, arXiv 2003.00295) is a logistic regression, which has no place to
-cut; FedLite's hidden layer is not known to us.
+The model is the smallest one that can be cut: words -> 128 ReLU units | -> tags. The federated baseline for
+StackOverflow's tags (Reddi et al. 2021, arXiv 2003.00295) is a logistic regression, which has no layer to cut
+at. The size of FedLite's hidden layer is not known to us.
 
 A sample's score is the share of its tags that are among the five best guesses.
 """
@@ -21,9 +21,9 @@ from scenarios.task import Dataset, Split, Task
 WIDTH = 128
 GUESSES = 5
 RARE = -5.0
-"""What the tail's biases begin with: a tag is on one row in 150 or so."""
+"""The first value of the tail's biases: about one row in 150 has a given tag, and sigmoid(-5) is 1/150."""
 NONE = 0
-"""Fills a row of numbers, which begin at 1."""
+"""Fills up a row of numbers. Real numbers begin at 1."""
 Rows = npt.NDArray[np.int32]
 
 
@@ -53,7 +53,7 @@ def tags_task(name: str, *, vocabulary: int, tags: int, load: Callable[[], Datas
 class Head(nn.Module):
     """The clients' part: numbers of a text's words, shape (n, most words), -> (n, 128).
 
-    It is a dense layer on a bag of words, computed as the sum of the rows of those words that there are.
+    It is a dense layer on a bag of words. Only the weights of the words that occur are read and added up.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -63,7 +63,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(WIDTH))
 
     def forward(self, words: Tensor) -> Tensor:
-        """Add up and rectify."""
+        """Add up the weights of the words, and apply ReLU."""
         z: Tensor = self.words(words) + self.bias
         return z.relu()
 
@@ -102,12 +102,12 @@ def numbered(
     most: int,
     longest: int,
 ) -> Rows:
-    """Give each row its words' numbers, 1 for the commonest; words that are not among these are left out.
+    """Number the words of each row, 1 for the commonest; words that get no number are left out.
 
     Args:
-        ids: of all rows, one after the other; each once in a row.
+        ids: of the words of all rows, one row after the other; no id twice in a row.
         counts: how many ids each row has, shape (N,).
-        counted: the rows by which the commonest are chosen, shape (N,).
+        counted: the rows in which words are counted to find the commonest, shape (N,).
         most: how many words have a number.
         longest: how many words a row can have.
 

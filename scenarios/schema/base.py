@@ -1,9 +1,9 @@
-"""What the classes of the schema are made of: a strict base, numbers with bounds, and named presets."""
+"""What the classes of the schema share: a strict base class, numbers with bounds, and named presets."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag
 
 from scenarios.errors import suggestion
 
@@ -20,12 +20,21 @@ class Part(BaseModel):
 
 
 def form(value: object) -> str:
-    """Tell a preset's name from a mapping that is written out; the tags of such unions."""
+    """Give the tag of a value that is a preset's name or a mapping: "name" for text, else "own"."""
     return "name" if isinstance(value, str) else "own"
 
 
-def check_preset(name: str, what: str, presets: Mapping[str, Part]) -> str:
-    """Return `name` if it is a preset, else raise ValueError with the nearest one."""
-    if name not in presets:
-        raise ValueError(f"unknown {what} '{name}'{suggestion(name, presets, label='known')}")
-    return name
+def preset(kind: str, presets: Mapping[str, Part]) -> tuple[AfterValidator, Any, Tag]:
+    """Give what makes a text the name of a preset, to be unpacked into Annotated[str, ...].
+
+    Args:
+        kind: what the presets are, for messages.
+        presets: all that can be named. An unknown name is a ValueError with the nearest known one.
+    """
+
+    def check(name: str) -> str:
+        if name not in presets:
+            raise ValueError(f"unknown {kind} '{name}'{suggestion(name, presets, label='known')}")
+        return name
+
+    return AfterValidator(check), Field(json_schema_extra={"enum": list(presets)}), Tag("name")

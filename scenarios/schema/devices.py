@@ -1,18 +1,18 @@
-"""How fast devices compute, written out or as presets, and what slows them down.
+"""How fast devices compute, as named presets or written out, and what slows them down.
 
-sim.simulation.device_model makes times of it.
+sim.simulation.device_model computes times from it.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
-from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, check_preset, form
+from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, form, preset
 
 
 class DeviceProfile(Part):
-    """Seconds that a device takes for one batch; they scale with the samples in it."""
+    """Seconds that a device takes for one batch. A batch with half the samples takes half the seconds."""
 
     batch_size: PositiveInt = Field(default=20, description="samples of the batch that was timed")
     forward_s: NotNegative = Field(default=0.0, description="the batch through the head")
@@ -26,7 +26,7 @@ class DeviceProfile(Part):
     source: str = Field(default="", description="where the numbers come from")
 
 
-# The presets are for the FEMNIST CNN, its head and the whole of it; other tasks need profiles of their own.
+# The presets are for the FEMNIST CNN: for its head, and for the whole model. Other tasks need other profiles.
 DEVICES = {
     "instant": DeviceProfile(whole_model_s=0.0, source="computes in no time"),
     "x86-core": DeviceProfile(
@@ -67,19 +67,13 @@ DEVICES = {
 }
 
 
-def _check(name: str) -> str:
-    return check_preset(name, "device", DEVICES)
-
-
 DeviceChoice = Annotated[
-    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(DEVICES)}), Tag("name")]
-    | Annotated[DeviceProfile, Tag("own")],
-    Discriminator(form),
+    Annotated[str, *preset("device", DEVICES)] | Annotated[DeviceProfile, Tag("own")], Discriminator(form)
 ]
 
 
 def device_of(choice: str | DeviceProfile) -> DeviceProfile:
-    """Give the device that a scenario names or writes out."""
+    """Give the profile of a device that a scenario names or writes out."""
     return DEVICES[choice] if isinstance(choice, str) else choice
 
 
@@ -106,7 +100,7 @@ class ParetoSlowdown(Part):
 
 
 class TraceSlowdown(Part):
-    """Factors from a file, one for each computation in turn; every client starts at a row of its own."""
+    """Factors from a file, one row for each computation; every client starts at another row."""
 
     distribution: Literal["trace"] = Field(default="trace", description="of the factor")
     file: Path = Field(description="CSV with the column factor")

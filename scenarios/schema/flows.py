@@ -6,28 +6,20 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from broker.codecs import (
+    CLUSTERING_CODECS,
     Codec,
-    CodedPq,
     CodewordMean,
-    Float16,
     Float32,
     GradientCodec,
-    Int2,
-    Int4,
-    Int8,
-    Pq,
-    RandomTopK,
-    SplitFc,
-    TopK,
+    TensorCodec,
     clustering,
 )
 from scenarios.loading.document import Key
 from scenarios.schema.base import Part, Positive
 from scenarios.schema.links import LinkChoice, link_of
 
-_Plain = Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc
-AnyCodec = Annotated[_Plain, Field(discriminator="codec")]
-AnyGradientCodec = Annotated[_Plain | CodewordMean, Field(discriminator="codec")]
+AnyCodec = Annotated[TensorCodec, Field(discriminator="codec")]
+AnyGradientCodec = Annotated[TensorCodec | CodewordMean, Field(discriminator="codec")]
 
 
 class Codecs(NamedTuple):
@@ -123,4 +115,5 @@ def unfit_codecs(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, 
         if isinstance(codecs.gradient_down, CodewordMean) and clustering(codecs.activations_up) is None:
             flow = "gradient_down" if "gradient_down" in changed else "activations_up"
             if flow in sizes and flow in changed:
-                yield (*key, flow), "codeword_mean, for gradient_down, needs activations_up in pq or coded_pq"
+                needed = " or ".join(CLUSTERING_CODECS)
+                yield (*key, flow), f"codeword_mean, for gradient_down, needs activations_up in {needed}"

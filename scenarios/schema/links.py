@@ -1,14 +1,14 @@
-"""Links between a device and the broker, written out or as presets; the model is sim.network.link."""
+"""Links between a device and the broker: named presets, or written out. sim.network.link is their model."""
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from scenarios.schema.base import NotNegative, Part, Positive, check_preset, form
+from scenarios.schema.base import NotNegative, Part, Positive, form, preset
 
 
 class Link(Part):
-    """A device's way to the broker, with the same latency in both directions."""
+    """A device's link to the broker, with the same latency in both directions."""
 
     uplink_kbps: Positive | None = Field(
         default=None, description="rate up in 1000 bit/s, IP headers included; unlimited if not given"
@@ -94,15 +94,8 @@ LINKS = {
     ),
 }
 
-
-def _check(name: str) -> str:
-    return check_preset(name, "link", LINKS)
-
-
 LinkChoice = Annotated[
-    Annotated[str, AfterValidator(_check), Field(json_schema_extra={"enum": list(LINKS)}), Tag("name")]
-    | Annotated[Link, Tag("own")],
-    Discriminator(form),
+    Annotated[str, *preset("link", LINKS)] | Annotated[Link, Tag("own")], Discriminator(form)
 ]
 
 

@@ -1,4 +1,4 @@
-"""The typed form of a scenario file. Units are in the names; `load.py` turns mistakes into messages."""
+"""A scenario as types. Units are in the names; scenarios.loading turns mistakes into messages."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ Partition = Annotated[
 
 
 class TaskSpec(Part):
-    """What is learned, and how its data are divided among the clients."""
+    """The task, and how its data are divided among the clients."""
 
     name: str = Field(
         default="digits28", description="a built-in task, or the name of your own one in `module`"
@@ -61,8 +61,8 @@ class Correction(Part):
     relative: NotNegative = Field(
         default=0.0,
         description=(
-            "instead of lambda: for each batch lambda = relative ||g|| / ||z~||, whatever the sizes of "
-            "gradient and activations are"
+            "instead of lambda: for each batch lambda = relative ||g|| / ||z~||, so that the strength does "
+            "not depend on the scale of gradient and activations"
         ),
     )
     schedule: Literal["constant", "linear_decay", "warmup_decay"] = Field(
@@ -74,7 +74,7 @@ class Correction(Part):
     )
 
     def factor(self, progress: float) -> float:
-        """Give what its strength is multiplied with when a part of the rounds, 0 to 1, is over."""
+        """Give the factor on the strength when a share `progress` of the rounds, 0 to 1, is over."""
         match self.schedule:
             case "constant":
                 return 1.0
@@ -115,7 +115,7 @@ class Training(Part):
     evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
 
     def lr_factor(self, round_number: int) -> float:
-        """Give what both learning rates are multiplied with in a round, counted from 1."""
+        """Give the factor on both learning rates in a round, counted from 1."""
         return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
 
     def lambda_in(self, round_number: int, gradient_to_activations: float) -> float:
@@ -146,7 +146,7 @@ class WaitAll(_Stragglers):
 
 
 class Deadline(_Stragglers):
-    """After a deadline a round makes do with a minimum; the rest is dropped."""
+    """After a deadline a minimum of answers closes the round; the other members are dropped."""
 
     policy: Literal["deadline"] = Field(default="deadline", description="what to do about slow clients")
     deadline_s: Positive = Field(description="seconds after which `minimum` clients are enough")
@@ -154,14 +154,14 @@ class Deadline(_Stragglers):
 
 
 class OverSelect(_Stragglers):
-    """More clients than the cohort are asked; the first `cohort` of them count, the rest is dropped."""
+    """More clients than the cohort are asked; the first `cohort` answers count, the others are dropped."""
 
     policy: Literal["over_select"] = Field(default="over_select", description="what to do about slow clients")
     extra: PositiveInt = Field(description="clients asked beyond the cohort")
 
 
 class Buffered(_Stragglers):
-    """Asynchronous: a round closes with the first answers; who is late goes on and counts less."""
+    """Asynchronous: the first answers close a round; the others go on, and their answers count less."""
 
     policy: Literal["buffered"] = Field(default="buffered", description="what to do about slow clients")
     buffer: PositiveInt = Field(description="answers that close a round; `cohort` clients are at work")
@@ -187,10 +187,12 @@ class BrokerSpec(Part):
 
 
 class Scenario(Part):
-    """A run, completely: the same scenario and seed give the same run."""
+    """A complete description of a run: the same scenario and seed give the same run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="what the run is called, also in topics")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="everything random hangs on it")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="all random numbers of the run follow from it"
+    )
     task: TaskSpec
     training: Training
     flows: Flows = Flows()
@@ -212,9 +214,9 @@ def client_names(scenario: Scenario) -> list[str]:
 
 
 def scenario_digest(scenario: Scenario) -> str:
-    """Hash what server and devices must agree upon: seed, task, training, flows and fleet.
+    """Hash what must be the same for server and devices: seed, task, training, flows and fleet.
 
-    Where a machine keeps the task's data and module may differ and is left out.
+    The paths of the task's data and module are left out: they may differ between machines.
 
     Returns:
         16 hexadecimal digits.

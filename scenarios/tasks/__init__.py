@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
-from scenarios.task import Task, uncut
+from scenarios.task import Task
 from scenarios.tasks import (
     debtags,
     digits28,
@@ -17,6 +17,7 @@ from scenarios.tasks import (
     watch_exercises,
 )
 from scenarios.tasks.user_module import own_task
+from scenarios.training import uncut
 
 if TYPE_CHECKING:
     from scenarios.schema.scenario import Scenario, TaskSpec
@@ -32,7 +33,7 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
     "stackoverflow_tags": stackoverflow.tags,
     "stackoverflow_nwp": stackoverflow.next_word,
 }
-"""Each takes the folder of its data, or None for where they usually are."""
+"""Functions that make a task. Each takes the folder of the data, or None for the usual one."""
 
 
 def load_task(spec: "TaskSpec") -> Task:

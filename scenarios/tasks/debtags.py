@@ -1,16 +1,16 @@
-"""Tags of Debian packages from their descriptions, by maintainer; for StackOverflow's tag prediction.
+"""Tags of Debian packages from their descriptions, by maintainer; stands in for StackOverflow's tags.
 
-A sample is a package: which of the 5,000 commonest words its description has (at most 200), and which of
-the 400 commonest tags, such as use::editing, people gave it. role::* and devel::library are left out: they
-are common and easy to guess. The clients are the maintainers with ten packages or more, about 220, of very
-unequal size and mixture. A tenth of the source packages is for testing: packages of one source share text and
-tags, so a division of packages would leak.
+A sample is a package. Its inputs are those of the 5,000 commonest words that its description has, at most
+200. Its targets are those of the 400 commonest tags, such as use::editing, that people gave it. role::* and
+devel::library are left out, because they are common and easy to guess. The clients are the about 220
+maintainers with ten packages or more. They have very different numbers and kinds of packages. A tenth of the
+source packages is for testing. Packages of one source share text and tags, so they must be on the same side.
 
-The model is that of `tags`: head 640,256 parameters, tail 51,600; 128 values at the cut.
+The model is that of `scenarios.models.tags`: head 640,256 parameters, tail 51,600; 128 values at the cut.
 
-What it cannot show: the paper's numbers, or last year's, for the archive's index changes with every point
-release (its date and counts are told when it is fetched). Most packages have no tags, and those that do may
-lack some: a wrong guess may be right.
+It does not show the paper's numbers. Nor can figures of different dates be compared: the archive's index
+changes with every point release. (`fedlite data fetch` tells its date and counts.) Most packages have no
+tags, and others lack some, so a guess that counts as wrong may be right.
 """
 
 from functools import partial

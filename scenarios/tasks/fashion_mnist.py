@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 pictures of clothes, 10 classes, MIT.
 
-Read from the four IDX files of Debian's package dataset-fashion-mnist, or of a folder of your own. MNIST's
-own files have the same form and names, so a folder with those works too.
+They are read from the four IDX files of Debian's package dataset-fashion-mnist, or of a folder of yours.
+MNIST's own files have the same form and names, so a folder with those works too.
 """
 
 import gzip
@@ -68,7 +68,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
 
 
 def _fill(values: npt.NDArray[np.uint8], file: gzip.GzipFile) -> bool:
-    """Read in pieces: gzip's own readinto would hold all of it twice."""
+    """Read in pieces, because gzip's own readinto would hold all bytes twice; False if there are too few."""
     filled = 0
     while filled < values.size and (piece := file.read(min(PIECE_BYTES, values.size - filled))):
         values[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)

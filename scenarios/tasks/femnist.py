@@ -1,10 +1,10 @@
 """FEMNIST (Caldas et al. 2018, arXiv 1812.01097): handwritten digits and letters by writer, 62 classes.
 
-Read from files you have, in one of LEAF's forms (`scenarios.data.leaf`): its JSON files, or the parquet files
-of flwrlabs/femnist; without test files a tenth of each writer's rows is for testing.
+The data are files of yours, in one of two forms (`scenarios.data.leaf`): LEAF's JSON files, or the parquet
+files of flwrlabs/femnist. Without test files a tenth of each writer's rows is for testing.
 
 Classes are 0-9, A-Z, a-z in this order. Pixels are as in LEAF and TensorFlow Federated: ink is dark and the
-paper is 1.0, unlike in MNIST. All of it as bytes takes 0.6 GB.
+paper is 1.0, unlike in MNIST. In memory, as bytes, the images take 0.6 GB.
 """
 
 import io

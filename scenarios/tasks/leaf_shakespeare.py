@@ -1,10 +1,10 @@
 """The next character in Shakespeare's plays, by speaker: LEAF's task (Caldas et al. 2018, arXiv 1812.01097).
 
-Read from files you have, in one of LEAF's forms (`scenarios.data.leaf`): its JSON files, or the parquet files
-of flwrlabs/shakespeare. A row is 80 characters and the one after them; the next row begins one character
-later. So without test files the last tenth of each speaker's rows is for testing, and the 80 rows before,
-which share characters with it, are left out. LEAF divides its JSON files much like this; early versions of it
-did so at random, and tests on such files are on what was trained on.
+The data are files of yours, in one of two forms (`scenarios.data.leaf`): LEAF's JSON files, or the parquet
+files of flwrlabs/shakespeare. A row is 80 characters and the character after them. The next row begins one
+character later. Without test files the last tenth of each speaker's rows is for testing. The 80 rows before
+it share characters with it and are left out. LEAF divides its JSON files in a similar way. Early versions of
+LEAF divided them at random: then the test rows overlap the rows for training.
 
 The model is LEAF's: embedding 8, two LSTMs of 256, and a dense layer on the last state, which is the tail.
 Head 799,360 parameters, tail 20,560; 256 values at the cut.
@@ -26,7 +26,7 @@ from scenarios.task import Dataset, Task
 from scenarios.tasks.test_split import TEST_SHARE, rows_of_owners
 
 LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
-"""LEAF's 80; other characters count as question marks."""
+"""LEAF's 80 characters. Any other character counts as a question mark."""
 LENGTH = 80
 WIDTH = 256
 
@@ -61,7 +61,7 @@ class Head(nn.Module):
         self.lstm = nn.LSTM(8, WIDTH, num_layers=2, batch_first=True)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Read all of them."""
+        """Read all characters, and give the last state."""
         states: Tensor = self.lstm(self.embedding(characters.int()))[0]
         return states[:, -1]
 
@@ -82,7 +82,7 @@ NUMBERS[np.frombuffer(LETTERS.encode(), np.uint8)] = np.arange(len(LETTERS))
 def _rows(
     texts: Sequence[Any], followers: Sequence[Any]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
-    """Number characters, in int8: embeddings take no bytes, and more would take more memory."""
+    """Number characters, as int8: torch's embeddings refuse uint8, and larger types take more memory."""
     inputs, targets = _numbers(texts, LENGTH), _numbers(followers, 1)
     return inputs, targets[:, 0].astype(np.int64)
 

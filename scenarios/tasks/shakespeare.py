@@ -1,11 +1,13 @@
 """The next word in Shakespeare's plays, by speaker: stands in for StackOverflow's next-word task.
 
-621 speakers with 200 words or more (a speaker is a name in a play) have 755,256 words, cut into sequences of
-20 words and the one after each. Sequences do not overlap, and a tenth of each speaker's is for testing: so
-the test is about speakers who are known. The model is that of `next_word`.
+A speaker is a name in a play. 621 speakers have 200 words or more, together 755,256 words. They are cut into
+sequences of 20 words and the word after each of them. Sequences do not overlap. A tenth of each speaker's
+sequences is for testing, so the test is about speakers who are in training too. The model is that of
+`scenarios.models.next_word`.
 
-What it cannot show: good accuracy, for the plays are few words (always guessing the commonest one is right 3
-times in 100, the commonest successor of the word before 9 times); the paper's numbers.
+It does not show good accuracy, because the plays have few words. Always guessing the commonest word is right
+3 times in 100; guessing the commonest successor of the word before, 9 times. It does not show the paper's
+numbers either.
 """
 
 from functools import partial

@@ -1,15 +1,15 @@
 """StackOverflow's two tasks of federated learning, by user (Reddi et al. 2021, arXiv 2003.00295).
 
-Read from files you have, see `scenarios.data.stackoverflow`: 500 sentences of each of the first 1,000 users,
-and 10 for testing. Vocabulary and tags are those that are commonest in what is read, not in all of it.
+The data are files of yours, see `scenarios.data.stackoverflow`. Read are 500 sentences of each of the first
+1,000 users, and 10 for testing. Vocabulary and tags are the commonest ones of these sentences, not of all.
 
 stackoverflow_tags: which of the 500 commonest tags has a sentence's question? Inputs are which of the 10,000
 commonest words the sentence and its question's title have (at most 64). Head 1,280,256 parameters, tail
-64,500. The baseline is a logistic regression on the words' shares; here there is a hidden layer, to have a
-cut, and a word is there or not. Sentences without any of the tags are left out.
+64,500. The baseline is a logistic regression on the share of each word. This model has a hidden layer, so
+that it can be cut, and sees only whether a word is there. Sentences without any of the tags are left out.
 
-stackoverflow_nwp: the next word, for the first 20 of a sentence. The baseline also learns where sentences
-begin and end; here nothing marks that.
+stackoverflow_nwp: the next word, for the first 20 words of a sentence. The baseline also has marks for the
+beginning and the end of a sentence. Here there are none.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""A tenth of each owner's rows for testing, where data come undivided."""
+"""Chooses a tenth of each owner's rows for testing, for data that are not divided into train and test."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ TEST_SHARE = 10
 
 
 def random_tenth(owners: npt.NDArray[np.int64] | npt.NDArray[np.str_], task: str) -> npt.NDArray[np.bool_]:
-    """Choose a tenth of each owner's rows, always the same ones of a task.
+    """Choose a tenth of each owner's rows: for one task always the same rows.
 
     Args:
         owners: of each row, shape (N,), in any order.
@@ -28,7 +28,7 @@ def random_tenth(owners: npt.NDArray[np.int64] | npt.NDArray[np.str_], task: str
 def rows_of_owners(
     owners: npt.NDArray[np.int64] | npt.NDArray[np.str_],
 ) -> list[npt.NDArray[np.int64]]:
-    """Give each owner's rows, in their order; owners are sorted."""
+    """Give the rows of each owner, in ascending order; the owners are sorted."""
     by_owner = np.argsort(owners, kind="stable")
     starts = np.unique(owners[by_owner], return_index=True)[1]
     return np.split(by_owner, starts[1:])

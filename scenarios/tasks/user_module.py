@@ -1,4 +1,4 @@
-"""A task of the user's own: a Python file, or an importable module, with `task() -> Task`."""
+"""Loads the user's own task: a Python file, or an importable module, with a function `task() -> Task`."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,7 @@ def own_task(module: str, name: str) -> Task:
         name: what the scenario calls the task.
 
     Raises:
-        ScenarioError: there is no such module, it fails, or what it gives is no task of that name.
+        ScenarioError: there is no such module, it fails, or its task() returns no Task of that name.
     """
     try:
         loaded = _import_file(Path(module)) if is_file(module) else importlib.import_module(module)

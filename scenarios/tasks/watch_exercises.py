@@ -1,12 +1,12 @@
 """Seven shoulder exercises, told apart by a smartwatch, by person (Burns et al. 2018, arXiv 1802.01489).
 
-Acceleration (g) and turning rate (rad/s) in three axes each, at 50 Hz, cut into windows of 2 s that overlap
-by half; 140 series, 14 of each of ten people. It stands in for no task of the paper: it is what an edge fleet
-is for, a sensor, its owner, few data.
+There are 140 series, 14 of each of ten people: acceleration (g) and turning rate (rad/s) in three axes each,
+at 50 Hz. They are cut into windows of 2 s that overlap by half. The task stands in for no task of the paper.
+It is a typical task for edge devices: a sensor, its owner, and few data.
 
-Two people are left out for testing, so the metric says how well the model does for somebody whom it never
-saw. With two of them it hangs on who they are: it tells settings apart, not decimals. A series has one
-exercise and nothing else, no pauses: this shows little of daily wear.
+Two people are kept for testing. So the metric says how well the model works for a person who was not in
+training. It depends on who these two people are: large differences between settings mean something, small
+ones do not. A series has one exercise and no pauses, unlike what a watch measures all day.
 
 The model has the shape of the FEMNIST CNN in one dimension, cut at the same place. Head 11,296 parameters,
 tail 181,255; 22 moments x 64 channels = 1,408 values at the cut.
@@ -56,7 +56,7 @@ class ChannelsLast(nn.Module):
     """Turns (n, channels, moments) into (n, moments * channels)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Flatten."""
+        """Flatten, with the channels of a moment side by side."""
         return maps.transpose(1, 2).flatten(1)
 
 

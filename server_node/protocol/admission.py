@@ -1,6 +1,5 @@
 """Whether a client's tensors can be what they claim to be; asked before anything is decoded."""
 
-from broker.codecs import fits
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
@@ -14,7 +13,7 @@ def check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireE
     if n > plan.batch_size:
         return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
     codec, size = codecs.activations_up, len(message.payload)
-    if not fits(codec, size, n, plan.cut_size):
+    if not codec.fits(size, n, plan.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
     expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
     if len(message.targets) != expected:
@@ -37,6 +36,6 @@ def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate, samples: int) 
         most = plan.local_steps * plan.batch_size
         return WireError("samples", f"{message.samples} samples in a round of at most {most}")
     codec, size = codecs.head_update_up, len(message.payload)
-    if not fits(codec, size, 1, plan.head_size):
+    if not codec.fits(size, 1, plan.head_size):
         return WireError("shape", f"head update of {size} bytes in {codec}")
     return None

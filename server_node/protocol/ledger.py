@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from broker.codecs import Codec, Float32, Pq
+from broker.codecs import Codec
 from broker.wire.chunks import wire_bytes
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+UP = tuple(name for name in FLOWS if name.endswith("_up"))
+DOWN = tuple(name for name in FLOWS if name.endswith("_down"))
 CONTROL = "control"
 """Hello, Ask, Progress, Status, RunState and the like: what belongs to no flow."""
 
@@ -93,18 +95,9 @@ class Ledger:
         self.paper(codec, batch.count, d, len(batch.payload))
 
     def paper(self, codec: Codec, n: int, d: int, payload_bytes: int) -> None:
-        """Count activations of shape (n, d) the way the paper does: a float is 64 bits, no envelope.
-
-        Codecs that the paper does not know count the bits of their payload.
-        """
+        """Count activations of shape (n, d) the way the paper does, see `Codec.paper_bits`."""
         self.paper_bits[0] += 64 * n * d
-        match codec:
-            case Float32():
-                self.paper_bits[1] += 64 * n * d
-            case Pq():
-                self.paper_bits[1] += codec.paper_bits(n, d)
-            case _:
-                self.paper_bits[1] += 8 * payload_bytes
+        self.paper_bits[1] += codec.paper_bits(n, d, payload_bytes)
 
     def _count(self, message: Message, message_wire_bytes: int) -> None:
         name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from broker.codecs import GradientCodec, codec_to_wire
 from broker.console import command
+from broker.files import writing
 from edge_client.calibrate import device_profile, timed_batches
 from scenarios.loading.load import load_scenario
 from scenarios.schema.base import Part
@@ -73,8 +74,9 @@ def calibrate(
     else:
         profile, key = device_profile(loaded, medians, source), "a group's device"
     file = out or Path("server.yaml" if of_server else "device.yaml")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_as_yaml(profile))
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_as_yaml(profile))
     typer.echo(_table(seconds))
     typer.echo(f"\n{file} can stand for {key} in a scenario")
 

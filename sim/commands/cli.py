@@ -13,6 +13,7 @@ from broker.__main__ import main as broker
 from broker.console import command
 from broker.errors import RunError
 from broker.machine.event_log import read_notes
+from broker.stopping import STOPPED, stop_on_signals
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
@@ -21,10 +22,10 @@ from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
 from server_node.protocol.reports import Watch
-from server_node.record import Summary
+from server_node.summary import COMPLETE, WAS_STOPPED, Summary
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
-from sim.commands.progress import summary_table, watching
+from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
 from sim.live.run import run_here, write_trace
@@ -73,17 +74,18 @@ def run(
         raise RunError("--speed-up is for --shape: it divides the times of links")
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / loaded.name
-    with _watching(loaded, as_json=as_json) as watch:
+    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
             scenario,
             settings or (),
             folder=folder,
             processes=processes,
             watch=watch,
+            stop=stop,
             resume=resume,
             shape=(speed_up or 1.0) if shape else None,
         )
-    _tell(summary, folder, as_json=as_json)
+    _tell(loaded, summary, folder, as_json=as_json)
 
 
 @app.command()
@@ -100,9 +102,9 @@ def simulate(
     """Run a scenario in virtual time, over the network, devices and broker that it describes."""
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / f"{loaded.name}-simulated"
-    with _watching(loaded, as_json=as_json) as watch:
-        summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch)
-    _tell(summary, folder, as_json=as_json)
+    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
+        summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch, stop=stop)
+    _tell(loaded, summary, folder, as_json=as_json)
 
 
 @app.command()
@@ -134,19 +136,29 @@ def report(
 
 def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
     metric = load_task(scenario.task).metric
-    return watching(
+    return watching_run(
         rounds=scenario.training.rounds, clients=scenario.fleet_size, metric=metric, as_json=as_json
     )
 
 
-def _tell(summary: Summary, folder: Path, *, as_json: bool) -> None:
+def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) -> None:
+    """Tell what a run came to.
+
+    Raises:
+        typer.Exit: with code 130, the run was stopped.
+    """
+    reason = summary["reason"]
     if as_json:
         typer.echo(json.dumps(summary))
-        return
-    if summary["reason"] != "complete":
-        typer.echo(f"ended early: {summary['reason']}")
-    typer.echo(summary_table(summary))
-    typer.echo(f"\nresults in {folder}")
+    else:
+        if reason not in (COMPLETE, WAS_STOPPED):
+            typer.echo(f"ended early: {reason}")
+        typer.echo(summary_table(summary))
+        typer.echo(f"\nresults in {folder}")
+    if reason == WAS_STOPPED:
+        rounds = f"{summary['rounds']} of {scenario.training.rounds} rounds"
+        typer.echo(f"stopped after {rounds}; {folder} says what they came to", err=True)
+        raise typer.Exit(STOPPED)
 
 
 app.command()(sweep)
@@ -187,7 +199,3 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.console import command
+from broker.stopping import interrupt_on_signals
 from scenarios.data.cache import data_folder
 from scenarios.data.fetch import SOURCES, fetch, is_there
 
@@ -23,7 +24,8 @@ def fetch_data(
     ] = None,
 ) -> None:
     """Download and convert a task's data, unless they are there."""
-    fetch(task, to, typer.echo)
+    with interrupt_on_signals():  # what was made aside is cleared away
+        fetch(task, to, typer.echo)
 
 
 @app.command("list")

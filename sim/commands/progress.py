@@ -1,73 +1,102 @@
-"""What a person, or a program, sees of a run while it goes on."""
+"""What a person, or a program, sees of a run or a sweep while it goes on, and at the end of a run."""
 
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server_node.protocol.ledger import Ledger
+from server_node.protocol.ledger import DOWN, UP, Ledger
 from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
-from server_node.record import Summary
-
-_UP = ("activations_up", "head_update_up")
-_DOWN = ("gradient_down", "head_state_down")
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Write a number of bytes for people, in powers of 1000."""
-    for unit in _UNITS[:-1]:
-        if size_bytes < 1000:  # noqa: PLR2004  SI prefix
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} {_UNITS[-1]}"
+from server_node.summary import Summary
+from sim.experiments.results import Row
+from sim.wording import format_bytes, format_ratio
 
 
 @contextmanager
-def watching(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterator[Watch]:
+def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterator[Watch]:
     """Give a watcher for a run: a progress bar on a terminal, JSON lines if asked for, else silence."""
     if as_json:
-        yield _json_line
+        yield _round_as_json
         return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"waiting for {clients} clients", total=rounds)
+    with _bar(f"waiting for {clients} clients", rounds) as (console, update):
         score, dropped = "", 0
 
         def watch(fact: Fact, ledger: Ledger) -> None:
             nonlocal score, dropped
             match fact:
                 case Gathering(online):
-                    progress.update(bar, description=f"{online} of {clients} clients online")
+                    update(description=f"{online} of {clients} clients online")
                 case RoundReport():
                     if fact.metric is not None:
                         score = f"  {metric} {fact.metric:.3f}"
-                    up, down = (
-                        sum(ledger.flows[name].wire_bytes for name in flows) for flows in (_UP, _DOWN)
-                    )
-                    text = f"loss {fact.loss:.3f}{score}  up {format_bytes(up)}  down {format_bytes(down)}"
-                    text += f"  {fact.online} online" + (f"  {dropped} dropped" if dropped else "")
-                    progress.update(bar, completed=fact.round, description=text)
+                    up, down = (format_bytes(_wire_bytes(ledger, flows)) for flows in (UP, DOWN))
+                    text = f"loss {fact.loss:.3f}{score}  up {up}  down {down}  {fact.online} online"
+                    text += f"  {dropped} dropped" if dropped else ""
+                    update(completed=fact.round, description=text)
                 case Dropped():
                     dropped += 1
                 case Refused(client, why):
-                    progress.console.print(f"refused a message of {client}: {why}", markup=False)
+                    console.print(f"refused a message of {client}: {why}", markup=False)
 
         yield watch
 
 
-def _json_line(fact: Fact, ledger: Ledger) -> None:
+@contextmanager
+def watching_sweep(points: int, *, as_json: bool) -> Iterator[Callable[[Row], None]]:
+    """Give a watcher for a sweep, which is told each point's row, in the same three ways."""
+    if as_json:
+        yield _json_line
+        return
+    with _bar("points", points) as (_, update):
+        yield lambda row: update(advance=1, description=f"{row['run']}: {_result(row)}")
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[tuple[Console, Callable[..., None]]]:
+    """Show a progress bar on a terminal.
+
+    Yields:
+        What prints lines above the bar, and what changes the bar: `completed`, `advance`, `description`.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+
+        def update(**changes: Any) -> None:
+            progress.update(task, **changes)
+
+        yield progress.console, update
+
+
+def _json_line(content: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _round_as_json(fact: Fact, ledger: Ledger) -> None:
     if isinstance(fact, RoundReport):
         wire = {name: flow.wire_bytes for name, flow in ledger.flows.items()}
         loss = None if math.isnan(fact.loss) else fact.loss
         line = {"round": fact.round, "loss": loss, "metric": fact.metric, "online": fact.online}
-        sys.stdout.write(json.dumps(line | {"wire_bytes": wire}) + "\n")
-        sys.stdout.flush()
+        _json_line(line | {"wire_bytes": wire})
+
+
+def _wire_bytes(ledger: Ledger, flows: Sequence[str]) -> int:
+    return sum(ledger.flows[name].wire_bytes for name in flows)
+
+
+def _result(row: Row) -> str:
+    """Say what a point of a sweep came to."""
+    if row["error"] is not None:
+        return "failed"
+    final = row["metric.final"]
+    return f"{row['virtual_seconds']:.1f} s" if final is None else f"{row['metric.name']} {final:.3f}"
 
 
 def summary_table(summary: Summary) -> str:
@@ -85,18 +114,22 @@ def summary_table(summary: Summary) -> str:
         "",
         f"{'flow':<18}{'as float32':>12}{'on the wire':>13}{'ratio':>9}",
     ]
+    ratios = {
+        "activations_up": ratio["activations_up"],
+        "gradient_down": ratio["gradient_down"],
+        "head_update_up": ratio["head_update_up"],
+        "head_state_down": ratio["head_state_down"],
+    }
     for name, flow in summary["bytes"].items():
         raw = format_bytes(flow["raw_float32"]) if "raw_float32" in flow else ""
-        lines.append(f"{name:<18}{raw:>12}{format_bytes(flow['wire']):>13}{_times(ratio.get(name)):>9}")
+        fewer = format_ratio(ratios[name]["wire_vs_float32"]) if name in ratios else ""
+        lines.append(f"{name:<18}{raw:>12}{format_bytes(flow['wire']):>13}{fewer:>9}")
     lines.append("")
-    if ratio["activations_up"]["paper_64bit"]:
-        lines.append(f"activations in the paper's accounting: {ratio['activations_up']['paper_64bit']:.1f}x")
-    if ratio["total_both_directions"]:
-        lines.append(
-            f"both directions together: {ratio['total_both_directions']:.2f}x fewer bytes than float32"
-        )
+    paper, both_ways = ratio["activations_up"]["paper_64bit"], ratio["total_both_directions"]
+    if paper:
+        lines.append(f"activations in the paper's accounting: {format_ratio(paper)}")
+    if both_ways:
+        lines.append(f"both directions together: {format_ratio(both_ways, 2)} fewer bytes than float32")
+    if "checkpoint_error" in summary:
+        lines.append(f"no checkpoint of the last evaluation: {summary['checkpoint_error']}")
     return "\n".join(lines)
-
-
-def _times(ratio: dict[str, float | None] | None) -> str:
-    return f"{ratio['wire_vs_float32']:.1f}x" if ratio and ratio["wire_vs_float32"] else ""

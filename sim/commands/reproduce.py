@@ -1,7 +1,6 @@
 """`fedlite reproduce`: the command."""
 
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +8,9 @@ from typing import Annotated
 import typer
 
 from broker.console import command
+from broker.files import writing
+from broker.stopping import STOPPED, Stop, stop_on_signals
 from scenarios.errors import ScenarioError, suggestion
-from sim.experiments.pool import handling
 from sim.experiments.study.budget import seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from sim.experiments.study.results import read_results, write_csv
@@ -43,29 +43,38 @@ def reproduce(
 
     The same command goes on where it stopped. Ctrl-C ends it; the report is written of what has finished.
     """
-    budget_s = seconds_of(budget)
-    loaded, runs = load_runs(study, settings or ())
+    with stop_on_signals() as stop:
+        _reproduce(
+            study, settings or (), tasks, to, seconds_of(budget), processes or os.cpu_count() or 1, stop
+        )
+
+
+def _reproduce(
+    study: str,
+    settings: Sequence[str],
+    tasks: str | None,
+    to: Path | None,
+    budget_s: float,
+    processes: int,
+    stop: Stop,
+) -> None:
+    loaded, runs = load_runs(study, settings)
     folder = to or Path("runs") / loaded.name
     migrate_run_folders(runs, folder)
     todo = _of_tasks(loaded, runs, tasks) if budget_s else []
     for task, how in lacking_data(todo).items():
         typer.echo(f"{task} is left out: {how}")
         todo = [run for run in todo if run.task.name != task]
-    failures: list[str] = []
-    stopped = False
-    try:
-        with handling(signal.SIGTERM, signal.default_int_handler):
-            failures = run_study(
-                todo, folder, budget_s=budget_s, processes=processes or os.cpu_count() or 1, tell=typer.echo
-            )
-    except KeyboardInterrupt:
-        stopped = True
-        typer.echo("stopped; the same command goes on", err=True)
+    failures = run_study(todo, folder, budget_s=budget_s, processes=processes, tell=typer.echo, stop=stop)
+    stopped = stop.asked  # what comes after this does not stop any more
     _report(loaded, runs, folder)
     for line in failures:
         typer.echo(f"failed: {line}", err=True)
-    if stopped or failures:
-        raise typer.Exit(130 if stopped else 1)
+    if stopped:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(STOPPED)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _of_tasks(study: Study, runs: list[StudyRun], tasks: str | None) -> list[StudyRun]:
@@ -85,7 +94,8 @@ def _report(study: Study, runs: Sequence[StudyRun], folder: Path) -> None:
         typer.echo("nothing has finished, so there is no report")
         return
     write_csv(folder / "results.csv", results)
-    (folder / "results.md").write_text(markdown(study, results), encoding="utf-8")
+    with writing(folder):
+        (folder / "results.md").write_text(markdown(study, results), encoding="utf-8")
     typer.echo(f"{len(results)} trained runs in {folder / 'results.md'}")
     try:
         from sim.experiments.study.plots import write_plots  # noqa: PLC0415  an optional extra
@@ -94,4 +104,5 @@ def _report(study: Study, runs: Sequence[StudyRun], folder: Path) -> None:
             raise
         typer.echo("no plots: they need matplotlib, pip install 'fedlite-mqtt[plots]'")
         return
-    write_plots(folder, results)
+    with writing(folder):
+        write_plots(folder, results)

@@ -1,27 +1,24 @@
-"""`fedlite sweep`: the command, and what a person or a program sees of a sweep."""
+"""`fedlite sweep`: the command, and the table that it prints."""
 
-import json
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from broker.console import command
 from broker.errors import StudyError
+from broker.stopping import STOPPED, stop_on_signals
 from scenarios.loading.grid import load_grid
-from sim.commands.progress import format_bytes
-from sim.experiments.pool import dask_pool, handling, local_pool
-from sim.experiments.pool import sweep as run_sweep
+from sim.commands.progress import watching_sweep
+from sim.experiments.grid_runs import sweep as run_sweep
+from sim.experiments.pool import dask_pool, local_pool
 from sim.experiments.results import Mode, Row, short_keys, short_value
+from sim.wording import format_bytes
 
 
 @command
@@ -58,59 +55,21 @@ def sweep(
     folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
     jobs = min(jobs or os.cpu_count() or 1, len(points))
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
-    done = 0
-    with _watching(len(points), as_json=as_json) as watch:
-
-        def count(row: Row) -> None:
-            nonlocal done
-            done += row["error"] is None
-            watch(row)
-
-        try:
-            with handling(signal.SIGTERM, signal.default_int_handler):
-                rows = run_sweep(points, folder, mode, pool, count)
-        except KeyboardInterrupt:
-            typer.echo(
-                f"stopped: {done} of {len(points)} points are done; the same command goes on", err=True
-            )
-            raise typer.Exit(130) from None
-    if not as_json:
-        Console().print(_table(rows, list(points[0].values)))
-        typer.echo(f"\nresults in {folder}")
+    with stop_on_signals() as stop:
+        with watching_sweep(len(points), as_json=as_json) as watch:
+            rows = run_sweep(points, folder, mode, pool, watch, stop)
+        if not as_json and rows:
+            Console().print(_table(rows, list(points[0].values)))
+            typer.echo(f"\nresults in {folder}")
     failed = [row for row in rows if row["error"] is not None]
     for row in failed:
         typer.echo(f"failed: {row['run']}: {row['error']}", err=True)
+    if len(rows) < len(points):
+        done = len(rows) - len(failed)
+        typer.echo(f"stopped: {done} of {len(points)} points are done; the same command goes on", err=True)
+        raise typer.Exit(STOPPED)
     if failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _watching(total: int, *, as_json: bool) -> Iterator[Callable[[Row], None]]:
-    """Give a watcher: a progress bar on a terminal, JSON lines if asked for, else silence."""
-    if as_json:
-        yield _json_line
-        return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("points", total=total)
-
-        def watch(row: Row) -> None:
-            progress.update(bar, advance=1, description=f"{row['run']}: {_result(row)}")
-
-        yield watch
-
-
-def _json_line(row: Row) -> None:
-    sys.stdout.write(json.dumps(row, default=str) + "\n")
-    sys.stdout.flush()
-
-
-def _result(row: Row) -> str:
-    if row["error"] is not None:
-        return "failed"
-    final = row["metric.final"]
-    return f"{row['virtual_seconds']:.1f} s" if final is None else f"{row['metric.name']} {final:.3f}"
 
 
 def _table(rows: Sequence[Row], swept: Sequence[str]) -> Table:

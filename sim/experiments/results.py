@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from broker.files import atomic_write
+from broker.files import atomic_write, writing
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved
-from server_node.record import Summary
+from server_node.summary import Summary
+from sim.key_paths import flat
 
 Row = dict[str, Any]
 
@@ -72,27 +73,24 @@ def finished(folder: Path, scenario_yaml: str) -> Summary | None:
 
 
 def write_run_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a run folder whole or not at all, in place of what is there."""
+    """Write a run folder whole or not at all, in place of what is there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     part = folder.with_name(f".{folder.name}.part")
     for stale in (part, folder):
         shutil.rmtree(stale, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, content in files.items():
-        (part / name).write_bytes(content)
-    part.rename(folder)
+    with writing(folder):
+        part.mkdir(parents=True)
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+        part.rename(folder)
 
 
 def row_of(point: GridPoint, name: str, summary: Summary | None, error: str | None = None) -> Row:
     """Make a point's row; a swept key's column shows what was swept, whatever the summary calls so."""
-    return {**point.values, "run": name, **_flat(summary or {}), **point.values, "error": error}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Row:
-    """Name the leaves of nested mappings by their key paths."""
-    row: Row = {}
-    for key, value in tree.items():
-        row |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return row
+    return {**point.values, "run": name, **flat(summary or {}), **point.values, "error": error}
 
 
 def write_table(folder: Path, rows: Sequence[Row], swept: Iterable[str]) -> None:
@@ -102,6 +100,9 @@ def write_table(folder: Path, rows: Sequence[Row], swept: Iterable[str]) -> None
         folder: the sweep's.
         rows: in the grid's order.
         swept: key paths, whose values may be of any kind.
+
+    Raises:
+        RunError: they cannot be written.
     """
     columns: dict[str, list[Any]] = {name: [] for row in rows for name in row}
     columns["error"] = columns.pop("error", [])  # the last one
@@ -109,10 +110,11 @@ def write_table(folder: Path, rows: Sequence[Row], swept: Iterable[str]) -> None
         values += [row.get(name) for row in rows]
     columns |= {key_path: _of_one_type(columns[key_path]) for key_path in swept}
     table = pa.table(columns)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, write in {"sweep.parquet": pq.write_table, "sweep.csv": pa.csv.write_csv}.items():
-        with atomic_write(folder / name) as part:
-            write(table, part)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in {"sweep.parquet": pq.write_table, "sweep.csv": pa.csv.write_csv}.items():
+            with atomic_write(folder / name) as part:
+                write(table, part)
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Joins the journals of a live run's processes to one trace, with the lanes and spans of a simulated one.
+"""Joins the event logs of a live run's processes to one trace, with the lanes and spans of a simulated run.
 
-On one machine all processes have one monotonic clock. Journals of other machines are set right by the wall
-clocks, so they are as good as NTP there; a message that would have arrived before it left is not shown.
+Processes of one machine share its monotonic clock. Times of another machine are moved by the difference of
+the wall clocks, so they are as exact as its NTP. A message that seems to arrive before it left is not shown.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def live_trace(clients: Sequence[str], journals: Sequence[Notes]) -> Trace:
 
 
 def _with_shifts(journals: Sequence[Notes]) -> Iterator[tuple[Notes, float]]:
-    """Give each journal with what brings its times to the first one's clock."""
+    """Yield each journal and its clock offset from the first one, in seconds."""
     ours = journals[0]
     for notes in journals:
         same_clock = notes is ours or (notes.boot != "" and notes.boot == ours.boot)
@@ -61,7 +61,7 @@ def _with_shifts(journals: Sequence[Notes]) -> Iterator[tuple[Notes, float]]:
 
 
 def _ways(sightings: list[MessageSeen]) -> Iterator[Found]:
-    """Give the messages' ways, each from the last time that it left to its first arrival after that."""
+    """Yield a span for each message: from the last time that it left to its first arrival after that."""
     left_s: dict[tuple[str, str, int, int | None, int], float] = {}
     for seen in sorted(sightings, key=lambda seen: seen.at_s):
         key = (seen.lane, seen.kind, seen.round, seen.step, seen.attempt)
@@ -75,6 +75,7 @@ def _ways(sightings: list[MessageSeen]) -> Iterator[Found]:
 
 
 def _queues(spans: list[Span], sightings: list[MessageSeen]) -> Iterator[Found]:
+    """Yield the time that each batch waited at the server, from its first arrival to its TailStep."""
     arrived_s: dict[tuple[str, int, int | None], float] = {}
     for seen in sightings:
         if seen.kind == "Activations" and seen.wire_bytes:

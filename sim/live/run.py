@@ -10,21 +10,23 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import torch
 
 from broker.console import run_until_stopped
 from broker.errors import RunError
+from broker.files import writing
 from broker.machine.event_log import Journal, Notes, read_notes
 from broker.servers.spawn import local_broker
+from broker.stopping import Stop
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.live import serve
 from server_node.protocol.reports import Watch
-from server_node.record import Summary
+from server_node.summary import Summary
 from sim.live.join_trace import live_trace
 from sim.shaped.proxy import shaped_links
 from sim.shaped.shaping import check_shape, takes_time
@@ -42,6 +44,7 @@ def run_here(
     folder: Path,
     processes: int | None,
     watch: Watch,
+    stop: Stop | None = None,
     resume: bool = False,
     shape: float | None = None,
 ) -> Summary:
@@ -54,6 +57,7 @@ def run_here(
         processes: how many edge processes share the fleet; if None, as many as make one process per core
             together with this one, which is the server.
         watch: hears of rounds as they happen.
+        stop: ends the run early, cleanly; None: SIGINT and SIGTERM do, while it runs.
         resume: go on from the folder's checkpoint.
         shape: put the scenario's links between clients and broker, with link times divided by this.
 
@@ -62,13 +66,14 @@ def run_here(
 
     Raises:
         ScenarioError: a mistake in the scenario.
-        RunError: every edge process failed.
+        RunError: every edge process failed, or the folder cannot be written to.
         BrokerError: no broker.
     """
     scenario = load_scenario(spec, settings)
     if shape is not None:
         check_shape(scenario)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
     journal = Journal(client_names(scenario))
     with ExitStack() as stack:
@@ -86,14 +91,14 @@ def run_here(
             for number, share in enumerate(_shares(scenario.fleet_size, processes))
         ]
 
-        async def everything(stop: asyncio.Event) -> Summary:
-            async with _edges(commands, folder / "logs", stop) as failures:
+        async def everything(asked: asyncio.Event) -> Summary:
+            async with _edges(commands, folder / "logs", asked) as failures:
                 summary = await serve(
                     scenario,
                     connect,
                     run=scenario.name,
                     folder=folder,
-                    stop=stop,
+                    stop=asked,
                     watch=watch,
                     resume=resume,
                     journal=journal,
@@ -102,7 +107,7 @@ def run_here(
                 raise RunError("no edge process is left: " + failures[0])
             return summary
 
-        summary = run_until_stopped(everything)
+        summary = run_until_stopped(everything, stop=stop)
         write_trace(scenario, folder, journal.notes, sorted(Path(journals).iterdir()))
         return summary
 
@@ -117,10 +122,11 @@ def write_trace(scenario: Scenario, folder: Path, server: Notes, edges: Sequence
         edges: files with the journals of the edge processes, as far as they are there.
 
     Raises:
-        ValueError: a file that is no journal.
+        RunError: a file that is no journal, or the trace cannot be written.
     """
     journals = [server, *map(read_notes, edges)]
-    live_trace(client_names(scenario), journals).write(folder / "trace.json")
+    with writing(folder):
+        live_trace(client_names(scenario), journals).write(folder / "trace.json")
 
 
 @contextmanager
@@ -151,39 +157,50 @@ def _shares(clients: int, processes: int | None) -> list[list[str]]:
 
 @asynccontextmanager
 async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
-    """Keep the edge processes; gives what those that failed had to say, and stops when none is left."""
+    """Run the edge processes; when the context is left they are asked to leave, all at the same time.
+
+    Yields:
+        What those that failed had to say, so far. When none is left, `stop` is set.
+    """
     failures: list[str] = []
-    async with AsyncExitStack() as stack:
-        watchers = asyncio.gather(
-            *[
-                _watch(await stack.enter_async_context(_edge(command, log_file)), log_file, failures)
-                for number, command in enumerate(commands)
-                for log_file in [logs / f"edge-{number}.log"]
-            ]
-        )
-        watchers.add_done_callback(lambda _: stop.set() if failures else None)
+    processes: list[asyncio.subprocess.Process] = []
+    log_files = [logs / f"edge-{number}.log" for number in range(len(commands))]
+
+    async def watch() -> None:
+        await asyncio.gather(*(_watch(*each, failures) for each in zip(processes, log_files, strict=True)))
+        if failures:
+            stop.set()
+
+    try:
+        for command, log_file in zip(commands, log_files, strict=True):
+            processes.append(await _start_edge(command, log_file))
+        watching = asyncio.create_task(watch())
         try:
             yield failures
         finally:
-            watchers.cancel()
-            await asyncio.gather(watchers, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    finally:
+        await asyncio.gather(*map(_reap, processes))
 
 
-@asynccontextmanager
-async def _edge(command: list[str], log_file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Keep one edge process; it gets no Ctrl-C of ours, and ends when we do."""
+async def _start_edge(command: list[str], log_file: Path) -> asyncio.subprocess.Process:
+    """Start an edge process that gets no Ctrl-C of ours, and ends when its standard input closes."""
     with log_file.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
         )
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Give a process some time to leave by itself, then kill it."""
+    assert process.stdin is not None
+    process.stdin.close()
     try:
-        yield process
-    finally:
-        try:
-            await asyncio.wait_for(process.wait(), LEAVE_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await asyncio.wait_for(process.wait(), LEAVE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def _watch(process: asyncio.subprocess.Process, log_file: Path, failures: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""When a device is there."""
+"""When a device is connected."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,10 @@ def presence(availability: Availability, *, seed: int, client: str) -> Iterator[
 
 
 def _renewal(availability: OnOff, seed: int, client: str) -> Iterator[Interval]:
-    """Alternate exponential times; what is left of the first one is exponential too."""
+    """Alternate exponential times on and off.
+
+    The process is in equilibrium from the start: what is left of an exponential time is exponential, too.
+    """
     on_s, off_s = availability.mean_on_s, availability.mean_off_s
     rng = generator(seed, "presence", client)
     away = rng.random() >= on_s / (on_s + off_s)

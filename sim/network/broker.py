@@ -1,7 +1,8 @@
 """The network in virtual time: messages from the server through the broker to devices, and back.
 
-As a real broker does, it takes a message whole before it passes it on, keeps the run's state for those who
-come later, says a vanished client's last will, and drops without a word what its queues cannot hold.
+As a real broker does, it receives a whole message before it passes it on, retains the run's state for clients
+that connect later, publishes the last will of a client that has vanished, and drops silently what its queues
+cannot hold.
 """
 
 import functools
@@ -30,7 +31,7 @@ SUBACK_BYTES = 6
 """For our two topics; MQTT 3.1.1, 3.9."""
 
 UNNOTICED_KEEPALIVES = 1.5
-"""So long a broker waits for a sign of life (MQTT 3.1.1, 3.1.2.10)."""
+"""A broker takes a client for lost after so many keepalives of silence (MQTT 3.1.1, 3.1.2.10)."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -46,13 +47,13 @@ class VirtualBroker:
         clock: virtual time.
         model: the broker's speed and limits.
         run: name of the run.
-        stations: by client.
-        server_up: line from the server to the broker.
-        server_down: line from the broker to the server.
+        endpoints: by client.
+        server_up: link from the server to the broker.
+        server_down: link from the broker to the server.
         trace: takes the spans.
 
     Attributes:
-        tally: what the network did.
+        network_stats: bytes, and messages that were lost or dropped.
         to_server: takes what arrives at the server.
     """
 
@@ -71,7 +72,7 @@ class VirtualBroker:
         self.to_server: Callable[[Received], None] = lambda _: None
         self._clock = clock
         self._run = run
-        self._stations = endpoints
+        self._endpoints = endpoints
         self._by_topic = {topics.down(run, client): endpoint for client, endpoint in endpoints.items()}
         self._retained: InFlight | None = None
         self._service = ServiceQueue(model)
@@ -81,7 +82,7 @@ class VirtualBroker:
         self._unnoticed_s = UNNOTICED_KEEPALIVES * model.keepalive_s
         self._trace = trace
 
-    def _parcel(self, publish: Publish) -> InFlight:
+    def _put_in_flight(self, publish: Publish) -> InFlight:
         size = encoded_bytes(publish.message)
         wire = wire_bytes(publish.topic, size)
         return InFlight(publish, wire, framed_bytes(wire), _answer_bytes(size), self._clock.now)
@@ -89,23 +90,23 @@ class VirtualBroker:
     # -- presence --------------------------------------------------------------------------------------
 
     def connect(self, endpoint: Endpoint) -> None:
-        """Let a device appear: TCP's handshake, CONNECT and SUBSCRIBE take a round trip each."""
+        """Let a device connect: TCP's handshake, CONNECT and SUBSCRIBE take a round trip each."""
         endpoint.session += 1
         subscribed_s = self._clock.now + 5 * endpoint.down.latency_s
         self._clock.at(subscribed_s, self._subscribed, endpoint, endpoint.session)
 
     def _subscribed(self, endpoint: Endpoint, session: int) -> None:
-        """The broker has the subscription; what it says from now on comes after its SUBACK."""
+        """Note that the broker has the subscription; what it sends from now on comes after its SUBACK."""
         if session != endpoint.session:
             return
         if endpoint.will:  # the new connection takes over; the old one ends without a DISCONNECT
-            self._say_will(endpoint)
+            self._publish_will(endpoint)
         endpoint.will = endpoint.subscribed = True
-        line = endpoint.down
-        if isinstance(line, SharedTcpLink):
-            line.send(SUBACK_BYTES, self._connected, endpoint, session)
+        link = endpoint.down
+        if isinstance(link, SharedTcpLink):
+            link.send(SUBACK_BYTES, self._connected, endpoint, session)
         else:
-            carried = line.carry(self._clock.now, SUBACK_BYTES)
+            carried = link.carry(self._clock.now, SUBACK_BYTES)
             self._clock.at(carried.arrival_s, self._connected, carried.start_s, endpoint, session)
         if self._retained is not None:
             self._down(endpoint, msgspec.structs.replace(self._retained, asked_s=self._clock.now))
@@ -114,20 +115,19 @@ class VirtualBroker:
         if session != endpoint.session:
             return
         endpoint.online = True
-        for message_in_flight in endpoint.unsent or ():
-            self._up(endpoint, message_in_flight)
+        for in_flight in endpoint.unsent or ():
+            self._up(endpoint, in_flight)
         endpoint.connection += 1
         endpoint.handle(Online(endpoint.connection))
 
     def lose(self, endpoint: Endpoint) -> None:
-        """Let a device vanish without a word, and all that is under way with it."""
+        """Let a device lose its connection without a DISCONNECT, and with it all that is under way."""
         endpoint.session += 1
         endpoint.online = endpoint.subscribed = False
-        for line in (endpoint.up, endpoint.down):
-            self.network_stats.lost += (
-                line.under_way if isinstance(line, SharedTcpLink) else 0
-            )  # others count later
-            line.reset()
+        for link in (endpoint.up, endpoint.down):
+            if isinstance(link, SharedTcpLink):  # of other links, each message is counted when it is due
+                self.network_stats.lost += link.under_way
+            link.reset()
         endpoint.window.reset()
         if endpoint.will:
             self._clock.at(
@@ -136,56 +136,49 @@ class VirtualBroker:
 
     def _notice_absence(self, endpoint: Endpoint, session: int) -> None:
         if session == endpoint.session:
-            self._say_will(endpoint)
+            self._publish_will(endpoint)
 
-    def _say_will(self, endpoint: Endpoint) -> None:
+    def _publish_will(self, endpoint: Endpoint) -> None:
         endpoint.will = False
-        will = Publish(
-            topics.status(self._run, endpoint.client),
-            Status(online=False, session=endpoint.connection),
-            retain=True,
-        )
-        self._pass_up(endpoint, self._parcel(will))
+        status = Status(online=False, session=endpoint.connection)
+        will = Publish(topics.status(self._run, endpoint.client), status, retain=True)
+        self._pass_up(endpoint, self._put_in_flight(will))
 
     # -- device to server ------------------------------------------------------------------------------
 
     def publish(self, endpoint: Endpoint, publish: Publish) -> None:
         """Take a message of a device; it is kept while the device is away."""
-        message_in_flight = self._parcel(publish)
+        in_flight = self._put_in_flight(publish)
         if endpoint.unsent is not None:
-            endpoint.unsent.append(message_in_flight)
+            endpoint.unsent.append(in_flight)
         if endpoint.online:
-            self._up(endpoint, message_in_flight)
+            self._up(endpoint, in_flight)
 
-    def _up(self, endpoint: Endpoint, message_in_flight: InFlight) -> None:
-        line, session = endpoint.up, endpoint.session
-        if isinstance(line, SharedTcpLink):
-            line.send(message_in_flight.wire_bytes, self._at_broker, endpoint, session, message_in_flight)
+    def _up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
+        link, session = endpoint.up, endpoint.session
+        if isinstance(link, SharedTcpLink):
+            link.send(in_flight.wire_bytes, self._at_broker, endpoint, session, in_flight)
         else:
-            carried = line.carry(self._clock.now, message_in_flight.wire_bytes)
-            self._clock.at(
-                carried.arrival_s, self._at_broker, carried.start_s, endpoint, session, message_in_flight
-            )
+            carried = link.carry(self._clock.now, in_flight.wire_bytes)
+            self._clock.at(carried.arrival_s, self._at_broker, carried.start_s, endpoint, session, in_flight)
 
-    def _at_broker(
-        self, start_s: float, endpoint: Endpoint, session: int, message_in_flight: InFlight
-    ) -> None:
+    def _at_broker(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
         if endpoint.unsent is not None:
-            endpoint.unsent.popleft()  # a line keeps the order
-        self.network_stats.uplink_bytes += message_in_flight.link_bytes
-        self.network_stats.downlink_bytes += message_in_flight.answer_bytes
-        endpoint.down.acknowledge(start_s, self._clock.now, message_in_flight.answer_bytes // ANSWER_BYTES)
+            endpoint.unsent.popleft()  # a link keeps the order
+        self.network_stats.uplink_bytes += in_flight.link_bytes
+        self.network_stats.downlink_bytes += in_flight.answer_bytes
+        endpoint.down.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
         if endpoint.lane is not None:
-            self._show(endpoint.lane, "uplink", message_in_flight, start_s)
-        self._pass_up(endpoint, message_in_flight)
+            self._show(endpoint.lane, "uplink", in_flight, start_s)
+        self._pass_up(endpoint, in_flight)
 
-    def _pass_up(self, endpoint: Endpoint, message_in_flight: InFlight) -> None:
+    def _pass_up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
         now_s = self._clock.now
-        received = Received(endpoint.client, message_in_flight.publish.message, message_in_flight.wire_bytes)
-        served_s = self._service.serve(now_s, message_in_flight.wire_bytes)
+        received = Received(endpoint.client, in_flight.publish.message, in_flight.wire_bytes)
+        served_s = self._service.serve(now_s, in_flight.wire_bytes)
         if self._server_down.path.instant and served_s <= now_s:
             self.to_server(received)
             return
@@ -193,7 +186,7 @@ class VirtualBroker:
         if admitted_s is None:
             self.network_stats.dropped += 1
             return
-        arrival_s = self._server_down.carry(admitted_s, message_in_flight.wire_bytes).arrival_s
+        arrival_s = self._server_down.carry(admitted_s, in_flight.wire_bytes).arrival_s
         self._server_window.sent(arrival_s + self._server_down.latency_s)
         self._clock.at(arrival_s, self.to_server, received)
 
@@ -201,73 +194,71 @@ class VirtualBroker:
 
     def publish_from_server(self, publish: Publish) -> None:
         """Take a message of the server."""
-        message_in_flight = self._parcel(publish)
-        arrival_s = self._server_up.carry(self._clock.now, message_in_flight.wire_bytes).arrival_s
+        in_flight = self._put_in_flight(publish)
+        arrival_s = self._server_up.carry(self._clock.now, in_flight.wire_bytes).arrival_s
         if arrival_s <= self._clock.now:
-            self._route(message_in_flight)
+            self._route(in_flight)
         else:
-            self._clock.at(arrival_s, self._route, message_in_flight)
+            self._clock.at(arrival_s, self._route, in_flight)
 
-    def _route(self, message_in_flight: InFlight) -> None:
-        if message_in_flight.publish.retain:  # the run's state, for everybody
-            self._retained = message_in_flight
-            for endpoint in self._stations.values():
+    def _route(self, in_flight: InFlight) -> None:
+        if in_flight.publish.retain:  # the run's state, for everybody
+            self._retained = in_flight
+            for endpoint in self._endpoints.values():
                 if endpoint.subscribed:
-                    self._down(endpoint, message_in_flight)
+                    self._down(endpoint, in_flight)
             return
-        receiver = self._by_topic[message_in_flight.publish.topic]
+        receiver = self._by_topic[in_flight.publish.topic]
         if receiver.subscribed:
-            self._down(receiver, message_in_flight)
+            self._down(receiver, in_flight)
         else:
             self.network_stats.lost += 1
 
-    def _down(self, endpoint: Endpoint, message_in_flight: InFlight) -> None:
-        served_s = self._service.serve(self._clock.now, message_in_flight.wire_bytes)
-        line = endpoint.down
-        if isinstance(line, SharedTcpLink):
-            self._clock.at(served_s, self._down_shared, line, endpoint, endpoint.session, message_in_flight)
+    def _down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
+        served_s = self._service.serve(self._clock.now, in_flight.wire_bytes)
+        link = endpoint.down
+        if isinstance(link, SharedTcpLink):
+            self._clock.at(served_s, self._down_shared, link, endpoint, endpoint.session, in_flight)
             return
         admitted_s = endpoint.window.admit(served_s)
         if admitted_s is None:
             self.network_stats.dropped += 1
             return
-        carried = line.carry(admitted_s, message_in_flight.wire_bytes)
-        endpoint.window.sent(carried.arrival_s + line.latency_s)
+        carried = link.carry(admitted_s, in_flight.wire_bytes)
+        endpoint.window.sent(carried.arrival_s + link.latency_s)
         self._clock.at(
-            carried.arrival_s, self._at_device, carried.start_s, endpoint, endpoint.session, message_in_flight
+            carried.arrival_s, self._at_device, carried.start_s, endpoint, endpoint.session, in_flight
         )
 
     def _down_shared(
-        self, line: SharedTcpLink, endpoint: Endpoint, session: int, message_in_flight: InFlight
+        self, link: SharedTcpLink, endpoint: Endpoint, session: int, in_flight: InFlight
     ) -> None:
         if session != endpoint.session:
             self.network_stats.lost += 1
-        elif endpoint.window.has_room(line.under_way):
-            line.send(message_in_flight.wire_bytes, self._at_device, endpoint, session, message_in_flight)
+        elif endpoint.window.has_room(link.under_way):
+            link.send(in_flight.wire_bytes, self._at_device, endpoint, session, in_flight)
         else:
             self.network_stats.dropped += 1
 
-    def _at_device(
-        self, start_s: float, endpoint: Endpoint, session: int, message_in_flight: InFlight
-    ) -> None:
+    def _at_device(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        self.network_stats.downlink_bytes += message_in_flight.link_bytes
-        self.network_stats.uplink_bytes += message_in_flight.answer_bytes
-        endpoint.up.acknowledge(start_s, self._clock.now, message_in_flight.answer_bytes // ANSWER_BYTES)
+        self.network_stats.downlink_bytes += in_flight.link_bytes
+        self.network_stats.uplink_bytes += in_flight.answer_bytes
+        endpoint.up.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
         if endpoint.lane is not None:
-            self._show(endpoint.lane, "downlink", message_in_flight, start_s)
-        endpoint.handle(Received("", message_in_flight.publish.message, message_in_flight.wire_bytes))
+            self._show(endpoint.lane, "downlink", in_flight, start_s)
+        endpoint.handle(Received("", in_flight.publish.message, in_flight.wire_bytes))
 
-    def _show(self, lane: int, way: str, message_in_flight: InFlight, start_s: float) -> None:
-        """Put a message's way to its receiver on the trace, unless it carries no tensor."""
-        match message_in_flight.publish.message:
+    def _show(self, lane: int, direction: str, in_flight: InFlight, start_s: float) -> None:
+        """Put a message's wait and transfer on the trace if it carries a tensor."""
+        match in_flight.publish.message:
             case Assignment(round=number) | HeadUpdate(round=number):
-                details = {"round": number, "bytes": message_in_flight.wire_bytes}
+                details = {"round": number, "bytes": in_flight.wire_bytes}
             case Activations(round=number, step=step) | Gradient(round=number, step=step):
-                details = {"round": number, "step": step, "bytes": message_in_flight.wire_bytes}
+                details = {"round": number, "step": step, "bytes": in_flight.wire_bytes}
             case _:
                 return
-        self._trace.span(lane, "queue", message_in_flight.asked_s, start_s, **details)
-        self._trace.span(lane, way, start_s, self._clock.now, **details)
+        self._trace.span(lane, "queue", in_flight.asked_s, start_s, **details)
+        self._trace.span(lane, direction, start_s, self._clock.now, **details)

@@ -18,16 +18,16 @@ class ServiceQueue:
         self._free_s = 0.0
 
     def serve(self, now_s: float, wire_bytes: int) -> float:
-        """Give the time at which the broker is through with a message; calls come in order of time."""
+        """Give the time at which the broker has finished a message; calls come in order of time."""
         self._free_s = max(now_s, self._free_s) + self._message_s + wire_bytes * self._byte_s
         return self._free_s
 
 
 class Window:
-    """What the broker has under way to one client, and what waits for that.
+    """The broker's in-flight window and queue for one client.
 
-    At most `in_flight` messages lack their PUBACK, `queue_limit` more wait, and the broker drops the rest
-    without a word to anybody, as mosquitto does.
+    At most `in_flight` messages are sent and not yet acknowledged, `queue_limit` more wait, and the broker
+    drops the rest silently, as mosquitto does.
 
     Args:
         model: the two limits.
@@ -38,7 +38,7 @@ class Window:
     def __init__(self, model: BrokerModel) -> None:
         self._in_flight = model.in_flight
         self._limit = model.in_flight + model.queue_limit
-        self._acknowledged_s: list[float] = []  # of what is under way or waits, in order
+        self._acknowledged_s: list[float] = []  # when the PUBACK of each message comes, in order
 
     def reset(self) -> None:
         """Forget everything: a clean session."""
@@ -55,7 +55,7 @@ class Window:
         return acknowledged_s[under_way - self._in_flight] if under_way < self._limit else None
 
     def has_room(self, under_way: int) -> bool:
-        """Tell whether one more is taken where somebody else counts what is under way."""
+        """Tell whether there is room for one more message beside `under_way` that the caller has counted."""
         return under_way < self._limit
 
     def sent(self, acknowledged_s: float) -> None:

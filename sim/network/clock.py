@@ -1,10 +1,11 @@
 """SimPy time with plain callbacks: an event costs half a microsecond, where a process would cost five."""
 
 from collections.abc import Callable
+from heapq import heappush
 from typing import Any, TypeVarTuple
 
 import simpy
-from simpy.events import Event
+from simpy.events import NORMAL, Event
 
 Ts = TypeVarTuple("Ts")
 
@@ -34,6 +35,10 @@ class Clock(simpy.Environment):
     """Virtual seconds since the run began; what is due at the same time runs in the order of the calls."""
 
     def at(self, time_s: float, call: Callable[[*Ts], None], *args: *Ts) -> None:
-        """Call back at a time; at once, after what is already due, when it has passed."""
-        wait_s = time_s - self._now
-        self.schedule(_Call(call, args), delay=wait_s if wait_s > 0 else 0.0)
+        """Call back at a time; at once, after what is already due, when it has passed.
+
+        SimPy's own `schedule` takes a delay. Rounding would move equal times apart, and messages would
+        overtake each other.
+        """
+        due_s = max(time_s, self._now)
+        heappush(self._queue, (due_s, NORMAL, next(self._eid), _Call(call, args)))

@@ -1,4 +1,4 @@
-"""A device's place in the virtual network, and what travels there."""
+"""A device's end of the virtual network, and the messages that travel there."""
 
 from collections import deque
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class NetworkStats:
 
 
 class InFlight(msgspec.Struct, frozen=True, gc=False):
-    """A message on its way.
+    """A message on its way, with its sizes.
 
     Attributes:
         publish: topic and message.
@@ -51,12 +51,12 @@ class InFlight(msgspec.Struct, frozen=True, gc=False):
 
 
 class Endpoint:
-    """A device's place in the network.
+    """A device's end of the network: its links, its connection and what it has not sent yet.
 
     Args:
         client: its name.
-        up: line to the broker.
-        down: line from the broker.
+        up: link to the broker.
+        down: link from the broker.
         window: what the broker may have under way to it.
         leaves: whether it may ever leave; its unsent messages are then kept.
         lane: of the trace, if it has one.

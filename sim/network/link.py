@@ -1,13 +1,14 @@
 """One direction of a device's link: when does the last byte of a message arrive?
 
 First come, first served, at the link's rate, through one TCP connection that lasts. docs/models.md has the
-equations. A line knows its own state only; it is told the time.
+equations. A link knows its own state only; it is told the time.
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import msgspec
@@ -39,6 +40,8 @@ MIN_RTO_MARGIN_S = 0.2
 DUPLICATE_ACKS = 3
 """As many segments must follow a lost one for a fast retransmit, RFC 5681; else the timeout repairs it."""
 
+_standard_normal = NormalDist().inv_cdf
+
 
 class Carried(msgspec.Struct, frozen=True, gc=False):
     """When a message began to leave, when its last byte had left, and when that arrived."""
@@ -56,7 +59,7 @@ class Path:
         bytes_per_s: rate for packets with their headers; infinite if unlimited.
         segment_s: time a full packet takes at that rate.
         latency_s: mean time one way.
-        one_way_s: draws it; None where it does not vary.
+        one_way_s: quantile function of the time one way; None where that does not vary.
         loss: probability that a packet is lost.
         round_trip_s: of two full packets and their acknowledgement on an idle link.
         timeout_s: TCP's retransmission timeout.
@@ -66,7 +69,7 @@ class Path:
     bytes_per_s: float
     segment_s: float
     latency_s: float
-    one_way_s: Callable[[RandomStream], float] | None
+    one_way_s: Callable[[float], float] | None
     loss: float
     round_trip_s: float
     timeout_s: float
@@ -94,20 +97,20 @@ def path_of(link: Link, direction: Literal["up", "down"]) -> Path:
 
 def _with_jitter(
     mean_s: float, deviation_s: float, distribution: Literal["normal", "lognormal", "uniform"]
-) -> Callable[[RandomStream], float] | None:
-    """Give a function that draws times of this mean and standard deviation, never below 0."""
+) -> Callable[[float], float] | None:
+    """Give the quantile function of times with this mean and standard deviation, never below 0."""
     if deviation_s == 0.0:
         return None
     match distribution:
         case "normal":
-            return lambda draws: max(0.0, mean_s + deviation_s * draws.normal())
+            return lambda probability: max(0.0, mean_s + deviation_s * _standard_normal(probability))
         case "uniform":
             half_width_s = math.sqrt(3) * deviation_s
-            return lambda draws: max(0.0, mean_s + half_width_s * (2 * draws.uniform() - 1))
+            return lambda probability: max(0.0, mean_s + half_width_s * (2 * probability - 1))
         case "lognormal":
             variance = math.log1p((deviation_s / mean_s) ** 2)
             sigma, mu = math.sqrt(variance), math.log(mean_s) - variance / 2
-            return lambda draws: math.exp(mu + sigma * draws.normal())
+            return lambda probability: math.exp(mu + sigma * _standard_normal(probability))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -125,15 +128,20 @@ def framed_bytes(payload_bytes: int) -> int:
 class TcpLink:
     """One direction of one device's link.
 
+    Jitter and loss have a random stream each, made from the seed and the names alone: the n-th message of a
+    device has the same time one way whatever the other devices do, and whatever was lost before.
+
     Args:
         path: what it is like.
-        draws: jitter and loss.
+        seed: the scenario's.
+        owner: whose link it is, and in which direction; names the streams.
     """
 
     __slots__ = (
-        "_draws",
         "_idle_since_s",
+        "_jitter",
         "_last_arrival_s",
+        "_loss",
         "_queued_s",
         "_threshold",
         "_usually_queued_s",
@@ -141,9 +149,10 @@ class TcpLink:
         "path",
     )
 
-    def __init__(self, path: Path, draws: RandomStream) -> None:
+    def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...]) -> None:
         self.path = path
-        self._draws = draws
+        self._jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
+        self._loss = RandomStream(seed, "loss", *owner) if path.loss else None
         self.reset()
 
     @property
@@ -169,7 +178,10 @@ class TcpLink:
         return self.depart(start_s, end_s, payload_bytes)
 
     def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        """Say the same of a message that had the line from `start_s`, and but for TCP's waits to `end_s`."""
+        """Say the same of a message whose bytes alone keep the link busy from `start_s` to `end_s`.
+
+        TCP's waits and repetitions come after them.
+        """
         sent_s = end_s + self.delay_s(start_s, payload_bytes)
         arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
         self._idle_since_s, self._last_arrival_s = sent_s, arrival_s
@@ -191,7 +203,7 @@ class TcpLink:
         """Give what TCP adds to the time at full rate: waits for acknowledgements, and what it repeats.
 
         It sends window after window. The first acknowledgement of one comes a round trip after its start;
-        until then the line pauses.
+        until then the link pauses.
         """
         path, segments = self.path, segments_of(payload_bytes)
         self._age(start_s)
@@ -219,8 +231,8 @@ class TcpLink:
     def _age(self, start_s: float) -> None:
         """Halve the window for every retransmission timeout of silence, RFC 2861.
 
-        TCP is silent since it sent the last flight, which then waited for the line. Its timeout follows the
-        round trips that it has seen, with their wait for the line.
+        TCP is silent since it sent the last flight, which then waited for the link. Its timeout follows the
+        round trips that it has seen, with their wait for the link.
         """
         if self._window > INITIAL_WINDOW:
             silence_s = start_s - self._idle_since_s + self._queued_s
@@ -235,10 +247,11 @@ class TcpLink:
 
     def _losses(self, flight: int) -> tuple[int, int]:
         """Draw how many segments of a flight are lost, and give how many follow the first of them."""
-        per_draw = math.log1p(-self.path.loss)
+        assert self._loss is not None
+        per_segment = math.log1p(-self.path.loss)
         lost, after, position = 0, 0, -1
-        while True:
-            position += 1 + int(math.log1p(-self._draws.uniform()) / per_draw)
+        while True:  # the segments between two lost ones have a geometric distribution
+            position += 1 + int(math.log1p(-self._loss.uniform()) / per_segment)
             if position >= flight:
                 return lost, after
             lost += 1
@@ -264,5 +277,19 @@ class TcpLink:
 
     def propagation_s(self) -> float:
         """Draw the time one way."""
-        one_way_s = self.path.one_way_s
-        return one_way_s(self._draws) if one_way_s else self.path.latency_s
+        if self._jitter is None:
+            return self.path.latency_s
+        assert self.path.one_way_s is not None
+        return self.path.one_way_s(self._jitter.uniform())
+
+
+def links_of(link: Link, *, seed: int, owner: str) -> tuple[TcpLink, TcpLink]:
+    """Give both directions of somebody's link, up and down.
+
+    Args:
+        link: what it is like.
+        seed: the scenario's.
+        owner: whose it is, part of the seeds of its jitter and loss.
+    """
+    up, down = path_of(link, "up"), path_of(link, "down")
+    return TcpLink(up, seed=seed, owner=(owner, "up")), TcpLink(down, seed=seed, owner=(owner, "down"))

@@ -6,22 +6,11 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from server_node.protocol.ledger import FLOWS
-from sim.commands.progress import format_bytes as bytes_in_words
+from server_node.protocol.ledger import DOWN, FLOWS, UP
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
-from sim.report.words import (
-    DOWN,
-    SECONDS,
-    TOTAL,
-    UP,
-    evaluated,
-    held_up,
-    pareto,
-    sweep_points,
-    time_in_words,
-    who,
-)
+from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_points, who
+from sim.wording import format_bytes, format_seconds
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and greys
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -49,10 +38,10 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
         rows = evaluated(run)
         if against == "bytes":
             x = [wire_bytes(row) / 1e6 for row in rows]
-            words = [bytes_in_words(wire_bytes(row)) for row in rows]
+            words = [format_bytes(wire_bytes(row)) for row in rows]
         else:
             x = [row["elapsed_s"] for row in rows]
-            words = [f"{time_in_words(seconds)} of {run.clock} time" for seconds in x]
+            words = [f"{format_seconds(seconds)} of {run.clock} time" for seconds in x]
         hover = [f"round {row['round']}, {text}" for row, text in zip(rows, words, strict=True)]
         figure.add_scatter(
             x=x,
@@ -65,7 +54,7 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
             hovertemplate="%{y:.3f} after %{text}",
         )
     clocks = " or ".join(sorted({run.clock for run in runs}))
-    metrics = " / ".join(sorted({run.summary.metric.name for run in runs}))
+    metrics = " / ".join(sorted({run.summary["metric"]["name"] for run in runs}))
     x_title = "MB on the wire, both directions" if against == "bytes" else f"seconds of {clocks} time"
     ends = [max(trace.x) for trace in figure.data]
     scale = _scale(ends)
@@ -94,7 +83,7 @@ def traffic(runs: Sequence[Run]) -> go.Figure:
             name=name,
             orientation="h",
             marker_color=_FLOWS[name],
-            text=[bytes_in_words(size) for size in each],
+            text=[format_bytes(size) for size in each],
             textposition="none",
             hovertemplate="%{text}",
         )
@@ -102,7 +91,7 @@ def traffic(runs: Sequence[Run]) -> go.Figure:
     figure.add_scatter(
         y=y,
         x=[total / 1e6 for total in totals],
-        text=[f" {bytes_in_words(total)}" for total in totals],
+        text=[f" {format_bytes(total)}" for total in totals],
         mode="text",
         textposition="middle right",
         cliponaxis=False,
@@ -123,7 +112,7 @@ def where_time_went(times: Sequence[RoundTime], clock: str) -> go.Figure:
         seconds = [time.seconds.get(phase, 0.0) for time in times]
         if not any(seconds):
             continue
-        words = [f"{time_in_words(s)}, along the path of {escape(who(t))}"
+        words = [f"{format_seconds(s)}, along the path of {escape(who(t))}"
                  for s, t in zip(seconds, times, strict=True)]  # fmt: skip
         figure.add_bar(
             x=rounds, y=seconds, name=phase, marker_color=colour, text=words, textposition="none",
@@ -151,7 +140,7 @@ def stragglers(times: Sequence[RoundTime]) -> go.Figure:
                 mode="markers",
                 marker={"color": colour, "size": [time.lost_s for time in those], "sizemode": "area",
                         "sizeref": 2 * most_s / 28**2, "sizemin": 4, "opacity": 0.85},
-                text=[time_in_words(time.lost_s) for time in those],
+                text=[format_seconds(time.lost_s) for time in those],
                 hovertemplate="round %{x}: %{text} lost against the median client",
             )  # fmt: skip
     names = sorted({escape(who(time)) for time in late})
@@ -190,7 +179,7 @@ def front(sweep: Sweep, cost: str) -> go.Figure:
 
 def _point(sweep: Sweep, row: Row) -> str:
     keys = [f"{escape(key)}: {escape(str(row[key]))}" for key in sweep.keys]
-    return "<br>".join([bytes_in_words(row[TOTAL]), *keys])
+    return "<br>".join([format_bytes(row[TOTAL]), *keys])
 
 
 def _scale(values: Sequence[float]) -> str:
@@ -199,8 +188,8 @@ def _scale(values: Sequence[float]) -> str:
 
 
 def _size(run: Run, flow: str, kind: str) -> int:
-    size = run.summary.bytes[flow]
-    return size.wire if kind == "wire" else size.raw_float32
+    size = run.summary["bytes"][flow]
+    return size["wire"] if kind == "wire" else size["raw_float32"]
 
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:

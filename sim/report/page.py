@@ -11,11 +11,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sim.commands.progress import format_bytes as bytes_in_words
+from broker.files import atomic_write, writing
+from server_node.summary import total_wire_bytes
 from sim.report import charts, words
 from sim.report.rounds import RoundTime, round_times
 from sim.report.runs import Run, Sweep, read_all
-from sim.report.words import time_in_words
+from sim.wording import format_bytes, format_seconds
 
 WORST = 10
 """Rows of the table of stragglers."""
@@ -51,11 +52,14 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
         Where it is.
 
     Raises:
-        ValueError: a folder lacks a file, or holds one that cannot be read.
+        ReportError: a folder lacks a file, or holds one that cannot be read.
+        RunError: the page cannot be written.
     """
     runs, sweeps = read_all(folders)
     file = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
-    file.write_text(render(runs, sweeps), encoding="utf-8")
+    page = render(runs, sweeps)
+    with writing(file), atomic_write(file) as part:
+        part.write_text(page, encoding="utf-8")
     return file
 
 
@@ -87,7 +91,7 @@ def _drawn(figure: go.Figure, name: str) -> Markup:
 
 def _of_all(runs: Sequence[Run]) -> list[Section]:
     several = len(runs) > 1
-    metric = " or ".join(sorted({run.summary.metric.name for run in runs}))
+    metric = " or ".join(sorted({run.summary["metric"]["name"] for run in runs}))
     race = words.race(runs)
     readings = [_named(run, words.learning(run), alone=not several) for run in runs]
     scored = [run for run in runs if words.evaluated(run)]
@@ -118,7 +122,7 @@ def _of_one(run: Run, *, alone: bool) -> list[Section]:
     times = round_times(
         run.trace,
         run.rows,
-        virtual_s=run.summary.virtual_seconds,
+        virtual_s=run.summary["virtual_seconds"],
         overlapping=run.scenario.get("stragglers.policy") == "buffered",
     )
     if not times:
@@ -155,8 +159,8 @@ def _worst(late: Sequence[RoundTime]) -> Table:
             time.round,
             words.who(time),
             time.cause,
-            time_in_words(time.lost_s),
-            time_in_words(time.duration_s),
+            format_seconds(time.lost_s),
+            format_seconds(time.duration_s),
             None if time.client is None else "yes" if time.answered else "no",
             time.missing,
         )
@@ -184,14 +188,14 @@ def _score(value: float | None) -> str | None:
 
 
 _FIGURES: dict[str, Any] = {
-    "final metric": lambda run: _score(run.summary.metric.final),
-    "best metric": lambda run: _score(run.summary.metric.best),
-    "rounds": lambda run: run.summary.rounds,
-    "client steps": lambda run: run.summary.client_steps,
-    "bytes, both directions": lambda run: bytes_in_words(run.summary.wire_bytes),
-    "bytes per client": lambda run: bytes_in_words(run.summary.wire_bytes / run.summary.clients),
-    "duration": lambda run: f"{time_in_words(run.rows[-1]['elapsed_s'])} ({run.clock})",
-    "ended": lambda run: run.summary.reason,
+    "final metric": lambda run: _score(run.summary["metric"]["final"]),
+    "best metric": lambda run: _score(run.summary["metric"]["best"]),
+    "rounds": lambda run: run.summary["rounds"],
+    "client steps": lambda run: run.summary["client_steps"],
+    "bytes, both directions": lambda run: format_bytes(total_wire_bytes(run.summary)),
+    "bytes per client": lambda run: format_bytes(total_wire_bytes(run.summary) / run.summary["clients"]),
+    "duration": lambda run: f"{format_seconds(run.rows[-1]['elapsed_s'])} ({run.clock})",
+    "ended": lambda run: run.summary["reason"],
 }
 
 
@@ -201,7 +205,7 @@ def _sweep(sweep: Sweep) -> Section:
         (
             *(row[key] for key in sweep.keys),
             _score(row.get("metric.final")),
-            bytes_in_words(words.total_bytes(row)) if row.get("error") is None else None,
+            format_bytes(words.total_bytes(row)) if row.get("error") is None else None,
             None if row.get("virtual_seconds") is None else f"{row['virtual_seconds']:.1f}",
             row["run"] if row.get("error") is None else f"{row['run']}: {row['error']}",
         )

@@ -13,54 +13,14 @@ import yaml
 
 from broker.errors import ReportError
 from server_node.protocol.ledger import CONTROL, FLOWS
+from server_node.summary import Summary
+from sim.key_paths import flat
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 _NAMES = (*FLOWS, CONTROL)
 _WRITERS = "fedlite run and fedlite simulate write it"
-
-
-class Metric(msgspec.Struct, frozen=True):
-    """As in summary.json; None when nothing was evaluated."""
-
-    name: str
-    final: float | None
-    best: float | None
-
-
-class FlowBytes(msgspec.Struct, frozen=True):
-    """As in summary.json; `control` has no float32 to be held against."""
-
-    wire: int
-    raw_float32: int = 0
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """What a report needs of summary.json, see server_node.record."""
-
-    scenario: str
-    task: str
-    mode: str
-    seed: int
-    reason: str
-    rounds: int
-    metric: Metric
-    clients: int
-    client_steps: int
-    wall_seconds: float
-    virtual_seconds: float | None
-    bytes: dict[str, FlowBytes]
-
-    def __post_init__(self) -> None:
-        lacking = [name for name in _NAMES if name not in self.bytes]
-        if lacking:
-            raise ValueError(f"no bytes of {lacking[0]}")
-
-    @property
-    def wire_bytes(self) -> int:
-        """All flows, both directions."""
-        return sum(flow.wire for flow in self.bytes.values())
 
 
 class Details(msgspec.Struct, frozen=True):
@@ -120,7 +80,7 @@ class Run:
     @property
     def clock(self) -> str:
         """What a second of this run is."""
-        return "virtual" if self.summary.virtual_seconds is not None else "real"
+        return "virtual" if self.summary["virtual_seconds"] is not None else "real"
 
 
 @dataclass(frozen=True)
@@ -166,7 +126,7 @@ def read_run(folder: Path, scenario: Row, label: str) -> Run:
         label=label,
         folder=folder,
         scenario=scenario,
-        summary=_read(folder / "summary.json", _decoder(Summary), at_end),
+        summary=_read(folder / "summary.json", _summary, at_end),
         rows=_read(folder / "metrics.parquet", _metrics, _WRITERS),
         trace=_read(trace, _decoder(TraceFile), at_end) if trace.exists() else None,
     )
@@ -190,20 +150,6 @@ def wire_bytes(row: Mapping[str, Any]) -> int:
     return sum(row[f"{name}_wire_bytes"] for name in _NAMES)
 
 
-def flat(tree: object, path: str = "") -> Row:
-    """Name the leaves of nested mappings and lists by their key paths, such as `fleet.0.count`."""
-    if isinstance(tree, Mapping):
-        pairs = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list):
-        pairs = [(str(index), value) for index, value in enumerate(tree)]
-    else:
-        return {path: tree}
-    leaves: Row = {}
-    for key, value in pairs:
-        leaves |= flat(value, f"{path}.{key}" if path else key)
-    return leaves
-
-
 def _labels(names: list[str], folders: list[Path]) -> list[str]:
     """Take the shortest kind of name that tells the runs apart."""
     kinds = (names, [folder.resolve().name for folder in folders], [str(folder) for folder in folders])
@@ -222,6 +168,14 @@ def _read(file: Path, read: Callable[[Path], T], writers: str) -> T:
 
 def _decoder(kind: type[T]) -> Callable[[Path], T]:
     return lambda file: msgspec.json.decode(file.read_bytes(), type=kind)
+
+
+def _summary(file: Path) -> Summary:
+    summary = _decoder(Summary)(file)
+    lacking = [name for name in _NAMES if name not in summary["bytes"]]
+    if lacking:
+        raise ValueError(f"no bytes of {lacking[0]}")
+    return summary
 
 
 def _yaml(file: Path) -> Any:

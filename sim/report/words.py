@@ -3,13 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from server_node.protocol.ledger import CONTROL, FLOWS
-from sim.commands.progress import format_bytes as bytes_in_words
+from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP
+from server_node.summary import COMPLETE, total_wire_bytes
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep, wire_bytes
-
-UP = tuple(name for name in FLOWS if name.endswith("_up"))
-DOWN = tuple(name for name in FLOWS if name.endswith("_down"))
+from sim.wording import format_bytes, format_seconds
 
 NOTABLE = 0.1
 """A client held a round up when this share of it was lost to the median client."""
@@ -41,24 +39,16 @@ _CAUSES = {
 }
 
 
-def time_in_words(seconds: float) -> str:
-    """Write a duration for people."""
-    for below, unit_s, unit in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < below:
-            return f"{seconds / unit_s:.3g} {unit}"
-    return f"{seconds / 86_400:.1f} d"
-
-
 def nature(run: Run) -> str:
     """Say what kind of run it was, and how it ended."""
     summary = run.summary
     how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
-    paths = {name: f"flows.{name}.codec" for name in FLOWS if summary.bytes[name].wire}
+    paths = {name: f"flows.{name}.codec" for name in FLOWS if summary["bytes"][name]["wire"]}
     codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
-    early = "" if summary.reason == "complete" else f" It ended early: {summary.reason}."
+    early = "" if summary["reason"] == COMPLETE else f" It ended early: {summary['reason']}."
     return (
-        f"{summary.scenario}: {summary.task} on {summary.clients} clients, {summary.rounds} rounds, "
-        f"seed {summary.seed}; {how}.{early} Codecs: {codecs}."
+        f"{summary['scenario']}: {summary['task']} on {summary['clients']} clients, "
+        f"{summary['rounds']} rounds, seed {summary['seed']}; {how}.{early} Codecs: {codecs}."
     )
 
 
@@ -69,19 +59,19 @@ def evaluated(run: Run) -> list[Row]:
 
 def learning(run: Run) -> str:
     """Say what the metric came to, and what that took."""
-    rows, metric = evaluated(run), run.summary.metric
+    rows, metric = evaluated(run), run.summary["metric"]
     if not rows:
         return "Nothing was evaluated: no training (--timing-only), or the run ended too early."
-    last, clients = rows[-1], run.summary.clients
+    last, clients = rows[-1], run.summary["clients"]
     half = next(row for row in rows if row["metric"] >= last["metric"] / 2)
     sooner = "already at the first look, " if half is rows[0] else ""
     best = max(rows, key=lambda row: row["metric"])
     fell = f" (best {best['metric']:.3f}, round {best['round']})" if best["metric"] > last["metric"] else ""
     total = wire_bytes(last)
     return (
-        f"Reached {metric.name} {last['metric']:.3f}{fell} after {bytes_in_words(total)}, that is "
-        f"{bytes_in_words(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
-        f"half of it was there {sooner}after {bytes_in_words(wire_bytes(half))} and "
+        f"Reached {metric['name']} {last['metric']:.3f}{fell} after {format_bytes(total)}, that is "
+        f"{format_bytes(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
+        f"half of it was there {sooner}after {format_bytes(wire_bytes(half))} and "
         f"{_seconds(run, half['elapsed_s'])}."
     )
 
@@ -89,7 +79,7 @@ def learning(run: Run) -> str:
 def race(runs: Sequence[Run]) -> str | None:
     """Compare what runs needed for the highest score that all of them reached."""
     scored = [run for run in runs if evaluated(run)]
-    if len(scored) < 2 or len({run.summary.metric.name for run in scored}) > 1:  # noqa: PLR2004
+    if len(scored) < 2 or len({run.summary["metric"]["name"] for run in scored}) > 1:  # noqa: PLR2004
         return None
     goal = min(max(row["metric"] for row in evaluated(run)) for run in scored)
     first = {run.label: next(row for row in evaluated(run) if row["metric"] >= goal) for run in scored}
@@ -97,23 +87,23 @@ def race(runs: Sequence[Run]) -> str | None:
         ((wire_bytes(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run) for run in scored),
         key=lambda each: each[0],
     )
-    times = "; ".join(f"{run.label} {bytes_in_words(size)} and {took}" for size, took, run in needed)
-    return f"To {scored[0].summary.metric.name} {goal:.3f}, which all reached, it took {times}."
+    times = "; ".join(f"{run.label} {format_bytes(size)} and {took}" for size, took, run in needed)
+    return f"To {scored[0].summary['metric']['name']} {goal:.3f}, which all reached, it took {times}."
 
 
 def traffic(run: Run) -> str:
     """Say what was saved, and what most of the bytes were."""
-    flows = run.summary.bytes
-    wire, raw = run.summary.wire_bytes, sum(flow.raw_float32 for flow in flows.values())
+    flows = run.summary["bytes"]
+    wire, raw = total_wire_bytes(run.summary), sum(flow.get("raw_float32", 0) for flow in flows.values())
     if not wire:
         return "Nothing was sent."
-    largest = max(flows, key=lambda name: flows[name].wire)
-    up, down = (sum(flows[name].wire for name in names) for names in (UP, DOWN))
-    saved = f"as float32 {bytes_in_words(raw)}, {raw / wire:.2f} times as much"
+    largest = max(flows, key=lambda name: flows[name]["wire"])
+    up, down = (sum(flows[name]["wire"] for name in names) for names in (UP, DOWN))
+    saved = f"as float32 {format_bytes(raw)}, {raw / wire:.2f} times as much"
     return (
-        f"{bytes_in_words(wire)} in whole MQTT packets ({bytes_in_words(up)} up, {bytes_in_words(down)} "
-        f"down); {saved}. The largest flow is {largest} with {flows[largest].wire / wire:.0%}. "
-        f"Control messages ({bytes_in_words(flows[CONTROL].wire)}) are in the total but not drawn."
+        f"{format_bytes(wire)} in whole MQTT packets ({format_bytes(up)} up, {format_bytes(down)} "
+        f"down); {saved}. The largest flow is {largest} with {flows[largest]['wire'] / wire:.0%}. "
+        f"Control messages ({format_bytes(flows[CONTROL]['wire'])}) are in the total but not drawn."
     )
 
 
@@ -127,9 +117,9 @@ def where_time_went(times: Sequence[RoundTime]) -> str:
     first, second = sorted(spent, key=spent.__getitem__, reverse=True)[:2]
     longest = max(times, key=lambda time: time.duration_s)
     return (
-        f"{_share(spent[first], total_s)} of the {time_in_words(total_s)} went into {_PHASES[first]}, "
+        f"{_share(spent[first], total_s)} of the {format_seconds(total_s)} went into {_PHASES[first]}, "
         f"{_share(spent[second], total_s)} into {_PHASES[second]}. The longest round was {longest.round}, "
-        f"{time_in_words(longest.duration_s)}; the mean is {time_in_words(total_s / len(times))}."
+        f"{format_seconds(longest.duration_s)}; the mean is {format_seconds(total_s / len(times))}."
     )
 
 
@@ -154,7 +144,7 @@ def stragglers(times: Sequence[RoundTime]) -> str:
         why[time.cause] += 1
     reasons = ", ".join(f"{count} {_CAUSES[cause]}" for cause, count in why.most_common())
     return (
-        f"{len(late)} of {len(times)} rounds were held up ({reasons}) and lost {time_in_words(lost_s)} "
+        f"{len(late)} of {len(times)} rounds were held up ({reasons}) and lost {format_seconds(lost_s)} "
         f"against the median client, {_share(lost_s, total_s)} of the time. "
         f"Most often it was {client} ({often} of them)."
     )
@@ -232,7 +222,7 @@ def sweep_front(sweep: Sweep) -> str:
 
 def _point(sweep: Sweep, row: Row) -> str:
     keys = ", ".join(f"{key} {unquoted(row[key])}" for key in sweep.keys)
-    cost = f"{bytes_in_words(row[TOTAL])} and {time_in_words(row[SECONDS])}"
+    cost = f"{format_bytes(row[TOTAL])} and {format_seconds(row[SECONDS])}"
     return f"{row['metric.final']:.3f} after {cost} ({keys})"
 
 
@@ -242,7 +232,7 @@ def unquoted(value: object) -> str:
 
 
 def _seconds(run: Run, seconds: float) -> str:
-    return f"{time_in_words(seconds)} of {run.clock} time"
+    return f"{format_seconds(seconds)} of {run.clock} time"
 
 
 def _share(part: float, whole: float) -> str:

@@ -30,7 +30,7 @@ from sim.network.clock import Clock
 from sim.network.link import TcpLink
 from sim.network.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import Packet, PacketSplitter, client_id
-from sim.shaped.shaping import PacketPath, lines_of
+from sim.shaped.shaping import PacketPath, links_by_client
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +79,13 @@ class Direction:
 
     Args:
         pacer: moves virtual time.
-        line: the link's, in this direction.
+        link: of the client, in this direction.
     """
 
-    def __init__(self, pacer: Pacer, line: TcpLink | SharedTcpLink) -> None:
+    def __init__(self, pacer: Pacer, link: TcpLink | SharedTcpLink) -> None:
         self._pacer = pacer
         self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
-        self._way = PacketPath(pacer.clock, line, self._arrived.put_nowait)
+        self._path = PacketPath(pacer.clock, link, self._arrived.put_nowait)
         self._held = 0  # bytes taken and not yet written
         self._less = asyncio.Event()
 
@@ -107,21 +107,21 @@ class Direction:
             self._send(packets)
             while data := await reader.read(SOCKET_BYTES):
                 self._send(splitter.feed(data))
-                await self._until_held(self._way.room_bytes)
+                await self._until_held(self._path.room_bytes)
             await self._until_held(0)
             writing.cancel()
 
     def close(self) -> None:
         """Lose what is under way."""
         self._pacer.catch_up()
-        self._way.close()
+        self._path.close()
         self._pacer.catch_up()
 
     def _send(self, packets: Sequence[Packet]) -> None:
         self._pacer.catch_up()
         for packet in packets:
             self._held += len(packet.data)
-            self._way.send(packet)
+            self._path.send(packet)
         self._pacer.catch_up()
 
     async def _until_held(self, at_most: int) -> None:
@@ -152,7 +152,7 @@ class LinkProxy:
         self._broker = broker
         self._prefix = f"{run}-"
         self._pacer = Pacer(Clock(), speed_up)
-        self._lines = lines_of(scenario, self._pacer.clock)
+        self._links = links_by_client(scenario, self._pacer.clock)
         self._relays: dict[str, asyncio.Task[object]] = {}
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
@@ -185,12 +185,12 @@ class LinkProxy:
                 return
             packets = splitter.feed(data)
         client = client_id(packets[0]).removeprefix(self._prefix)
-        if client not in self._lines:
+        if client not in self._links:
             raise ValueError(f"{client!r} is no client of this run")
         await self._take_over(client)
         from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
         _keep_small(to_broker.get_extra_info("socket"))
-        up, down = (Direction(self._pacer, line) for line in self._lines[client])
+        up, down = (Direction(self._pacer, link) for link in self._links[client])
         carrying = {
             asyncio.create_task(up.carry(reader, to_broker, splitter, packets)),
             asyncio.create_task(down.carry(from_broker, writer, PacketSplitter())),

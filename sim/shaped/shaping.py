@@ -1,7 +1,7 @@
-"""What becomes of real MQTT packets on a modelled link: they arrive when virtual time says so.
+"""Real MQTT packets on a modelled link: they arrive when virtual time says so.
 
-Nothing here waits or knows sockets. The clock is that of virtual time; whoever owns it (sim.shaped.proxy)
-lets it follow the real one.
+Nothing here waits or uses sockets. The clock is that of virtual time; its owner (sim.shaped.proxy) makes it
+follow real time.
 """
 
 from collections import deque
@@ -12,16 +12,14 @@ from broker.transports.address import parse_url
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link, link_of
 from scenarios.schema.scenario import Scenario
-from scenarios.seeds import generator
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import TcpLink, links_of, path_of
 from sim.network.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, SUBACK, Packet
 from sim.simulation.devices import make_endpoints
 
-Lines = tuple[TcpLink | SharedTcpLink, TcpLink | SharedTcpLink]
+Links = tuple[TcpLink | SharedTcpLink, TcpLink | SharedTcpLink]
 """Up and down."""
 
 SERVER = "server"
@@ -35,7 +33,7 @@ def check_shape(scenario: Scenario) -> None:
     """Say why a scenario's links cannot stand between its clients and its broker.
 
     Raises:
-        ValueError: one line.
+        ScenarioError: why, in one line.
     """
     shaped = any(group.via is not None or takes_time(group.link) for group in scenario.fleet)
     if not shaped and not takes_time(scenario.network.server.link):
@@ -49,16 +47,15 @@ def takes_time(link: str | Link) -> bool:
     return not path_of(link_of(link), "up").instant or not path_of(link_of(link), "down").instant
 
 
-def lines_of(scenario: Scenario, clock: Clock) -> dict[str, Lines]:
+def links_by_client(scenario: Scenario, clock: Clock) -> dict[str, Links]:
     """Give each client its links as in virtual time, and the server its own."""
-    link, draws = link_of(scenario.network.server.link), RandomStream(generator(scenario.seed, "links"))
-    server = (TcpLink(path_of(link, "up"), draws), TcpLink(path_of(link, "down"), draws))
-    endpoints = make_endpoints(scenario, clock, draws, Trace(()))
+    server = links_of(link_of(scenario.network.server.link), seed=scenario.seed, owner=SERVER)
+    endpoints = make_endpoints(scenario, clock, Trace(()))
     return {SERVER: server} | {client: (endpoint.up, endpoint.down) for client, endpoint in endpoints.items()}
 
 
 @dataclass(slots=True)
-class _Parcel:
+class _InFlight:
     data: bytes
     arrived: bool = False
 
@@ -66,46 +63,46 @@ class _Parcel:
 class PacketPath:
     """One direction of one client's connection: packets go in, and come out later in the same order.
 
-    PUBLISH and SUBACK take the line's time and every other packet its latency alone, as in virtual time;
+    PUBLISH and SUBACK take the link's time and every other packet its latency alone, as in virtual time;
     a CONNECT takes three latencies, for TCP's handshake goes before it.
 
     Args:
         clock: virtual time.
-        line: the client's, in this direction.
+        link: the client's, in this direction.
         deliver: takes what arrives.
 
     Attributes:
-        room_bytes: what the line needs under way to be busy all the time.
+        room_bytes: what the link needs under way to be busy all the time.
     """
 
-    def __init__(self, clock: Clock, line: TcpLink | SharedTcpLink, deliver: Callable[[bytes], None]) -> None:
-        in_flight = line.path.bytes_per_s * max(line.latency_s, 1e-9)
-        self.room_bytes = MAX_PIECE_BYTES + int(min(in_flight, _MOST_IN_FLIGHT_BYTES))
+    def __init__(self, clock: Clock, link: TcpLink | SharedTcpLink, deliver: Callable[[bytes], None]) -> None:
+        capacity_bytes = link.path.bytes_per_s * max(link.latency_s, 1e-9)
+        self.room_bytes = MAX_PIECE_BYTES + int(min(capacity_bytes, _MOST_IN_FLIGHT_BYTES))
         self._clock = clock
-        self._line = line
+        self._link = link
         self._deliver = deliver
-        self._parcels: deque[_Parcel] = deque()
+        self._packets: deque[_InFlight] = deque()
 
     def send(self, packet: Packet) -> None:
         """Take a packet, or a piece of a large one."""
-        message_in_flight = _Parcel(packet.data)
-        self._parcels.append(message_in_flight)
+        in_flight = _InFlight(packet.data)
+        self._packets.append(in_flight)
         size = len(packet.data)
-        line, now_s = self._line, self._clock.now
+        link, now_s = self._link, self._clock.now
         if packet.kind not in (PUBLISH, SUBACK):
             latencies = 3 if packet.kind == CONNECT else 1
-            self._clock.at(now_s + latencies * line.latency_s, self._arrived, message_in_flight)
-        elif isinstance(line, SharedTcpLink):
-            line.send(size, lambda _start_s: self._arrived(message_in_flight))
+            self._clock.at(now_s + latencies * link.latency_s, self._arrived, in_flight)
+        elif isinstance(link, SharedTcpLink):
+            link.send(size, lambda _start_s: self._arrived(in_flight))
         else:
-            self._clock.at(line.carry(now_s, size).arrival_s, self._arrived, message_in_flight)
+            self._clock.at(link.carry(now_s, size).arrival_s, self._arrived, in_flight)
 
     def close(self) -> None:
-        """Lose what is under way; the line is then as for a new connection."""
-        self._parcels.clear()
-        self._line.reset()
+        """Lose what is under way; the link is then as for a new connection."""
+        self._packets.clear()
+        self._link.reset()
 
-    def _arrived(self, message_in_flight: _Parcel) -> None:
-        message_in_flight.arrived = True
-        while self._parcels and self._parcels[0].arrived:
-            self._deliver(self._parcels.popleft().data)
+    def _arrived(self, in_flight: _InFlight) -> None:
+        in_flight.arrived = True
+        while self._packets and self._packets[0].arrived:
+            self._deliver(self._packets.popleft().data)

@@ -2,12 +2,12 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from scenarios.schema.devices import DeviceProfile, LognormalSlowdown, ParetoSlowdown, Slowdown, TraceSlowdown
+from scenarios.seeds import generator
 from sim.network.csv_inputs import read_factors
 
 Phase = tuple[str, float]
@@ -49,15 +49,17 @@ class SlowdownSampler:
 
     Args:
         slowdown: distribution of the factor; None is always 1.
-        rng: makes the client's generator; called when the first random number is needed.
+        seed: the scenario's.
+        client: its name, part of its own seed.
     """
 
-    __slots__ = ("_constant", "_generator", "_rng", "_row", "_slowdown")
+    __slots__ = ("_client", "_constant", "_rng", "_row", "_seed", "_slowdown")
 
-    def __init__(self, slowdown: Slowdown | None, rng: Callable[[], np.random.Generator]) -> None:
+    def __init__(self, slowdown: Slowdown | None, *, seed: int, client: str) -> None:
         self._slowdown = slowdown
-        self._generator = rng
-        self._rng: np.random.Generator | None = None
+        self._seed = seed
+        self._client = client
+        self._rng: np.random.Generator | None = None  # made when the first random number is needed
         self._row = -1
         self._constant: float | None = 1.0 if slowdown is None else None
 
@@ -89,5 +91,5 @@ class SlowdownSampler:
 
     def _random(self) -> np.random.Generator:
         if self._rng is None:
-            self._rng = self._generator()
+            self._rng = generator(self._seed, "slowdown", self._client)
         return self._rng

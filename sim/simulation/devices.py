@@ -1,6 +1,5 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
-import functools
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -11,26 +10,25 @@ from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from sim.chrome_trace import Trace
+from sim.network.bottleneck import Bottleneck
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
-from sim.network.shared_link import Bottleneck, SharedTcpLink
+from sim.network.link import TcpLink, links_of
+from sim.network.shared_link import SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
 from sim.simulation.workers import RunJob
 
 
 class Computer:
-    """Does a device's jobs and lets them take their time.
+    """Does a device's jobs at once, and hands over each result when its time has passed.
 
     Args:
         clock: virtual time.
         run: does a job, at once.
         work: seconds of each kind of job.
-        pace: draws the factor on them.
+        slowdown: draws the factor on these seconds.
         trace: takes the spans.
         lane: of the trace, if the device has one.
 
@@ -38,21 +36,21 @@ class Computer:
         handle: takes the results.
     """
 
-    __slots__ = ("_clock", "_lane", "_pace", "_run", "_trace", "_work", "handle")
+    __slots__ = ("_clock", "_lane", "_run", "_slowdown", "_trace", "_work", "handle")
 
     def __init__(
         self,
         clock: Clock,
         run: RunJob[ClientJob, ClientResult],
         work: Work,
-        pace: SlowdownSampler,
+        slowdown: SlowdownSampler,
         trace: Trace,
         lane: int | None,
     ) -> None:
         self._clock = clock
         self._run = run
         self._work = work
-        self._pace = pace
+        self._slowdown = slowdown
         self._trace = trace
         self._lane = lane
         self.handle: Handle = lambda _: None
@@ -62,7 +60,7 @@ class Computer:
         result = self._run(job)
         work = self._work
         phases = work.start if isinstance(job, FirstBatch) else work.finish if job.last else work.learn
-        factor = self._pace.factor()
+        factor = self._slowdown.factor()
         time_s = self._clock.now
         for name, seconds in phases:
             begun_s = time_s
@@ -82,20 +80,20 @@ def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
             yield group
 
 
-def make_endpoints(
-    scenario: Scenario, clock: Clock, draws: RandomStream, trace: Trace
-) -> dict[str, Endpoint]:
+def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
-    access = {
+    access_points = {
         name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
         for name, point in scenario.network.access_points.items()
     }
     endpoints = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
-        link = link_of(group.link)
-        lines = (TcpLink(path_of(link, "up"), draws), TcpLink(path_of(link, "down"), draws))
-        points = access[group.via] if group.via is not None else None
-        up, down = lines if points is None else map(SharedTcpLink, (clock, clock), lines, points)
+        up: TcpLink | SharedTcpLink
+        down: TcpLink | SharedTcpLink
+        up, down = links_of(link_of(group.link), seed=scenario.seed, owner=client)
+        if group.via is not None:
+            shared_up, shared_down = access_points[group.via]
+            up, down = SharedTcpLink(clock, up, shared_up), SharedTcpLink(clock, down, shared_down)
         endpoints[client] = Endpoint(
             client,
             up,
@@ -133,8 +131,8 @@ def make_computer(
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
         work = work_of(profile, batch)
-    pace = SlowdownSampler(group.slowdown, functools.partial(generator, scenario.seed, "slowdown", client))
-    return Computer(clock, run, work, pace, trace, trace.lane(client))
+    slowdown = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
+    return Computer(clock, run, work, slowdown, trace, trace.lane(client))
 
 
 def _bottleneck(clock: Clock, kbps: float | None) -> Bottleneck:

@@ -6,43 +6,44 @@ their messages, and here jobs take the time that the scenario gives to device an
 
 import functools
 import gc
-import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from broker.files import writing
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
+from broker.stopping import Stop
 from broker.wire.messages import Activations, Hello
-from edge_client.core import ClientCore, ProtocolWarning
+from edge_client.core import ClientCore
+from edge_client.observer import log_warning
 from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from scenarios.tasks import task_of
+from server_node.observer import observer
 from server_node.protocol.core import ServerCore
 from server_node.protocol.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
 from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
-from server_node.record import RunFolder, Summary
+from server_node.protocol.reports import Fact, RoundReport, Watch
+from server_node.record import RunFolder
+from server_node.summary import WAS_STOPPED, Summary
 from sim.chrome_trace import SERVER, Trace
 from sim.network.availability import presence
 from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, NetworkStats
-from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
+from sim.network.link import links_of
 from sim.simulation import workers
 from sim.simulation.devices import group_of_each, make_computer, make_endpoints
 from sim.simulation.driver import Actor
 from sim.simulation.workers import Workers, settled
 
-log = logging.getLogger(__name__)
-
 STANDSTILL_S = 7 * 86_400.0
-"""A run is ended when no round ends for so long; every week, at that."""
+"""Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
 
 
 def simulate(
@@ -52,6 +53,7 @@ def simulate(
     timing_only: bool = False,
     threads: int | None = None,
     watch: Watch = lambda _fact, _ledger: None,
+    stop: Stop | None = None,
 ) -> Summary:
     """Run a scenario in virtual time and leave its folder.
 
@@ -63,12 +65,14 @@ def simulate(
         timing_only: train nothing; messages have their sizes, jobs their durations.
         threads: so many devices train at the same time, the cores' number if None; the results are the same.
         watch: hears of rounds and of trouble as they happen.
+        stop: ends the run early, cleanly, between two events; the summary's reason is then "stopped".
 
     Returns:
         The content of summary.json.
 
     Raises:
         ScenarioError: data or trace files that cannot be used.
+        RunError: the folder cannot be written to.
     """
     task = task_of(scenario)
     clock, ledger = Clock(), Ledger()
@@ -76,29 +80,29 @@ def simulate(
     record = RunFolder(
         folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
     )
-
-    def report(fact: Fact | ProtocolWarning) -> None:
-        match fact:
-            case RoundReport():
-                record.round(fact)
-            case Gathering():
-                record.start_training_clock()
-            case Dropped(number, client):
-                log.info("round %d goes on without %s", number, client)
-            case Refused(client, why):
-                log.warning("refused a message of %s: %s", client, why)
-            case ProtocolWarning(client, what):
-                log.warning("%s: %s", client, what)
-        if isinstance(fact, Fact):
-            watch(fact, ledger)
-
-    with (
-        workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads) as who
-    ):
+    report = observer(record, ledger, watch)
+    jobs = workers.stand_ins(scenario, task) if timing_only else workers.training(scenario, task, threads)
+    with _collector_off() if timing_only else nullcontext(), jobs as who:
         run = VirtualRun(scenario, who, clock=clock, ledger=ledger, trace=trace, report=report)
-        reason = run.to_its_end()
-    trace.write(folder / "trace.json")
+        reason = run.to_its_end(stop or Stop())
+    with writing(folder):
+        trace.write(folder / "trace.json")
     return record.finish(reason, who.model, network=asdict(run.network_stats))
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Let Python look for no cycles of garbage: in 100,000 devices that takes seconds, and they leave none.
+
+    Training does leave some (torch, a user's task), so this is for timing-only.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class VirtualRun:
@@ -110,7 +114,7 @@ class VirtualRun:
         clock: virtual time.
         ledger: counts the messages.
         trace: takes the spans.
-        report: hears the facts of all state machines.
+        report: hears the facts of the server's state machine; what devices warn of is logged.
     """
 
     def __init__(
@@ -121,7 +125,7 @@ class VirtualRun:
         clock: Clock,
         ledger: Ledger,
         trace: Trace,
-        report: Callable[[Fact | ProtocolWarning], None],
+        report: Callable[[Fact], None],
     ) -> None:
         self._clock = clock
         self._trace = trace
@@ -129,16 +133,15 @@ class VirtualRun:
         self._model = scenario.network.server
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
-        draws = RandomStream(generator(scenario.seed, "links"))
-        endpoints = make_endpoints(scenario, clock, draws, trace)
-        link = link_of(self._model.link)
+        endpoints = make_endpoints(scenario, clock, trace)
+        server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,
             run=who.plan.run,
             endpoints=endpoints,
-            server_up=TcpLink(path_of(link, "up"), draws),
-            server_down=TcpLink(path_of(link, "down"), draws),
+            server_up=server_up,
+            server_down=server_down,
             trace=trace,
         )
         self._broker.to_server = self._arrived
@@ -156,15 +159,13 @@ class VirtualRun:
         """What the network did."""
         return self._broker.network_stats
 
-    def to_its_end(self) -> str:
-        """Let time pass until the server is done; say why it ended."""
+    def to_its_end(self, stop: Stop) -> str:
+        """Let time pass until the server is done, or somebody stops it; say why it ended."""
         step = self._clock.step
-        gc.disable()  # nothing here makes cycles, and to look for them in 100,000 devices takes seconds
-        try:
-            while self._server.reason is None:
-                step()
-        finally:
-            gc.enable()
+        while self._server.reason is None:
+            step()
+            if stop.asked:
+                self._server.feed(StopAsked(WAS_STOPPED))
         return self._server.reason
 
     def _on_report(self, fact: Fact) -> None:
@@ -180,7 +181,7 @@ class VirtualRun:
     def _add_device(
         self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
     ) -> None:
-        """Put a device's state machine at its station and let it come."""
+        """Give a device its state machine, and let it connect when it is there."""
         plan, client, samples = who.plan, endpoint.client, who.samples[number]
         computer = make_computer(
             client,
@@ -193,7 +194,7 @@ class VirtualRun:
         )
         core = ClientCore(plan.run, client, Hello(0, plan.digest, samples))
         publish = functools.partial(self._broker.publish, endpoint)
-        actor = Actor(self._clock, core, publish, computer.compute, self._report)
+        actor = Actor(self._clock, core, publish, computer.compute, log_warning)
         computer.handle = endpoint.handle = actor.feed
         self._connect_at(endpoint, presence(group.availability, seed=scenario.seed, client=client))
 

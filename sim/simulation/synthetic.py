@@ -1,4 +1,4 @@
-"""Stands in for training when only sizes and durations matter: payloads of zeros of the right length.
+"""Stands in for training in timing-only runs: payloads are zeros of the right length.
 
 All messages of one size share their bytes, so that a fleet of 100,000 devices costs no memory for them.
 """

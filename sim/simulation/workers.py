@@ -1,4 +1,4 @@
-"""Who does the jobs of a simulated run: real training, or stand-ins that give answers of the right size."""
+"""Does the jobs of a simulated run: by real training, or by stand-ins whose answers have the right size."""
 
 import functools
 import os
@@ -13,11 +13,12 @@ from torch import nn
 
 from broker.machine.actions import J, R
 from edge_client.core import ClientJob, ClientResult
-from edge_client.live import make_devices
+from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
-from scenarios.task import Task, head_vector, initial_model
+from scenarios.task import Task
+from scenarios.training import head_vector, initial_model
 from server_node.protocol.jobs import TailJob, TailResult
 from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail
@@ -48,9 +49,9 @@ class Workers:
 
 @contextmanager
 def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iterator[Workers]:
-    """Let everybody really train, devices that are at work at the same virtual time side by side.
+    """Train for real; devices that work at the same virtual time do so in parallel, on a pool of threads.
 
-    A job depends on its device alone, so it does not matter when it is really done.
+    The result of a job depends on its device alone, so it does not matter when the job is really done.
 
     Args:
         scenario: what to run.
@@ -64,9 +65,10 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
     plan = _plan(scenario, task, head_vector(head).size)
     devices = make_devices(scenario, plan.clients)
     test, training = task.load().test, scenario.training
-    # One thread of torch for each job: how many add up a sum of floats decides about its last digits.
+    # One torch thread per job: the number of threads changes the order of float additions and so the last
+    # bits of results.
     with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:
-        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, across=pool.map)
+        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, map_batches=pool.map)
         yield Workers(
             plan,
             _on(own, worker.run),
@@ -82,7 +84,7 @@ def _on(pool: ThreadPoolExecutor, run: Callable[[J], R]) -> RunJob[J, R]:
 
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads in which torch has one thread; what they have not begun at the end is called off."""
+    """Make a pool of threads that use one torch thread each; at the end, jobs not yet begun are cancelled."""
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool
@@ -97,9 +99,9 @@ def settled(result: R | Future[R]) -> R:
 
 @contextmanager
 def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
-    """Compute nothing. The task gives shapes and, if its data can serve the fleet, everybody's samples.
+    """Compute nothing: the task only gives shapes and each client's number of samples.
 
-    A fleet that is larger than the data, or has none at hand, is taken to have full batches.
+    When its data are not at hand, or too few for the fleet, every client is taken to have full batches.
     """
     with torch.device("meta"):
         head_size = sum(parameter.numel() for parameter in task.head().parameters())

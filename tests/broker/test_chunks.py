@@ -104,24 +104,31 @@ def test_a_late_duplicate_does_not_start_the_message_again() -> None:
     assert reassembler.held_bytes == 0
 
 
+GOOD = chunks.split(pattern(50), 1, LIMIT)[0]
+
+
 @pytest.mark.parametrize(
-    ("reason", "frame"),
+    ("frame", "detail"),
     [
-        pytest.param("malformed", b"\x97\x01\x00", id="header only"),
-        pytest.param("malformed", chunks.split(pattern(50), 1, LIMIT)[0][:-1], id="cut short"),
-        pytest.param("malformed", chunks.split(pattern(50), 1, LIMIT)[0][:HEADER_BYTES], id="no part"),
-        pytest.param("malformed", chunks.split(pattern(50), 1, LIMIT)[0] + b"x", id="too long"),
-        pytest.param("malformed", altered(chunks.split(pattern(50), 1, LIMIT)[0], 3, 5), id="index = count"),
-        pytest.param("malformed", altered(chunks.split(pattern(50), 1, LIMIT)[0], 4, 0), id="of none"),
-        pytest.param("malformed", altered(chunks.split(pattern(50), 1, LIMIT)[0], 4, 1), id="of one"),
-        pytest.param("malformed", b"\x97\x01\x00" + bytes(40), id="zeros"),
+        pytest.param(b"\x97\x01\x00", "a chunk of 3 bytes holds no part", id="magic only"),
+        pytest.param(altered(GOOD, 6, b""), f"a chunk of {HEADER_BYTES} bytes holds no part", id="no part"),
+        pytest.param(GOOD[:-1], "a chunk that promises 10 bytes and has another length", id="cut short"),
+        pytest.param(GOOD + b"x", "a chunk that promises 10 bytes and has another length", id="too long"),
+        pytest.param(altered(GOOD, 3, 5), "chunk 5 of 5", id="index = count"),
+        pytest.param(altered(GOOD, 4, 0), "chunk 0 of 0", id="of none"),
+        pytest.param(altered(GOOD, 4, 1), "chunk 0 of 1", id="of one"),
+        pytest.param(
+            b"\x97\x01\x00" + bytes(40), "a chunk header with other msgpack types", id="other types"
+        ),
+        pytest.param(b"\x96" + GOOD[1:], "a chunk header with other msgpack types", id="other magic"),
     ],
 )
-def test_a_broken_chunk_is_refused(reason: str, frame: bytes) -> None:
+def test_a_broken_chunk_is_refused(frame: bytes, detail: str) -> None:
     reassembler = Reassembler()
     with pytest.raises(WireError) as caught:
         reassembler.add(TOPIC, frame)
-    assert caught.value.reason == reason
+    assert caught.value.reason == "malformed"
+    assert str(caught.value) == f"malformed: {detail}"
     assert reassembler.held_bytes == 0
 
 
@@ -130,7 +137,7 @@ def test_a_chunk_that_contradicts_the_others_is_refused(position: int, value: in
     reassembler = Reassembler()
     frames = chunks.split(pattern(50), 1, LIMIT)
     reassembler.add(TOPIC, frames[0])
-    with pytest.raises(WireError, match="inconsistent"):
+    with pytest.raises(WireError, match=r"^inconsistent: a chunk that differs from others of its message$"):
         reassembler.add(TOPIC, altered(frames[1], position, value))
     assert len(feed(reassembler, frames[1:])) == 1  # the message itself does not suffer
 
@@ -138,16 +145,21 @@ def test_a_chunk_that_contradicts_the_others_is_refused(position: int, value: in
 def test_a_damaged_part_is_found_by_the_checksum() -> None:
     reassembler = Reassembler()
     frames = chunks.split(pattern(50), 1, LIMIT)
-    with pytest.raises(WireError, match="crc"):
+    with pytest.raises(WireError, match=r"^crc: a message whose chunks do not add up to its checksum$"):
         feed(reassembler, [altered(frames[0], 6, bytes(10)), *frames[1:]])
     assert reassembler.held_bytes == 0
 
 
 def test_a_message_above_the_limit_is_given_up() -> None:
     reassembler = Reassembler(ReassemblyLimits(message_bytes=45))
-    with pytest.raises(WireError, match="too-large"):
+    with pytest.raises(WireError, match=r"^too-large: a message above 45 bytes$"):
         feed(reassembler, chunks.split(pattern(50), 1, LIMIT))
     assert reassembler.held_bytes == 0
+
+
+def test_a_message_as_long_as_the_limit_is_taken() -> None:
+    reassembler = Reassembler(ReassemblyLimits(message_bytes=50))
+    assert len(feed(reassembler, chunks.split(pattern(50), 1, LIMIT))) == 1
 
 
 def test_the_oldest_unfinished_message_of_a_topic_gives_way() -> None:
@@ -160,13 +172,44 @@ def test_the_oldest_unfinished_message_of_a_topic_gives_way() -> None:
     assert feed(reassembler, started[0][1:]) == []
 
 
+def test_every_message_that_gave_way_is_counted() -> None:
+    reassembler = Reassembler(ReassemblyLimits(transfers_per_topic=1))
+    started = [chunks.split(pattern(50), transfer, LIMIT) for transfer in range(4)]
+    feed(reassembler, [frames[0] for frames in started])
+    assert reassembler.evicted == 3
+    assert len(feed(reassembler, started[3][1:])) == 1
+    assert reassembler.held_bytes == 0
+
+
+def test_late_duplicates_are_known_for_the_topics_that_finished_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_MAX_FINISHED", 2)
+    reassembler = Reassembler()
+    first, second = (chunks.split(pattern(50), transfer, LIMIT) for transfer in (1, 2))
+    for frames, topic in ((first, "a"), (first, "b"), (second, "a"), (first, "c")):
+        assert len(feed(reassembler, frames, topic)) == 1
+    assert feed(reassembler, second, "a") == feed(reassembler, first, "c") == []
+    assert len(feed(reassembler, first, "b")) == 1  # of three topics, it was the one without news for longest
+
+
+def test_unfinished_messages_may_fill_their_room_to_the_last_byte() -> None:
+    frames = chunks.split(pattern(50), 1, LIMIT)
+    alone = Reassembler()
+    feed(alone, frames[:1])
+    reassembler = Reassembler(ReassemblyLimits(total_bytes=2 * alone.held_bytes))
+    for topic in ("a", "b"):
+        feed(reassembler, frames[:1], topic)
+    assert (reassembler.evicted, reassembler.held_bytes) == (0, 2 * alone.held_bytes)
+    feed(reassembler, frames[:1], "c")
+    assert (reassembler.evicted, reassembler.held_bytes) == (1, 2 * alone.held_bytes)
+
+
 def test_all_unfinished_messages_together_are_bounded() -> None:
     reassembler = Reassembler(ReassemblyLimits(total_bytes=5000))
     frame = chunks.split(pattern(50), 1, LIMIT)[0]
     for number in range(100):
         feed(reassembler, [frame], f"topic-{number}")
         assert reassembler.held_bytes <= 5000
-    assert reassembler.evicted > 80
+    assert reassembler.evicted == 91  # nine fit: each has a part of 10 bytes and twice 256 bytes around it
 
 
 def test_oversize_messages_are_refused_before_they_are_sent() -> None:
@@ -174,9 +217,33 @@ def test_oversize_messages_are_refused_before_they_are_sent() -> None:
         chunks.split(bytes(chunks.MAX_MESSAGE_BYTES + 1), 1)
     with pytest.raises(ValueError, match="too small"):
         chunks.split(pattern(70_000), 1, HEADER_BYTES + 1)
+    with pytest.raises(ValueError, match="too small"):
+        chunks.frame_sizes(LIMIT + 1, HEADER_BYTES)
 
 
-@pytest.mark.parametrize("payload_bytes", [0, 1, 100, 107, 108, 16_366, 16_367, 70_000, 2_097_133, 2_097_134])
+def test_the_largest_message_and_the_smallest_packets_are_possible() -> None:
+    assert sum(chunks.frame_sizes(chunks.MAX_MESSAGE_BYTES)) > chunks.MAX_MESSAGE_BYTES
+    assert chunks.frame_sizes(2**16 - 1, HEADER_BYTES + 1) == [HEADER_BYTES + 1] * (2**16 - 1)
+    with pytest.raises(ValueError, match="too small"):
+        chunks.frame_sizes(2**16, HEADER_BYTES + 1)
+
+
+LENGTHS = [2**7, 2**14, 2**21]  # where MQTT's field for the remaining length takes one byte more
+OVERHEADS = [
+    2 + len(topic) + 2 for topic in (b"a", TOPIC.encode(), "fl/\N{GREEK SMALL LETTER MU}/up".encode())
+]
+
+
+@pytest.mark.parametrize(
+    "payload_bytes",
+    [
+        0,
+        1,
+        100,
+        70_000,
+        *(limit - less + more for limit in LENGTHS for less in OVERHEADS for more in (-1, 0)),
+    ],
+)
 @pytest.mark.parametrize("topic", ["a", TOPIC, "fl/\N{GREEK SMALL LETTER MU}/up"])
 def test_packet_size_is_that_of_an_independent_encoder(topic: str, payload_bytes: int) -> None:
     packet = PublishPacket.build(topic, bytes(payload_bytes), 1, dup_flag=False, qos=1, retain=False)
@@ -184,6 +251,10 @@ def test_packet_size_is_that_of_an_independent_encoder(topic: str, payload_bytes
 
 
 def test_packet_size_above_what_mqtt_can_say_is_an_error() -> None:
+    most = chunks.MAX_REMAINING_LENGTH
+    assert chunks.mqtt_packet_bytes("a", most - 5) == 1 + 4 + most
+    with pytest.raises(ValueError, match=f"packet of {most + 1} bytes"):
+        chunks.mqtt_packet_bytes("a", most - 4)
     with pytest.raises(ValueError, match="at most 268435455"):
         chunks.mqtt_packet_bytes("a", 2**28)
 

@@ -259,8 +259,9 @@ def test_zero_blocks_stay_zero(codec: Codec) -> None:
 
 def test_the_paper_counts_490_times_less() -> None:
     codec = Pq(subvectors=1152, groups=1, centroids=2)
-    assert round(64 * 20 * 9216 / codec.paper_bits(20, 9216), 2) == 490.21
-    assert round(32 * 20 * 9216 / codec.paper_bits(20, 9216, float_bits=32), 1) == 250.4
+    size = codec.size_bytes(20, 9216)
+    assert round(64 * 20 * 9216 / codec.paper_bits(20, 9216, size), 2) == 490.21
+    assert round(32 * 20 * 9216 / codec.paper_bits(20, 9216, size, float_bits=32), 1) == 250.4
 
 
 @pytest.mark.parametrize(

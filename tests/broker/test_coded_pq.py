@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.codecs import CodedPq, Pq, codec_from_wire, codec_to_wire, fits
+from broker.codecs import CodedPq, Pq, codec_from_wire, codec_to_wire
 from broker.codecs.coding.range_coder import HIGHEST_COUNT, decode_codes, encode_codes
 from broker.wire.errors import WireError
 
@@ -70,7 +70,7 @@ def test_what_arrives_is_nearly_what_pq_brings(n: int, scale: float, seed: int) 
     x = feature_maps(n, seed) * np.float32(scale)
     payload = CODEC.encode(x, np.random.default_rng(1))
     assert payload == CODEC.encode(x, np.random.default_rng(1))
-    assert fits(CODEC, len(payload), n, D)
+    assert CODEC.fits(len(payload), n, D)
     coded = CODEC.decode(payload, n, D)
     plain = Pq(subvectors=16, centroids=4)
     pq = plain.decode(plain.encode(x, np.random.default_rng(1)), n, D)

@@ -137,11 +137,12 @@ def test_payloads_of_other_lengths_are_refused(size: int) -> None:
         decode_gradient(CodewordMean(bits=8), bytes(size), codewords, 5, 16)
 
 
+PLAIN_TASK = Path(__file__).parents[1] / "plain_task.py"
 MEANS = "flows.gradient_down={codec: codeword_mean, bits: 8}"
 
 
 async def test_runs_send_the_same_bytes_live_simulated_and_without_training(tmp_path: Path) -> None:
-    scenario = small_scenario(tmp_path, MEANS)
+    scenario = small_scenario(tmp_path, MEANS, f"task.module={PLAIN_TASK}")
     live = await run_live(scenario, MemoryBroker().transport, tmp_path / "live")
     learned = simulate(scenario, tmp_path / "learned")
     timed = simulate(scenario, tmp_path / "timed", timing_only=True)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import uvloop
@@ -18,13 +19,12 @@ from broker.transports.base import (
     Disconnected,
     Event,
     Frame,
-    Inbox,
-    InboxLimits,
     TransportStats,
     Will,
 )
+from broker.transports.inbox import Inbox, InboxLimits
 from broker.transports.memory import MemoryBroker, matches
-from broker.transports.mqtt import MqttTransport
+from broker.transports.mqtt import MAX_PUBLISHES, MqttTransport
 from broker.wire import chunks
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -307,6 +307,119 @@ async def test_a_connection_lost_while_subscribing_is_made_again() -> None:
         MqttTransport(url, client_id="a", subscriptions=["x"]) as client,
     ):
         assert [await anext(client.events()) for _ in range(2)] == [Connected(), Frame("x", b"a", 8)]
+
+
+class Publish(NamedTuple):
+    """A small QoS 1 PUBLISH packet as a broker sees it."""
+
+    topic: str
+    packet_id: bytes
+    payload: bytes
+
+    @property
+    def answer(self) -> bytes:
+        return b"\x40\x02" + self.packet_id
+
+
+async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accept a client without a will; `scripted_broker` has read the two bytes of the fixed header."""
+    await reader.readexactly(10)  # name and level of the protocol, flags, keepalive
+    await reader.readexactly(int.from_bytes(await reader.readexactly(2)))  # client id
+    writer.write(b"\x20\x02\x00\x00")
+
+
+async def publishes(reader: asyncio.StreamReader) -> AsyncIterator[Publish]:
+    """Read PUBLISH packets, in the order in which they left, until the client leaves."""
+    while (await reader.readexactly(1))[0] & 0xF0 == 0x30:
+        body = await reader.readexactly((await reader.readexactly(1))[0])
+        end = 2 + int.from_bytes(body[:2])
+        yield Publish(body[2:end].decode(), body[end : end + 2], body[end + 2 :])
+
+
+async def test_a_lost_connection_does_not_change_the_order_of_messages_on_a_topic() -> None:
+    connections, taken = [], []
+
+    async def lose_the_first_message(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer all packets but the first, and hang up once the one that was called last is there."""
+        connections.append(writer)
+        await accept(reader, writer)
+        async for packet in publishes(reader):
+            if len(connections) > 1 or packet.payload != b"first":
+                taken.append((packet.topic, packet.payload))
+                writer.write(packet.answer)
+            if len(connections) == 1 and packet.topic == "other":
+                return
+
+    async with (
+        scripted_broker(lose_the_first_message) as url,
+        MqttTransport(url, client_id="a", subscriptions=[]) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for topic, payload in (("x", b"first"), ("x", b"second"), ("other", b"")):
+            tasks.create_task(client.publish(topic, payload))
+    assert len(connections) == 2
+    assert client.stats.resent >= 1
+    assert [payload for topic, payload in taken if topic == "x"] == [b"first", b"second"]
+
+
+async def test_a_lost_connection_has_packets_sent_again_and_counts_them() -> None:
+    connections = []
+
+    async def hang_up_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await accept(reader, writer)
+        async for packet in publishes(reader):
+            if len(connections) == 1:
+                return
+            writer.write(packet.answer)
+
+    async with (
+        scripted_broker(hang_up_first) as url,
+        MqttTransport(url, client_id="a", subscriptions=[]) as client,
+    ):
+        await client.publish("x", b"1")
+    assert (client.stats.connections, client.stats.resent) == (2, 1)
+
+
+async def test_no_more_than_the_limit_of_packets_wait_for_the_brokers_answer() -> None:
+    arrived: list[str] = []
+    full, gone = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept(reader, writer)
+        async for packet in publishes(reader):
+            arrived.append(packet.topic)
+            if len(arrived) == MAX_PUBLISHES:
+                full.set()
+        gone.set()  # a packet that left before the goodbye has been read by now
+
+    topics = [f"x/{number}" for number in range(3 * MAX_PUBLISHES)]
+    async with scripted_broker(never_answer) as url:
+        async with MqttTransport(url, client_id="a", subscriptions=[]) as client:
+            publishing = [asyncio.create_task(client.publish(topic, b"")) for topic in topics]
+            await full.wait()
+        await gone.wait()
+        ends = await asyncio.gather(*publishing, return_exceptions=True)
+    assert arrived == topics[:MAX_PUBLISHES]
+    assert {type(end) for end in ends} == {BrokerError}
+
+
+async def test_answers_let_the_next_packets_leave() -> None:
+    arrived = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept(reader, writer)
+        async for packet in publishes(reader):
+            arrived.append(packet.topic)
+            writer.write(packet.answer)
+
+    topics = [f"x/{number}" for number in range(3 * MAX_PUBLISHES)]
+    async with (
+        scripted_broker(answer) as url,
+        MqttTransport(url, client_id="a", subscriptions=[]) as client,
+    ):
+        await asyncio.gather(*(client.publish(topic, b"") for topic in topics))
+    assert arrived == topics
 
 
 async def test_connecting_can_be_cancelled() -> None:

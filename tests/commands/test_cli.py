@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sim.commands.cli import app
-from sim.commands.progress import format_bytes
+from sim.wording import format_bytes
 from tests.helpers import small_file
 
 runner = CliRunner()

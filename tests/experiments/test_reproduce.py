@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_the_most_important_comes_first(tmp_path: Path) -> None:
 def test_a_run_is_an_arm_of_a_task_over_a_link(tmp_path: Path) -> None:
     _, runs = load_runs(str(study_file(tmp_path)), ["training.cohort=2"])
     [run] = [run for run in runs if (run.arm.name, run.seed, run.trained) == ("corrected", 1, False)]
-    scenario = run.job.point.scenario
+    scenario = run.grid_run.point.scenario
     assert (scenario.seed, scenario.training.rounds, scenario.training.cohort) == (1, 6, 2)
     assert (scenario.training.correction.lambda_, scenario.fleet[0].link) == (0.01, "nb-iot")
 
@@ -190,6 +191,24 @@ def test_runs_of_a_version_with_fewer_settings_count(finished: Path) -> None:
     assert stamps(finished) == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("scenario.yaml", "name: of a version with other keys\n"),
+        ("scenario.yaml", "- 1"),
+        ("summary.json", "[]"),
+    ],
+)
+def test_folders_that_are_no_runs_of_ours_are_left_alone(
+    finished: Path, tmp_path: Path, file: str, content: str
+) -> None:
+    shutil.copytree(finished / "out", tmp_path / "out")
+    foreign = next((tmp_path / "out").glob("*/summary.json")).parent.rename(tmp_path / "out" / "foreign")
+    (foreign / file).write_text(content)
+    reproduce(study_file(tmp_path), "--budget=0")
+    assert (foreign / file).read_text() == content
+
+
 def test_without_a_budget_only_the_report_is_written(tmp_path: Path) -> None:
     study = study_file(tmp_path)
     assert reproduce(study, "--budget=0") == ["nothing has finished, so there is no report"]
@@ -224,12 +243,16 @@ def test_a_study_that_is_stopped_leaves_a_report(tmp_path: Path, number: signal.
         "--processes=1", f"--to={tmp_path / 'out'}", "--set=training.rounds=200",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as stopped:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as stopped:
         assert stopped.stdout is not None
+        assert stopped.stderr is not None
         assert stopped.stdout.readline().startswith("[1/20] near splitfed seed 0: ")
         stopped.send_signal(number)
-        said = stopped.stdout.read()
-    assert stopped.returncode == 130, said
+        said, complained = stopped.stdout.read(), stopped.stderr.read()
+    assert stopped.returncode == 130, complained
+    assert complained == "stopped; the same command goes on\n"  # and no library warns of anything
     assert f"1 trained runs in {tmp_path / 'out/results.md'}" in said
     assert [row["arm"] for row in rows_of(tmp_path)] == ["splitfed"]
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from scenarios.loading.grid import GridPoint, load_grid
 from sim.commands.cli import app
-from sim.experiments.pool import local_pool, sweep
+from sim.experiments.grid_runs import sweep
+from sim.experiments.pool import local_pool
 from sim.experiments.results import Mode, Row, run_name, write_table
 from tests.helpers import SMALL
 

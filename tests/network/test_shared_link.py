@@ -1,91 +1,101 @@
-"""Shared bottlenecks: fair rates against closed forms, and literal event times."""
+"""A device's link behind a bottleneck: literal event times, and alone it is as its own link."""
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios.schema.links import Link
+from scenarios.schema.links import LINKS, Link
+from sim.network.bottleneck import Bottleneck
 from sim.network.clock import Clock
 from sim.network.link import TcpLink, path_of
-from sim.network.random_stream import RandomStream
-from sim.network.shared_link import Bottleneck, SharedTcpLink, Transfer, fair_rates
+from sim.network.shared_link import SharedTcpLink
 
-RATES = st.lists(st.floats(1, 1e6), min_size=1, max_size=12)
+Times = list[tuple[float, float]]
+"""When a message began to leave, and when it arrived."""
 
+LOSSY = Link(uplink_kbps=5_000, latency_ms=30, jitter_ms=10, loss=0.02)
 
-def shared_line(clock: Clock, bottleneck: Bottleneck, **link: object) -> SharedTcpLink:
-    line = TcpLink(path_of(Link.model_validate(link), "up"), RandomStream(np.random.default_rng(0)))
-    return SharedTcpLink(clock, line, bottleneck)
+IDLE_S = 1e5
+"""By then all is sent, on the slowest of the links."""
 
-
-def test_whoever_needs_less_than_its_share_leaves_the_rest_to_the_others() -> None:
-    assert fair_rates([10, 1, 10], 9) == [4, 1, 4]
-    assert fair_rates([1, 2, 3], 100) == [1, 2, 3]
-    assert fair_rates([math.inf, math.inf], 10) == [5, 5]
-
-
-def test_without_a_bottleneck_everybody_has_its_own_rate() -> None:
-    assert fair_rates([3, math.inf, 5], math.inf) == [3, math.inf, 5]
-
-
-@given(RATES, st.floats(1, 1e6))
-def test_rates_are_the_water_level_found_by_bisection(caps: list[float], capacity: float) -> None:
-    low, high = 0.0, max(caps)
-    for _ in range(200):
-        level = (low + high) / 2
-        low, high = (level, high) if sum(min(cap, level) for cap in caps) < capacity else (low, level)
-    assert fair_rates(caps, capacity) == pytest.approx([min(cap, high) for cap in caps])
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.01, 0.3, 1.5, 40.0]) | st.floats(0, 5),  # seconds since the event before
+        st.sampled_from(["send", "send", "send", "acknowledge", "reset when idle"]),
+        st.integers(1, 400_000),  # bytes
+    ),
+    max_size=12,
+)
 
 
-def test_transfers_share_and_speed_up_again() -> None:
-    # 1000 byte/s: a alone has 500 bytes by 0.5; then both have 500 byte/s until a ends at 1.5
-    clock, log = Clock(), list[tuple[str, float]]()
-    bottleneck = Bottleneck(clock, 1000)
+def own_link(**link: object) -> TcpLink:
+    return TcpLink(path_of(Link.model_validate(link), "up"), seed=0, owner=("c0", "up"))
 
-    def begin(name: str, cap: float) -> None:
-        bottleneck.begin(Transfer(1000, cap, lambda: log.append((name, clock.now))))
 
-    clock.at(0.0, begin, "a", 1000)
-    clock.at(0.5, begin, "b", 1000)
-    clock.at(5.0, begin, "slow", 100)
-    clock.at(6.0, begin, "fast", 5000)
+def shared_link(clock: Clock, bottleneck: Bottleneck, **link: object) -> SharedTcpLink:
+    return SharedTcpLink(clock, own_link(**link), bottleneck)
+
+
+def own_times(link: TcpLink, events: list[tuple[float, str, int]]) -> Times:
+    times, now_s = Times(), 0.0
+    for wait_s, what, size in events:
+        now_s += wait_s if what != "reset when idle" else IDLE_S
+        if what == "send":
+            carried = link.carry(now_s, size)
+            times.append((carried.start_s, carried.arrival_s))
+        elif what == "acknowledge":
+            link.acknowledge(now_s - wait_s / 2, now_s, size % 5)
+        else:
+            link.reset()
+    return times
+
+
+def shared_times(link: SharedTcpLink, clock: Clock, events: list[tuple[float, str, int]]) -> Times:
+    times, now_s = Times(), 0.0
+    for wait_s, what, size in events:
+        now_s += wait_s if what != "reset when idle" else IDLE_S
+        if what == "send":
+            clock.at(now_s, link.send, size, lambda start_s: times.append((start_s, clock.now)))
+        elif what == "acknowledge":
+            clock.at(now_s, link.acknowledge, now_s - wait_s / 2, now_s, size % 5)
+        else:
+            clock.at(now_s, link.reset)
     clock.run()
-    assert [name for name, _ in log] == ["a", "b", "fast", "slow"]
-    assert [end_s for _, end_s in log] == pytest.approx([1.5, 2.0, 6.0 + 1000 / 900, 15.0])
+    return times
 
 
-def test_an_aborted_transfer_gives_its_share_back_and_is_never_done() -> None:
-    clock, log = Clock(), list[tuple[str, float]]()
-    bottleneck = Bottleneck(clock, 1000)
-    gone = Transfer(1000, 1000, lambda: log.append(("gone", clock.now)))
-    bottleneck.begin(gone)
-    bottleneck.begin(Transfer(1000, 1000, lambda: log.append(("stays", clock.now))))
-    clock.at(1.0, bottleneck.abort, gone)
+def test_tcps_pauses_pass_before_the_next_message_begins() -> None:
+    clock, times = Clock(), Times()
+    link = shared_link(clock, Bottleneck(clock, math.inf), uplink_kbps=12_000, latency_ms=35)
+    for _ in range(4):
+        link.send(100_000, lambda start_s: times.append((start_s, clock.now)))
     clock.run()
-    assert log == [("stays", 1.5)]
+    # 103,640 bytes take 69.1 ms; the first message alone pauses, 62 ms after 10 segments and 52 after 20 more
+    sent_s, pauses_s = 103_640 / 1_500_000, 0.062 + 0.052
+    expected = [(0.0, sent_s + pauses_s + 0.035)]
+    expected += [(n * sent_s + pauses_s, (n + 1) * sent_s + pauses_s + 0.035) for n in (1, 2, 3)]
+    assert times == [pytest.approx(pair) for pair in expected]
 
 
-def test_many_transfers_pass_as_many_bytes_as_the_bottleneck_can() -> None:
-    clock, ends = Clock(), []
-    bottleneck = Bottleneck(clock, 1000)
-    for size in range(1, 51):
-        bottleneck.begin(Transfer(size, 1000, lambda: ends.append(clock.now)))
-    clock.run()
-    # the k-th shortest ends when all have k bytes and the shorter ones all of theirs
-    expected = [(sum(range(1, k)) + (51 - k) * k) / 1000 for k in range(1, 51)]
-    assert ends == pytest.approx(expected)
+@pytest.mark.parametrize("unlimited", [True, False])
+@given(link=st.sampled_from([*LINKS.values(), LOSSY]), events=EVENTS)
+def test_alone_behind_an_idle_access_point_a_link_is_as_fast_as_its_own(
+    unlimited: bool, link: Link, events: list[tuple[float, str, int]]
+) -> None:
+    clock, own = Clock(), own_link(**link.model_dump())
+    bottleneck = Bottleneck(clock, math.inf if unlimited else own.path.bytes_per_s)
+    shared = shared_times(shared_link(clock, bottleneck, **link.model_dump()), clock, events)
+    assert shared == [pytest.approx(pair, abs=1e-6, rel=0) for pair in own_times(own, events)]
 
 
-def test_a_shared_line_alone_is_as_fast_as_its_own() -> None:
+def test_a_shared_link_alone_is_as_fast_as_its_own() -> None:
     clock, log = Clock(), list[tuple[float, float]]()
-    link = {"uplink_kbps": 8, "latency_ms": 250}
-    line = shared_line(clock, Bottleneck(clock, math.inf), **link)
-    line.send(948, lambda start_s: log.append((start_s, clock.now)))
-    line.send(948, lambda start_s: log.append((start_s, clock.now)))
-    assert line.under_way == 2
+    link = shared_link(clock, Bottleneck(clock, math.inf), uplink_kbps=8, latency_ms=250)
+    link.send(948, lambda start_s: log.append((start_s, clock.now)))
+    link.send(948, lambda start_s: log.append((start_s, clock.now)))
+    assert link.under_way == 2
     clock.run()
     assert log == [(0.0, 1.25), (1.0, 2.25)]
 
@@ -94,7 +104,7 @@ def test_two_devices_behind_one_access_point_take_twice_as_long() -> None:
     clock, log = Clock(), list[float]()
     bottleneck = Bottleneck(clock, 1000)
     for _ in range(2):
-        shared_line(clock, bottleneck, latency_ms=250).send(948, lambda _: log.append(clock.now))
+        shared_link(clock, bottleneck, latency_ms=250).send(948, lambda _: log.append(clock.now))
     clock.run()
     assert log == [2.25, 2.25]
 
@@ -102,10 +112,10 @@ def test_two_devices_behind_one_access_point_take_twice_as_long() -> None:
 def test_a_lost_connection_takes_its_messages_with_it() -> None:
     clock, log = Clock(), list[tuple[float, float]]()
     bottleneck = Bottleneck(clock, 1000)
-    leaves = shared_line(clock, bottleneck, latency_ms=250)
-    stays = shared_line(clock, bottleneck)
-    for line in (leaves, leaves, stays):
-        line.send(948, lambda start_s: log.append((start_s, clock.now)))
+    leaves = shared_link(clock, bottleneck, latency_ms=250)
+    stays = shared_link(clock, bottleneck)
+    for link in (leaves, leaves, stays):
+        link.send(948, lambda start_s: log.append((start_s, clock.now)))
     clock.at(1.0, leaves.reset)
     clock.at(1.2, leaves.send, 948, lambda start_s: log.append((start_s, clock.now)))
     clock.run()
@@ -116,8 +126,34 @@ def test_a_lost_connection_takes_its_messages_with_it() -> None:
 
 def test_a_message_in_the_air_is_lost_with_the_connection() -> None:
     clock, log = Clock(), list[float]()
-    line = shared_line(clock, Bottleneck(clock, 1000), latency_ms=250)
-    line.send(948, lambda _: log.append(clock.now))
-    clock.at(1.1, line.reset)
+    link = shared_link(clock, Bottleneck(clock, 1000), latency_ms=250)
+    link.send(948, lambda _: log.append(clock.now))
+    clock.at(1.1, link.reset)
     clock.run()
     assert log == []
+
+
+def test_a_connection_that_is_lost_while_tcp_pauses_leaves_an_idle_link() -> None:
+    clock, log = Clock(), list[tuple[float, float]]()
+    link = shared_link(clock, Bottleneck(clock, math.inf), uplink_kbps=12_000, latency_ms=35)
+    link.send(100_000, lambda start_s: log.append((start_s, clock.now)))  # 69 ms, then pauses of 114 ms
+    clock.at(0.1, link.reset)
+    for _ in range(3):  # 10 ms each, and so the second one is under way when the pauses would have ended
+        clock.at(0.17, link.send, 10 * 1448, lambda start_s: log.append((start_s, clock.now)))
+    clock.run()
+    assert log == [pytest.approx((start_s, start_s + 0.045)) for start_s in (0.17, 0.18, 0.19)]
+
+
+def test_acknowledgements_that_come_while_it_sends_change_nothing() -> None:
+    # at half of the link's rate the second message takes 0.8 s: no silence, though PUBACKs come late in it
+    def arrivals_s(acknowledgements: int) -> list[float]:
+        clock, log = Clock(), list[float]()
+        link = shared_link(clock, Bottleneck(clock, 750_000), uplink_kbps=12_000, latency_ms=35)
+        for at_s, size in ((0.0, 140_000), (0.5, 600_000)):
+            clock.at(at_s, link.send, size, lambda _: log.append(clock.now))
+        for at_s in (1.1, 1.2)[:acknowledgements]:
+            clock.at(at_s, link.acknowledge, at_s, at_s, 1)
+        clock.run()
+        return log
+
+    assert arrivals_s(acknowledgements=2) == arrivals_s(acknowledgements=0)

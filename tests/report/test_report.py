@@ -4,7 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,11 @@ from sim.report import words
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, Sweep, read_all
 from sim.simulation.run import simulate
+from sim.wording import format_seconds
 from tests.helpers import small_scenario
+
+if TYPE_CHECKING:
+    from server_node.summary import FlowRatio, Summary
 
 EVIL = "</script><img src=http://evil.example/x onerror=alert(1)>"
 FLEET = "fleet=[{count: 3, link: wifi, device: x86-core}, {count: 1, link: nb-iot}]"
@@ -60,12 +64,19 @@ def made_run(folder: Path, rows: list[dict[str, Any]], *, name: str = "made", **
     (folder / "scenario.yaml").write_text(yaml.safe_dump({"name": name, **keys}))
     pq.write_table(pa.Table.from_pylist(rows), folder / "metrics.parquet")
     scores = [row["metric"] for row in rows if row["metric"] is not None]
-    wire = {name: {"wire": rows[-1][f"{name}_wire_bytes"]} for name in (*FLOWS, CONTROL)}
-    summary = {
+    wire = {name: rows[-1][f"{name}_wire_bytes"] for name in (*FLOWS, CONTROL)}
+    ratio: FlowRatio = {"wire_vs_float32": 10.0}
+    summary: Summary = {
         "scenario": name, "task": "corners", "mode": "live", "seed": 3, "reason": "complete",
         "rounds": len(rows), "metric": {"name": "accuracy", "final": scores[-1], "best": max(scores)},
-        "clients": 4, "client_steps": 9, "wall_seconds": 9.0, "virtual_seconds": None,
-        "bytes": {name: size | {"raw_float32": 10 * size["wire"]} for name, size in wire.items()},
+        "clients": 4, "client_steps": 9, "client_steps_per_second": 1.0, "wall_seconds": 9.0,
+        "training_seconds": 9.0, "virtual_seconds": None,
+        "bytes": {flow: {"payload": size, "wire": size, "raw_float32": 10 * size}
+                  for flow, size in wire.items()},
+        "ratio": {"activations_up": ratio, "gradient_down": ratio, "head_update_up": ratio,
+                  "head_state_down": ratio, "total_both_directions": 10.0},
+        "messages": {"sent": 1, "received": 1, "rejected": 0, "rejected_by_reason": {}, "duplicates": 0,
+                     "discarded_late": 0},
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -239,4 +250,4 @@ def test_the_front_keeps_what_nothing_else_beats() -> None:
     [(0.0125, "12.5 ms"), (90, "90 s"), (600, "10 min"), (9000, "2.5 h"), (259_200, "3.0 d")],
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
-    assert words.time_in_words(seconds) == text
+    assert format_seconds(seconds) == text

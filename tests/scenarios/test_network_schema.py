@@ -127,7 +127,14 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         ("[{count: 4, link: {loss: 0.9}}]", "fleet.0.link.loss: must be a number >= 0 <= 0.5"),
         ("[{count: 4, link: {jitter_ms: 2, jitter: lognormal}}]", "lognormal jitter needs a latency_ms"),
         ("[{count: 4, slowdown: {distribution: gamma}}]", "unknown distribution 'gamma'"),
-        ("[{count: 4, availability: {mean_on_s: 5}}]", "fleet.0.availability.pattern: required"),
+        ("[{count: 4, slowdown: {sigma: 1}}]", "fleet.0.slowdown.distribution: required but missing"),
+        (
+            "[{count: 4, availability: {mean_on_s: 5}}]",
+            (
+                "fleet.0.availability.mean_on_s: unknown key of pattern always, the default; "
+                "allowed: pattern; for another pattern name it: always, on_off or trace"
+            ),
+        ),
         ("[{count: 4, via: home}]", "fleet.0.via: unknown access point 'home'"),
     ],
 )

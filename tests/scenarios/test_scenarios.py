@@ -451,8 +451,9 @@ def test_mistakes_are_told_with_line_key_and_what_is_allowed(
         ),
         pytest.param(
             "{centroids: 2}",
-            f"my.yaml:11: flows.activations_up.codec: required but missing; must be {ANY_CODEC}",
-            id="no codec",
+            "my.yaml:11: flows.activations_up.centroids: unknown key of codec float32, the default; "
+            f"allowed: codec; for another codec name it: {ANY_CODEC}",
+            id="parameter of no codec",
         ),
         pytest.param(
             "float16",
@@ -592,6 +593,7 @@ def test_own_tasks_must_fit_the_protocol(tmp_path: Path, target_shape: str, head
         ("a: {b: 1,\n  b: 2}\n", "my.yaml:2: the key 'b' is there twice"),
         ("? [a]\n: 1\n", "my.yaml:1: a key must be text"),
         ("a: &x {b: *x}\n", "my.yaml:1: nested too deeply"),
+        ("a: " + 5000 * "[", "my.yaml: nested too deeply"),
         ("a: 2024-99-99\n", "my.yaml:1: cannot read '2024-99-99': month must be in 1..12"),
         ("extends: my.yaml\n", "my.yaml:1: extends: goes in a circle: my.yaml -> my.yaml"),
         (
@@ -610,6 +612,26 @@ def test_own_tasks_must_fit_the_protocol(tmp_path: Path, target_shape: str, head
 )
 def test_unreadable_files_are_told_with_their_line(tmp_path: Path, text: str, message: str) -> None:
     assert errors_of(write(tmp_path, text)) == [message]
+
+
+def aliases(copies_of_each: int) -> str:
+    """Give a small file whose `last` stands for 30 x 30 x `copies_of_each` values through its aliases."""
+    first, second, third = (
+        f"[{', '.join(items)}]" for items in (["1"] * 30, ["*a"] * 30, ["*b"] * copies_of_each)
+    )
+    return f"first: &a {first}\nsecond: &b {second}\nlast: {third}\n"
+
+
+def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    path = write(tmp_path, aliases(200))
+    (message,) = errors_of(path)
+    assert message == "my.yaml:1: more than 100,000 values, counting what aliases repeat"
+
+
+def test_aliases_that_repeat_little_are_values_like_any_other(tmp_path: Path) -> None:
+    assert errors_of(write(tmp_path, aliases(2)))[-1].startswith("my.yaml:3: last: unknown key")
+    text = COMPLETE.replace("head_lr: 0.1", "head_lr: &rate 0.2").replace("tail_lr: 0.1", "tail_lr: *rate")
+    assert load_scenario(write(tmp_path, text)).training.tail_lr == 0.2
 
 
 def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:

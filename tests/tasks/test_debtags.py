@@ -13,8 +13,8 @@ from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.models import tags
-from scenarios.task import initial_model
 from scenarios.tasks import debtags
+from scenarios.training import initial_model
 from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.small_data import KINDS, losses, write_archive

@@ -12,8 +12,9 @@ from pyarrow import parquet
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import TaskSpec
-from scenarios.task import Split, initial_model
+from scenarios.task import Split
 from scenarios.tasks import leaf_shakespeare, load_task
+from scenarios.training import initial_model
 from sim.simulation.run import simulate
 from tests.small_data import losses
 

@@ -13,8 +13,9 @@ from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.models import next_word
-from scenarios.task import Dataset, initial_model
+from scenarios.task import Dataset
 from scenarios.tasks import shakespeare
+from scenarios.training import initial_model
 from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.small_data import PLAY, losses, write_plays

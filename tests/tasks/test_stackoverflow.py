@@ -15,8 +15,9 @@ from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.models import next_word
 from scenarios.schema.scenario import TaskSpec
-from scenarios.task import Dataset, Task, initial_model
+from scenarios.task import Dataset, Task
 from scenarios.tasks import load_task, stackoverflow
+from scenarios.training import initial_model
 from sim.simulation.run import simulate
 from tests.small_data import losses
 

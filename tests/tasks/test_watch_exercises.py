@@ -10,8 +10,9 @@ from scenarios.data import watch
 from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
-from scenarios.task import Dataset, initial_model
+from scenarios.task import Dataset
 from scenarios.tasks import watch_exercises
+from scenarios.training import initial_model
 from sim.simulation.run import simulate
 from tests.small_data import Hostile, losses, pickled_npy, watch_data, watch_dict
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,16 +13,18 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
-from edge_client.live import make_devices
+from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
-from scenarios.task import head_vector, initial_model
+from scenarios.seeded import seeded
+from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task
+from scenarios.training import head_vector, initial_model
 from server_node.protocol.jobs import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
-from server_node.protocol.plan import make_plan
 from server_node.tail import Tail
-from tests.helpers import small_scenario
+from sim.simulation.run import simulate
+from tests.helpers import plan_of, small_scenario
 
 EXACT = [
     "flows.gradient_down={codec: float32}", "flows.head_update_up={codec: float32}",
@@ -35,8 +38,7 @@ def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, 
     scenario = small_scenario(folder, *EXACT, "flows.head_state_down={codec: float32}", *settings)
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
-    plan = make_plan(scenario, task, run="r", incarnation="i", head_size=head_vector(head).size)
-    test = task.load().test
+    plan, test = plan_of(scenario, task), task.load().test
     server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     encoded = server.run(EncodeHead())
     assert isinstance(encoded, bytes)
@@ -83,12 +85,14 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
     data = task.load()
     shard = data.train.take(client_rows(scenario, data)[0])
     inputs, targets = shard.batch(devices["c0"]._sampler.rows(1, 0))
-    z = head(inputs)
+    with seeded(derive_seed(scenario.seed, "dropout", "c0", 1, 0)):
+        z = head(inputs)
     codec = scenario.flows.activations_up
     assert isinstance(codec, Pq)
     seen = torch.from_numpy(codec.decode(sent["c0"].payload, *z.shape))
     straight_through = z + (seen - z).detach()
-    mean_loss = task.loss(tail(straight_through), targets).mean()
+    with seeded(derive_seed(scenario.seed, "dropout", "server", "c0", 1, 0)):
+        mean_loss = task.loss(tail(straight_through), targets).mean()
     (mean_loss + LAMBDA / 2 * ((z - seen) ** 2).sum()).backward()
     gradient = np.concatenate([p.grad.numpy().ravel() for p in head.parameters() if p.grad is not None])
     delta = Float32().decode(updates["c0"].payload, 1, gradient.size)[0]
@@ -151,12 +155,15 @@ def test_the_tail_follows_the_gradient_averaged_over_the_cohorts_samples(tmp_pat
     head, tail = initial_model(task, scenario.seed)
     data = task.load()
     rows = client_rows(scenario, data)
-    batches = [
-        data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
-        for number, name in enumerate(sent)
-    ]
-    inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    task.loss(tail(head(inputs)), targets).mean().backward()  # type: ignore[no-untyped-call]
+    z, labels = [], []
+    for number, name in enumerate(sent):
+        inputs, targets = data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
+        with seeded(derive_seed(scenario.seed, "dropout", name, 1, 0)):
+            z.append(head(inputs))
+        labels.append(targets)
+    with seeded(derive_seed(scenario.seed, "dropout", "server", "c0", 1, 0)):
+        outputs = tail(torch.cat(z))
+    task.loss(outputs, torch.cat(labels)).mean().backward()  # type: ignore[no-untyped-call]
     for ours, theirs in zip(server.tail.parameters(), tail.parameters(), strict=True):
         assert theirs.grad is not None
         torch.testing.assert_close(ours, theirs - LR * theirs.grad)
@@ -218,3 +225,42 @@ def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, closed.head)))
     np.testing.assert_array_equal(device._received, arrived + initial)
+
+
+def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: Path) -> None:
+    """A run of one client, done by hand on both sides: two rounds of three steps with falling rates."""
+    one = ["fleet=[{count: 1}]", "training.cohort=1", "training.rounds=2"]
+    steps = ["training.local_steps=3", "training.lr_decay=linear"]
+    scenario = small_scenario(tmp_path, *EXACT, "flows.head_state_down={codec: float32}", *one, *steps)
+    simulate(scenario, tmp_path / "run")
+    rows = pq.read_table(tmp_path / "run/metrics.parquet").to_pylist()
+
+    task = load_task(scenario.task)
+    head, tail = initial_model(task, scenario.seed)
+    plan, test = plan_of(scenario, task), task.load().test
+    server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
+    device = make_devices(scenario, ["c0"])["c0"]
+    encoded = server.run(EncodeHead())
+    for number, row in enumerate(rows, start=1):
+        assert isinstance(encoded, bytes)
+        first = msgspec.structs.replace(assignment(scenario, encoded), round=number, steps=3)
+        answer = device.run(FirstBatch("c0", first))
+        losses = []
+        for local in range(3):
+            assert isinstance(answer, Activations)
+            stepped = server.run(TailStep(number, local, (("c0", answer, 1.0),)))
+            server.run(TailUpdate(number, local))
+            assert isinstance(stepped, TailStepped)
+            losses.append(stepped.loss_sum / 10)
+            gradient = stepped.gradients["c0"]
+            assert not isinstance(gradient, WireError)
+            down = Gradient(number, local, 1, gradient[1], gradient[0])
+            answer = device.run(BackwardStep("c0", down, last=local == 2))
+        assert isinstance(answer, HeadUpdate)
+        closed = server.run(CloseRound(number, (("c0", answer, 1.0),), evaluate=number == 2))
+        assert isinstance(closed, RoundClosed)
+        encoded = closed.head
+        assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert row["quantization_error"] == answer.quantization_error
+        assert (row["metric"], row["client_steps"], row["clients"]) == (closed.metric, 3, 1)
+    assert rows[0]["quantization_error"] != rows[1]["quantization_error"]

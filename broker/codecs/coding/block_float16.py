@@ -1,8 +1,9 @@
 """Float16 values with one exponent for all of them.
 
 Gradients are often around 1e-6, where float16 has few or no bits left. So an array v travels as an exponent e
-and the float16 numbers v * 2**-e, with e chosen so that the largest magnitude lies in [2**14, 2**15): values
-down to 2**-28 of the largest keep 11 significant bits, and no scale overflows or vanishes.
+and the float16 numbers v * 2**-e. The sender chooses e so that the largest magnitude lies in [2**14, 2**15).
+Values down to 2**-28 of the largest then keep 11 significant bits, and the largest neither overflows nor
+becomes 0.
 
 Bytes: one signed byte e, then the float16 numbers, little-endian.
 """
@@ -16,7 +17,7 @@ from broker.wire.errors import WireError
 
 Floats = npt.NDArray[np.float32]
 
-LIMIT = 2.0**127  # above it, rounding up to the next float16 could overflow float32
+LIMIT = 2.0**127  # from here on, rounding up to the next float16 could overflow float32
 MIN_EXPONENT, MAX_EXPONENT = -126, 112  # 2**-e and 2**e are normal float32 numbers
 
 

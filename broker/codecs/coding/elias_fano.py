@@ -1,13 +1,14 @@
-"""Which `count` of `total` places hold something, in as many bytes for every choice.
+"""Encodes which `count` of `total` places are taken; all choices of places have the same length in bytes.
 
-Two forms; the one that is shorter for these numbers is used (on a tie the first):
+There are two forms. The one that is shorter for these two numbers is used (if both are equal, the first):
 
-- A bitmap: one bit for each place, 1 where something is. ceil(total / 8) bytes.
+- A bitmap: one bit for each place, 1 where it is taken. ceil(total / 8) bytes.
 - Elias-Fano (Elias 1974, Fano 1971): the lowest w bits of each position, packed; then a bit string of
   count + (total - 1) div 2**w bits, in which the j-th position p (j from 0) sets bit (p div 2**w) + j.
   ceil(count w / 8) + ceil((count + (total - 1) div 2**w) / 8) bytes; w is the number of 0 to 16 that gives
-  the fewest bytes, the smallest such. For one place in ten or fewer that is within 0.6 bits a position of
-  the least that any form of fixed length could have, log2 of the number of choices; for one in four, 0.8.
+  the fewest bytes, the smallest such. No form of fixed length can be shorter than log2 of the number of
+  choices. With one place in ten taken, or fewer, this one is at most 0.6 bits a position longer; with one in
+  four, 0.8 bits.
 
 Bits of a byte and of packed integers are in the order of `broker.wire.bits`.
 """
@@ -41,8 +42,8 @@ def decode_positions(data: bytes, total: int, count: int) -> Positions:
     """Returns `count` ascending positions below `total`.
 
     Raises:
-        WireError: "shape" on a wrong length, "malformed" on pad bits that are not zero, "range" when these
-            are no `count` different positions in order.
+        WireError: "shape" on a wrong length, "malformed" on pad bits that are not zero, "range" when the
+            positions are not `count` different ones in ascending order.
     """
     if len(data) != positions_bytes(total, count):
         raise WireError("shape", f"{len(data)} bytes for {count} positions")

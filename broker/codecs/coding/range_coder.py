@@ -1,8 +1,9 @@
 """Adaptive range coding of codes that resemble their neighbours.
 
-A message is a number in [0, 1) (Martin 1979, "Range encoding"). Each code narrows the interval around it to a
-part as wide as the code was frequent among the same neighbours so far, so what is expected costs little.
-Nothing but the number travels: both sides count alike, in integers.
+All codes together travel as one number in [0, 1) (Martin 1979, "Range encoding"). Each code narrows the
+interval in which the number lies to a part of it. The more often the code occurred next to the same
+neighbours before, the wider is its part, and a wide part costs few bits. Only the number travels, since
+sender and receiver count occurrences alike, in integers.
 
 Model: the neighbours of code i are the codes i - 1 and i - width; before the start they are 0. For each pair
 of neighbours every code begins with a count of 1 and gains 3 when it occurs; a count above 2**14 has all
@@ -19,14 +20,14 @@ from broker.wire.errors import WireError
 MAX_LEVELS = 64
 GAIN = 3
 HIGHEST_COUNT = 2**14
-SPAN_BITS = 32  # of the interval's width at its widest
-SETTLED_BITS = 24  # a narrower interval has settled its first byte
+SPAN_BITS = 32  # bits of the interval's greatest width
+SETTLED_BITS = 24  # in an interval narrower than 2**24, the first byte is settled but for a carry
 LOW_MASK = 2**SPAN_BITS - 1
 BYTE_MASK = 2**8 - 1
 
 
 class _Rows(dict[int, list[int]]):
-    """How often each code was seen, by its neighbours; behind a row's counts stands their sum."""
+    """A row of counts for each pair of neighbours: one count for each code, and at the end their sum."""
 
     def __init__(self, levels: int) -> None:
         self._new = [1] * levels + [levels]
@@ -91,10 +92,10 @@ def decode_codes(data: bytes, count: int, levels: int, width: int) -> npt.NDArra
     """Returns `count` codes, each below `levels`; parameters as of `encode_codes`.
 
     Raises:
-        WireError: "malformed" when `data` points outside all intervals.
+        WireError: "malformed" when the number lies in no code's part of the interval.
     """
     rows = _Rows(levels)
-    codes = [0] * width  # what is before the start
+    codes = [0] * width  # the neighbours of the first codes
     stream = iter(data)
     offset, span = int.from_bytes(bytes(next(stream, 0) for _ in range(4))), 2**SPAN_BITS
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""How much of a study fits into a time: what each run takes is judged by those that have ended."""
+"""Which runs of a study still fit into its time: a run is taken to last as long as similar ones did."""
 
 import math
 import re
@@ -16,7 +16,7 @@ def seconds_of(text: str) -> float:
     """Read a budget such as 15m, 3h, 0 or full, which has no end.
 
     Raises:
-        ValueError: anything else.
+        StudyError: anything else.
     """
     if text == "full":
         return math.inf
@@ -30,8 +30,8 @@ class Budget:
     """The time that is left, and the time that runs take.
 
     Args:
-        total_s: no run is started that would end later, from now on.
-        at_once: runs at a time.
+        total_s: seconds from now; a run that would end later is not started.
+        at_once: so many runs go on at the same time.
         clock: gives seconds.
     """
 
@@ -48,14 +48,15 @@ class Budget:
             self._took_s.setdefault(key, []).append(wall_s)
 
     def estimate_s(self, run: StudyRun) -> float | None:
-        """Judge a run by those of its arm and task, else of its task, else of any; None without any."""
+        """Give the mean of the runs of its arm and task, else of its task, else of all; None before any."""
         known = next((self._took_s[key] for key in self._keys(run) if key in self._took_s), None)
         return fmean(known) if known else None
 
     def admits(self, run: StudyRun) -> bool:
-        """Say whether a run would end in time; the first ones, which cannot be judged, may start.
+        """Say whether a run would end in time. The first runs, of which nothing is known, may start.
 
-        The time over another link says nothing without the trained run, so it is refused along with that.
+        When a trained run is refused, so are the runs of the same arm, task and seed over other links: they
+        give the time to a target, and only the trained run tells when that is reached.
         """
         what = (run.task.name, run.arm.name, run.seed)
         if self._clock() + (self.estimate_s(run) or 0.0) >= self._end_s:
@@ -63,11 +64,11 @@ class Budget:
         return what not in self._refused
 
     def left_s(self, runs: Iterable[StudyRun]) -> float:
-        """Judge how long some runs will take, or what is left of the budget if that is less."""
+        """Give how long some runs will take, or what is left of the budget if that is less."""
         total_s = sum(self.estimate_s(run) or 0.0 for run in runs)
         return max(0.0, min(total_s / self._at_once, self._end_s - self._clock()))
 
     @staticmethod
     def _keys(run: StudyRun) -> list[tuple[str, ...]]:
-        mode, task = run.job.mode.value, run.task.name
+        mode, task = run.grid_run.mode.value, run.task.name
         return [(mode, task, run.arm.name), (mode, task), (mode,)]

@@ -10,7 +10,7 @@ from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import check, read_tree
 from scenarios.loading.shipped import locate
 from scenarios.schema.scenario import Scenario
-from sim.experiments.pool import Job
+from sim.experiments.grid_runs import GridRun
 from sim.experiments.results import Mode
 from sim.experiments.study.study import Arm, Study, StudyLink, StudyTask, read_study
 
@@ -24,19 +24,19 @@ class StudyRun:
         arm: of the study.
         link: of the study.
         seed: one of the task's.
-        job: the scenario, and whether to train.
+        grid_run: the scenario, and whether to train.
     """
 
     task: StudyTask
     arm: Arm
     link: StudyLink
     seed: int
-    job: Job
+    grid_run: GridRun
 
     @property
     def trained(self) -> bool:
         """Whether something is learned."""
-        return self.job.mode is Mode.SIMULATE
+        return self.grid_run.mode is Mode.SIMULATE
 
 
 def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, list[StudyRun]]:
@@ -104,4 +104,4 @@ def _run(task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trai
         "seed": scenario.seed,
     }
     mode = Mode.SIMULATE if trained else Mode.TIMING_ONLY
-    return StudyRun(task, arm, link, scenario.seed, Job(GridPoint(values, scenario), mode))
+    return StudyRun(task, arm, link, scenario.seed, GridRun(GridPoint(values, scenario), mode))

@@ -1,7 +1,7 @@
-"""What a study has come to, read from its finished run folders: a row a trained run.
+"""What a study has come to, read from its finished run folders: one row for each trained run.
 
-Columns of results.csv. Bytes are whole MQTT packets; `up` and `down` leave out control messages, `total` has
-them. Of what was not reached or has not run yet the column is empty.
+Columns of results.csv. Bytes are whole MQTT packets. `up` and `down` are without control messages, `total` is
+with them. A column is empty when the target was not reached, or when the run has not been done yet.
 
 task, arm, family, role, seed, run    which run, and its folder
 metric, final, best                   the task's metric after the last round, and the best
@@ -26,16 +26,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from broker.files import atomic_write
+from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Correction
-from server_node.protocol.ledger import CONTROL, FLOWS
-from server_node.record import Summary
+from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP
+from server_node.summary import Summary
 from sim.experiments.results import Row, finished
 from sim.experiments.study.points import StudyRun
 
-UP = ("activations_up", "head_update_up")
-DOWN = ("gradient_down", "head_state_down")
 LAST_ROUNDS = 10
 
 
@@ -64,7 +62,7 @@ Group = list[Result]
 
 
 def by_arm(results: Sequence[Result]) -> list[Group]:
-    """Put the seeds of each arm of one task together."""
+    """Group the results of one task by arm: one group holds all seeds of an arm."""
     groups: dict[str, Group] = {}
     for each in results:
         groups.setdefault(each.run.arm.name, []).append(each)
@@ -74,7 +72,7 @@ def by_arm(results: Sequence[Result]) -> list[Group]:
 def evaluated_as_often(results: Sequence[Result]) -> list[Result]:
     """Give those of one task that were evaluated as often as its uncompressed arm, all if there is none.
 
-    The others would reach a target late for want of a look.
+    A run that is evaluated less often sees later that it has reached a target, so times would not compare.
     """
     least = [each.evaluations for each in results if each.run.arm.role == "uncompressed"]
     return [each for each in results if each.evaluations >= min(least, default=0)]
@@ -82,20 +80,20 @@ def evaluated_as_often(results: Sequence[Result]) -> list[Result]:
 
 def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
     """Read the trained runs of a study that have finished, in the order of the study's arms, and seeds."""
-    jobs = {run.job.name: run.job for run in runs}
+    grid_runs = {run.grid_run.name: run.grid_run for run in runs}
     summaries = {
         name: summary
-        for name, job in jobs.items()
-        if (summary := finished(folder / name, dump_resolved(job.point.scenario))) is not None
+        for name, grid_run in grid_runs.items()
+        if (summary := finished(folder / name, dump_resolved(grid_run.point.scenario))) is not None
     }
     baseline = {
-        (run.task.name, run.seed): summaries[run.job.name]
+        (run.task.name, run.seed): summaries[run.grid_run.name]
         for run in runs
-        if run.trained and run.arm.role == "uncompressed" and run.job.name in summaries
+        if run.trained and run.arm.role == "uncompressed" and run.grid_run.name in summaries
     }
     results = []
     for run in runs:
-        if run.trained and (summary := summaries.get(run.job.name)) is not None:
+        if run.trained and (summary := summaries.get(run.grid_run.name)) is not None:
             rounds = _rounds(folder, run)
             row = _row(run, summary, rounds, baseline.get((run.task.name, run.seed)))
             results.append(Result(run, row, rounds))
@@ -106,19 +104,19 @@ def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
 def write_csv(file: Path, results: Sequence[Result]) -> None:
     """Write results.csv in one step."""
     columns = list(dict.fromkeys(name for result in results for name in result.row))
-    with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as text:
+    with writing(file), atomic_write(file) as part, part.open("w", newline="", encoding="utf-8") as text:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(result.row for result in results)
 
 
 def _rounds(folder: Path, run: StudyRun) -> list[Row]:
-    rows: list[Row] = pq.read_table(folder / run.job.name / "metrics.parquet").to_pylist()
+    rows: list[Row] = pq.read_table(folder / run.grid_run.name / "metrics.parquet").to_pylist()
     return rows
 
 
 def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary | None) -> Row:
-    scenario, sent = run.job.point.scenario, summary["bytes"]
+    scenario, sent = run.grid_run.point.scenario, summary["bytes"]
     split = scenario.training.method == "split"
     wire = {name: sent[name]["wire"] for name in (*FLOWS, CONTROL)}
     errors = [row["quantization_error"] for row in rounds[-LAST_ROUNDS:]]
@@ -128,7 +126,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "family": run.arm.family,
         "role": run.arm.role,
         "seed": run.seed,
-        "run": run.job.name,
+        "run": run.grid_run.name,
         "metric": summary["metric"]["name"],
         "final": summary["metric"]["final"],
         "best": summary["metric"]["best"],
@@ -200,7 +198,7 @@ def _add_times(
             continue
         index, name = target_index(result.run, result.rounds), run.link.name
         result.row[f"target_s.{name}"] = result.row[f"bound.{name}"] = None
-        if index is not None and run.job.name in summaries:
+        if index is not None and run.grid_run.name in summaries:
             rounds = result.rounds if run.trained else _rounds(folder, run)
             result.row[f"target_s.{name}"] = rounds[index]["elapsed_s"]
             result.row[f"bound.{name}"] = _wire(rounds[index]) != _wire(result.rounds[index])

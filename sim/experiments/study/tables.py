@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from scenarios.schema.scenario import Scenario
-from sim.commands.progress import format_bytes
 from sim.experiments.study.results import Group, Result, by_arm, evaluated_as_often
 from sim.experiments.study.study import Study
+from sim.wording import format_bytes, format_ratio
 
 
 def markdown(study: Study, results: Sequence[Result]) -> str:
@@ -62,8 +62,8 @@ def _compression(groups: list[Group]) -> str:
     rows = [
         [
             group[0].run.arm.name,
-            _mean(_values(group, "ratio_paper"), "{:.1f}x"),
-            _mean(_values(group, "ratio_wire"), "{:.1f}x"),
+            _mean(_values(group, "ratio_paper"), format_ratio),
+            _mean(_values(group, "ratio_wire"), format_ratio),
             _spread(_values(group, "final")),
             _difference(group, reference),
             _mean(_values(group, "quantization_error"), "{:.3f}"),
@@ -78,7 +78,7 @@ def _compression(groups: list[Group]) -> str:
 def _correction(groups: list[Group]) -> str:
     families: dict[str, list[Group]] = {}
     for group in groups:
-        families.setdefault(_without_correction(group[0].run.job.point.scenario), []).append(group)
+        families.setdefault(_without_correction(group[0].run.grid_run.point.scenario), []).append(group)
     rows = []
     for family in families.values():
         by_strength = {group[0].row["correction"]: group for group in family}
@@ -180,7 +180,11 @@ def _difference(group: Group, reference: Group) -> str:
 
 
 def _fewer(group: Group, reference: Group, column: str) -> str:
-    return _mean([its / mine for mine, its in _pairs(group, reference, column)], "{:.2f}x")
+    return _mean([its / mine for mine, its in _pairs(group, reference, column)], _two_digits)
+
+
+def _two_digits(ratio: float) -> str:
+    return format_ratio(ratio, 2)
 
 
 def _mean(values: Sequence[float], form: str | Callable[[float], str]) -> str:

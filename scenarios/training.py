@@ -1,0 +1,102 @@
+"""What device, server and benchmarks need to train a task: batches, models as vectors, a step of SGD."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from broker.codecs import Codec, Float32
+from scenarios.seeded import seeded
+from scenarios.seeds import derive_seed, generator
+from scenarios.task import Task
+
+
+def uncut(task: Task) -> Task:
+    """Make the whole model the head: FedAvg is split learning whose cut comes after the last layer.
+
+    A device then computes the loss itself, and only parameters are exchanged. `cut_shape` has no meaning.
+    """
+    return replace(task, cut_shape=(), head=lambda: nn.Sequential(task.head(), task.tail()), tail=nn.Identity)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSampler:
+    """Chooses a client's batches.
+
+    Each batch is drawn without replacement, independently of the others, from (seed, client, round, step)
+    alone. So a device that was restarted draws the same batch for the same step.
+
+    Attributes:
+        samples: how many the client has.
+        batch_size: samples in a batch; all of them when the client has fewer.
+        seed: the scenario's seed.
+        client: its name.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int
+    client: str
+
+    def rows(self, round_number: int, step: int) -> npt.NDArray[np.int64]:
+        """Give the rows of a batch, shape (min(batch_size, samples),)."""
+        size = min(self.batch_size, self.samples)
+        rng = generator(self.seed, "batch", self.client, round_number, step)
+        return rng.choice(self.samples, size, replace=False)
+
+
+def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
+    """Make the head and tail that a run starts from; their weights depend on the seed alone."""
+    with seeded(derive_seed(seed, "model")):
+        return task.head(), task.tail()
+
+
+def initial_head(task: Task, seed: int) -> npt.NDArray[np.float32]:
+    """Give the head that a run starts from as a vector, see `head_vector`, without making the tail."""
+    return head_vector(initial_model(replace(task, tail=nn.Identity), seed)[0])
+
+
+def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | np.float32:
+    """Return the reference that a head is sent relative to: the initial head, or 0 with float32.
+
+    Every device can make the initial head from the seed. Training moves a head by a fraction of its length,
+    so a lossy codec loses less of the difference than of the head itself. float32 loses nothing.
+    """
+    return np.float32(0) if isinstance(codec, Float32) else initial
+
+
+def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
+    """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
+    with torch.no_grad():
+        return torch.cat([parameter.reshape(-1) for parameter in head.parameters()]).numpy()
+
+
+def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
+    """Set a module's parameters from a vector as `head_vector` gives it; their memory layout stays.
+
+    Raises:
+        ValueError: the vector is of another length.
+    """
+    parameters = list(head.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    if vector.shape != (size,):
+        raise ValueError(f"a vector of shape {vector.shape} for {size} parameters")
+    with torch.no_grad():
+        parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
+        for parameter, values in zip(parameters, parts, strict=True):
+            parameter.copy_(values.view(parameter.shape))
+
+
+def sgd_step(module: nn.Module, lr: float) -> None:
+    """Move a module's parameters against their gradients, and clear these for the next step.
+
+    Plain SGD is written out because importing torch.optim loads torch's compiler: 80 MB and more than a
+    second in every process, too much for a small device.
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-lr)
+                parameter.grad.zero_()

@@ -1,0 +1,34 @@
+"""Who hears the facts of a server's state machine, live and in virtual time: run folder, log, and watcher."""
+
+import logging
+from collections.abc import Callable
+
+from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
+from server_node.record import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def observer(record: RunFolder, ledger: Ledger, watch: Watch) -> Callable[[Fact], None]:
+    """Make the function that hears of each fact, in the moment in which it happens.
+
+    Args:
+        record: notes the rounds, and starts its clock when the first one begins.
+        ledger: of the run, for the watcher.
+        watch: hears of each fact after the record has noted it.
+    """
+
+    def observe(fact: Fact) -> None:
+        match fact:
+            case RoundReport():
+                record.round(fact)
+            case Gathering():
+                record.start_training_clock()
+            case Dropped(number, client):
+                log.info("round %d goes on without %s", number, client)
+            case Refused(client, why):
+                log.warning("refused a message of %s: %s", client, why)
+        watch(fact, ledger)
+
+    return observe

@@ -1,0 +1,85 @@
+"""What a run comes to: the content of summary.json, which reports, sweeps and studies read again.
+
+The keys are stable: a key may be added, none is renamed, moved or taken away.
+"""
+
+from typing import NotRequired, TypedDict
+
+
+class Metric(TypedDict):
+    """The task's metric on the test split; None when nothing was evaluated."""
+
+    name: str
+    final: float | None
+    best: float | None
+
+
+class FlowBytes(TypedDict):
+    """What a flow carried in bytes, see server_node.protocol.ledger.Flow."""
+
+    payload: int
+    wire: int
+    raw_float32: NotRequired[int]  # not of `control`, which carries no tensor
+
+
+class FlowRatio(TypedDict):
+    """How many times fewer bytes a flow took; None where there is nothing to divide by."""
+
+    wire_vs_float32: float | None
+    paper_64bit: NotRequired[float | None]  # of activations_up only
+
+
+class Ratios(TypedDict):
+    """The ratio of each flow, and of all bytes of both directions together."""
+
+    activations_up: FlowRatio
+    gradient_down: FlowRatio
+    head_update_up: FlowRatio
+    head_state_down: FlowRatio
+    total_both_directions: float | None
+
+
+class MessageCounts(TypedDict):
+    """Numbers of messages, see server_node.protocol.ledger.Ledger."""
+
+    sent: int
+    received: int
+    rejected: int
+    rejected_by_reason: dict[str, int]
+    duplicates: int
+    discarded_late: int
+
+
+class Summary(TypedDict):
+    """Totals of a run."""
+
+    scenario: str
+    task: str
+    mode: str  # live or simulate
+    seed: int
+    reason: str  # complete, stopped, or what ended it
+    rounds: int
+    metric: Metric
+    clients: int
+    client_steps: int
+    client_steps_per_second: float
+    wall_seconds: float
+    training_seconds: float  # without the time in which the fleet gathered
+    virtual_seconds: float | None  # None when it ran live
+    bytes: dict[str, FlowBytes]  # by flow: FLOWS and CONTROL
+    ratio: Ratios
+    messages: MessageCounts
+    network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
+    checkpoint_error: NotRequired[str]  # why the last checkpoint is missing, when it could not be written
+
+
+COMPLETE = "complete"
+"""The reason of a run that has done all its rounds."""
+
+WAS_STOPPED = "stopped"
+"""The reason of a run that somebody stopped."""
+
+
+def total_wire_bytes(summary: Summary) -> int:
+    """Sum up the bytes of all flows, both directions."""
+    return sum(flow["wire"] for flow in summary["bytes"].values())

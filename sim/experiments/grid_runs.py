@@ -1,0 +1,218 @@
+"""Runs what is missing of a sweep or a study, and keeps the run folders and the rows of the table."""
+
+from collections import deque
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import suppress
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from broker.files import writing
+from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
+from scenarios.loading.grid import GridPoint
+from scenarios.loading.load import dump_resolved
+from sim.experiments.pool import Outcome, PointError, Pool, run_point
+from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
+
+
+class _Stopped(Exception):  # noqa: N818  no error: somebody asked for it
+    """Somebody has asked to stop. Raised by the loop that waits, never by a signal handler."""
+
+
+class GridRun(NamedTuple):
+    """A point, and how it is to be run."""
+
+    point: GridPoint
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return run_name(self.point, self.mode)
+
+
+def sweep(
+    points: Sequence[GridPoint],
+    folder: Path,
+    mode: Mode,
+    pool: Pool,
+    watch: Callable[[Row], None] = lambda _row: None,
+    stop: Stop | None = None,
+) -> list[Row]:
+    """Run the points that have no finished run in the folder, and keep the table up to date.
+
+    Args:
+        points: the grid.
+        folder: the sweep's; made if missing.
+        mode: whether to train.
+        pool: opens what runs points; left alone if none is to be run.
+        watch: hears of every point, finished ones first.
+        stop: ends the sweep early, cleanly.
+
+    Returns:
+        A row per point, in the grid's order; one that failed has an `error`. A sweep that was stopped has
+        no rows of the points that have not ended.
+
+    Raises:
+        RunError: the folder cannot be written to.
+    """
+    with writing(folder):  # told now rather than after the first run
+        folder.mkdir(parents=True, exist_ok=True)
+    runs = [GridRun(point, mode) for point in points]
+    rows = kept_rows(runs, folder)
+
+    def write() -> None:
+        write_table(folder, [rows[number] for number in sorted(rows)], points[0].values)
+
+    def collect(number: int, row: Row) -> None:
+        rows[number] = row
+        write()
+        watch(row)
+
+    for row in rows.values():
+        watch(row)
+    if rows:
+        write()
+    missing = {number: run for number, run in enumerate(runs) if number not in rows}
+    run_missing(missing, folder, pool, collect, stop or Stop())
+    return [rows[number] for number in sorted(rows)]
+
+
+def kept_rows(runs: Sequence[GridRun], folder: Path) -> dict[int, Row]:
+    """Give the rows of those runs, by number, that have a finished run in the folder."""
+    rows = {}
+    for number, run in enumerate(runs):
+        summary = finished(folder / run.name, dump_resolved(run.point.scenario))
+        if summary is not None:
+            rows[number] = row_of(run.point, run.name, summary)
+    return rows
+
+
+def run_missing(
+    missing: Mapping[int, GridRun],
+    folder: Path,
+    pool: Pool,
+    collect: Callable[[int, Row], None],
+    stop: Stop,
+    *,
+    at_once: int | None = None,
+    may_start: Callable[[int], bool] = lambda _number: True,
+    files: Container[str] | None = None,
+) -> None:
+    """Run what is missing, in its order, and keep the run folders.
+
+    A process that dies breaks its pool. Work is begun in order, so the first run under way is a likely
+    culprit: it counts as failed, and a new pool goes on with the others.
+
+    Args:
+        missing: runs by number.
+        folder: where their run folders go.
+        pool: opens what runs them; left alone if there are none.
+        collect: takes the row of each as it ends.
+        stop: what is under way is given up when somebody asks.
+        at_once: so many are handed to the pool at a time; all if None.
+        may_start: asked of each run when its turn has come; those refused are left out.
+        files: what to keep of a run folder; everything if None.
+    """
+    waiting = deque(missing)
+
+    def collect_outcome(number: int, outcome: Outcome) -> None:
+        collect(number, _row(outcome, missing[number], folder, files))
+
+    def next_run() -> int | None:
+        """Take the next number that may start from those that wait."""
+        while waiting:
+            if may_start(number := waiting.popleft()):
+                return number
+        return None
+
+    with suppress(_Stopped):
+        while waiting:
+            with pool() as executor:
+                lost = _run_on(executor, missing, next_run, collect_outcome, stop, at_once or len(missing))
+            if lost:
+                suspect, *others = lost
+                collect_outcome(suspect, lost[suspect])
+                waiting.extendleft(reversed(others))
+
+
+def _run_on(
+    executor: Executor,
+    missing: Mapping[int, GridRun],
+    next_run: Callable[[], int | None],
+    collect: Callable[[int, Outcome], None],
+    stop: Stop,
+    at_once: int,
+) -> dict[int, Outcome]:
+    """Run on one pool until nothing is left, or the pool breaks.
+
+    Returns:
+        What was under way when the pool broke, by number, in the order in which it was handed out.
+
+    Raises:
+        _Stopped: somebody has asked to stop.
+    """
+    under_way: dict[int, Outcome] = {}
+    ended: SimpleQueue[int | None] = SimpleQueue()  # numbers; None only wakes. Its put never blocks.
+    with stop.waking(partial(ended.put, None)):
+        while not stop.asked:
+            while len(under_way) < at_once and not stop.asked and (number := next_run()) is not None:
+                under_way[number] = _hand_out(executor, missing[number])
+                under_way[number].add_done_callback(partial(_put, ended, number))
+            if not under_way and not stop.asked:
+                return {}
+            for number in _next_ended(ended):
+                if _is_broken(under_way[number]):
+                    return under_way
+                collect(number, under_way.pop(number))
+    raise _Stopped
+
+
+def _put(ended: SimpleQueue[int | None], number: int, _outcome: Outcome) -> None:
+    ended.put(number)
+
+
+def _next_ended(ended: SimpleQueue[int | None]) -> list[int]:
+    """Wait for the number of a run that has ended; give none after a wake-up or a while."""
+    try:
+        number = ended.get(timeout=LOOK_S)
+    except Empty:
+        return []
+    return [] if number is None else [number]
+
+
+def _hand_out(executor: Executor, run: GridRun) -> Outcome:
+    """Hand a run to a pool; a pool that is broken gives its complaint as any run's outcome."""
+    resource_tracker.ensure_running()  # its start would let Ctrl-C through again
+    try:
+        with children_without_ctrl_c():
+            return executor.submit(run_point, dump_resolved(run.point.scenario), run.mode)
+    except BrokenExecutor as error:
+        outcome: Outcome = Future()
+        outcome.set_exception(error)
+        return outcome
+
+
+def _is_broken(outcome: Outcome) -> bool:
+    """Say whether a run was lost because its pool broke."""
+    return not outcome.cancelled() and isinstance(outcome.exception(), BrokenExecutor)
+
+
+def _row(outcome: Outcome, run: GridRun, folder: Path, files: Container[str] | None) -> Row:
+    """Keep what a worker brought, and give its row."""
+    point, name = run.point, run.name
+    try:
+        brought = outcome.result()
+    except PointError as error:
+        return row_of(point, name, None, str(error))
+    except Exception as error:  # noqa: BLE001  a lost worker; each kind of pool has its own
+        return row_of(point, name, None, f"no result of the worker: {error!r}")
+    write_run_folder(
+        folder / name, {file: text for file, text in brought.items() if files is None or file in files}
+    )
+    summary = finished(folder / name, dump_resolved(point.scenario))
+    wrong = None if summary else "the worker understood the scenario otherwise; has it the same fedlite?"
+    return row_of(point, name, summary, wrong)

@@ -1,0 +1,67 @@
+import pytest
+
+from broker.errors import RunError
+from broker.wire import topics
+from broker.wire.errors import WireError
+from broker.wire.topics import TopicParts
+
+
+def test_topics_are_the_documented_ones() -> None:
+    assert topics.state("demo") == "fl/demo/state"
+    assert topics.down("demo", "pi-1") == "fl/demo/down/pi-1"
+    assert topics.up("demo", "pi-1") == "fl/demo/up/pi-1"
+    assert topics.status("demo", "pi-1") == "fl/demo/status/pi-1"
+    assert topics.client_subscriptions("demo", "pi-1") == ["fl/demo/state", "fl/demo/down/pi-1"]
+    assert topics.server_subscriptions("demo") == ["fl/demo/up/+", "fl/demo/status/+"]
+
+
+def test_topics_are_read_back() -> None:
+    assert topics.parse("fl/demo/state") == TopicParts("demo", "state", "")
+    for kind, make in (("down", topics.down), ("up", topics.up), ("status", topics.status)):
+        assert topics.parse(make("demo", "pi-1")) == TopicParts("demo", kind, "pi-1")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "fl",
+        "fl/demo",
+        "fl/de mo/state",
+        "xx/demo/state",
+        "fl/demo/state/pi",
+        "fl/demo/up",
+        "fl/demo/up/",
+        "fl/demo/up/a/b",
+        "fl/demo/up/a+",
+        "fl/+/up/a",
+        "fl/demo/side/a",
+        "xx/demo/up/a",
+    ],
+)
+def test_other_topics_are_refused_by_name(topic: str) -> None:
+    with pytest.raises(WireError) as caught:
+        topics.parse(topic)
+    assert caught.value.reason == "topic"
+    assert str(caught.value) == f"topic: {topic!r} is no topic of a run"
+
+
+def test_a_long_topic_is_not_repeated_in_full() -> None:
+    with pytest.raises(WireError) as caught:
+        topics.parse("x" * 1000)
+    assert str(caught.value) == f"topic: {'x' * 80!r} is no topic of a run"
+
+
+@pytest.mark.parametrize("name", ["a", "A-Z_09", "x" * 32])
+def test_names_may_have_letters_digits_and_two_signs(name: str) -> None:
+    assert topics.check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 33, "a b", "a/b", "a+", "#", "\N{LATIN SMALL LETTER E WITH ACUTE}"]
+)
+def test_other_names_are_refused_with_the_rule(name: str) -> None:
+    with pytest.raises(RunError) as caught:
+        topics.check_name(name)
+    rule = "cannot be a run or client name: use 1 to 32 of A-Z a-z 0-9 _ -"
+    assert str(caught.value) == f"{name!r} {rule}"

@@ -1,0 +1,27 @@
+"""Calls in virtual time: when, and in which order."""
+
+from sim.network.clock import Clock
+
+
+def test_what_is_due_at_the_same_time_runs_in_the_order_of_the_calls_whenever_these_were() -> None:
+    clock, log = Clock(), list[tuple[int, float]]()
+
+    def plan(number: int) -> None:
+        clock.at(7.7, lambda: log.append((number, clock.now)))
+
+    for number in range(70):
+        clock.at(number / 10, plan, number)
+    clock.run()
+    assert log == [(number, 7.7) for number in range(70)]
+
+
+def test_what_is_due_in_the_past_runs_at_once_after_what_is_due_now() -> None:
+    clock, log = Clock(), list[tuple[str, float]]()
+
+    def call(name: str) -> None:
+        log.append((name, clock.now))
+
+    clock.at(1.0, lambda: clock.at(0.5, call, "late"))
+    clock.at(1.0, call, "now")
+    clock.run()
+    assert log == [("now", 1.0), ("late", 1.0)]

@@ -1,0 +1,194 @@
+"""The tail's arithmetic, held against numbers worked out on paper.
+
+The tail of these tests is one row w = (1, 2): it gives w z, and the loss of a sample is (w z - t)^2 / 2. So
+the loss has the gradient (w z - t) z at w and (w z - t) w at z.
+
+    client  weight     z      t   w z - t  loss  at w     at z
+    a       1          (1,0)  3   -2       2     (-2, 0)  (-2, -4)
+    b       1/sqrt(2)  (0,1)  0    2       2     ( 0, 2)  ( 2,  4)
+                       (1,1)  1    2       2     ( 2, 2)  ( 2,  4)
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from broker.codecs import Float32
+from broker.wire import bits
+from broker.wire.messages import Activations, HeadUpdate
+from scenarios.task import Dataset, Split, Task
+from scenarios.training import load_head_vector
+from server_node.protocol.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.tail import Tail, evaluate
+from tests.helpers import plan_of, small_scenario
+
+SQRT2 = 2**0.5
+EXACT = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+FLOAT32 = [f"flows.{flow}={{codec: float32}}" for flow in EXACT]
+TEST = Split(torch.eye(2), torch.tensor([1, 2]))
+
+
+class InMode(nn.Module):
+    """Multiplies by `train` in train mode and by 1 in eval mode."""
+
+    def __init__(self, train: float) -> None:
+        super().__init__()
+        self._train = train
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self._train if self.training else x
+
+
+def linear(*weights: float) -> nn.Linear:
+    layer = nn.Linear(len(weights), 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([weights]))
+    return layer
+
+
+def task(head: nn.Module, tail: nn.Module) -> Task:
+    return Task(
+        name="by hand",
+        metric="mean output",
+        classes=4,
+        target_shape=(),
+        cut_shape=(2,),
+        head=lambda: head,
+        tail=lambda: tail,
+        loss=lambda outputs, targets: (outputs[:, 0] - targets) ** 2 / 2,
+        score=lambda outputs, _targets: outputs[:, 0],
+        load=lambda: Dataset(TEST, TEST),
+    )
+
+
+def make_tail(folder: Path, tail: nn.Module, *settings: str, head: nn.Module | None = None) -> Tail:
+    """Make a server's part with the small scenario's settings, float32 on every flow, and a rate of 0.1."""
+    scenario = small_scenario(folder, *FLOAT32, "training.tail_lr=0.1", *settings)
+    made = task(head or nn.Linear(2, 2), tail)
+    plan = plan_of(scenario, made)
+    return Tail(made, TEST, head=made.head(), tail=tail, plan=plan, training=scenario.training)
+
+
+def activations(z: list[list[float]], targets: list[int]) -> Activations:
+    payload = Float32().encode(np.array(z, np.float32), np.random.default_rng(0))
+    return Activations(1, 0, 1, len(z), payload, bits.pack(np.array(targets, np.uint16), 2))
+
+
+A = activations([[1, 0]], [3])
+B = activations([[0, 1], [1, 1]], [0, 1])
+BOTH = (("a", A, 1.0), ("b", B, 1 / SQRT2))
+
+
+def stepped(server: Tail, job: TailStep) -> tuple[TailStepped, dict[str, list[list[float]]]]:
+    """Do a step; gives also the gradients that go down, decoded."""
+    result = server.run(job)
+    assert isinstance(result, TailStepped)
+    counts = {client: message.count for client, message, _ in job.batches}
+    down = {}
+    for client, answer in result.gradients.items():
+        assert isinstance(answer, tuple)
+        down[client] = Float32().decode(answer[0], counts[client], 2).tolist()
+    return result, down
+
+
+def test_gradients_that_go_down_are_those_of_each_clients_mean_loss_whatever_its_weight(
+    tmp_path: Path,
+) -> None:
+    _, down = stepped(make_tail(tmp_path, linear(1, 2)), TailStep(1, 0, BOTH))
+    assert down["a"] == [[-2, -4]]
+    np.testing.assert_allclose(down["b"], [[1, 2], [1, 2]], rtol=1e-6)
+
+
+def test_the_loss_that_is_reported_is_the_plain_sum_over_samples(tmp_path: Path) -> None:
+    result, _ = stepped(make_tail(tmp_path, linear(1, 2)), TailStep(1, 0, BOTH))
+    assert (result.loss_sum, result.samples) == (6.0, 3)
+
+
+def test_the_tail_learns_from_losses_weighted_by_staleness(tmp_path: Path) -> None:
+    """Gradient: (-2, 0) + ((0, 2) + (2, 2)) / sqrt 2, over a weight of 1 + 2 / sqrt 2."""
+    server = make_tail(tmp_path, layer := linear(1, 2))
+    server.run(TailStep(1, 0, BOTH))
+    server.run(TailUpdate(1, 0))
+    expected = [1 - 0.1 * (SQRT2 - 2) / (1 + SQRT2), 2 - 0.1 * 2 * SQRT2 / (1 + SQRT2)]
+    assert layer.weight.tolist()[0] == pytest.approx(expected)
+
+
+def test_batches_that_arrive_apart_teach_what_they_teach_together(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, layer := linear(1, 2))
+    server.run(TailStep(1, 0, BOTH[:1]))
+    server.run(TailStep(1, 0, BOTH[1:]))
+    server.run(TailUpdate(1, 0))
+    expected = [1 - 0.1 * (SQRT2 - 2) / (1 + SQRT2), 2 - 0.1 * 2 * SQRT2 / (1 + SQRT2)]
+    assert layer.weight.tolist()[0] == pytest.approx(expected)
+
+
+def test_each_update_uses_the_batches_since_the_one_before(tmp_path: Path) -> None:
+    """w = (1, 2) -> (1.2, 2); at w = (1.2, 2) the second step's loss has the gradient (-1.8, 0)."""
+    server = make_tail(tmp_path, layer := linear(1, 2), "training.local_steps=2")
+    for step in range(2):
+        server.run(TailStep(1, step, BOTH[:1]))
+        server.run(TailUpdate(1, step))
+    assert layer.weight.tolist()[0] == pytest.approx([1.38, 2.0])
+    server.run(TailUpdate(1, 2))  # nothing has arrived
+    assert layer.weight.tolist()[0] == pytest.approx([1.38, 2.0])
+
+
+@pytest.mark.parametrize(("number", "moved"), [(1, 0.2), (3, 0.1), (4, 0.05)])
+def test_the_tails_rate_falls_with_the_rounds(tmp_path: Path, number: int, moved: float) -> None:
+    server = make_tail(tmp_path, layer := linear(1, 2), "training.rounds=4", "training.lr_decay=linear")
+    server.run(TailStep(number, 0, BOTH[:1]))
+    server.run(TailUpdate(number, 0))
+    assert layer.weight.tolist()[0] == pytest.approx([1 + moved, 2])
+
+
+def test_evaluation_is_in_eval_mode_and_every_step_in_train_mode(tmp_path: Path) -> None:
+    """Head and tail multiply by 10 in train mode. In eval mode the mean of w z over (1,0), (0,1) is 1.5."""
+    tail = nn.Sequential(InMode(10), linear(1, 2))
+    head = nn.Sequential(InMode(10), nn.Linear(2, 2, bias=False))
+    load_head_vector(head, np.array([1, 0, 0, 1], np.float32))
+    server = make_tail(tmp_path, tail.eval(), head=head)
+    first, _ = stepped(server, TailStep(1, 0, BOTH[:1]))
+    closed = server.run(CloseRound(1, (), evaluate=True))
+    again, _ = stepped(server, TailStep(2, 0, BOTH[:1]))
+    assert isinstance(closed, RoundClosed)
+    assert closed.metric == 1.5
+    assert first.loss_sum == again.loss_sum == (10 - 3) ** 2 / 2
+
+
+def test_a_metric_is_measured_without_dropout() -> None:
+    """All of it is kept: (1, 0) and (0, 1) give 1 and 2."""
+    made = task(nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5), linear(1, 2)))
+    assert evaluate(made, TEST, made.head().train(), made.tail().train()) == 1.5
+
+
+def masks(server: Tail, number: int, step: int, client: str = "a") -> Tensor:
+    """Which of 64 samples (1, 0) the tail's dropout lets through: the others' gradient is (0, 0)."""
+    message = activations([[1, 0]] * 64, [3] * 64)
+    _, down = stepped(server, TailStep(number, step, ((client, message, 1.0),)))
+    return torch.tensor(down[client])[:, 0] != 0
+
+
+def test_dropout_of_the_tail_depends_on_round_step_and_first_client_alone(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, nn.Sequential(nn.Dropout(0.5), linear(1, 2)))
+    first = masks(server, 1, 0)
+    assert 0 < int(first.sum()) < 64
+    torch.manual_seed(1)
+    assert torch.equal(masks(server, 1, 0), first)
+    for other in (masks(server, 2, 0), masks(server, 1, 1), masks(server, 1, 0, "b")):
+        assert not torch.equal(other, first)
+
+
+def test_heads_are_averaged_by_samples_and_staleness(tmp_path: Path) -> None:
+    """(1 * 10 * 0.4 + 1/2 * 20 * 1.0) / (10 + 10) = 0.7."""
+    head = linear(0, 0)
+    server = make_tail(tmp_path, linear(1, 2), head=head)
+
+    def update(samples: int, change: float) -> HeadUpdate:
+        delta = np.full((1, 2), change, np.float32)
+        return HeadUpdate(1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
+
+    server.run(CloseRound(1, (("a", update(10, 0.4), 1.0), ("b", update(20, 1.0), 0.5)), evaluate=False))
+    assert head.weight.tolist()[0] == pytest.approx([0.7, 0.7])
