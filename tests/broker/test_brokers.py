@@ -84,7 +84,7 @@ async def test_a_message_arrives_with_its_exact_wire_bytes(connect: Connect, run
         connect(client_id=f"{run_name}-a", subscriptions=[]) as client,
     ):
         events = server.events()
-        assert await anext(events) == Connected()
+        assert await anext(events) == Connected(1)
         await client.publish(topic, b"hello")
         assert await next_frame(events) == Frame(topic, b"hello", chunks.mqtt_packet_bytes(topic, 5))
 
@@ -110,7 +110,7 @@ async def test_a_retained_message_reaches_a_later_client_after_connected(
         await server.publish(topic, b"running", retain=True)
     async with connect(client_id=f"{run_name}-a", subscriptions=[topic]) as client:
         events = client.events()
-        assert await anext(events) == Connected()
+        assert await anext(events) == Connected(1)
         assert (await next_frame(events)).payload == b"running"
 
 
@@ -130,7 +130,7 @@ async def test_a_client_that_leaves_says_no_will(connect: Connect, run_name: str
     topic = f"fl/{run_name}/status/a"
     async with connect(client_id=f"{run_name}-server", subscriptions=[topic]) as server:
         async with connect(
-            client_id=f"{run_name}-a", subscriptions=[], will=Will(topic, b"offline")
+            client_id=f"{run_name}-a", subscriptions=[], will=lambda _: Will(topic, b"offline")
         ) as client:
             await client.publish(topic, b"online")
         async with connect(client_id=f"{run_name}-b", subscriptions=[]) as other:
@@ -144,7 +144,7 @@ async def test_publishing_and_listening_after_leaving_end_with_a_reason(
 ) -> None:
     async with connect(client_id=f"{run_name}-a", subscriptions=[]) as client:
         pass
-    assert [event async for event in client.events()] == [Connected()]
+    assert [event async for event in client.events()] == [Connected(1)]
     with pytest.raises(BrokerError):
         await client.publish("fl/x", b"")
 
@@ -239,7 +239,7 @@ async def test_a_publish_outlives_a_killed_broker(
     with mortal_broker(kind, broker_folder, port) as first:
         async with MqttTransport(url, client_id="a", subscriptions=["x"]) as client:
             events = client.events()
-            assert await anext(events) == Connected()
+            assert await anext(events) == Connected(1)
             await asyncio.to_thread(kill_session, first)
             publishing = [asyncio.create_task(client.publish("x", bytes([n]) * 300_000)) for n in range(3)]
             await next_of(events, Disconnected)

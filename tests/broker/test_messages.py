@@ -11,62 +11,87 @@ from hypothesis import strategies as st
 from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
+    Ask,
     Assignment,
+    Claim,
     Gradient,
     HeadUpdate,
     Hello,
     Message,
+    Progress,
     Rejected,
+    Released,
     RunState,
+    Standing,
     Status,
+    StopRun,
+    Welcome,
     decode,
     encode,
     encoded_bytes,
 )
 
 GOLDEN = [
-    pytest.param(Hello("d1", 80, 0), "9501 01 a26431 50 00", id="hello"),
-    pytest.param(Status(online=False), "93 01 02 c2", id="status"),
+    pytest.param(Hello(300, "d1", 80), "96 02 01 cd012c a26431 50 c2", id="hello"),
+    pytest.param(Status(online=False, session=5), "94 02 02 c2 05", id="status"),
     pytest.param(
-        RunState("running", "ab", 3, 300, ""), "97 01 03 a772756e6e696e67 a26162 03 cd012c a0", id="run state"
+        RunState("running", 2, 9, 3, 300, ""), "98 02 03 a772756e6e696e67 02 09 03 cd012c a0", id="run state"
     ),
     pytest.param(
-        Assignment(7, 1, 1, (["pq", 1152, 1, 2], ["float16"], ["float16"], ["float16"]), b"\x01\x02"),
-        "97 01 04 07 01 01 94 94a27071cd04800102" + " 91a7666c6f61743136" * 3 + " c4020102",
+        Assignment(3, 7, 1, 1, 0.5, (["pq", 1152, 1, 2], ["float16"], ["float16"], ["float16"]), b"\x01\x02"),
+        "99 02 04 03 07 01 01 cb3fe0000000000000 94 94a27071cd04800102"
+        + " 91a7666c6f61743136" * 3
+        + " c4020102",
         id="assignment",
     ),
     pytest.param(
-        Activations(7, 0, 1, 2, b"\x05\x06", b"\x21"),
-        "98 01 05 07 00 01 02 c4020506 c40121",
+        Activations(3, 7, 0, 1, 2, b"\x05\x06", b"\x21"),
+        "99 02 05 03 07 00 01 02 c4020506 c40121",
         id="activations",
     ),
     pytest.param(
-        Gradient(7, 0, 1, 0.5, b"\x09"), "97 01 06 07 00 01 cb3fe0000000000000 c40109", id="gradient"
+        Gradient(3, 7, 0, 1, 0.5, b"\x09"), "98 02 06 03 07 00 01 cb3fe0000000000000 c40109", id="gradient"
     ),
     pytest.param(
-        HeadUpdate(7, 1, 20, 0.25, b""), "97 01 07 07 01 14 cb3fd0000000000000 c400", id="head update"
+        HeadUpdate(3, 7, 1, 20, 0.25, b""), "98 02 07 03 07 01 14 cb3fd0000000000000 c400", id="head update"
     ),
-    pytest.param(Rejected("shape", "no"), "94 01 08 a57368617065 a26e6f", id="rejected"),
+    pytest.param(Rejected("shape", "no"), "94 02 08 a57368617065 a26e6f", id="rejected"),
+    pytest.param(Ask(3, 9, 7, 1, resend=True), "97 02 09 03 09 07 01 c3", id="ask"),
+    pytest.param(Progress(3, 9, 7, 1, Standing.ANSWERED), "97 02 0a 03 09 07 01 02", id="progress"),
+    pytest.param(Released(3, 7, greet=False), "95 02 0b 03 07 c2", id="released"),
+    pytest.param(
+        Welcome(3, 20, 1, 9216, 10, 1, 128_000, b"\x01"),
+        "9a 02 0c 03 14 01 cd2400 0a 01 ce0001f400 c40101",
+        id="welcome",
+    ),
+    pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),
+    pytest.param(StopRun("done"), "93 02 0e a4646f6e65", id="stop run"),
 ]
 
 
 @pytest.mark.parametrize(("message", "golden"), GOLDEN)
-def test_version_1_stays_as_it_is(message: Message, golden: str) -> None:
+def test_version_2_stays_as_it_is(message: Message, golden: str) -> None:
     data = bytes.fromhex(golden)
     assert encode(message) == data
     assert decode(data) == message
 
 
+servers = st.integers(1, 2**31 - 1)
+sessions = st.integers(0, 2**53 - 1)
 rounds = st.integers(0, 2**31 - 1)
 steps = st.integers(0, 2**16 - 1)
 attempts = st.integers(1, 2**16 - 1)
 payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 some_messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, st.text(max_size=20), rounds, rounds),
-    st.builds(Activations, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
-    st.builds(Gradient, rounds, steps, attempts, numbers, payloads),
-    st.builds(HeadUpdate, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
+    st.builds(Hello, sessions, st.text(max_size=20), rounds, st.booleans()),
+    st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
+    st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
+    st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
+    st.builds(Ask, servers, rounds, rounds, steps, st.booleans()),
+    st.builds(Progress, servers, rounds, rounds, steps, st.sampled_from(Standing)),
+    st.builds(Released, servers, rounds, st.booleans()),
+    st.builds(Claim, servers, rounds, st.booleans()),
     st.builds(Rejected, st.text(max_size=60), st.text(max_size=500)),
 )
 
@@ -102,25 +127,25 @@ def packed(*fields: Any) -> bytes:
     ("data", "reason"),
     [
         pytest.param(b"", "malformed", id="empty"),
-        pytest.param(packed(1, 2, True) + b"\x00", "malformed", id="something after it"),
+        pytest.param(packed(2, 2, True, 1) + b"\x00", "malformed", id="something after it"),
         pytest.param(msgpack.packb({"version": 1}), "malformed", id="a map"),
-        pytest.param(packed(1), "malformed", id="no type"),
-        pytest.param(packed(2, 2, True), "version", id="version 2"),
-        pytest.param(packed(True, 2, True), "version", id="a version that is no number"),
-        pytest.param(packed(1, 99), "malformed", id="unknown type"),
-        pytest.param(packed(1, 2, 1), "malformed", id="a number for a truth value"),
-        pytest.param(packed(1, 5, -1, 0, 1, 1, b"", b""), "malformed", id="negative round"),
-        pytest.param(packed(1, 5, 1, 0, 1, 0, b"", b""), "malformed", id="a batch of none"),
-        pytest.param(packed(1, 5, 1, 0, 1, 1, "text", b""), "malformed", id="text for bytes"),
-        pytest.param(packed(1, 5, 1, 0, 1, 1, b""), "malformed", id="a field is missing"),
-        pytest.param(packed(1, 6, 1, 0, 1, math.nan, b""), "not-finite", id="NaN for lambda"),
-        pytest.param(packed(1, 7, 1, 1, 1, math.inf, b""), "not-finite", id="infinite error"),
-        pytest.param(packed(1, 8, "x" * 65, ""), "malformed", id="a reason too long"),
-        pytest.param(packed(1, 4, 1, 1, 1, [["pq"]] * 5, b""), "malformed", id="five codecs"),
-        pytest.param(b"\x92\x01\xc6\xff\xff\xff\xff", "malformed", id="4 GB promised"),
+        pytest.param(packed(2), "malformed", id="no type"),
+        pytest.param(packed(1, 2, True, 1), "version", id="version 1"),
+        pytest.param(packed(True, 2, True, 1), "version", id="a version that is no number"),
+        pytest.param(packed(2, 99, 1), "malformed", id="unknown type"),
+        pytest.param(packed(2, 2, 1, 1), "malformed", id="a number for a truth value"),
+        pytest.param(packed(2, 5, 1, -1, 0, 1, 1, b"", b""), "malformed", id="negative round"),
+        pytest.param(packed(2, 5, 1, 1, 0, 1, 0, b"", b""), "malformed", id="a batch of none"),
+        pytest.param(packed(2, 5, 1, 1, 0, 1, 1, "text", b""), "malformed", id="text for bytes"),
+        pytest.param(packed(2, 5, 1, 1, 0, 1, 1, b""), "malformed", id="a field is missing"),
+        pytest.param(packed(2, 6, 1, 1, 0, 1, math.nan, b""), "not-finite", id="NaN for lambda"),
+        pytest.param(packed(2, 7, 1, 1, 1, 1, math.inf, b""), "not-finite", id="infinite error"),
+        pytest.param(packed(2, 8, "x" * 65, ""), "malformed", id="a reason too long"),
+        pytest.param(packed(2, 4, 1, 1, 1, 1, 0.1, [["pq"]] * 5, b""), "malformed", id="five codecs"),
+        pytest.param(b"\x94\x02\x06\xc6\xff\xff\xff\xff", "malformed", id="4 GB promised"),
         pytest.param(b"\xdd\xff\xff\xff\xff", "malformed", id="four billion fields promised"),
-        pytest.param(b"\x91" * 5000, "malformed", id="deeply nested"),
-        pytest.param(packed(1, 2, msgpack.ExtType(5, b"x")), "malformed", id="an extension type"),
+        pytest.param(b"\x95\x02\x02\xc2\x05" + b"\x91" * 5000, "malformed", id="deeply nested"),
+        pytest.param(packed(2, 2, msgpack.ExtType(5, b"x")), "malformed", id="an extension type"),
     ],
 )
 def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
@@ -130,4 +155,4 @@ def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
 
 
 def test_fields_of_a_later_minor_form_are_ignored() -> None:
-    assert decode(packed(1, 2, True, "something new")) == Status(online=True)
+    assert decode(packed(2, 2, True, 1, "something new")) == Status(online=True, session=1)

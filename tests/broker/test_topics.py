@@ -7,18 +7,20 @@ from broker.wire.topics import TopicParts
 
 
 def test_topics_are_the_documented_ones() -> None:
-    assert topics.state("demo") == "fl/demo/state"
-    assert topics.down("demo", "pi-1") == "fl/demo/down/pi-1"
-    assert topics.up("demo", "pi-1") == "fl/demo/up/pi-1"
-    assert topics.status("demo", "pi-1") == "fl/demo/status/pi-1"
-    assert topics.client_subscriptions("demo", "pi-1") == ["fl/demo/state", "fl/demo/down/pi-1"]
-    assert topics.server_subscriptions("demo") == ["fl/demo/up/+", "fl/demo/status/+"]
+    assert topics.state("demo") == "fl/2/demo/state"
+    assert topics.down("demo", "pi-1") == "fl/2/demo/down/pi-1"
+    assert topics.up("demo", "pi-1") == "fl/2/demo/up/pi-1"
+    assert topics.status("demo", "pi-1") == "fl/2/demo/status/pi-1"
+    assert topics.client_subscriptions("demo", "pi-1") == ["fl/+/demo/state", "fl/2/demo/down/pi-1"]
+    assert topics.server_subscriptions("demo") == [
+        "fl/2/demo/up/+", "fl/+/demo/status/+", "fl/2/demo/state", "fl/2/demo/server",
+    ]  # fmt: skip
 
 
 def test_topics_are_read_back() -> None:
-    assert topics.parse("fl/demo/state") == TopicParts("demo", "state", "")
+    assert topics.parse("fl/2/demo/state") == TopicParts(2, "demo", "state", "")
     for kind, make in (("down", topics.down), ("up", topics.up), ("status", topics.status)):
-        assert topics.parse(make("demo", "pi-1")) == TopicParts("demo", kind, "pi-1")
+        assert topics.parse(make("demo", "pi-1")) == TopicParts(2, "demo", kind, "pi-1")
 
 
 @pytest.mark.parametrize(
@@ -26,16 +28,19 @@ def test_topics_are_read_back() -> None:
     [
         "",
         "fl",
-        "fl/demo",
-        "fl/de mo/state",
+        "fl/2/demo",
+        "fl/0/demo/state",
+        "fl/x/demo/state",
+        "fl/demo/state",
+        "fl/2/de mo/state",
         "xx/demo/state",
-        "fl/demo/state/pi",
-        "fl/demo/up",
-        "fl/demo/up/",
-        "fl/demo/up/a/b",
-        "fl/demo/up/a+",
-        "fl/+/up/a",
-        "fl/demo/side/a",
+        "fl/2/demo/state/pi",
+        "fl/2/demo/up",
+        "fl/2/demo/up/",
+        "fl/2/demo/up/a/b",
+        "fl/2/demo/up/a+",
+        "fl/2/+/up/a",
+        "fl/2/demo/side/a",
         "xx/demo/up/a",
     ],
 )

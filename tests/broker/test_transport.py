@@ -105,7 +105,7 @@ async def test_drops_are_logged_but_do_not_flood_the_log(caplog: pytest.LogCaptu
 
 async def test_signals_keep_their_place_among_messages() -> None:
     box, _ = inbox()
-    box.signal(Connected())
+    box.signal(Connected(1))
     box.receive("a", b"")
     box.signal(Disconnected())
     box.close()
@@ -154,7 +154,7 @@ async def test_a_killed_memory_client_has_its_will_said_and_kept() -> None:
     broker = MemoryBroker()
     async with broker.transport(client_id="s", subscriptions=["status/+"]) as server:
         async with broker.transport(
-            client_id="a", subscriptions=[], will=Will("status/a", b"off", retain=True)
+            client_id="a", subscriptions=[], will=lambda _: Will("status/a", b"off", retain=True)
         ) as client:
             broker.kill("a")
             with pytest.raises(BrokerError):
@@ -168,7 +168,7 @@ async def test_a_newer_memory_client_takes_over_the_id() -> None:
     async with broker.transport(client_id="a", subscriptions=["x"]) as old:
         async with broker.transport(client_id="a", subscriptions=["x"]) as new:
             await new.publish("x", b"1")
-            assert [await anext(new.events()) for _ in range(2)] == [Connected(), Frame("x", b"1", 8)]
+            assert [await anext(new.events()) for _ in range(2)] == [Connected(1), Frame("x", b"1", 8)]
         with pytest.raises(BrokerError, match="killed"):
             assert [event async for event in old.events()]
 
@@ -306,7 +306,7 @@ async def test_a_connection_lost_while_subscribing_is_made_again() -> None:
         scripted_broker(accept_second) as url,
         MqttTransport(url, client_id="a", subscriptions=["x"]) as client,
     ):
-        assert [await anext(client.events()) for _ in range(2)] == [Connected(), Frame("x", b"a", 8)]
+        assert [await anext(client.events()) for _ in range(2)] == [Connected(1), Frame("x", b"a", 8)]
 
 
 class Publish(NamedTuple):
@@ -453,7 +453,7 @@ async def test_a_cancelled_publish_leaves_the_transport_usable(broker_url: str, 
             await publishing
         await client.publish(run_name, b"next")
         events = client.events()
-        assert await anext(events) == Connected()
+        assert await anext(events) == Connected(1)
         assert await anext(events) == Frame(run_name, b"next", chunks.mqtt_packet_bytes(run_name, 4))
 
 
@@ -464,7 +464,7 @@ def test_it_runs_on_uvloop(broker_url: str, run_name: str) -> None:
         async with MqttTransport(broker_url, client_id=run_name, subscriptions=[run_name]) as client:
             events = client.events()
             await client.publish(run_name, payload)
-            assert await anext(events) == Connected()
+            assert await anext(events) == Connected(1)
             return await anext(events)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

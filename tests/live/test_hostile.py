@@ -82,12 +82,12 @@ async def honest_run(scenario: Scenario, url: str, folder: Path) -> AsyncIterato
 
 
 def greeting(scenario: Scenario) -> Hello:
-    return Hello(scenario_digest(scenario), 50, 0)
+    return Hello(1, scenario_digest(scenario), 50)
 
 
 def batch(payload: bytes | None = None, targets: bytes | None = None, **fields: int) -> Activations:
     """An Activations of round 1, right but for what is given."""
-    numbers = {"round": 1, "step": 0, "attempt": 1, "count": N} | fields
+    numbers = {"server": 1, "round": 1, "step": 0, "attempt": 1, "count": N} | fields
     good = CODEC.encode(np.ones((N, D), np.float32), np.random.default_rng(0))
     return Activations(
         **numbers, payload=good if payload is None else payload, targets=targets or bytes(2 * N // 8 + 1)
@@ -97,19 +97,19 @@ def batch(payload: bytes | None = None, targets: bytes | None = None, **fields: 
 REFUSED: list[tuple[bytes | Message, str]] = [
     (b"", "malformed"),
     (b"\xc1 this is no msgpack", "malformed"),
-    (msgpack.packb([1, 77, "unknown type"]), "malformed"),
-    (msgpack.packb([2, 5, 1, 0, 1, N, b"", b""]), "version"),
-    (msgpack.packb([1, 5, 1, 0, 1, -3, b"", b""]), "malformed"),
-    (msgpack.packb([1, 7, 1, 1, 20, float("nan"), b""]), "not-finite"),
+    (msgpack.packb([2, 77, "unknown type"]), "malformed"),
+    (msgpack.packb([3, 5, 1, 1, 0, 1, N, b"", b""]), "version"),
+    (msgpack.packb([2, 5, 1, 1, 0, 1, -3, b"", b""]), "malformed"),
+    (msgpack.packb([2, 7, 1, 1, 1, 20, float("nan"), b""]), "not-finite"),
     (batch(payload=b""), "shape"),
     (batch(payload=bytes(5000)), "shape"),
     (batch(targets=bytes(99)), "shape"),
     (batch(count=N + 1), "shape"),
     (batch(step=1), "order"),
     (batch(round=9), "order"),
-    (HeadUpdate(1, 1, 20, 0.0, bytes(1 + 2 * HEAD)), "order"),
-    (Gradient(1, 0, 1, 0.0, b""), "direction"),
-    (Hello("another scenario", 1, 0), "scenario"),
+    (HeadUpdate(1, 1, 1, 20, 0.0, bytes(1 + 2 * HEAD)), "order"),
+    (Gradient(1, 1, 0, 1, 0.0, b""), "direction"),
+    (Hello(1, "another scenario", 1), "scenario"),
 ]
 
 
@@ -120,7 +120,7 @@ async def test_what_is_wrong_is_counted_and_the_run_goes_on(tmp_path: Path, brok
         await bad.hear(Assignment)
         for message, _ in REFUSED:
             await bad.say(message)
-        await bad.say(Status(online=False), STATUS)
+        await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
     expected = [reason for _, reason in REFUSED]
     assert summary["messages"]["rejected_by_reason"] == {r: expected.count(r) for r in expected}
@@ -148,7 +148,7 @@ async def test_a_batch_that_is_wrong_inside_never_reaches_the_tail(
         await bad.say(greeting(scenario))
         await bad.hear(Assignment)
         await bad.say(message)
-        await bad.say(Status(online=False), STATUS)
+        await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
     assert summary["messages"]["rejected_by_reason"] == {reason: 1}
     assert summary["client_steps"] == 9
@@ -163,7 +163,7 @@ async def test_a_duplicated_step_counts_once(tmp_path: Path, broker_url: str) ->
             await bad.say(batch())
         await bad.hear(Gradient)
         for _ in range(2):
-            await bad.say(HeadUpdate(1, 1, N, 0.0, bytes(1 + 2 * HEAD)))
+            await bad.say(HeadUpdate(1, 1, 1, N, 0.0, bytes(1 + 2 * HEAD)))
         summary = await server
     assert summary["client_steps"] == 4
     assert summary["messages"]["duplicates"] >= 2
@@ -175,7 +175,7 @@ async def test_a_flood_of_greetings_is_survived(tmp_path: Path, broker_url: str)
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         for _ in range(500):
             await bad.say(greeting(scenario))
-        await bad.say(Status(online=False), STATUS)
+        await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
     assert summary["rounds"] == 20
     assert summary["messages"]["sent"] < 1000  # one answer a second, however many greetings
@@ -186,7 +186,7 @@ async def test_a_huge_message_is_dropped_and_the_run_goes_on(tmp_path: Path, bro
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await _raw_publish(broker_url, UP, 100_000_000)
         await bad.say(greeting(scenario))
-        await bad.say(Status(online=False), STATUS)
+        await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
     assert summary["reason"] == "complete"
     assert final_score(summary) > 0.9
@@ -221,14 +221,14 @@ async def test_strangers_and_other_runs_change_nothing(
     caplog.set_level(logging.WARNING)
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await bad.say(batch(), topics.up("another-run", MALLORY))
-        await bad.say(batch(), "fl/small/up/no name for a client!")
+        await bad.say(batch(), "fl/2/small/up/no name for a client!")
         async with mallory(broker_url, "stranger") as stranger:
             await stranger.say(batch(), topics.up("small", "stranger"))
             answer = await stranger.hear(Rejected)
         assert isinstance(answer, Rejected)
         assert answer.reason == "roster"
         await bad.say(greeting(scenario))
-        await bad.say(Status(online=False), STATUS)
+        await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
     assert summary["messages"]["rejected_by_reason"] == {"roster": 1}
     assert "no name for a client!" in caplog.text

@@ -281,8 +281,9 @@ class World:
             case TailStep(batches=batches):
                 for client, batch, _ in batches:
                     self.batches[self.server.incarnation, client, batch.round, batch.step] += 1
-                gradients = {name: (bytes(4 * D), 0.0) for name, _, _ in batches}
-                result = TailStepped(gradients, 1.0 * len(batches), len(batches))
+                result = TailStepped(
+                    {name: (bytes(4 * D), 0.0) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
+                )
             case EncodeHead():
                 result = bytes(4 * P)
             case CloseRound():

@@ -76,9 +76,10 @@ def begin(
     device: Device, number: int = 1, *, steps: int = 1, head: float = 1.0, codec: object = FLOAT32
 ) -> Activations | HeadUpdate:
     encoded = Float32().encode(np.full((1, 1), head, np.float32), np.random.default_rng(0))
-    answer = device.run(
-        FirstBatch("c0", Assignment(number, 1, steps, (codec, FLOAT32, FLOAT32, FLOAT32), encoded))  # type: ignore[arg-type]
-    )
+    training = device._training  # the server tells the rate of each round; the scenario's, as a server would
+    lr = training.head_lr * training.lr_factor(number)
+    codecs = (codec, FLOAT32, FLOAT32, FLOAT32)
+    answer = device.run(FirstBatch("c0", Assignment(1, number, 1, steps, lr, codecs, encoded)))  # type: ignore[arg-type]
     assert isinstance(answer, Activations | HeadUpdate)
     return answer
 
@@ -88,7 +89,7 @@ def learn(
 ) -> Activations | HeadUpdate:
     samples = np.full((device.samples, 1), gradient, np.float32)
     payload = Float32().encode(samples, np.random.default_rng(0))
-    answer = device.run(BackwardStep("c0", Gradient(number, step, 1, correction, payload), last=last))
+    answer = device.run(BackwardStep("c0", Gradient(1, number, step, 1, correction, payload), last=last))
     assert isinstance(answer, Activations | HeadUpdate)
     return answer
 

@@ -196,7 +196,7 @@ def test_a_device_does_not_mix_the_methods(tmp_path: Path) -> None:
     spec = codec_to_wire(Float32())
     for method, steps in (("split", 0), ("fedavg", 1)):
         device = make_devices(small_scenario(tmp_path, f"training.method={method}"), ["c0"])["c0"]
-        answer = device.run(FirstBatch("c0", Assignment(1, 1, steps, (spec, spec, spec, spec), b"")))
+        answer = device.run(FirstBatch("c0", Assignment(1, 1, 1, steps, 0.1, (spec, spec, spec, spec), b"")))
         assert isinstance(answer, WireError)
         assert answer.reason == "order"
 

@@ -74,7 +74,7 @@ def make_tail(folder: Path, tail: nn.Module, *settings: str, head: nn.Module | N
 
 def activations(z: list[list[float]], targets: list[int]) -> Activations:
     payload = Float32().encode(np.array(z, np.float32), np.random.default_rng(0))
-    return Activations(1, 0, 1, len(z), payload, bits.pack(np.array(targets, np.uint16), 2))
+    return Activations(1, 1, 0, 1, len(z), payload, bits.pack(np.array(targets, np.uint16), 2))
 
 
 A = activations([[1, 0]], [3])
@@ -188,7 +188,7 @@ def test_heads_are_averaged_by_samples_and_staleness(tmp_path: Path) -> None:
 
     def update(samples: int, change: float) -> HeadUpdate:
         delta = np.full((1, 2), change, np.float32)
-        return HeadUpdate(1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
+        return HeadUpdate(1, 1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
 
     server.run(CloseRound(1, (("a", update(10, 0.4), 1.0), ("b", update(20, 1.0), 0.5)), evaluate=False))
     assert head.weight.tolist()[0] == pytest.approx([0.7, 0.7])

@@ -51,7 +51,7 @@ def assignment(scenario: Scenario, head: bytes) -> Assignment:
         codec_to_wire(codec)
         for codec in (flows.activations_up, flows.gradient_down, flows.head_update_up, flows.head_state_down)
     )
-    return Assignment(1, 1, 1, (up, down, update, state), head)
+    return Assignment(1, 1, 1, 1, scenario.training.head_lr, (up, down, update, state), head)
 
 
 def step(
@@ -69,7 +69,7 @@ def step(
         gradient = stepped.gradients[name]
         assert not isinstance(gradient, WireError)
         payload, strength = gradient
-        update = device.run(BackwardStep(name, Gradient(1, 0, 1, strength, payload), last=True))
+        update = device.run(BackwardStep(name, Gradient(1, 1, 0, 1, strength, payload), last=True))
         assert isinstance(update, HeadUpdate)
         updates[name] = update
     return sent, updates
@@ -175,7 +175,7 @@ def test_heads_are_averaged_by_samples_and_weight(tmp_path: Path) -> None:
 
     def change(value: float, samples: int) -> HeadUpdate:
         delta = np.full((1, before.size), value, np.float32)
-        return HeadUpdate(1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
+        return HeadUpdate(1, 1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
 
     server.run(CloseRound(1, (("c0", change(1.0, 10), 1.0), ("c1", change(4.0, 20), 0.5)), evaluate=False))
     np.testing.assert_allclose(head_vector(server.head) - before, 2.5, rtol=1e-5)
@@ -205,7 +205,7 @@ def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: P
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, head)))
     before = head_vector(device._head)
-    answer = device.run(BackwardStep("c0", Gradient(7, 0, 1, 0.0, b""), last=True))
+    answer = device.run(BackwardStep("c0", Gradient(1, 7, 0, 1, 0.0, b""), last=True))
     assert isinstance(answer, WireError)
     np.testing.assert_array_equal(head_vector(device._head), before)
 
@@ -254,7 +254,7 @@ def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: 
             losses.append(stepped.loss_sum / 10)
             gradient = stepped.gradients["c0"]
             assert not isinstance(gradient, WireError)
-            down = Gradient(number, local, 1, gradient[1], gradient[0])
+            down = Gradient(1, number, local, 1, gradient[1], gradient[0])
             answer = device.run(BackwardStep("c0", down, last=local == 2))
         assert isinstance(answer, HeadUpdate)
         closed = server.run(CloseRound(number, (("c0", answer, 1.0),), evaluate=number == 2))
