@@ -3,7 +3,10 @@
 The keys are stable: a key may be added, none is renamed, moved or taken away.
 """
 
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from server_node.protocol.ledger import CONTROL, FLOWS
 
 
 class Metric(TypedDict):
@@ -83,3 +86,8 @@ WAS_STOPPED = "stopped"
 def total_wire_bytes(summary: Summary) -> int:
     """Sum up the bytes of all flows, both directions."""
     return sum(flow["wire"] for flow in summary["bytes"].values())
+
+
+def wire_bytes_so_far(row: Mapping[str, Any]) -> int:
+    """Sum up a round's row: bytes of all flows, both directions, since the run began."""
+    return sum(row[f"{name}_wire_bytes"] for name in (*FLOWS, CONTROL))

@@ -46,6 +46,66 @@ def test_a_room_knows_only_its_neighbours(room: str) -> None:
     assert wrong == set()
 
 
+WITHIN: dict[
+    str, dict[str, set[str]]
+] = {  # what a folder of a room may import of the other folders of that room
+    "broker": {
+        "wire": set(),
+        "codecs": {"wire"},
+        "transports": {"wire"},
+        "machine": {"wire", "transports"},
+        "servers": {"wire"},
+    },
+    "scenarios": {
+        "schema": set(),
+        "data": set(),
+        "models": set(),
+        "tasks": {"data", "models", "schema"},
+        "loading": {"schema", "tasks"},
+        "shipped": set(),
+    },
+    "edge_client": {},
+    "server_node": {"protocol": set()},
+    "sim": {
+        "network": set(),
+        "simulation": {"network"},
+        "shaped": {"network", "simulation"},
+        "live": {"shaped"},
+        "report": set(),
+        "experiments": {"simulation"},
+        "commands": {"simulation", "live", "experiments", "report"},
+    },
+}
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_folder_knows_only_those_below_it(room: str) -> None:
+    folders = {path.parent.name for path in (ROOT / room).glob("*/__init__.py")}
+    assert folders == WITHIN[room].keys()
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for folder, below in WITHIN[room].items()
+        for file in (ROOT / room / folder).rglob("*.py")
+        for name in imports(file)
+        if name.startswith(f"{room}.") and name.split(".")[1] in folders - below - {folder}
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("folder", ["sim/network", "sim/simulation", "sim/experiments", "sim/report"])
+def test_virtual_time_needs_nothing_that_is_called_live(folder: str) -> None:
+    names = {name for file in (ROOT / folder).rglob("*.py") for name in imports(file)}
+    assert {name for name in names if "live" in name.split(".")} == set()
+
+
+def test_rooms_are_small() -> None:
+    for room in ROOMS:
+        for folder in {file.parent for file in (ROOT / room).rglob("*.py")}:
+            modules = [file for file in folder.glob("*.py") if not file.name.startswith("__")]
+            assert len(modules) <= 12, folder
+            assert {file.name for file in modules if len(file.read_text().splitlines()) >= 300} == set()
+
+
 def test_scenarios_know_no_more_of_the_wire_than_codecs() -> None:
     names = {name for file in (ROOT / "scenarios").rglob("*.py") for name in imports(file)}
     wire = {name for name in names if name.startswith("broker")}

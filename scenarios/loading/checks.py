@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import torch
 
 from scenarios.errors import ScenarioError
-from scenarios.loading.document import Key
+from scenarios.schema.base import Key
 from scenarios.schema.devices import device_of
 from scenarios.schema.flows import unfit_codecs
 from scenarios.schema.network import unknown_access_points

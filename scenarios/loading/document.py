@@ -16,8 +16,7 @@ import yaml
 
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import locate
-
-Key = tuple[str | int, ...]
+from scenarios.schema.base import Key
 
 TAGS = ("codec", "policy", "pattern", "distribution", "kind")
 """Keys whose value decides which other keys the mapping around them may have."""

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from scenarios.errors import suggestion
-from scenarios.loading.document import Key
 from scenarios.loading.json_schema import Schema, below, default_tag, member_for, tag_of
+from scenarios.schema.base import Key
 
 RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 UNITS = {"_s": "seconds"}

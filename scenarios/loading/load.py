@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
 from scenarios.loading.checks import problems
-from scenarios.loading.document import Key, Node
+from scenarios.loading.document import Node
 from scenarios.loading.explain import explain
 from scenarios.loading.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
-from scenarios.schema.base import Part
+from scenarios.schema.base import Key, Part
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
 

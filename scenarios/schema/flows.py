@@ -14,8 +14,7 @@ from broker.codecs import (
     TensorCodec,
     clustering,
 )
-from scenarios.loading.document import Key
-from scenarios.schema.base import Part, Positive
+from scenarios.schema.base import Key, Part, Positive
 from scenarios.schema.links import LinkChoice, link_of
 
 AnyCodec = Annotated[TensorCodec, Field(discriminator="codec")]

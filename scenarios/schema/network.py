@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from scenarios.errors import suggestion
-from scenarios.loading.document import Key
-from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt
+from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
 from scenarios.schema.devices import DeviceChoice, Slowdown
 from scenarios.schema.links import LinkChoice
 

@@ -7,8 +7,9 @@ from itertools import cycle
 import plotly.graph_objects as go
 
 from server_node.protocol.ledger import DOWN, FLOWS, UP
+from server_node.summary import wire_bytes_so_far
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
-from sim.report.runs import Row, Run, Sweep, wire_bytes
+from sim.report.runs import Row, Run, Sweep
 from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_points, who
 from sim.wording import format_bytes, format_seconds
 
@@ -37,8 +38,8 @@ def learning(runs: Sequence[Run], *, against: str) -> go.Figure:
     for run, colour in zip(runs, cycle(_RUNS)):
         rows = evaluated(run)
         if against == "bytes":
-            x = [wire_bytes(row) / 1e6 for row in rows]
-            words = [format_bytes(wire_bytes(row)) for row in rows]
+            x = [wire_bytes_so_far(row) / 1e6 for row in rows]
+            words = [format_bytes(wire_bytes_so_far(row)) for row in rows]
         else:
             x = [row["elapsed_s"] for row in rows]
             words = [f"{format_seconds(seconds)} of {run.clock} time" for seconds in x]

@@ -1,7 +1,7 @@
 """Reads what runs and sweeps have left. A file that is missing or broken is told in one line."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,11 +143,6 @@ def read_sweep(folder: Path) -> Sweep:
     if "run" not in names:
         raise ReportError(f"{folder / 'sweep.parquet'}: has no column 'run'; fedlite sweep writes one")
     return Sweep(folder, tuple(names[: names.index("run")]), table.to_pylist())
-
-
-def wire_bytes(row: Mapping[str, Any]) -> int:
-    """Sum up a round's row: bytes of all flows, both directions, since the run began."""
-    return sum(row[f"{name}_wire_bytes"] for name in _NAMES)
 
 
 def _labels(names: list[str], folders: list[Path]) -> list[str]:

@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP
-from server_node.summary import COMPLETE, total_wire_bytes
+from server_node.summary import COMPLETE, total_wire_bytes, wire_bytes_so_far
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
-from sim.report.runs import Row, Run, Sweep, wire_bytes
+from sim.report.runs import Row, Run, Sweep
 from sim.wording import format_bytes, format_seconds
 
 NOTABLE = 0.1
@@ -67,11 +67,11 @@ def learning(run: Run) -> str:
     sooner = "already at the first look, " if half is rows[0] else ""
     best = max(rows, key=lambda row: row["metric"])
     fell = f" (best {best['metric']:.3f}, round {best['round']})" if best["metric"] > last["metric"] else ""
-    total = wire_bytes(last)
+    total = wire_bytes_so_far(last)
     return (
         f"Reached {metric['name']} {last['metric']:.3f}{fell} after {format_bytes(total)}, that is "
         f"{format_bytes(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
-        f"half of it was there {sooner}after {format_bytes(wire_bytes(half))} and "
+        f"half of it was there {sooner}after {format_bytes(wire_bytes_so_far(half))} and "
         f"{_seconds(run, half['elapsed_s'])}."
     )
 
@@ -84,7 +84,7 @@ def race(runs: Sequence[Run]) -> str | None:
     goal = min(max(row["metric"] for row in evaluated(run)) for run in scored)
     first = {run.label: next(row for row in evaluated(run) if row["metric"] >= goal) for run in scored}
     needed = sorted(
-        ((wire_bytes(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run) for run in scored),
+        ((wire_bytes_so_far(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run) for run in scored),
         key=lambda each: each[0],
     )
     times = "; ".join(f"{run.label} {format_bytes(size)} and {took}" for size, took, run in needed)

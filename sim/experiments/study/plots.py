@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from server_node.summary import wire_bytes_so_far
 from sim.experiments.results import Row
 from sim.experiments.study.results import Result, by_arm, evaluated_as_often
-from sim.report.runs import wire_bytes
 
 MARKERS = "osD^vP*Xhp<>d8"
 STYLES = ("-", "--", ":", "-.")
@@ -82,7 +82,7 @@ def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> 
 
 
 def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
-    _curves(axes, results, lambda row: wire_bytes(row) / MEGABYTE)
+    _curves(axes, results, lambda row: wire_bytes_so_far(row) / MEGABYTE)
     _logarithmic(axes)
     axes.set_xlabel("bytes of all messages so far, both ways, MB")
 
