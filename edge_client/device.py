@@ -71,7 +71,7 @@ class Device:
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
-        self._round = 0
+        self._round = self._server = 0
 
     def run(self, job: ClientJob) -> ClientResult:
         """Do a job of the state machine; WireError when the server's message cannot be used."""

@@ -70,7 +70,7 @@ class ServerCore:
 
     Args:
         plan: see Plan.
-        ledger: counts every message.
+        ledger: counts every message between the server and its clients.
         rounds_done: above 0 when a checkpoint was restored.
     """
 
@@ -106,8 +106,11 @@ class ServerCore:
             return []
         match event:
             case Received(sender, message, wire_bytes):
-                self._ledger.receive(message, wire_bytes)
-                actions = self._heard(message) if not sender else self._received(sender, message, now_s)
+                if sender:
+                    self._ledger.receive(message, wire_bytes)
+                    actions = self._received(sender, message, now_s)
+                else:
+                    actions = self._heard(message)
             case ComputeDone(job, result):
                 actions = self._computed(job, result, now_s)
             case TimerFired(key):
@@ -121,7 +124,7 @@ class ServerCore:
                 actions = self._pause(reason)
         actions += self._advance(now_s)
         for action in actions:
-            if isinstance(action, Publish):
+            if isinstance(action, Publish) and not isinstance(action.message, Claim):
                 self._ledger.publish(action.topic, action.message)
         return actions
 

@@ -84,7 +84,10 @@ def race(runs: Sequence[Run]) -> str | None:
     goal = min(max(row["metric"] for row in evaluated(run)) for run in scored)
     first = {run.label: next(row for row in evaluated(run) if row["metric"] >= goal) for run in scored}
     needed = sorted(
-        ((wire_bytes_so_far(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run) for run in scored),
+        (
+            (wire_bytes_so_far(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run)
+            for run in scored
+        ),
         key=lambda each: each[0],
     )
     times = "; ".join(f"{run.label} {format_bytes(size)} and {took}" for size, took, run in needed)

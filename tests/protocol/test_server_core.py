@@ -228,6 +228,13 @@ def test_batches_that_wait_go_through_the_tail_together() -> None:
     assert [name for name, _, _ in job.batches] == ["a", "b"]
 
 
+def test_each_round_tells_its_learning_rate() -> None:
+    server = Server(replace(PLAN, head_lr_in=lambda number: 1.0 / number))
+    first = server.begin()
+    assignments = [m for _, m in said(run_round(server, first, 1)) if isinstance(m, Assignment)]
+    assert [m.head_lr for m in assignments] == [0.5, 0.5]
+
+
 def run_round(server: Server, cohort: list[str], number: int) -> list[ServerAction]:
     actions: list[ServerAction] = []
     for client in cohort:

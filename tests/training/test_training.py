@@ -243,7 +243,8 @@ def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: 
     encoded = server.run(EncodeHead())
     for number, row in enumerate(rows, start=1):
         assert isinstance(encoded, bytes)
-        first = msgspec.structs.replace(assignment(scenario, encoded), round=number, steps=3)
+        lr = plan.head_lr_in(number)
+        first = msgspec.structs.replace(assignment(scenario, encoded), round=number, steps=3, head_lr=lr)
         answer = device.run(FirstBatch("c0", first))
         losses = []
         for local in range(3):
