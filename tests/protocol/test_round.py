@@ -137,9 +137,7 @@ def test_who_has_left_is_neither_ready_nor_waited_for() -> None:
         pytest.param(RoundPolicy(3, enough=9), False, 3, id="more than there are"),
         pytest.param(RoundPolicy(3, deadline_s=9.0, minimum=1), False, 3, id="before the deadline"),
         pytest.param(RoundPolicy(3, deadline_s=9.0, minimum=1), True, 1, id="after the deadline"),
-        pytest.param(
-            RoundPolicy(3, deadline_s=9.0, minimum=7), True, 3, id="a minimum of more than there are"
-        ),
+        pytest.param(RoundPolicy(3, deadline_s=9.0, minimum=7), True, 3, id="a minimum above all"),
         pytest.param(RoundPolicy(3, enough=1, deadline_s=9.0, minimum=2), True, 1, id="enough anyway"),
     ],
 )
@@ -209,7 +207,7 @@ def close(*updates: HeadUpdate) -> CloseRound:
 
 
 def stepped(losses: dict[str, float], *refused: str) -> TailStepped:
-    gradients: dict[str, tuple[bytes, float] | WireError] = {name: (b"", 0.0) for name in losses}
+    gradients: dict[str, tuple[bytes, float] | WireError] = dict.fromkeys(losses, (b"", 0.0))
     gradients |= {name: WireError("range", "code 9") for name in refused}
     return TailStepped(gradients, sum(losses.values()), len(losses))
 
