@@ -57,11 +57,14 @@ def test_a_cohort_hangs_on_seed_and_round_alone() -> None:
     # Literal: a run with a seed goes as it went last year.
     assert drawn(40, 1, 1) == ["c20", "c24", "c35", "c37", "c5"]
     assert drawn(8, 1, 1) == ["c0", "c2", "c3", "c5", "c7"]
+    # One draw in eight hits: by trial still; one in nine: from a list of the free ones.
+    assert draw_cohort(FLEET, set(FLEET[:6]), (), 1, seed=1, number=1) == ["c5"]
+    assert draw_cohort(FLEET[:36], set(FLEET[:5]), (), 1, seed=1, number=1) == ["c2"]
     for online in (40, 8):
         assert len({tuple(drawn(online, seed, number)) for seed in (1, 2) for number in (1, 2)}) == 4
 
 
-# Of forty clients it draws by trial where five more are free than wanted, else from a list of those who are free.
+# Of forty clients it draws by trial where five more are free than wanted, else from a list of the free ones.
 @pytest.mark.parametrize(
     ("online", "at_work", "wanted"),
     [
