@@ -65,7 +65,7 @@ class Round:
     def answered(self, client: str) -> None:
         """Note that a member's activations went through the tail."""
         self._ready.discard(client)
-        if not self.awaits_updates and self._members[client].step > self.step:
+        if not self.awaits_updates:
             self.behind.discard(client)
 
     def left(self, client: str) -> None:

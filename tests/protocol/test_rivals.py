@@ -10,6 +10,7 @@ from server_node.protocol.actions import ServerAction
 from server_node.protocol.core import ServerCore
 from server_node.protocol.ledger import Ledger
 from server_node.protocol.plan import Plan
+from server_node.protocol.rivals import Rivals, Verdict
 from tests.protocol.test_server_core import PLAN, said
 
 ALONE = replace(PLAN, alone=False, incarnation=1, token=50)
@@ -95,3 +96,73 @@ def test_of_two_that_start_at_once_one_goes_on() -> None:
 def test_a_stop_before_it_has_begun_leaves_the_run_to_others() -> None:
     core = server()
     assert core.handle(StopAsked("stopped"), 0.0) == [Done("stopped")]
+
+
+def test_a_server_takes_over_only_when_it_is_told_to() -> None:
+    assert Rivals(3, 50).claim() == Claim(3, 50, takeover=False)
+    assert Rivals(3, 50, takeover=True).claim() == Claim(3, 50, takeover=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "verdict"),
+    [
+        # The server at work is number 5 with token 50.
+        pytest.param(Claim(5, 50), Verdict.NOTHING, id="its own claim"),
+        pytest.param(
+            RunState("gathering", 5, 50), Verdict.NOTHING, id="its own state, just said"
+        ),
+        pytest.param(RunState("running", 5, 50), Verdict.NOTHING, id="and when it runs"),
+        pytest.param(RunState("away", 1, 50), Verdict.SAY_STATE, id="its own will, late"),
+        pytest.param(Claim(1, 7), Verdict.ANSWER, id="somebody starts"),
+        pytest.param(Claim(9, 7), Verdict.ANSWER, id="somebody starts with a high number"),
+        pytest.param(RunState("away", 9, 7), Verdict.SAY_STATE, id="somebody who starts has vanished"),
+        pytest.param(Claim(6, 7, takeover=True), Verdict.SUPERSEDED, id="a takeover"),
+        pytest.param(Claim(5, 51, takeover=True), Verdict.SUPERSEDED, id="one of the same number, more luck"),
+        pytest.param(Claim(5, 49, takeover=True), Verdict.ANSWER, id="one of the same number, less luck"),
+        pytest.param(Claim(4, 99, takeover=True), Verdict.ANSWER, id="a takeover that has not heard of it"),
+        pytest.param(RunState("running", 6, 7), Verdict.SUPERSEDED, id="a later server at work"),
+        pytest.param(RunState("running", 5, 51), Verdict.SUPERSEDED, id="one that began at the same moment"),
+        pytest.param(RunState("running", 5, 49), Verdict.SAY_STATE, id="the same, less luck"),
+        pytest.param(RunState("paused", 4, 99), Verdict.SAY_STATE, id="an earlier server's state"),
+    ],
+)
+def test_what_a_server_at_work_does_about_others(message: Claim | RunState, verdict: Verdict) -> None:
+    assert Rivals(5, 50).hear(message, begun=True) is verdict
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize("phase", ["gathering", "running", "away", "paused", "finished"])
+def test_a_starting_server_decides_when_its_own_claim_comes_back(phase: str, takeover: bool) -> None:
+    rivals = Rivals(1, 50, takeover=takeover)
+    assert rivals.hear(RunState(phase, 7, 3), begun=False) is Verdict.NOTHING  # type: ignore[arg-type]
+    assert rivals.incarnation == 8
+    waits = phase in ("gathering", "running") and not takeover
+    assert rivals.hear(rivals.claim(), begun=False) is (Verdict.WAIT if waits else Verdict.BEGIN)
+
+
+def test_a_state_with_its_own_token_does_not_start_a_server() -> None:
+    assert Rivals(1, 50).hear(RunState("away", 1, 50), begun=False) is Verdict.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("takeover", "message", "verdict"),
+    [
+        (False, Claim(1, 51), Verdict.GIVE_WAY),
+        (False, Claim(1, 49), Verdict.NOTHING),
+        (True, Claim(1, 51), Verdict.NOTHING),
+        (True, Claim(1, 51, takeover=True), Verdict.GIVE_WAY),
+        (True, Claim(1, 49, takeover=True), Verdict.NOTHING),
+    ],
+)
+def test_of_two_that_start_the_one_that_takes_over_goes_on_else_the_one_with_more_luck(
+    takeover: bool, message: Claim, verdict: Verdict
+) -> None:
+    rivals = Rivals(1, 50, takeover=takeover)
+    assert rivals.hear(message, begun=False) is verdict
+    assert rivals.incarnation == 2
+
+
+def test_numbers_only_rise() -> None:
+    rivals = Rivals(9, 50)
+    rivals.hear(RunState("paused", 3, 7), begun=False)
+    assert rivals.incarnation == 9

@@ -1,0 +1,74 @@
+"""Which tensors are turned away before anything is decoded, and in which words."""
+
+from dataclasses import replace
+
+import pytest
+
+from broker.codecs import Float16, Float32
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, HeadUpdate
+from scenarios.schema.flows import Codecs
+from server_node.protocol.admission import check_activations, check_update
+from tests.protocol.test_server_core import PLAN
+
+# Batches of at most 4 samples; 6 values at the cut, 2 targets of 4 bits a sample; 5 parameters in the head.
+SMALL = replace(PLAN, batch_size=4, cut_size=6, targets_per_sample=2, classes=10, head_size=5, local_steps=3)
+CODECS = Codecs(Float16(), Float32(), Float32(), Float16())
+PAYLOAD_BYTES = {n: 1 + 2 * 6 * n for n in range(6)}
+
+
+def activations(n: int, payload_bytes: int, targets_bytes: int) -> Activations:
+    return Activations(1, 1, 0, 1, n, bytes(payload_bytes), bytes(targets_bytes))
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
+    assert check_activations(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], n)) is None
+
+
+@pytest.mark.parametrize(
+    ("n", "payload_bytes", "targets_bytes", "what"),
+    [
+        (5, PAYLOAD_BYTES[5], 5, "5 samples in a batch of at most 4"),
+        (3, 36, 3, "activations of 36 bytes for 3 samples in Float16(codec='float16')"),
+        (3, 38, 3, "activations of 38 bytes for 3 samples in Float16(codec='float16')"),
+        (3, 37, 2, "targets of 2 bytes, not 3"),
+        (3, 37, 4, "targets of 4 bytes, not 3"),
+    ],
+)
+def test_a_batch_of_other_sizes_is_not(n: int, payload_bytes: int, targets_bytes: int, what: str) -> None:
+    error = check_activations(SMALL, CODECS, activations(n, payload_bytes, targets_bytes))
+    assert isinstance(error, WireError)
+    assert (error.reason, str(error)) == ("shape", f"shape: {what}")
+
+
+def head_update(samples: int, payload_bytes: int = 20) -> HeadUpdate:
+    return HeadUpdate(1, 1, 1, samples, 0.0, bytes(payload_bytes))
+
+
+@pytest.mark.parametrize(
+    ("samples", "payload_bytes", "reason", "what"),
+    [
+        (6, 20, "samples", "6 samples, but 7 went through the tail"),
+        (8, 20, "samples", "8 samples, but 7 went through the tail"),
+        (7, 19, "shape", "head update of 19 bytes in Float32(codec='float32')"),
+        (7, 21, "shape", "head update of 21 bytes in Float32(codec='float32')"),
+    ],
+)
+def test_an_update_weighs_what_went_through_the_tail_and_has_the_heads_size(
+    samples: int, payload_bytes: int, reason: str, what: str
+) -> None:
+    assert check_update(SMALL, CODECS, head_update(7), samples=7) is None
+    error = check_update(SMALL, CODECS, head_update(samples, payload_bytes), samples=7)
+    assert isinstance(error, WireError)
+    assert (error.reason, str(error)) == (reason, f"{reason}: {what}")
+
+
+def test_who_trains_alone_may_have_seen_as_many_samples_as_its_local_steps_hold() -> None:
+    alone = replace(SMALL, steps=0)
+    assert check_update(alone, CODECS, head_update(1), samples=0) is None
+    assert check_update(alone, CODECS, head_update(3 * 4), samples=0) is None
+    error = check_update(alone, CODECS, head_update(3 * 4 + 1), samples=0)
+    assert isinstance(error, WireError)
+    assert str(error) == "samples: 13 samples in a round of at most 12"
+    assert error.reason == "samples"
