@@ -187,6 +187,7 @@ class Reassembler:
         self._limits = limits or ReassemblyLimits()
         self._unfinished: dict[str, dict[int, _Transfer]] = {}  # by topic and transfer, oldest first
         self._finished: dict[str, int] = {}  # the last finished transfer of each topic
+        self._lost: dict[str, int] = {}
         self.evicted = 0
         self.held_bytes = 0
 
@@ -214,18 +215,25 @@ class Reassembler:
         transfer.wire_bytes += mqtt_packet_bytes(topic, len(packet))
         self.held_bytes += len(chunk.part) + _PART_COST_BYTES
         if transfer.payload_bytes > self._limits.message_bytes:
-            self._forget(topic, chunk.transfer)
+            self._give_up(topic, chunk.transfer)
             raise WireError("too-large", f"a message above {self._limits.message_bytes} bytes")
         if len(transfer.parts) == transfer.count:
             return self._finish(topic, chunk.transfer)
         self._make_room()
         return None
 
+    def take_lost(self) -> dict[str, int]:
+        """Give, by topic, the packets' bytes of unfinished messages that were given up since the last call.
+
+        When `add` has raised "too-large" or "crc", those of its packet are among them.
+        """
+        lost, self._lost = self._lost, {}
+        return lost
+
     def _start(self, topic: str, chunk: Chunk) -> _Transfer:
         of_topic = self._unfinished.setdefault(topic, {})
         if len(of_topic) >= self._limits.transfers_per_topic:
-            self._forget(topic, next(iter(of_topic)))
-            self.evicted += 1
+            self._evict(topic)
         transfer = _Transfer(chunk.count, chunk.crc32)
         self._unfinished.setdefault(topic, of_topic)[chunk.transfer] = transfer
         self.held_bytes += transfer.held_bytes
@@ -233,20 +241,27 @@ class Reassembler:
 
     def _make_room(self) -> None:
         while self.held_bytes > self._limits.total_bytes:
-            topic = next(iter(self._unfinished))
-            self._forget(topic, next(iter(self._unfinished[topic])))
-            self.evicted += 1
+            self._evict(next(iter(self._unfinished)))
 
     def _finish(self, topic: str, number: int) -> Message:
         transfer = self._forget(topic, number)
         payload = b"".join(transfer.parts[index] for index in range(transfer.count))
         if zlib.crc32(payload) != transfer.crc32:
+            self._lost[topic] = self._lost.get(topic, 0) + transfer.wire_bytes
             raise WireError("crc", "a message whose chunks do not add up to its checksum")
         self._finished.pop(topic, None)
         self._finished[topic] = number
         if len(self._finished) > _MAX_FINISHED:
             del self._finished[next(iter(self._finished))]
         return Message(payload, transfer.wire_bytes)
+
+    def _evict(self, topic: str) -> None:
+        """Give up the oldest unfinished message of a topic."""
+        self._give_up(topic, next(iter(self._unfinished[topic])))
+        self.evicted += 1
+
+    def _give_up(self, topic: str, number: int) -> None:
+        self._lost[topic] = self._lost.get(topic, 0) + self._forget(topic, number).wire_bytes
 
     def _forget(self, topic: str, number: int) -> _Transfer:
         of_topic = self._unfinished[topic]

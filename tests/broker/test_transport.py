@@ -306,7 +306,7 @@ async def test_a_connection_lost_while_subscribing_is_made_again() -> None:
         scripted_broker(accept_second) as url,
         MqttTransport(url, client_id="a", subscriptions=["x"]) as client,
     ):
-        assert [await anext(client.events()) for _ in range(2)] == [Connected(1), Frame("x", b"a", 8)]
+        assert [await anext(client.events()) for _ in range(2)] == [Connected(2), Frame("x", b"a", 8)]
 
 
 class Publish(NamedTuple):
