@@ -97,7 +97,7 @@ def decode_update(codec: Codec, payload: bytes, size: int) -> Matrix:
     Raises:
         WireError: as `Codec.decode` does; "range" for a magnitude above LARGEST_PARAMETER.
     """
-    return _bounded(_guarded(lambda: codec.decode(payload, 1, size)), LARGEST_PARAMETER)[0]
+    return _bounded(_guarded(lambda: codec.decode(payload, 1, size)), LARGEST_PARAMETER).reshape(size)
 
 
 def encode_gradient(
