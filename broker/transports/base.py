@@ -148,20 +148,21 @@ class Connect(Protocol):
         ...
 
 
-def packets_of(payload: bytes, transfer: int, *, retain: bool) -> list[bytes]:
+def packets_of(
+    payload: bytes, transfer: int, *, retain: bool, limit: int = chunks.MAX_PACKET_BYTES
+) -> list[bytes]:
     """Cut a message into the payloads of its packets.
 
     Args:
         payload: the whole message.
         transfer: number that tells this message's chunks from those of the sender's other messages.
         retain: whether the broker shall keep the message; it keeps one packet for each topic.
+        limit: largest payload of a packet.
 
     Raises:
         ValueError: a message above chunks.MAX_MESSAGE_BYTES, or a retained one that would need chunks.
     """
-    packets = chunks.split(payload, transfer)
+    packets = chunks.split(payload, transfer, limit)
     if retain and len(packets) > 1:
-        raise ValueError(
-            f"a retained message of {len(payload)} bytes: at most {chunks.MAX_PACKET_BYTES} can be kept"
-        )
+        raise ValueError(f"a retained message of {len(payload)} bytes: at most {limit} can be kept")
     return packets

@@ -1,9 +1,9 @@
 """Cuts large messages into chunks, joins them again, and counts the bytes of MQTT packets.
 
-A message of at most MAX_PACKET_BYTES travels as it is. A larger one is cut into chunks. Each chunk is the
-msgpack array `[1, 0, transfer, index, count, crc32, part]`, where 0 is the message type reserved for chunks
-and crc32 is that of the whole message. The integers always have their widest msgpack form. So every header
-has HEADER_BYTES, and the sizes of all packets follow from the length of the message alone.
+A message of at most `limit` bytes (MAX_PACKET_BYTES or less) travels as it is. A larger one is cut into
+chunks. Each chunk is the msgpack array `[1, 0, transfer, index, count, crc32, part]`, where 0 is the message
+type reserved for chunks and crc32 is that of the whole message. The integers always have their widest msgpack
+form. So every header has HEADER_BYTES, and the sizes of all packets follow from the message's length alone.
 
 Nothing here sends, waits or reads a clock.
 """
@@ -21,6 +21,9 @@ With topic and header, such a packet stays below the smallest limit among common
 Core; EMQX's default is 1 MiB for the whole packet). An uplink of 128 kbit/s needs 8 s for it, so a keepalive
 ping that waits behind it still leaves in time.
 """
+
+MIN_PACKET_BYTES = 4096
+"""The smallest such limit that can be chosen: what is retained must fit into one packet."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """The largest message, before chunking; sender and receiver refuse larger ones."""

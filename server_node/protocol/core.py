@@ -122,7 +122,7 @@ class ServerCore:
         actions += self._advance(now_s)
         for action in actions:
             if isinstance(action, Publish):
-                self._ledger.publish(action.topic, action.message)
+                self._ledger.publish(action.topic, action.message, self._plan.packet_bytes)
         return actions
 
     # The connection, and other servers.
