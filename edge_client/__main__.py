@@ -68,7 +68,8 @@ def edge(
     cores = threads or os.cpu_count() or 1
     jobs = min(cores, len(names))
     torch.set_num_threads(cores // jobs)
-    connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
+    spec = loaded.broker
+    connect = functools.partial(MqttTransport, broker, ca_file=spec.ca_file, packet_bytes=spec.packet_bytes)
     taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names, jobs=jobs)
     notes = Journal(client_names(loaded) if journal else ())
     try:

@@ -13,7 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from broker.codecs import codec_from_wire, decode_gradient, encode_activations, gradient_codec_from_wire
+from broker.codecs import (
+    codec_from_wire,
+    decode_gradient,
+    decode_update,
+    encode_activations,
+    gradient_codec_from_wire,
+)
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
@@ -106,7 +112,7 @@ class Device:
         self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
         state_codec = codec_from_wire(state)
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
-        change = state_codec.decode(assignment.head, 1, self._initial.size)[0]
+        change = decode_update(state_codec, assignment.head, self._initial.size)
         self._received = change + head_origin(state_codec, self._initial)
         load_head_vector(self._head, self._received)
         self._trained = 0

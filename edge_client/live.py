@@ -82,6 +82,7 @@ async def _client(
         return Will(topics.status(run, name), messages.encode(status), retain=True)
 
     subscriptions = topics.client_subscriptions(run, name)
-    async with connect(client_id=f"{run}-{name}", subscriptions=subscriptions, will=will) as transport:
+    client_id = scenario.broker.client_id_of(run, name)
+    async with connect(client_id=client_id, subscriptions=subscriptions, will=will) as transport:
         core = ClientCore(run, name, hello, first_session)
         return await Driver(core, transport, compute, journal, log_warning).run(stop)

@@ -31,7 +31,8 @@ def server(
     loaded = load_scenario(scenario, settings or ())
     name = run or loaded.name
     folder = out or Path("runs") / name
-    connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
+    spec = loaded.broker
+    connect = functools.partial(MqttTransport, broker, ca_file=spec.ca_file, packet_bytes=spec.packet_bytes)
     serving = functools.partial(serve, loaded, connect, run=name, folder=folder, resume=resume)
     journal = Journal(client_names(loaded))
     run_until_stopped(lambda stop: serving(stop=stop, journal=journal))

@@ -71,8 +71,11 @@ async def serve(
     journal = journal or Journal(())
     task = task_of(scenario)
     head, tail = initial_model(task, scenario.seed)
+    parameters = head_vector(head)
     plan = replace(
-        make_plan(scenario, task, run=run, head_size=head_vector(head).size), token=secrets.randbits(31)
+        make_plan(scenario, task, run=run, head_size=parameters.size),
+        token=secrets.randbits(31),
+        initial_head=parameters.astype("<f4").tobytes(),
     )
     before = Progress(plan.digest, [], Ledger())
     if resume:
@@ -82,9 +85,10 @@ async def serve(
     worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
     core = ServerCore(plan, ledger, len(before.rows))
+    client_id = scenario.broker.client_id_of(run, "server")
     with ThreadPoolExecutor(1, thread_name_prefix="tail") as thread:
         compute = _on(thread, worker, journal)
-        async with _connected(connect, plan, core) as transport, asyncio.TaskGroup() as saves:
+        async with _connected(connect, client_id, plan, core) as transport, asyncio.TaskGroup() as saves:
             observe = observer(record, ledger, watch)
 
             def report(fact: Fact) -> None:
@@ -99,7 +103,7 @@ async def serve(
     return record.finish(reason, (head, tail))
 
 
-def _connected(connect: Connect, plan: Plan, core: ServerCore) -> Transport:
+def _connected(connect: Connect, client_id: str, plan: Plan, core: ServerCore) -> Transport:
     """Make the server's transport; its last will tells the clients when the server is gone."""
 
     def will(_connection: int) -> Will:
@@ -107,7 +111,7 @@ def _connected(connect: Connect, plan: Plan, core: ServerCore) -> Transport:
         return Will(topics.state(plan.run), messages.encode(away), retain=True)
 
     subscriptions = topics.server_subscriptions(plan.run)
-    return connect(client_id=f"{plan.run}-server", subscriptions=subscriptions, will=will)
+    return connect(client_id=client_id, subscriptions=subscriptions, will=will)
 
 
 def _on(

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
-from broker.codecs.coding.range_coder import MAX_LEVELS, decode_codes, encode_codes
+from broker.codecs.coding.range_coder import MAX_LEVELS, MOST_CODES, decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.codecs.pq import MAX_SUBVECTORS, scale_to_safe_exponent
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
@@ -30,8 +31,8 @@ class CodedPq(ClusteringCodec):
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
     Bytes: scales a_1 to a_L (see `coding.block_float16`); the L d / q integers, each as i + 7 in 4 bits; then
-    the codes k - 1, row by row: range coded, or, where that is no shorter, packed in ceil(log2 L) bits each.
-    The length of the codes tells which.
+    the codes k - 1, row by row: range coded, or packed in ceil(log2 L) bits each where that is no longer, or
+    where there are more than 2**18 codes. The length of the codes tells which.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 
     Attributes:
@@ -64,8 +65,7 @@ class CodedPq(ClusteringCodec):
         book = _encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent))
         received = _decode_book(book, self.centroids, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
-        coded, packed = encode_codes(codes, self.centroids, self.width), self._packed_bytes(n)
-        payload = book + (coded if len(coded) < packed else pack(codes, bits_for(self.centroids)))
+        payload = book + self._encode_codes(codes)
         return payload, Codewords(received, codes.reshape(n, self.subvectors))
 
     @property
@@ -97,6 +97,12 @@ class CodedPq(ClusteringCodec):
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`; range-coded codes make a payload shorter."""
         return payload_bytes <= self.size_bytes(n, d)
+
+    def _encode_codes(self, codes: npt.NDArray[np.uint8]) -> bytes:
+        packed = pack(codes, bits_for(self.centroids))
+        if codes.size > MOST_CODES:
+            return packed
+        return min(packed, encode_codes(codes, self.centroids, self.width), key=len)
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))

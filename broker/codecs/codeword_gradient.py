@@ -1,12 +1,33 @@
-"""The tensors of a step: activations up, and their gradient down, which may be one mean for each codeword."""
+"""The tensors that travel: activations up, their gradient down, heads both ways.
 
+A gradient may be one mean for each codeword of its activations. What arrives is checked here for its
+magnitude, and whatever a decoder makes of hostile bytes, its caller gets arrays or a WireError.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from broker.codecs.base import ClusteringCodec, Codec, Codewords, Matrix
 from broker.codecs.stochastic_int import Int4, Int8
+from broker.wire.errors import WireError
+
+T = TypeVar("T")
+
+LARGEST_AT_CUT = 2.0**32
+"""The largest magnitude of activations and their gradients that is accepted.
+
+Squares of such values, and their products with parameters up to 2**24, can be summed 2**60 times before
+float32 overflows at 2**128. Networks that learn stay many orders of magnitude below.
+"""
+
+LARGEST_PARAMETER = 2.0**24
+"""The largest magnitude in a head or a change of it that is accepted.
+
+From here on float32 cannot add 1 to a parameter. Sums of such changes, weighted by 2**31 samples, are finite.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +78,26 @@ def encode_activations(
 
 
 def decode_activations(codec: Codec, payload: bytes, n: int, d: int) -> tuple[Matrix, Codewords | None]:
-    """Returns z~, shape (n, d), and its codewords if there are any; raises as `Codec.decode` does."""
+    """Returns z~, shape (n, d), and its codewords if there are any.
+
+    Raises:
+        WireError: as `Codec.decode` does; "range" for a magnitude above LARGEST_AT_CUT.
+    """
     clusters = clustering(codec)
     if clusters is None:
-        return codec.decode(payload, n, d), None
-    codewords = clusters.codewords(payload, n, d)
+        return _bounded(_guarded(lambda: codec.decode(payload, n, d)), LARGEST_AT_CUT), None
+    codewords = _guarded(lambda: clusters.codewords(payload, n, d))
+    _bounded(codewords.book, LARGEST_AT_CUT)
     return codewords.vectors(), codewords
+
+
+def decode_update(codec: Codec, payload: bytes, size: int) -> Matrix:
+    """Returns a head, or a change of it, shape (size,); the twin of `decode_activations` for these two flows.
+
+    Raises:
+        WireError: as `Codec.decode` does; "range" for a magnitude above LARGEST_PARAMETER.
+    """
+    return _bounded(_guarded(lambda: codec.decode(payload, 1, size)), LARGEST_PARAMETER).reshape(size)
 
 
 def encode_gradient(
@@ -77,11 +112,16 @@ def encode_gradient(
 def decode_gradient(
     codec: GradientCodec, payload: bytes, codewords: Codewords | None, n: int, d: int
 ) -> Matrix:
-    """Returns dh/dz~, shape (n, d), of activations with these codewords; raises as `Codec.decode` does."""
+    """Returns dh/dz~, shape (n, d), of activations with these codewords.
+
+    Raises:
+        WireError: as `Codec.decode` does; "range" for a magnitude above LARGEST_AT_CUT.
+    """
     if isinstance(codec, CodewordMean):
         book, codes = _known(codewords)
-        return Codewords(_of_means(codec).decode(payload, *book.shape), codes).vectors()
-    return codec.decode(payload, n, d)
+        means = _guarded(lambda: _of_means(codec).decode(payload, *book.shape))
+        return Codewords(_bounded(means, LARGEST_AT_CUT), codes).vectors()
+    return _bounded(_guarded(lambda: codec.decode(payload, n, d)), LARGEST_AT_CUT)
 
 
 def gradient_bytes(codec: GradientCodec, activations: Codec, n: int, d: int) -> int:
@@ -91,6 +131,24 @@ def gradient_bytes(codec: GradientCodec, activations: Codec, n: int, d: int) -> 
         assert clusters is not None
         return _of_means(codec).size_bytes(clusters.codewords_count, d // clusters.subvectors)
     return codec.size_bytes(n, d)
+
+
+def _guarded(decode: Callable[[], T]) -> T:
+    """Returns what a decoder gives; an exception that it did not mean to raise is a WireError, too."""
+    try:
+        return decode()
+    except WireError:
+        raise
+    except Exception as error:
+        raise WireError("malformed", f"{type(error).__name__}: {error}") from error
+
+
+def _bounded(values: Matrix, largest: float) -> Matrix:
+    """Returns the values if none has a magnitude above `largest`; NaN counts as one."""
+    peak = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    if not peak <= largest:
+        raise WireError("range", f"a value of magnitude {peak:.3g}, at most {largest:.3g} is accepted")
+    return values
 
 
 def _of_means(codec: CodewordMean) -> Codec:

@@ -1,8 +1,8 @@
 """The vocabulary of both state machines: events in, actions out.
 
-A core (edge_client.core, server_node.protocol.core) has one method, `handle(event, now_s) -> list[Action]`. It
-is told the time and reads no clock; it sees no socket, thread or global random state. Two drivers feed it: broker.machine.asyncio_driver in real
-time over a Transport, and sim.simulation.driver in virtual time.
+A core (edge_client.core, server_node.protocol.core) has one method, `handle(event, now_s) -> list[Action]`.
+It is told the time and reads no clock; it sees no socket, thread or global random state. Two drivers feed it:
+broker.machine.asyncio_driver in real time over a Transport, and sim.simulation.driver in virtual time.
 """
 
 from typing import Generic, Protocol, TypeVar

@@ -30,7 +30,7 @@ from broker.machine.actions import (
     Undecodable,
 )
 from broker.machine.event_log import Journal
-from broker.transports.base import Connected, Frame, Transport
+from broker.transports.base import Connected, Frame, Refused, Transport
 from broker.wire import messages, topics
 from broker.wire.errors import WireError
 
@@ -40,14 +40,16 @@ FAREWELL_S = 10.0
 """How long a side that is done waits for the broker to take its last words."""
 
 
-def event_of(frame: Frame) -> Received | Undecodable | None:
-    """Read a frame; None when even its topic makes no sense."""
+def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
+    """Read a frame, or take note of one that was refused unread; None when even its topic makes no sense."""
     try:
         place = topics.parse(frame.topic)
     except WireError as error:
         log.warning("ignored a message: %s", error)
         return None
     sender = place.client if place.kind in ("up", "status") else ""
+    if isinstance(frame, Refused):
+        return Undecodable(sender, frame.error, frame.wire_bytes)
     if place.version != messages.VERSION:
         spoken = WireError(
             "version", f"version {place.version} is spoken there, this side speaks {messages.VERSION}"
@@ -121,7 +123,7 @@ class Driver(Generic[J, R, F]):
             match item:
                 case Connected(connection):
                     self._feed(Online(connection))
-                case Frame():
+                case Frame() | Refused():
                     event = event_of(item)
                     if isinstance(event, Received):
                         self._journal.arrived(item.topic, event.message, event.wire_bytes)

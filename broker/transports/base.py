@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from broker.wire import chunks
+from broker.wire.errors import WireError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,23 @@ class Frame:
     wire_bytes: int
 
 
-Event = Connected | Disconnected | Frame
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Packets were dropped: they broke a rule, or there was no room for them.
+
+    Attributes:
+        topic: the topic that they were published on.
+        error: why; its reason is "oversize", "topic-full", "full", "evicted" (an unfinished message made room
+            for a newer one), or what chunks.Reassembler raised.
+        wire_bytes: bytes of the PUBLISH packets.
+    """
+
+    topic: str
+    error: WireError
+    wire_bytes: int
+
+
+Event = Connected | Disconnected | Frame | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +80,7 @@ class TransportStats:
         connections: connections made; all but the first are reconnections.
         resent: packets sent again because the connection was lost before the broker acknowledged them. The
             receiver may get such a packet twice; how often that happens is not known here.
-        dropped: incoming packets and messages that were dropped, by reason: "oversize", "topic-full",
-            "full", "evicted" (unfinished chunked messages), or the reason of a WireError.
+        dropped: incoming packets and messages that were dropped, by reason, see Refused.
         peak_pending_bytes: the largest number of payload bytes that waited for the consumer of events.
     """
 
@@ -77,8 +93,8 @@ class TransportStats:
 class Transport(Protocol):
     """A client of a broker, as an async context manager.
 
-    Entering it returns once the first connection stands; it then reconnects by itself until it is left. Left by
-    an exception it does not say goodbye, and the broker says its will.
+    Entering it returns once the first connection stands; it then reconnects by itself until it is left. Left
+    by an exception it does not say goodbye, and the broker says its will.
     """
 
     @property
@@ -132,20 +148,21 @@ class Connect(Protocol):
         ...
 
 
-def packets_of(payload: bytes, transfer: int, *, retain: bool) -> list[bytes]:
+def packets_of(
+    payload: bytes, transfer: int, *, retain: bool, limit: int = chunks.MAX_PACKET_BYTES
+) -> list[bytes]:
     """Cut a message into the payloads of its packets.
 
     Args:
         payload: the whole message.
         transfer: number that tells this message's chunks from those of the sender's other messages.
         retain: whether the broker shall keep the message; it keeps one packet for each topic.
+        limit: largest payload of a packet.
 
     Raises:
         ValueError: a message above chunks.MAX_MESSAGE_BYTES, or a retained one that would need chunks.
     """
-    packets = chunks.split(payload, transfer)
+    packets = chunks.split(payload, transfer, limit)
     if retain and len(packets) > 1:
-        raise ValueError(
-            f"a retained message of {len(payload)} bytes: at most {chunks.MAX_PACKET_BYTES} can be kept"
-        )
+        raise ValueError(f"a retained message of {len(payload)} bytes: at most {limit} can be kept")
     return packets

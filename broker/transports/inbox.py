@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from broker.errors import BrokerError
-from broker.transports.base import Connected, Disconnected, Event, Frame, TransportStats
+from broker.transports.base import Connected, Disconnected, Event, Frame, Refused, TransportStats
 from broker.wire import chunks
 from broker.wire.errors import WireError
 
@@ -38,9 +38,9 @@ class Inbox:
     """Turns packets into events, and holds a bounded number of them.
 
     The broker has its acknowledgement before a message gets here, so nothing can slow a sender down.
-    A message for which there is no room is dropped, counted and logged; its sender repeats what stays
-    unanswered. Each topic has a limit of its own, so that a client that floods its topic takes no room from
-    the others.
+    A message for which there is no room is dropped, counted and logged, and so is a packet that breaks the
+    rules. The consumer hears of it (Refused); what waits of one topic and for one reason is told together.
+    Each topic has a limit of its own, so that a client that floods its topic takes no room from the others.
 
     Args:
         name: the client's name in the log.
@@ -53,7 +53,8 @@ class Inbox:
         self._stats = stats
         self._limits = limits or InboxLimits()
         self._reassembler = chunks.Reassembler()
-        self._events: deque[Event] = deque()
+        self._events: deque[Connected | Disconnected | Frame | tuple[str, str]] = deque()
+        self._refused: dict[tuple[str, str], Refused] = {}  # by topic and reason; the key stands in _events
         self._topic_frames: Counter[str] = Counter()
         self._topic_bytes: Counter[str] = Counter()
         self._pending_bytes = 0
@@ -69,20 +70,27 @@ class Inbox:
 
     def receive(self, topic: str, packet: bytes) -> None:
         """Take the payload of a packet; a whole message becomes an event, a chunk waits for the others."""
+        wire_bytes = chunks.mqtt_packet_bytes(topic, len(packet))
         if len(packet) > chunks.MAX_PACKET_BYTES:
-            self._drop("oversize", topic)
-            return
-        message: chunks.Message | None
-        if chunks.is_chunk(packet):
-            try:
-                message = self._reassembler.add(topic, packet)
-            except WireError as error:
-                self._drop(error.reason, topic)
-                return
-            if self._reassembler.evicted:
-                self._stats.dropped["evicted"] = self._reassembler.evicted
+            why = f"a packet of {len(packet)} bytes, at most {chunks.MAX_PACKET_BYTES} are taken"
+            self._refuse(topic, WireError("oversize", why), wire_bytes)
+        elif chunks.is_chunk(packet):
+            self._join(topic, packet, wire_bytes)
         else:
-            message = chunks.Message(packet, chunks.mqtt_packet_bytes(topic, len(packet)))
+            self._enqueue(Frame(topic, packet, wire_bytes))
+
+    def _join(self, topic: str, packet: bytes, wire_bytes: int) -> None:
+        message = None
+        try:
+            message = self._reassembler.add(topic, packet)
+        except WireError as error:
+            lost = self._reassembler.take_lost()
+            self._refuse(topic, error, lost.pop(topic, wire_bytes))
+        else:
+            lost = self._reassembler.take_lost()
+        for of_topic, lost_bytes in lost.items():
+            why = "an unfinished message had to make room for a newer one"
+            self._refuse(of_topic, WireError("evicted", why), lost_bytes)
         if message is not None:
             self._enqueue(Frame(topic, message.payload, message.wire_bytes))
 
@@ -104,6 +112,8 @@ class Inbox:
             self._news.clear()
             await self._news.wait()
         event = self._events.popleft()
+        if isinstance(event, tuple):
+            return self._refused.pop(event)
         if isinstance(event, Frame):
             self._free(event)
         return event
@@ -114,9 +124,11 @@ class Inbox:
             self._topic_frames[frame.topic] >= limits.topic_frames
             or self._topic_bytes[frame.topic] + size > limits.topic_bytes
         ):
-            self._drop("topic-full", frame.topic)
+            why = "earlier messages of this topic still wait to be read"
+            self._refuse(frame.topic, WireError("topic-full", why), frame.wire_bytes)
         elif len(self._events) >= limits.frames or self._pending_bytes + size > limits.bytes:
-            self._drop("full", frame.topic)
+            why = "too many messages wait to be read"
+            self._refuse(frame.topic, WireError("full", why), frame.wire_bytes)
         else:
             self._reserve(frame)
             self._events.append(frame)
@@ -137,8 +149,21 @@ class Inbox:
         if not self._topic_frames[frame.topic]:
             del self._topic_frames[frame.topic], self._topic_bytes[frame.topic]
 
-    def _drop(self, reason: str, topic: str) -> None:
-        self._stats.dropped[reason] += 1
+    def _refuse(self, topic: str, error: WireError, wire_bytes: int) -> None:
+        """Count and log what is dropped, and let the consumer know."""
+        self._stats.dropped[error.reason] += 1
+        self._log(topic)
+        has_room = len(self._events) < self._limits.frames
+        key = (topic if has_room else "", error.reason)  # without room, all topics together
+        earlier = self._refused.get(key)
+        if earlier is None:
+            self._refused[key] = Refused(topic, error, wire_bytes)
+            self._events.append(key)
+            self._news.set()
+        else:
+            self._refused[key] = Refused(earlier.topic, error, earlier.wire_bytes + wire_bytes)
+
+    def _log(self, topic: str) -> None:
         now_s = time.monotonic()
         if now_s >= self._next_warning_s:
             self._next_warning_s = now_s + _SECONDS_BETWEEN_WARNINGS

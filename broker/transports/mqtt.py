@@ -34,6 +34,7 @@ from broker.transports.base import (
     packets_of,
 )
 from broker.transports.inbox import Inbox
+from broker.wire.chunks import MAX_PACKET_BYTES
 
 log = logging.getLogger(__name__)
 _library_log = logging.getLogger(f"{__name__}.library")
@@ -76,6 +77,7 @@ class MqttTransport:
         ca_file: certificates to trust instead of the system's, for mqtts.
         connect_timeout_s: how long to try for the first connection; reconnecting has no limit.
         keepalive_s: see KEEPALIVE_S.
+        packet_bytes: largest payload of a packet that is sent; larger messages are cut.
 
     Raises:
         BrokerError: from the constructor: not the URL of a broker, or no certificates in ca_file. From
@@ -92,6 +94,7 @@ class MqttTransport:
         ca_file: Path | None = None,
         connect_timeout_s: float = 10.0,
         keepalive_s: int = KEEPALIVE_S,
+        packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
         self.stats = TransportStats()
         self._address = parse_url(url)
@@ -103,6 +106,7 @@ class MqttTransport:
         self._tls = tls_context(ca_file) if self._address.tls else None
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
+        self._packet_bytes = packet_bytes
         self._inbox = Inbox(client_id, self.stats)
         self._transfers = itertools.count(random.getrandbits(31))  # other numbers after each restart
         self._slots = asyncio.Semaphore(MAX_PUBLISHES)
@@ -140,7 +144,8 @@ class MqttTransport:
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """See Transport.publish."""
-        packets = packets_of(payload, next(self._transfers) % 2**32, retain=retain)
+        transfer = next(self._transfers) % 2**32
+        packets = packets_of(payload, transfer, retain=retain, limit=self._packet_bytes)
         turn = self._turns.setdefault(topic, asyncio.Lock())
         async with turn:  # one message of a topic at a time; its chunks, in any order, all at once
             await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))

@@ -1,9 +1,9 @@
 """Cuts large messages into chunks, joins them again, and counts the bytes of MQTT packets.
 
-A message of at most MAX_PACKET_BYTES travels as it is. A larger one is cut into chunks. Each chunk is the
-msgpack array `[1, 0, transfer, index, count, crc32, part]`, where 0 is the message type reserved for chunks
-and crc32 is that of the whole message. The integers always have their widest msgpack form. So every header
-has HEADER_BYTES, and the sizes of all packets follow from the length of the message alone.
+A message of at most `limit` bytes (MAX_PACKET_BYTES or less) travels as it is. A larger one is cut into
+chunks. Each chunk is the msgpack array `[1, 0, transfer, index, count, crc32, part]`, where 0 is the message
+type reserved for chunks and crc32 is that of the whole message. The integers always have their widest msgpack
+form. So every header has HEADER_BYTES, and the sizes of all packets follow from the message's length alone.
 
 Nothing here sends, waits or reads a clock.
 """
@@ -21,6 +21,9 @@ With topic and header, such a packet stays below the smallest limit among common
 Core; EMQX's default is 1 MiB for the whole packet). An uplink of 128 kbit/s needs 8 s for it, so a keepalive
 ping that waits behind it still leaves in time.
 """
+
+MIN_PACKET_BYTES = 4096
+"""The smallest such limit that can be chosen: what is retained must fit into one packet."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """The largest message, before chunking; sender and receiver refuse larger ones."""
@@ -187,6 +190,7 @@ class Reassembler:
         self._limits = limits or ReassemblyLimits()
         self._unfinished: dict[str, dict[int, _Transfer]] = {}  # by topic and transfer, oldest first
         self._finished: dict[str, int] = {}  # the last finished transfer of each topic
+        self._lost: dict[str, int] = {}
         self.evicted = 0
         self.held_bytes = 0
 
@@ -214,18 +218,25 @@ class Reassembler:
         transfer.wire_bytes += mqtt_packet_bytes(topic, len(packet))
         self.held_bytes += len(chunk.part) + _PART_COST_BYTES
         if transfer.payload_bytes > self._limits.message_bytes:
-            self._forget(topic, chunk.transfer)
+            self._give_up(topic, chunk.transfer)
             raise WireError("too-large", f"a message above {self._limits.message_bytes} bytes")
         if len(transfer.parts) == transfer.count:
             return self._finish(topic, chunk.transfer)
         self._make_room()
         return None
 
+    def take_lost(self) -> dict[str, int]:
+        """Give, by topic, the packets' bytes of unfinished messages that were given up since the last call.
+
+        When `add` has raised "too-large" or "crc", those of its packet are among them.
+        """
+        lost, self._lost = self._lost, {}
+        return lost
+
     def _start(self, topic: str, chunk: Chunk) -> _Transfer:
         of_topic = self._unfinished.setdefault(topic, {})
         if len(of_topic) >= self._limits.transfers_per_topic:
-            self._forget(topic, next(iter(of_topic)))
-            self.evicted += 1
+            self._evict(topic)
         transfer = _Transfer(chunk.count, chunk.crc32)
         self._unfinished.setdefault(topic, of_topic)[chunk.transfer] = transfer
         self.held_bytes += transfer.held_bytes
@@ -233,20 +244,27 @@ class Reassembler:
 
     def _make_room(self) -> None:
         while self.held_bytes > self._limits.total_bytes:
-            topic = next(iter(self._unfinished))
-            self._forget(topic, next(iter(self._unfinished[topic])))
-            self.evicted += 1
+            self._evict(next(iter(self._unfinished)))
 
     def _finish(self, topic: str, number: int) -> Message:
         transfer = self._forget(topic, number)
         payload = b"".join(transfer.parts[index] for index in range(transfer.count))
         if zlib.crc32(payload) != transfer.crc32:
+            self._lost[topic] = self._lost.get(topic, 0) + transfer.wire_bytes
             raise WireError("crc", "a message whose chunks do not add up to its checksum")
         self._finished.pop(topic, None)
         self._finished[topic] = number
         if len(self._finished) > _MAX_FINISHED:
             del self._finished[next(iter(self._finished))]
         return Message(payload, transfer.wire_bytes)
+
+    def _evict(self, topic: str) -> None:
+        """Give up the oldest unfinished message of a topic."""
+        self._give_up(topic, next(iter(self._unfinished[topic])))
+        self.evicted += 1
+
+    def _give_up(self, topic: str, number: int) -> None:
+        self._lost[topic] = self._lost.get(topic, 0) + self._forget(topic, number).wire_bytes
 
     def _forget(self, topic: str, number: int) -> _Transfer:
         of_topic = self._unfinished[topic]

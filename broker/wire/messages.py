@@ -2,7 +2,8 @@
 
 A message is a msgpack array `[VERSION, type, field, ...]`, fields in the order of the classes below.
 Fields are only ever appended, each with a default; a receiver skips fields it does not know without
-building them. docs/protocol.md gives the bytes. Version and lengths are looked at before anything is unpacked.
+building them. docs/protocol.md gives the bytes. Version and lengths are looked at before anything is
+unpacked.
 """
 
 from enum import IntEnum
@@ -70,8 +71,8 @@ class RunState(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The run's state, retained.
 
     Attributes:
-        phase: what the server does. `paused`: it was stopped and may be started again; `away` says the same and
-            is the server's last will.
+        phase: what the server does. `paused`: it was stopped and may be started again; `away` says the same
+            and is the server's last will.
         server: the incarnation; clients greet each one once.
         token: random; tells apart two servers of one incarnation.
         round: the round under way.
@@ -232,7 +233,7 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """What a client must know that has neither the scenario nor the task's code; answers a Hello that wants it.
+    """What a client must know that has neither scenario nor the task's code; answers a Hello that wants it.
 
     Attributes:
         server: the incarnation that says this.

@@ -184,6 +184,18 @@ class BrokerSpec(Part):
         default=None, description="mqtt://host[:port] or mqtts://host[:port], for kind url"
     )
     ca_file: Path | None = Field(default=None, description="certificate authority of an mqtts broker, PEM")
+    packet_bytes: Annotated[int, Field(ge=4096, le=128_000)] = Field(
+        default=128_000,
+        description="largest payload of an MQTT packet, larger messages are cut; for brokers that take less",
+    )
+    client_id: Literal["{run}-{name}", "{name}"] = Field(
+        default="{run}-{name}",
+        description="MQTT client identifiers; {name} alone for brokers that tie them to the user's name",
+    )
+
+    def client_id_of(self, run: str, name: str) -> str:
+        """Give the MQTT client identifier of a client, or of the server, whose name is "server"."""
+        return self.client_id.format(run=run, name=name)
 
 
 class Scenario(Part):

@@ -125,7 +125,7 @@ class ServerCore:
         actions += self._advance(now_s)
         for action in actions:
             if isinstance(action, Publish) and not isinstance(action.message, Claim):
-                self._ledger.publish(action.topic, action.message)
+                self._ledger.publish(action.topic, action.message, self._plan.packet_bytes)
         return actions
 
     # The connection, and other servers.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from broker.codecs import Codec
-from broker.wire.chunks import wire_bytes
+from broker.wire.chunks import MAX_PACKET_BYTES, wire_bytes
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
@@ -63,10 +63,10 @@ class Ledger:
     discarded_late: int = 0
     paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
-    def publish(self, topic: str, message: Message) -> None:
-        """Count a message that the server publishes."""
+    def publish(self, topic: str, message: Message, packet_bytes: int = MAX_PACKET_BYTES) -> None:
+        """Count a message that the server publishes, in packets whose payloads are at most `packet_bytes`."""
         self.sent += 1
-        self._count(message, wire_bytes(topic, encoded_bytes(message)))
+        self._count(message, wire_bytes(topic, encoded_bytes(message), packet_bytes))
 
     def receive(self, message: Message, message_wire_bytes: int) -> None:
         """Count a message that a client published."""

@@ -167,6 +167,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         evaluate_every=training.evaluate_every,
         rejoin_s=stragglers.rejoin_s,
         retry_s=stragglers.retry_s,
+        packet_bytes=scenario.broker.packet_bytes,
         head_lr_in=lambda number: training.head_lr * training.lr_factor(number),
     )
 

@@ -84,7 +84,9 @@ def run_here(
             links = shaped_links(spec, settings, url, run=scenario.name, speed_up=shape, log_file=log_file)
             edge_url = stack.enter_context(links)
             url = edge_url if takes_time(scenario.network.server.link) else url
-        connect = functools.partial(MqttTransport, url, ca_file=scenario.broker.ca_file)
+        connect = functools.partial(
+            MqttTransport, url, ca_file=scenario.broker.ca_file, packet_bytes=scenario.broker.packet_bytes
+        )
         options = [f"--broker={edge_url}", *(f"--set={setting}" for setting in settings)]
         commands = [
             [sys.executable, "-m", "edge_client", spec, *options, *share, f"--journal={journals}/{number}"]

@@ -12,7 +12,7 @@ import msgspec
 
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
-from broker.wire.chunks import frame_sizes, wire_bytes
+from broker.wire.chunks import MAX_PACKET_BYTES, frame_sizes, wire_bytes
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Status, encoded_bytes
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
@@ -35,9 +35,9 @@ UNNOTICED_KEEPALIVES = 1.5
 
 
 @functools.lru_cache(maxsize=1024)
-def _answer_bytes(encoded: int) -> int:
+def _answer_bytes(encoded: int, packet_bytes: int) -> int:
     """Give the bytes of the PUBACKs for a message, with TCP/IP headers."""
-    return ANSWER_BYTES * len(frame_sizes(encoded))
+    return ANSWER_BYTES * len(frame_sizes(encoded, packet_bytes))
 
 
 class VirtualBroker:
@@ -51,6 +51,7 @@ class VirtualBroker:
         server_up: link from the server to the broker.
         server_down: link from the broker to the server.
         trace: takes the spans.
+        packet_bytes: largest payload of an MQTT packet.
 
     Attributes:
         network_stats: bytes, and messages that were lost or dropped.
@@ -67,7 +68,9 @@ class VirtualBroker:
         server_up: TcpLink,
         server_down: TcpLink,
         trace: Trace,
+        packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
+        self._packet_bytes = packet_bytes
         self.network_stats = NetworkStats()
         self.to_server: Callable[[Received], None] = lambda _: None
         self._clock = clock
@@ -84,8 +87,9 @@ class VirtualBroker:
 
     def _put_in_flight(self, publish: Publish) -> InFlight:
         size = encoded_bytes(publish.message)
-        wire = wire_bytes(publish.topic, size)
-        return InFlight(publish, wire, framed_bytes(wire), _answer_bytes(size), self._clock.now)
+        wire = wire_bytes(publish.topic, size, self._packet_bytes)
+        answer = _answer_bytes(size, self._packet_bytes)
+        return InFlight(publish, wire, framed_bytes(wire), answer, self._clock.now)
 
     # -- presence --------------------------------------------------------------------------------------
 

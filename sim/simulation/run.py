@@ -143,6 +143,7 @@ class VirtualRun:
             server_up=server_up,
             server_down=server_down,
             trace=trace,
+            packet_bytes=who.plan.packet_bytes,
         )
         self._broker.to_server = self._arrived
         core = ServerCore(who.plan, ledger)

@@ -38,6 +38,7 @@ from broker.transports import (
     MemoryBroker,
     MemoryTransport,
     MqttTransport,
+    Refused,
     Transport,
 )
 
@@ -99,6 +100,8 @@ def kind_of(event: Event) -> str:
         case Frame(payload=payload):
             assert_type(payload, bytes)
             return "message"
+        case Refused(error=error):
+            return error.reason
         case _:
             assert_never(event)
 

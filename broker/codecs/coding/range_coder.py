@@ -18,6 +18,9 @@ import numpy.typing as npt
 from broker.wire.errors import WireError
 
 MAX_LEVELS = 64
+MOST_CODES = 2**18
+"""More codes than these are packed instead, since each takes the receiver about a microsecond."""
+BLOCK = 8
 GAIN = 3
 HIGHEST_COUNT = 2**14
 SPAN_BITS = 32  # bits of the interval's greatest width
@@ -35,6 +38,21 @@ class _Rows(dict[int, list[int]]):
     def __missing__(self, pair: int) -> list[int]:
         row = self[pair] = self._new.copy()
         return row
+
+
+class _Blocks(dict[int, list[int]]):
+    """For each pair of neighbours the sums of BLOCK counts each; by them the receiver finds a code sooner."""
+
+    def __init__(self, levels: int) -> None:
+        self._new = _sums_of_blocks([1] * levels + [levels])
+
+    def __missing__(self, pair: int) -> list[int]:
+        sums = self[pair] = self._new.copy()
+        return sums
+
+
+def _sums_of_blocks(row: list[int]) -> list[int]:
+    return [sum(row[first : min(first + BLOCK, len(row) - 1)]) for first in range(0, len(row) - 1, BLOCK)]
 
 
 def _halve(row: list[int]) -> None:
@@ -92,19 +110,27 @@ def decode_codes(data: bytes, count: int, levels: int, width: int) -> npt.NDArra
     """Returns `count` codes, each below `levels`; parameters as of `encode_codes`.
 
     Raises:
-        WireError: "malformed" when the number lies in no code's part of the interval.
+        WireError: "malformed" when the number lies in no code's part of the interval, "too-large" for more
+            than MOST_CODES codes.
     """
-    rows = _Rows(levels)
+    if count > MOST_CODES:
+        raise WireError("too-large", f"{count} range-coded codes; at most {MOST_CODES} are")
+    rows, blocks = _Rows(levels), _Blocks(levels)
     codes = [0] * width  # the neighbours of the first codes
     stream = iter(data)
     offset, span = int.from_bytes(bytes(next(stream, 0) for _ in range(4))), 2**SPAN_BITS
     for _ in range(count):
-        row = rows[codes[-1] + levels * codes[-width]]
+        pair = codes[-1] + levels * codes[-width]
+        row, sums = rows[pair], blocks[pair]
         unit = span // row[-1]
         place = offset // unit
         if place >= row[-1]:
             raise WireError("malformed", "range-coded bytes that stand for no code")
-        code = before = 0
+        block = before = 0
+        while before + sums[block] <= place:
+            before += sums[block]
+            block += 1
+        code = BLOCK * block
         while before + row[code] <= place:
             before += row[code]
             code += 1
@@ -112,8 +138,10 @@ def decode_codes(data: bytes, count: int, levels: int, width: int) -> npt.NDArra
         span = unit * row[code]
         row[code] += GAIN
         row[-1] += GAIN
+        sums[block] += GAIN
         if row[code] > HIGHEST_COUNT:
             _halve(row)
+            sums[:] = _sums_of_blocks(row)
         while span < 2**SETTLED_BITS:
             offset = offset << 8 | next(stream, 0)
             span <<= 8
