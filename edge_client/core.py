@@ -42,7 +42,6 @@ from broker.wire.messages import (
     RunState,
     Standing,
     Status,
-    Welcome,
 )
 
 FATAL = ("scenario", "roster", "version")
@@ -177,13 +176,11 @@ class ClientCore:
                 return self._released(message)
             case RunState():
                 return self._run_state(message)
-            case Welcome():
-                return []  # this client has the scenario and the task's code
             case Rejected(reason, detail):
                 warning = self._warn(f"rejected by the server: {reason}: {detail}")
                 return [warning, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [warning]
             case _:
-                return []
+                return []  # also Welcome: this client has the scenario and the task's code
 
     def _run_state(self, state: RunState) -> list[ClientAction]:
         if state.phase == "away":  # its number may be too low: the will was made before the server began

@@ -31,6 +31,7 @@ from broker.wire.messages import (
     RunState,
     Standing,
     Status,
+    Welcome,
 )
 from edge_client.core import BackwardStep, ClientAction, ClientCore, FirstBatch, ProtocolWarning
 
@@ -158,8 +159,25 @@ def test_it_takes_nothing_from_a_server_that_another_has_followed(client: Client
     assert hears(client, RunState("finished", 1, 0, 5, 5, "complete")) == []
 
 
-def test_it_greets_a_server_that_it_first_hears_of_by_an_assignment(client: ClientCore) -> None:
-    assert hears(client, Assignment(2, 1, 1, 1, 0.1, ([], [], [], []), b"head")) == [Publish(UP, hello())]
+def test_it_greets_a_server_that_it_first_hears_of_by_an_assignment_and_then_serves_it(
+    client: ClientCore,
+) -> None:
+    anew = msgspec.structs.replace(assignment(), server=2)
+    assert hears(client, anew) == [Publish(UP, hello())]
+    assert hears(client, RunState("running", 2, 0, 1, 5)) == []  # greeted already
+    assert hears(client, Ask(2, 1, 1, 0)) == [Publish(UP, Progress(2, 1, 0, 0, Standing.MISSING))]
+    assert job_of(hears(client, anew)) == FirstBatch("c1", anew)
+
+
+def test_it_works_for_no_server_that_it_has_not_greeted() -> None:
+    core = ClientCore("r", "c1", HELLO)
+    core.handle(Online(), 0.0)
+    assert hears(core, assignment()) == [Publish(UP, hello())]
+
+
+@pytest.mark.parametrize("message", [Welcome(1, 1, 1, 1, 1, 1, 1, b""), HELLO, activations()])
+def test_what_is_not_for_it_is_ignored(client: ClientCore, message: Message) -> None:
+    assert hears(client, message) == []
 
 
 def test_a_new_connection_has_a_new_session() -> None:
@@ -240,8 +258,8 @@ def test_it_leaves_when_it_cannot_take_part(client: ClientCore, reason: str) -> 
 
 
 def test_another_rejection_is_only_reported(client: ClientCore) -> None:
-    (action,) = hears(client, Rejected("order", "why"))
-    assert isinstance(action, Report)
+    warning = ProtocolWarning("c1", "rejected by the server: order: why")
+    assert hears(client, Rejected("order", "why")) == [Report(warning)]
 
 
 def test_unreadable_messages_and_unusable_jobs_are_reported(client: ClientCore) -> None:
@@ -249,7 +267,8 @@ def test_unreadable_messages_and_unusable_jobs_are_reported(client: ClientCore) 
     assert action == Report(ProtocolWarning("c1", "unreadable message from the server: malformed: noise"))
     job = job_of(hears(client, assignment()))
     warning, told = client.handle(ComputeDone(job, WireError("shape", "head of 3 bytes")), 0.0)
-    assert isinstance(warning, Report)
+    what = "refused a message of the server: shape: head of 3 bytes"
+    assert warning == Report(ProtocolWarning("c1", what))
     assert [told] == progress(0, 1, 0, Standing.REFUSED)
     assert hears(client, Ask(1, 5, 1, 0)) == progress(5, 1, 0, Standing.REFUSED)
 

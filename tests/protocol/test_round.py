@@ -98,10 +98,10 @@ def test_a_member_that_is_a_step_ahead_waits_for_the_others() -> None:
 
 def test_after_the_last_step_head_updates_are_waited_for_and_averaged() -> None:
     played = Played(RoundPolicy(3), steps=1)
-    assert not played.round.awaits_updates
+    awaited_before = played.round.awaits_updates
     played.passes("a", "b", "c")
     assert played.round.next_job() == TailUpdate(4, 0)
-    assert played.round.awaits_updates
+    assert (awaited_before, played.round.awaits_updates) == (False, True)
     assert played.round.behind == {"a", "b", "c"}
     for client in "cba":
         assert not played.round.is_enough()

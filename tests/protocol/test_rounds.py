@@ -7,7 +7,7 @@ import pytest
 from broker.codecs import Float16, Float32, Int8
 from broker.machine.actions import CancelTimer, Compute, Publish, Report, StartTimer
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, Gradient, Message, Released
+from broker.wire.messages import Activations, Assignment, CodecSpecs, Gradient, Message, Released
 from scenarios.schema.flows import Codecs
 from server_node.protocol.actions import ServerAction
 from server_node.protocol.cohort import Cohort
@@ -78,19 +78,19 @@ def assigned(actions: list[ServerAction]) -> list[str]:
 def test_no_round_begins_before_the_head_is_encoded() -> None:
     played = Played(ABC, encoded=False)
     assert played.rounds.encode_head() == Compute(EncodeHead())
-    assert not played.rounds.is_idle
+    idle = [played.rounds.is_idle]
     played.rounds.computed(EncodeHead(), HEAD, 0.0, online=3)
-    assert played.rounds.is_idle
+    idle.append(played.rounds.is_idle)
     played.begin()
-    assert not played.rounds.is_idle
+    assert [*idle, played.rounds.is_idle] == [False, True, False]
 
 
 def test_an_assignment_has_the_rounds_number_rate_and_head_and_the_clients_codecs() -> None:
     usual = Codecs(Float32(), Float32(), Float32(), Float32())
     plan = replace(ABC, steps=4, head_lr_in=lambda n: n / 8, codecs=usual, by_link={"b": CODECS})
     actions = Played(plan).begin()
-    same = (["float32"],) * 4
-    other = (["int8"], ["float32"], ["float16"], ["float32"])
+    same: CodecSpecs = (["float32"], ["float32"], ["float32"], ["float32"])
+    other: CodecSpecs = (["int8"], ["float32"], ["float16"], ["float32"])
     assert said(actions) == [
         ("a", Assignment(7, 1, 1, 4, 0.125, same, HEAD)),
         ("b", Assignment(7, 1, 1, 4, 0.125, other, HEAD)),
@@ -147,7 +147,7 @@ def test_members_that_are_too_late_are_dropped_as_a_round_begins(max_staleness: 
     for _ in range(3):
         played.close("a")
         facts.append(reports(played.begin()))
-    drops = [[], [], [], []]
+    drops: list[list[object]] = [[], [], [], []]
     drops[max_staleness] = [Dropped(max_staleness + 2, "b"), Dropped(max_staleness + 2, "c")]
     assert facts[: max_staleness + 1] == drops[: max_staleness + 1]
 

@@ -24,9 +24,11 @@ from broker.wire.messages import (
     Ask,
     Assignment,
     Claim,
+    HeadUpdate,
     Hello,
     Progress,
     Rejected,
+    Released,
     RunState,
     Standing,
     Status,
@@ -34,7 +36,7 @@ from broker.wire.messages import (
     Welcome,
 )
 from server_node.protocol.cohort import ASK
-from server_node.protocol.jobs import Diverged, EncodeHead
+from server_node.protocol.jobs import Diverged, EncodeHead, TailStepped
 from server_node.protocol.ledger import CONTROL
 from server_node.protocol.plan import RoundPolicy
 from server_node.protocol.reports import Dropped, Gathering, Refused
@@ -182,6 +184,37 @@ def test_a_client_has_a_limit_of_its_own() -> None:
     assert server.ledger.refused_of == {"a": "malformed: noise", "b": "malformed: noise"}
     server.handle(TimerFired("quiet:a"))
     assert len(server.handle(bad)) == 3
+
+
+def test_who_sent_a_tensor_that_does_not_fit_is_told() -> None:
+    server = Server(replace(PLAN, steps=0))
+    one, two = server.begin()
+    for client, message in ((one, activations()), (two, HeadUpdate(1, 1, 1, 1, 0.0, b""))):
+        server.handle(TimerFired(f"quiet:{client}"))
+        ((name, answer),) = said(server.hear(client, message))
+        assert isinstance(answer, Rejected)
+        assert name == client
+
+
+def test_whose_tensor_the_tail_refuses_is_told_and_leaves_the_round() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.handle(TimerFired(f"quiet:{one}"))
+    server.hear(one, activations())
+    result = TailStepped({one: WireError("range", "code 9")}, 0.0, 0)
+    actions = server.handle(ComputeDone(server.jobs.pop(), result))
+    assert said(actions) == [
+        (one, Rejected("range", "range: code 9")),
+        (one, Released(1, 1, greet=False)),
+    ]
+
+
+def test_a_greeting_tells_the_clients_present_connection() -> None:
+    server = Server()
+    one, _ = server.begin()
+    server.hear(one, Hello(5, "same", 9))
+    assert server.hear(one, Status(online=False, session=4)) == []
+    assert server.hear(one, Status(online=False, session=5)) == [StartTimer(f"rejoin:{one}", 5.0)]
 
 
 def test_a_message_of_the_wrong_direction_is_refused_by_name() -> None:
