@@ -25,15 +25,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from broker.errors import BrokerError
 from broker.transports.address import parse_url, tls_context
 from broker.transports.aiomqtt_quirks import connect, describe_error, disconnect, unless_lost
-from broker.transports.base import (
-    Connected,
-    Disconnected,
-    Event,
-    TransportStats,
-    Will,
-    packets_of,
-)
+from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
 from broker.transports.inbox import Inbox
+from broker.transports.losses import Losses
 from broker.wire.chunks import MAX_PACKET_BYTES
 
 log = logging.getLogger(__name__)
@@ -51,10 +45,7 @@ ANSWER_TIMEOUT_S = 10.0
 """How long the broker may take to confirm a connection or a subscription."""
 
 BACKOFF_S = (0.1, 5.0)
-"""Shortest and longest pause between two attempts to connect.
-
-The pause doubles after each attempt, and a random part of up to one half is taken off.
-"""
+"""Shortest and longest pause between two attempts to connect; it doubles, and up to one half is taken off."""
 
 MAX_PUBLISHES = 16
 """Packets that may be sent and not yet acknowledged by the broker.
@@ -117,6 +108,7 @@ class MqttTransport:
         self._ended: str | None = None  # why there will never be a link again
         self._early: list[aiomqtt.Message] = []  # messages that came before the subscriptions were confirmed
         self._trouble = "it does not answer"
+        self._losses = Losses(client_id)
 
     async def __aenter__(self) -> Self:
         assert self._supervisor is None, "a transport is entered once"
@@ -154,6 +146,7 @@ class MqttTransport:
         async with self._slots:
             while True:
                 link = await self._online()
+                self._losses.sends(len(packet), asyncio.get_running_loop().time())
                 publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
                 try:
                     await unless_lost(link.reader, publishing)
@@ -161,6 +154,7 @@ class MqttTransport:
                     await asyncio.wait({link.reader})
                     self.stats.resent += 1
                 else:
+                    self._losses.acknowledged(len(packet))
                     return
 
     async def _online(self) -> "_Link":
@@ -278,6 +272,7 @@ class MqttTransport:
     def _go_online(self, link: "_Link") -> None:
         self.stats.connections += 1
         self._link = link
+        self._losses.connected(asyncio.get_running_loop().time())
         self._inbox.signal(Connected(self._connection))
         for message in self._early:
             self._inbox.receive(message.topic.value, message.payload)
@@ -290,6 +285,8 @@ class MqttTransport:
             self._changed.clear()
             self._inbox.signal(Disconnected())
             log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
+            if why := self._losses.lost(asyncio.get_running_loop().time()):
+                log.warning("%s: %s", self._client_id, why)
         self._link = None
         self._early.clear()
 

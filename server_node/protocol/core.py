@@ -203,7 +203,8 @@ class ServerCore:
         return actions
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
-        if hello.scenario != self._plan.digest:
+        knows_none = hello.wants_welcome and not hello.scenario
+        if hello.scenario != self._plan.digest and not knows_none:
             why = f"the device's scenario {hello.scenario} is not the server's {self._plan.digest}"
             return self._refuse(client, WireError("scenario", why))
         self._presence.says_online(client, hello.session)

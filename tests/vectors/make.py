@@ -1,0 +1,201 @@
+"""Writes the test vectors: bytes that every implementation of the protocol must read, and what they mean.
+
+    python -m tests.vectors.make
+
+The files are JSON. Bytes are hexadecimal; tensors are float32, little-endian, row by row, in hexadecimal.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from broker.codecs import (
+    Codec,
+    CodedPq,
+    CodewordMean,
+    Float16,
+    Float32,
+    GradientCodec,
+    Int2,
+    Int4,
+    Int8,
+    Pq,
+    RandomTopK,
+    SplitFc,
+    TopK,
+    codec_to_wire,
+    decode_activations,
+    decode_gradient,
+    encode_activations,
+    encode_gradient,
+)
+from broker.codecs.base import Matrix
+from broker.wire import bits, chunks, messages
+from broker.wire.errors import WireError
+from tests.fuzz.mutation import MESSAGES
+
+FOLDER = Path(__file__).parent
+CODECS: list[tuple[Codec, int, int]] = [
+    (Float32(), 2, 3),
+    (Float16(), 2, 5),
+    (Int8(), 3, 100),
+    (Int4(), 3, 100),
+    (Int2(), 2, 5),
+    (TopK(fraction=0.1), 2, 50),
+    (TopK(fraction=0.5), 2, 10),
+    (RandomTopK(fraction=0.2, randomness=0.1), 1, 40),
+    (SplitFc(keep=0.3, bits=4), 4, 20),
+    (Pq(subvectors=4, groups=1, centroids=2), 3, 8),
+    (Pq(subvectors=4, groups=2, centroids=3), 3, 8),
+    (Pq(subvectors=2, groups=1, centroids=1), 2, 4),
+    (CodedPq(subvectors=16, centroids=3, width=4), 6, 32),
+    (CodedPq(subvectors=4, centroids=2, width=1), 2, 8),
+]
+EXACT = (Float32, Float16, TopK, SplitFc)
+"""Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
+
+
+def of_messages() -> list[dict[str, Any]]:
+    """Every message with its fields in order."""
+    return [
+        {
+            "message": type(each).__name__,
+            "fields": {
+                name: {"hex": value.hex()} if isinstance(value, bytes) else value
+                for name, value in msgspec.to_builtins(
+                    msgspec.structs.asdict(each), builtin_types=(bytes,)
+                ).items()
+            },
+            "bytes": messages.encode(each).hex(),
+        }
+        for each in MESSAGES
+    ]
+
+
+def of_codecs() -> list[dict[str, Any]]:
+    """Every codec with a tensor, a payload of it, and what that payload decodes to."""
+    found = []
+    for number, (codec, n, d) in enumerate(CODECS):
+        rng = np.random.default_rng(number)
+        x = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32)
+        payload = codec.encode(x, rng)
+        found.append(
+            {
+                "codec": codec_to_wire(codec),
+                "n": n,
+                "d": d,
+                "input": _hex(x),
+                "payload": payload.hex(),
+                "exact": isinstance(codec, EXACT),
+                "output": _hex(codec.decode(payload, n, d)),
+            }
+        )
+    return found
+
+
+def of_gradients() -> list[dict[str, Any]]:
+    """Gradients that are one mean for each codeword of their activations."""
+    found = []
+    for number, codec in enumerate((CodewordMean(bits=8), CodewordMean(bits=4))):
+        rng = np.random.default_rng(100 + number)
+        activations: Codec = (Pq(subvectors=4, centroids=3), CodedPq(subvectors=4, centroids=3))[number]
+        z, gradient = (rng.standard_normal((3, 8)).astype(np.float32) for _ in range(2))
+        sent, _, codewords = encode_activations(activations, z, rng)
+        of_gradient: GradientCodec = codec
+        payload = encode_gradient(of_gradient, gradient, codewords, rng)
+        _, received = decode_activations(activations, sent, 3, 8)
+        found.append(
+            {
+                "codec": codec_to_wire(codec),
+                "n": 3,
+                "d": 8,
+                "activations_codec": codec_to_wire(activations),
+                "activations_payload": sent.hex(),
+                "input": _hex(gradient),
+                "payload": payload.hex(),
+                "output": _hex(decode_gradient(codec, payload, received, 3, 8)),
+            }
+        )
+    return found
+
+
+def of_bits() -> list[dict[str, Any]]:
+    """Packed integers of every width."""
+    rng = random.Random(0)
+    found = []
+    for width in range(17):
+        values = [rng.randrange(2**width) for _ in range(5)]
+        packed = bits.pack(np.array(values, np.uint16), width)
+        found.append({"bits": width, "values": values, "bytes": packed.hex()})
+    return found
+
+
+def of_chunks() -> list[dict[str, Any]]:
+    """Messages that are cut, and one that is not."""
+    found = []
+    for size, limit, transfer in ((10, 64, 1), (64, 64, 2), (65, 64, 3), (200, 64, 2**32 - 1)):
+        message, topic = bytes(range(size)), "fl/2/run/up/c0"
+        packets = chunks.split(message, transfer, limit)
+        found.append(
+            {
+                "message": message.hex(),
+                "limit": limit,
+                "transfer": transfer,
+                "packets": [packet.hex() for packet in packets],
+                "topic": topic,
+                "wire_bytes": chunks.wire_bytes(topic, size, limit),
+            }
+        )
+    return found
+
+
+def of_refusals() -> list[dict[str, Any]]:
+    """Bytes that are no message, each with the reason for which it is refused."""
+    bad = {
+        "version 1": "94 01 02 c2 05",
+        "unknown type": "93 02 63 01",
+        "a number for a truth value": "94 02 02 01 05",
+        "a field is missing": "93 02 02 c2",
+        "something after it": "94 02 02 c2 05 00",
+        "NaN for the correction": "98 02 06 03 07 00 01 cb 7ff8000000000000 c40109",
+        "a reason of 65 characters": "94 02 08 d9 41" + "78" * 65 + "a0",
+        "step 65536": "97 02 09 03 09 07 ce00010000 c3",
+    }
+    found = []
+    for what, text in bad.items():
+        data = bytes.fromhex(text)
+        try:
+            messages.decode(data)
+        except WireError as error:
+            found.append({"what": what, "bytes": data.hex(), "reason": error.reason})
+        else:
+            raise AssertionError(f"{what} is accepted")
+    return found
+
+
+VECTORS = {
+    "messages": of_messages,
+    "codecs": of_codecs,
+    "gradients": of_gradients,
+    "bits": of_bits,
+    "chunks": of_chunks,
+    "refusals": of_refusals,
+}
+
+
+def _hex(x: Matrix) -> str:
+    return x.astype("<f4").tobytes().hex()
+
+
+def main() -> None:
+    """Write the files."""
+    for name, make in VECTORS.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(make(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
