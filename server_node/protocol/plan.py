@@ -176,7 +176,7 @@ def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
     names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
     by_link: dict[str, Codecs] = {}
     for group in scenario.fleet:
-        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.count))
+        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.size))
         if codecs != usual:
             by_link |= dict.fromkeys(members, codecs)
     return by_link
