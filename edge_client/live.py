@@ -15,7 +15,9 @@ from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
 from edge_client.devices import make_devices
 from edge_client.observer import log_warning
+from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import Scenario, scenario_digest
+from scenarios.tasks import task_of
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +52,24 @@ async def host(
     """
     journal = journal or Journal(())
     devices = make_devices(scenario, names, journal)
+    digest, model = scenario_digest(scenario), model_fingerprint(scenario, task_of(scenario))
+
+    def greeting(device: Device) -> Hello:
+        return Hello(0, digest, device.samples, package=package_version(), model=model)
+
     with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
         async with asyncio.TaskGroup() as group:
             clients = {
-                name: group.create_task(_client(scenario, connect, run, name, device, pool, stop, journal))
+                name: group.create_task(
+                    _client(greeting(device), connect, run, name, device, pool, stop, journal)
+                )
                 for name, device in devices.items()
             }
     return {name: client.result() for name, client in clients.items()}
 
 
 async def _client(
-    scenario: Scenario,
+    hello: Hello,
     connect: Connect,
     run: str,
     name: str,
@@ -75,7 +84,6 @@ async def _client(
         return await loop.run_in_executor(pool, device.run, job)
 
     first_session = time.time_ns() // 1_000_000  # higher than that of an earlier process of this client
-    hello = Hello(first_session, scenario_digest(scenario), device.samples)
 
     def will(connection: int) -> Will:
         status = Status(online=False, session=first_session + connection)

@@ -15,7 +15,10 @@ from broker.machine.asyncio_driver import Driver
 from broker.machine.event_log import SERVER, Journal
 from broker.transports.base import Connect, Transport, Will
 from broker.wire import messages, topics
+from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.messages import RunState
+from scenarios.errors import ScenarioError
+from scenarios.loading.published import publish_scenario
 from scenarios.schema.scenario import (
     Scenario,
 )
@@ -34,6 +37,9 @@ from server_node.summary import Summary
 from server_node.tail import Tail
 
 log = logging.getLogger(__name__)
+
+ENVELOPE_BYTES = 8
+"""Of RunScenario: what is around the packed scenario."""
 
 
 async def serve(
@@ -72,7 +78,9 @@ async def serve(
     task = task_of(scenario)
     head, tail = initial_model(task, scenario.seed)
     plan = replace(
-        make_plan(scenario, task, run=run, head_size=head_vector(head).size), token=secrets.randbits(31)
+        make_plan(scenario, task, run=run, head_size=head_vector(head).size),
+        token=secrets.randbits(31),
+        scenario=_published(scenario),
     )
     before = Progress(plan.digest, [], Ledger())
     if resume:
@@ -97,6 +105,15 @@ async def serve(
 
             reason = await Driver(core, transport, compute, journal, report).run(stop)
     return record.finish(reason, (head, tail))
+
+
+def _published(scenario: Scenario) -> bytes:
+    """Give what devices without a file are told of the scenario; nothing if it is too long for that."""
+    try:
+        return publish_scenario(scenario, MAX_PACKET_BYTES - ENVELOPE_BYTES)
+    except ScenarioError as error:
+        log.warning("devices cannot get the scenario from the broker, they need its file: %s", error)
+        return b""
 
 
 def _connected(connect: Connect, plan: Plan, core: ServerCore) -> Transport:
