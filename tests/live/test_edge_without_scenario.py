@@ -170,7 +170,7 @@ async def test_a_scenario_that_is_too_long_is_not_published_and_the_run_goes_on(
     many = (FleetGroup(names=tuple(rng.bytes(15).hex() for _ in range(10_000))),)
     assert live._published(scenario) != b""
     assert live._published(scenario.model_copy(update={"fleet": many})) == b""
-    assert "they need its file: it has " in caplog.text
+    assert "they need its file: compressed it has " in caplog.text
 
 
 def test_the_longest_scenario_that_is_published_fits_into_a_packet() -> None:
