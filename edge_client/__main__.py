@@ -11,12 +11,15 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from broker.console import command, run_until_stopped
+from broker.errors import RunError
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
+from edge_client.joining import join
 from edge_client.live import host
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
+from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import client_names
 
 
@@ -31,25 +34,42 @@ def pick(fleet: list[str], which: str) -> list[str]:
     names: list[str] = []
     for part in which.split(","):
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if span:
+        if part in fleet:
+            names.append(part)
+        elif span:
             first, last = int(span[1]), int(span[2] or span[1])
             if not first <= last < len(fleet):
                 raise ScenarioError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
             names += fleet[first : last + 1]
-        elif part in fleet:
-            names.append(part)
         else:
-            raise ScenarioError(f"no client {part!r}; the fleet is {fleet[0]} to {fleet[-1]}")
+            raise ScenarioError(f"no client {part!r}; {tell_names(fleet)}")
     return list(dict.fromkeys(names))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 @command
 def edge(
-    scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
     broker: Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")],
-    clients: Annotated[str, typer.Option(help="Which clients live here: all, 7, 0-24, c03,c04")] = "all",
+    scenario: Annotated[
+        str, typer.Argument(help="Scenario file, or a shipped one's name; without it the server tells.")
+    ] = "",
+    client: Annotated[
+        list[str] | None, typer.Option(help="A client that lives here, by name; may be given several times.")
+    ] = None,
+    clients: Annotated[
+        str, typer.Option(help="With a scenario: which clients live here: all, 7, 0-24, c03,c04")
+    ] = "",
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+    task_module: Annotated[
+        str, typer.Option(help="This device's own task: a Python file, or an importable module.")
+    ] = "",
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificate authority of an mqtts broker, PEM.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads for the mathematics; default: one per core.")
     ] = None,
@@ -61,21 +81,38 @@ def edge(
     """Host some of a run's clients on this machine until the run is over.
 
     Start it before or after the server; it waits for the server, and comes back by itself when the
-    connection was lost. The scenario must be the server's.
+    connection was lost. Without a scenario it needs --run and --client, and takes the scenario that the
+    server publishes. A scenario that is given must be the server's.
     """
-    loaded = load_scenario(scenario, settings or ())
-    names = pick(client_names(loaded), clients)
+    if not scenario and (not run or not client or clients):
+        raise RunError(
+            "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
+        )
+    changes = list(settings or ())
+    if scenario:
+        loaded = load_scenario(scenario, [*changes, *([f"task.module={task_module}"] if task_module else [])])
+        fleet = client_names(loaded)
+        names = pick(fleet, clients or ",".join(client or ["all"]))
+        spec = loaded.broker
+        connect = functools.partial(
+            MqttTransport, broker, ca_file=ca_file or spec.ca_file, packet_bytes=spec.packet_bytes
+        )
+        taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
+    else:
+        fleet = names = list(dict.fromkeys(client or ()))
+        connect = functools.partial(MqttTransport, broker, ca_file=ca_file)
+        taking_part = functools.partial(
+            join, connect, run=run, names=names, settings=changes, module=task_module, say=_say
+        )
     cores = threads or os.cpu_count() or 1
     jobs = min(cores, len(names))
     torch.set_num_threads(cores // jobs)
-    spec = loaded.broker
-    connect = functools.partial(MqttTransport, broker, ca_file=spec.ca_file, packet_bytes=spec.packet_bytes)
-    taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names, jobs=jobs)
-    notes = Journal(client_names(loaded) if journal else ())
+    notes = Journal(fleet if journal else ())
     try:
         with threadpool_limits(1, user_api="blas"):
             reasons = run_until_stopped(
-                lambda stop: taking_part(stop=stop, journal=notes), until_stdin_closes=until_stdin_closes
+                lambda stop: taking_part(stop=stop, jobs=jobs, journal=notes),
+                until_stdin_closes=until_stdin_closes,
             )
     finally:
         if journal:

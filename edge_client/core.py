@@ -44,7 +44,7 @@ from broker.wire.messages import (
     Status,
 )
 
-FATAL = ("scenario", "roster", "version")
+FATAL = ("scenario", "model", "roster", "version")
 """Reasons of Rejected after which this client cannot take part in the run."""
 
 
@@ -151,8 +151,8 @@ class ClientCore:
                 self._session = self._first_session + connection
                 self._greeted = False
                 return [self._status(online=True)]
-            case Undecodable(error=error) if error.reason == "version":
-                return self._leave(f"version: the server does not speak this client's: {error}")
+            case Undecodable(error=error) if error.reason == "version" and not self._greeted:
+                return self._leave(str(error))  # with a server of its own version at work it stays with that
             case Undecodable(error=error):
                 return [self._warn(f"unreadable message from the server: {error}")]
             case StopAsked(reason):
@@ -177,8 +177,9 @@ class ClientCore:
             case RunState():
                 return self._run_state(message)
             case Rejected(reason, detail):
-                warning = self._warn(f"rejected by the server: {reason}: {detail}")
-                return [warning, *self._leave(f"{reason}: {detail}")] if reason in FATAL else [warning]
+                why = detail if detail.startswith(f"{reason}: ") else f"{reason}: {detail}"
+                warning = self._warn(f"rejected by the server: {why}")
+                return [warning, *self._leave(why)] if reason in FATAL else [warning]
             case _:
                 return []  # also Welcome: this client has the scenario and the task's code
 

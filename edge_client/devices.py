@@ -7,6 +7,7 @@ from broker.machine.event_log import Journal
 from edge_client.device import Device
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
+from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import task_of
 from scenarios.training import initial_head
@@ -29,7 +30,7 @@ def make_devices(
     fleet = client_names(scenario)
     unknown = sorted(set(names) - set(fleet))
     if unknown:
-        raise ScenarioError(f"no such client: {', '.join(unknown)}; the fleet is {fleet[0]} to {fleet[-1]}")
+        raise ScenarioError(f"no such client: {', '.join(unknown)}; {tell_names(fleet)}")
     initial = initial_head(task, scenario.seed)
     data = task.load()
     shares = dict(zip(fleet, client_rows(scenario, data), strict=True))

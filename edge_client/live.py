@@ -15,7 +15,9 @@ from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
 from edge_client.devices import make_devices
 from edge_client.observer import log_warning
+from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import Scenario, scenario_digest
+from scenarios.tasks import task_of
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +52,36 @@ async def host(
     """
     journal = journal or Journal(())
     devices = make_devices(scenario, names, journal)
+    digest, model = scenario_digest(scenario), model_fingerprint(scenario, task_of(scenario))
+
+    def greeting(device: Device) -> Hello:
+        return Hello(0, digest, device.samples, package=package_version(), model=model)
+
     with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
         async with asyncio.TaskGroup() as group:
             clients = {
-                name: group.create_task(_client(scenario, connect, run, name, device, pool, stop, journal))
+                name: group.create_task(
+                    _client(
+                        greeting(device),
+                        connect,
+                        scenario.broker.client_id_of(run, name),
+                        run,
+                        name,
+                        device,
+                        pool,
+                        stop,
+                        journal,
+                    )
+                )
                 for name, device in devices.items()
             }
     return {name: client.result() for name, client in clients.items()}
 
 
 async def _client(
-    scenario: Scenario,
+    hello: Hello,
     connect: Connect,
+    client_id: str,
     run: str,
     name: str,
     device: Device,
@@ -75,14 +95,12 @@ async def _client(
         return await loop.run_in_executor(pool, device.run, job)
 
     first_session = time.time_ns() // 1_000_000  # higher than that of an earlier process of this client
-    hello = Hello(first_session, scenario_digest(scenario), device.samples)
 
     def will(connection: int) -> Will:
         status = Status(online=False, session=first_session + connection)
         return Will(topics.status(run, name), messages.encode(status), retain=True)
 
     subscriptions = topics.client_subscriptions(run, name)
-    client_id = scenario.broker.client_id_of(run, name)
     async with connect(client_id=client_id, subscriptions=subscriptions, will=will) as transport:
         core = ClientCore(run, name, hello, first_session)
         return await Driver(core, transport, compute, journal, log_warning).run(stop)

@@ -16,6 +16,8 @@ from broker.machine.event_log import SERVER, Journal
 from broker.transports.base import Connect, Transport, Will
 from broker.wire import messages, topics
 from broker.wire.messages import RunState
+from scenarios.errors import ScenarioError
+from scenarios.loading.published import publish_scenario
 from scenarios.schema.scenario import (
     Scenario,
 )
@@ -34,6 +36,9 @@ from server_node.summary import Summary
 from server_node.tail import Tail
 
 log = logging.getLogger(__name__)
+
+ENVELOPE_BYTES = 8
+"""Of RunScenario: what is around the packed scenario."""
 
 
 async def serve(
@@ -76,6 +81,7 @@ async def serve(
         make_plan(scenario, task, run=run, head_size=parameters.size),
         token=secrets.randbits(31),
         initial_head=parameters.astype("<f4").tobytes(),
+        scenario=_published(scenario),
     )
     before = Progress(plan.digest, [], Ledger())
     if resume:
@@ -101,6 +107,15 @@ async def serve(
 
             reason = await Driver(core, transport, compute, journal, report).run(stop)
     return record.finish(reason, (head, tail))
+
+
+def _published(scenario: Scenario) -> bytes:
+    """Give what devices without a file are told of the scenario; nothing if it is too long for that."""
+    try:
+        return publish_scenario(scenario, scenario.broker.packet_bytes - ENVELOPE_BYTES)
+    except ScenarioError as error:
+        log.warning("devices cannot get the scenario from the broker, they need its file: %s", error)
+        return b""
 
 
 def _connected(connect: Connect, client_id: str, plan: Plan, core: ServerCore) -> Transport:

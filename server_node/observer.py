@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
+from server_node.protocol.reports import Dropped, Fact, Gathering, Noticed, Refused, RoundReport, Watch
 from server_node.record import RunFolder
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ def observer(record: RunFolder, ledger: Ledger, watch: Watch) -> Callable[[Fact]
                 log.info("round %d goes on without %s", number, client)
             case Refused(client, why):
                 log.warning("refused a message of %s: %s", client, why)
+            case Noticed(client, what):
+                log.warning("%s %s", client, what)
         watch(fact, ledger)
 
     return observe

@@ -51,8 +51,9 @@ def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
     if isinstance(frame, Refused):
         return Undecodable(sender, frame.error, frame.wire_bytes)
     if place.version != messages.VERSION:
+        who, own = sender or "the server", messages.VERSION
         spoken = WireError(
-            "version", f"version {place.version} is spoken there, this side speaks {messages.VERSION}"
+            "version", f"{who} speaks protocol {place.version}, this side {own}: update one of them"
         )
         return Undecodable(sender, spoken, frame.wire_bytes)
     try:

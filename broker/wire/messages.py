@@ -53,12 +53,17 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
             none and wants a Welcome.
         samples: training samples on the device.
         wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
+        package: version of the client's software.
+        model: fingerprint of the task's code (scenarios.fingerprint), which must be the server's; empty: the
+            client has none of it.
     """
 
     session: Session
     scenario: Word
     samples: Count
     wants_welcome: bool = False
+    package: Word = ""
+    model: Word = ""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -277,6 +282,16 @@ class StopRun(msgspec.Struct, frozen=True, array_like=True, tag=14):
     reason: Text = ""
 
 
+class RunScenario(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """What the run is, retained; for devices that have no file of it.
+
+    Attributes:
+        packed: the scenario, YAML with every default, as UTF-8 compressed with zlib (RFC 1950).
+    """
+
+    packed: bytes
+
+
 Message = (
     Hello
     | Status
@@ -292,6 +307,7 @@ Message = (
     | Welcome
     | Claim
     | StopRun
+    | RunScenario
 )
 
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -342,7 +358,9 @@ def decode(data: bytes) -> Message:
         raise WireError("malformed", "not an array of version, type and at most 13 fields")
     if data[1] != VERSION:
         what = str(data[1]) if data[1] <= _MAX_FIXINT else "something else"
-        raise WireError("version", f"this side speaks version {VERSION}, got {what}")
+        raise WireError(
+            "version", f"protocol {what} is spoken there, this side speaks {VERSION}: update one of them"
+        )
     try:
         message = _decoder.decode(bytes((data[0] - 1,)) + memoryview(data)[2:])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -54,6 +54,11 @@ def state(run: str) -> str:
     return f"{_ROOT}/{run}/state"
 
 
+def every_state(run: str) -> str:
+    """Filter for the run's state in all versions of the protocol."""
+    return f"fl/+/{run}/state"
+
+
 def scenario(run: str) -> str:
     """Topic of the run's resolved scenario, retained."""
     return f"{_ROOT}/{run}/scenario"
@@ -81,7 +86,7 @@ def status(run: str, client: str) -> str:
 
 def client_subscriptions(run: str, client: str) -> list[str]:
     """What a client listens to."""
-    return [f"fl/+/{run}/state", down(run, client)]
+    return [every_state(run), down(run, client)]
 
 
 def server_subscriptions(run: str) -> list[str]:

@@ -12,7 +12,7 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.base import Key
 from scenarios.schema.devices import device_of
 from scenarios.schema.flows import unfit_codecs
-from scenarios.schema.network import unknown_access_points
+from scenarios.schema.network import taken_names, unknown_access_points
 from scenarios.schema.scenario import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
 from scenarios.tasks import task_of
@@ -38,6 +38,7 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             ("training", "cohort"),
             f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
         )
+    yield from taken_names(scenario.fleet)
     yield from unknown_access_points(scenario.fleet, scenario.network)
 
 

@@ -56,13 +56,19 @@ def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[
     return root, root.value.pop(SWEEP, None)
 
 
-def check(root: Node) -> Scenario:
+def check(root: Node, *, with_files: bool = True) -> Scenario:
     """Make a scenario from a tree.
+
+    Args:
+        root: the tree.
+        with_files: read the files of PROFILES that it names.
 
     Raises:
         ScenarioError: everything that is wrong with it, as of load_scenario.
     """
-    root = document.include(_with_absolute_paths(root), PROFILES)
+    root = _with_absolute_paths(root)
+    if with_files:
+        root = document.include(root, PROFILES)
     scenario = typed(root, Scenario)
     refuse(root, problems(scenario))
     return scenario

@@ -1,14 +1,14 @@
 """The fleet, its links, and the speed of broker and server in virtual time.
 
-A live run has real links, devices, brokers and presence. It reads two things of this: the number of clients,
+A live run has real links, devices, brokers and presence. It reads two things of this: the clients' names,
 and their links if `flows.by_link` has rules. docs/models.md describes the models behind the numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scenarios.errors import suggestion
 from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
@@ -40,15 +40,57 @@ class PresenceTrace(Part):
 Availability = Annotated[Always | OnOff | PresenceTrace, Field(discriminator="pattern")]
 
 
-class FleetGroup(Part):
-    """Clients with the same kind of device, link and presence."""
+ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+"""A name that may stand in a topic, see broker.wire.topics."""
+SERVER = "server"
+"""No client is called so, since at the broker the server is."""
+MAX_NAMES_TOLD = 8
 
-    count: PositiveInt = Field(description="how many")
+
+class FleetGroup(Part):
+    """Clients with the same kind of device, link and presence: so many of them, or each by its name."""
+
+    count: PositiveInt | None = Field(default=None, description="how many; they are named c0, c1, ...")
+    names: tuple[ClientName, ...] | None = Field(
+        default=None, min_length=1, description="their names, instead of `count`"
+    )
     device: DeviceChoice = Field(default="instant", description="a preset, or seconds per batch")
     slowdown: Slowdown | None = Field(default=None, description="factor on the device's seconds")
     link: LinkChoice = Field(default="none", description="a preset, or rates and latency")
     via: str | None = Field(default=None, description="access point of `network` that these clients share")
     availability: Availability = Field(default=Always(), description="when these clients are online")
+
+    @property
+    def size(self) -> int:
+        """Clients in the group."""
+        return self.count or len(self.names or ())
+
+    @model_validator(mode="after")
+    def _count_or_names(self) -> "FleetGroup":
+        if (self.count is None) == (self.names is None):
+            raise ValueError("takes count or names, one of the two")
+        return self
+
+
+def names_of(fleet: Sequence[FleetGroup]) -> list[str]:
+    """Name the clients of a fleet, in its order.
+
+    The clients of groups with a `count` are numbered through all such groups: c00 to c49 for 50 of them.
+    Clients with names of their own do not change these numbers.
+    """
+    counted = sum(group.count or 0 for group in fleet)
+    width, numbers = len(str(counted - 1)), iter(range(counted))
+    return [
+        name
+        for group in fleet
+        for name in group.names or [f"c{next(numbers):0{width}}" for _ in range(group.size)]
+    ]
+
+
+def tell_names(names: Sequence[str]) -> str:
+    """Give the end of a sentence that says who the fleet is: all names, or of many the first and the last."""
+    told = list(names) if len(names) <= MAX_NAMES_TOLD else [*names[:3], "...", names[-1]]
+    return f"the fleet has {len(names)} clients: {', '.join(told)}"
 
 
 class AccessPoint(Part):
@@ -97,3 +139,15 @@ def unknown_access_points(fleet: tuple[FleetGroup, ...], network: Network) -> It
         if group.via is not None and group.via not in network.access_points:
             near = suggestion(group.via, network.access_points, label="in network.access_points")
             yield ("fleet", number, "via"), f"unknown access point '{group.via}'{near}"
+
+
+def taken_names(fleet: tuple[FleetGroup, ...]) -> Iterator[tuple[Key, str]]:
+    """Give a message for each name of a client that the server or a client before it has."""
+    seen = set(names_of([group for group in fleet if group.names is None]))
+    for number, group in enumerate(fleet):
+        for place, name in enumerate(group.names or ()):
+            if name == SERVER:
+                yield ("fleet", number, "names", place), f"'{name}' is the server's own name"
+            if name in seen:
+                yield ("fleet", number, "names", place), f"two clients are called '{name}'"
+            seen.add(name)

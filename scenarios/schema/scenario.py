@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from scenarios.schema.base import NotNegative, NotNegativeInt, Part, Positive, PositiveInt
 from scenarios.schema.flows import Flows
-from scenarios.schema.network import FleetGroup, Network
+from scenarios.schema.network import FleetGroup, Network, names_of
 
 
 def _partition_form(value: object) -> str:
@@ -216,13 +216,12 @@ class Scenario(Part):
     @property
     def fleet_size(self) -> int:
         """Clients in all groups of the fleet."""
-        return sum(group.count for group in self.fleet)
+        return sum(group.size for group in self.fleet)
 
 
 def client_names(scenario: Scenario) -> list[str]:
-    """Name the clients of a fleet, in its order: c00 to c49 for 50 of them."""
-    width = len(str(scenario.fleet_size - 1))
-    return [f"c{number:0{width}}" for number in range(scenario.fleet_size)]
+    """Name the clients of a fleet, in its order, see network.names_of."""
+    return names_of(scenario.fleet)
 
 
 def scenario_digest(scenario: Scenario) -> str:

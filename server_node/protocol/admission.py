@@ -1,10 +1,38 @@
-"""Whether a client's tensors can be what they claim to be; asked before anything is decoded."""
+"""Whether a client runs what the server runs, and whether its tensors can be what they claim to be.
+
+Both are asked before anything is decoded.
+"""
 
 from broker.wire import bits
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate
+from broker.wire.messages import Activations, HeadUpdate, Hello
 from scenarios.schema.flows import Codecs
 from server_node.protocol.plan import Plan
+
+FINGERPRINT = ("the parameters of the model (names, shapes, dtypes)", "the source of the task")
+"""What the two digests of a fingerprint are of, see scenarios.fingerprint."""
+
+
+def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
+    """Say what of a client differs from the server: the scenario, or the code of the task.
+
+    A client that wants the welcome has neither, and says so by an empty digest.
+    """
+    knows_none = hello.wants_welcome and not hello.scenario
+    if hello.scenario != plan.digest and not knows_none:
+        why = f"the device's scenario {hello.scenario} is not the server's {plan.digest}"
+        return WireError("scenario", why)
+    if not hello.model or not plan.model or hello.model == plan.model:
+        return None
+    parts = zip(FINGERPRINT, hello.model.split("-"), plan.model.split("-"), strict=False)
+    differing = [
+        f"{part}: {theirs} on the device, {ours} on the server"
+        for part, theirs, ours in parts
+        if theirs != ours
+    ]
+    if hello.package != plan.package:
+        differing.append(f"the package: {hello.package} on the device, {plan.package} on the server")
+    return WireError("model", f"the code of the task differs in {'; '.join(differing)}")
 
 
 def check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireError | None:

@@ -40,12 +40,15 @@ from broker.wire.messages import (
     Message,
     Progress,
     Rejected,
+    RunScenario,
     RunState,
     Status,
     StopRun,
     Welcome,
 )
+from scenarios.schema.network import tell_names
 from server_node.protocol.actions import ServerAction, ServerEvent
+from server_node.protocol.admission import check_greeting
 from server_node.protocol.cohort import ASK, Cohort
 from server_node.protocol.exchange import Turn
 from server_node.protocol.jobs import (
@@ -57,7 +60,7 @@ from server_node.protocol.ledger import Ledger
 from server_node.protocol.phase import Phase
 from server_node.protocol.plan import Plan
 from server_node.protocol.presence import QUIET_S, Presence, RateLimit
-from server_node.protocol.reports import Gathering, Refused
+from server_node.protocol.reports import Gathering, Noticed, Refused
 from server_node.protocol.rivals import ANOTHER_SERVER, SUPERSEDED, Rivals, Verdict
 from server_node.protocol.rounds import Rounds
 
@@ -119,7 +122,7 @@ class ServerCore:
                 actions = self._connected(now_s)
             case Undecodable(sender, error, wire_bytes):
                 self._ledger.receive_undecodable(wire_bytes)
-                actions = self._refuse(sender, error) if sender else []
+                actions = self._undecodable(sender, error) if sender else []
             case StopAsked(reason):
                 actions = self._pause(reason)
         actions += self._advance(now_s)
@@ -132,7 +135,7 @@ class ServerCore:
 
     def _connected(self, now_s: float) -> list[ServerAction]:
         if self._phase is not Phase.STARTING:
-            return [self._state(), *self._cohort.ask_all(now_s)]
+            return [*self._announce(), *self._cohort.ask_all(now_s)]
         if self._plan.alone:
             return self._open()
         return [Publish(topics.server(self._plan.run), self._rivals.claim())]
@@ -162,13 +165,20 @@ class ServerCore:
     def _open(self) -> list[ServerAction]:
         """Take charge of the run."""
         self._phase = Phase.GATHERING
-        return [self._state(), self._rounds.encode_head(), StartTimer("join", self._plan.join_s)]
+        return [*self._announce(), self._rounds.encode_head(), StartTimer("join", self._plan.join_s)]
+
+    def _announce(self) -> list[ServerAction]:
+        """Say what the run is, and how far; the scenario first, for who hears of a run looks for it."""
+        packed = self._plan.scenario
+        scenario = Publish(topics.scenario(self._plan.run), RunScenario(packed), retain=True)
+        return [*([scenario] if packed else ()), self._state()]
 
     # What clients say.
 
     def _received(self, sender: str, message: Message, now_s: float) -> list[ServerAction]:
         if sender not in self._roster:
-            return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run"))
+            fleet = tell_names(self._plan.clients)
+            return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run; {fleet}"))
         match message:
             case Activations() | HeadUpdate() | Progress() if message.server != self._rivals.incarnation:
                 self._ledger.discarded_late += 1
@@ -203,12 +213,14 @@ class ServerCore:
         return actions
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
-        knows_none = hello.wants_welcome and not hello.scenario
-        if hello.scenario != self._plan.digest and not knows_none:
-            why = f"the device's scenario {hello.scenario} is not the server's {self._plan.digest}"
-            return self._refuse(client, WireError("scenario", why))
+        differs = check_greeting(self._plan, hello)
+        if differs is not None:
+            return self._refuse(client, differs)
         self._presence.says_online(client, hello.session)
         actions = self._appeared(client)
+        if hello.package and hello.package != self._plan.package and self._presence.notice(client):
+            packages = f"has version {hello.package} of the package, the server {self._plan.package}"
+            actions.append(Report(Noticed(client, packages)))
         if client in self._rate_limit:
             self._rate_limit.postpone(client, hello)
             return actions
@@ -292,6 +304,17 @@ class ServerCore:
             plan.packet_bytes,
             plan.initial_head,
         )
+
+    def _undecodable(self, sender: str, error: WireError) -> list[ServerAction]:
+        """Refuse bytes that are no message. One of another version is told of once, and not answered.
+
+        It may be retained from before an update, and its sender does not listen here.
+        """
+        if error.reason != "version":
+            return self._refuse(sender, error)
+        whose = sender if sender in self._roster else ""
+        self._ledger.reject(whose or "strangers", error.reason, str(error))
+        return [Report(Refused(sender, str(error)))] if self._presence.notice(whose) else []
 
     def _refuse(self, client: str, error: WireError) -> list[ServerAction]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""

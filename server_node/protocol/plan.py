@@ -8,6 +8,7 @@ import numpy as np
 
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
+from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
     Buffered,
@@ -58,6 +59,9 @@ class Plan:
         takeover: take the run over from a server that is at work.
         alone: no other server can be there; the run is simulated.
         digest: of the scenario; clients with another one are rejected.
+        model: fingerprint of the task's code; clients with another one are rejected. Empty: any will do.
+        package: version of the server's software.
+        scenario: what is published of it for devices that have no file; empty: nothing.
         seed: of the cohort's choice.
         clients: names of the fleet.
         rounds: how many.
@@ -108,6 +112,9 @@ class Plan:
     token: int = 0
     takeover: bool = False
     alone: bool = False
+    model: str = ""
+    package: str = ""
+    scenario: bytes = b""
 
     def codecs_of(self, client: str) -> Codecs:
         """Give a client's codecs."""
@@ -144,12 +151,15 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
 
     Raises:
         RunError: a run name that cannot stand in a topic.
+        ScenarioError: the text of the user's task cannot be read.
     """
     training, stragglers = scenario.training, scenario.stragglers
     return Plan(
         run=topics.check_name(run),
         incarnation=incarnation,
         digest=scenario_digest(scenario),
+        model=model_fingerprint(scenario, task),
+        package=package_version(),
         seed=scenario.seed,
         clients=tuple(client_names(scenario)),
         rounds=training.rounds,
@@ -177,7 +187,7 @@ def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
     names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
     by_link: dict[str, Codecs] = {}
     for group in scenario.fleet:
-        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.count))
+        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.size))
         if codecs != usual:
             by_link |= dict.fromkeys(members, codecs)
     return by_link

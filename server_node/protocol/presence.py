@@ -19,10 +19,18 @@ class Presence:
     Attributes:
         online: clients that can be chosen.
         sessions: of each client the connection that it spoke of last.
+        noticed: clients of which it was said that their software is of another version.
     """
 
     online: set[str] = field(default_factory=set)
     sessions: dict[str, int] = field(default_factory=dict)
+    noticed: set[str] = field(default_factory=set)
+
+    def notice(self, client: str) -> bool:
+        """Say whether this is the first time that it is noticed of a client."""
+        first = client not in self.noticed
+        self.noticed.add(client)
+        return first
 
     def says_online(self, client: str, session: int) -> None:
         """Note a client's present connection."""

@@ -54,6 +54,14 @@ class Refused:
     why: str
 
 
-Fact = Gathering | RoundReport | Dropped | Refused
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something about a client that a person should know, and that harms nothing; said once of each."""
+
+    client: str
+    what: str
+
+
+Fact = Gathering | RoundReport | Dropped | Refused | Noticed
 Watch = Callable[[Fact, Ledger], None]
 """Is called with each fact, as it happens, and the byte counts so far."""

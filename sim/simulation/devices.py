@@ -76,7 +76,7 @@ class Computer:
 def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
     """Give the group of every client, in the order of the fleet."""
     for group in scenario.fleet:
-        for _ in range(group.count):
+        for _ in range(group.size):
             yield group
 
 

@@ -193,7 +193,9 @@ class VirtualRun:
             clock=self._clock,
             trace=self._trace,
         )
-        core = ClientCore(plan.run, client, Hello(0, plan.digest, samples))
+        core = ClientCore(
+            plan.run, client, Hello(0, plan.digest, samples, package=plan.package, model=plan.model)
+        )
         publish = functools.partial(self._broker.publish, endpoint)
         actor = Actor(self._clock, core, publish, computer.compute, log_warning)
         computer.handle = endpoint.handle = actor.feed

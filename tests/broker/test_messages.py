@@ -21,6 +21,7 @@ from broker.wire.messages import (
     Progress,
     Rejected,
     Released,
+    RunScenario,
     RunState,
     Standing,
     Status,
@@ -32,7 +33,11 @@ from broker.wire.messages import (
 )
 
 GOLDEN = [
-    pytest.param(Hello(300, "d1", 80), "96 02 01 cd012c a26431 50 c2", id="hello"),
+    pytest.param(
+        Hello(300, "d1", 80, package="0.1.0", model="0a-1b"),
+        "98 02 01 cd012c a26431 50 c2 a5302e312e30 a530612d3162",
+        id="hello",
+    ),
     pytest.param(Status(online=False, session=5), "94 02 02 c2 05", id="status"),
     pytest.param(
         RunState("running", 2, 9, 3, 300, ""), "98 02 03 a772756e6e696e67 02 09 03 cd012c a0", id="run state"
@@ -66,6 +71,7 @@ GOLDEN = [
     ),
     pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),
     pytest.param(StopRun("done"), "93 02 0e a4646f6e65", id="stop run"),
+    pytest.param(RunScenario(b"\x78"), "93 02 0f c40178", id="run scenario"),
 ]
 
 
@@ -81,10 +87,11 @@ sessions = st.integers(0, 2**53 - 1)
 rounds = st.integers(0, 2**31 - 1)
 steps = st.integers(0, 2**16 - 1)
 attempts = st.integers(1, 2**16 - 1)
+words = st.text(max_size=20)
 payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 some_messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, sessions, st.text(max_size=20), rounds, st.booleans()),
+    st.builds(Hello, sessions, words, rounds, st.booleans(), words, words),
     st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
@@ -152,6 +159,10 @@ def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(WireError) as caught:
         decode(data)
     assert caught.value.reason == reason
+
+
+def test_a_greeting_from_before_fingerprints_is_read() -> None:
+    assert decode(packed(2, 1, 7, "d1", 80, False)) == Hello(7, "d1", 80, package="", model="")
 
 
 def test_fields_of_a_later_minor_form_are_ignored() -> None:

@@ -194,10 +194,25 @@ def test_a_server_that_was_away_is_greeted_again(
     assert hears(client, RUNNING) == [Publish(UP, hello())]
 
 
-def test_a_server_of_another_version_cannot_be_served(client: ClientCore) -> None:
-    actions = client.handle(Undecodable("", WireError("version", "version 3 is spoken there")), 0.0)
-    assert isinstance(actions[-1], Done)
-    assert "version 3" in actions[-1].reason
+OTHER_VERSION = Undecodable("", WireError("version", "the server speaks protocol 3"))
+
+
+def test_a_server_of_another_version_cannot_be_served() -> None:
+    core = ClientCore("r", "c1", HELLO)
+    core.handle(Online(), 0.0)
+    assert core.handle(OTHER_VERSION, 0.0)[-1] == Done("version: the server speaks protocol 3")
+
+
+def test_a_server_of_another_version_that_follows_one_that_paused_cannot_be_served(
+    client: ClientCore,
+) -> None:
+    hears(client, RunState("paused", 1))
+    assert client.handle(OTHER_VERSION, 0.0)[-1] == Done("version: the server speaks protocol 3")
+
+
+def test_a_server_of_another_version_takes_no_client_from_one_that_is_at_work(client: ClientCore) -> None:
+    (action,) = client.handle(OTHER_VERSION, 0.0)
+    assert isinstance(action, Report)
 
 
 def test_a_duplicate_that_comes_during_the_work_is_ignored(client: ClientCore) -> None:
@@ -252,7 +267,7 @@ def test_who_comes_after_the_end_leaves_and_says_why() -> None:
     assert hears(core, RunState("finished", 3, 0, 5, 5, "complete"))[-1] == Done("complete")
 
 
-@pytest.mark.parametrize("reason", ["scenario", "roster", "version"])
+@pytest.mark.parametrize("reason", ["scenario", "model", "roster", "version"])
 def test_it_leaves_when_it_cannot_take_part(client: ClientCore, reason: str) -> None:
     assert hears(client, Rejected(reason, "why"))[-1] == Done(f"{reason}: why")
 

@@ -347,7 +347,8 @@ def test_a_stranger_is_rejected() -> None:
     server = Server()
     server.begin()
     ((name, answer),) = said(server.hear("mallory", hello()))
-    assert (name, answer) == ("mallory", Rejected("roster", "roster: 'mallory' is no client of this run"))
+    why = "roster: 'mallory' is no client of this run; the fleet has 3 clients: a, b, c"
+    assert (name, answer) == ("mallory", Rejected("roster", why))
 
 
 def test_a_flood_of_bad_messages_gets_one_answer_and_starts_one_timer() -> None:

@@ -189,7 +189,7 @@ def test_a_restarted_device_comes_to_the_same_activations(tmp_path: Path) -> Non
 
 
 def test_who_is_not_in_the_fleet_has_no_device(tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match="no such client: c9; the fleet is c0 to c3"):
+    with pytest.raises(ScenarioError, match="no such client: c9; the fleet has 4 clients: c0, c1, c2, c3"):
         make_devices(small_scenario(tmp_path), ["c9"])
 
 

@@ -1,0 +1,87 @@
+"""Gets a run's scenario from the broker, for a device that has no file of it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from broker.errors import RunError
+from broker.machine.actions import Received, Undecodable
+from broker.machine.asyncio_driver import event_of
+from broker.machine.event_log import Journal
+from broker.transports.base import Connect, Frame, Transport
+from broker.wire import topics
+from broker.wire.messages import RunScenario
+from edge_client.live import host
+from scenarios.loading.published import read_published
+
+
+async def join(
+    connect: Connect,
+    *,
+    run: str,
+    names: Sequence[str],
+    stop: asyncio.Event,
+    settings: Sequence[str] = (),
+    module: str = "",
+    jobs: int = 1,
+    journal: Journal | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, str]:
+    """Wait until the run's scenario is published, then take part with some of its clients.
+
+    Args:
+        connect: as of `host`, which this one ends with; so are `run`, `stop`, `jobs` and `journal`.
+        run: see there.
+        names: of the clients, at least one.
+        stop: see there.
+        settings: see read_published; they say where the device has its data.
+        module: the device's own task, see read_published.
+        jobs: see there.
+        journal: see there.
+        say: shows a line to the person at the screen.
+
+    Returns:
+        Why each client ended.
+
+    Raises:
+        RunError: a name that cannot stand in a topic, or a server of another version of the protocol.
+        ScenarioError: a scenario that cannot be used here, see read_published, or a name that is not in its
+            fleet.
+        BrokerError: no broker, or one that refuses us.
+    """
+    say(f"asking the broker for the scenario of run {run}; its server may not have begun")
+    client_id = f"{topics.check_name(run)}-{topics.check_name(names[0])}"
+    subscriptions = [topics.scenario(run), topics.every_state(run)]
+    async with connect(client_id=client_id, subscriptions=subscriptions) as transport:
+        packed = await _unless(stop, asyncio.create_task(_published(transport)))
+    if packed is None:
+        return dict.fromkeys(names, "stopped")
+    scenario = read_published(packed, settings, module=module)
+    say(
+        f"scenario {scenario.name}: task {scenario.task.name}, {scenario.fleet_size} clients, "
+        f"{scenario.training.rounds} rounds"
+    )
+    return await host(scenario, connect, run=run, names=names, stop=stop, jobs=jobs, journal=journal)
+
+
+async def _published(transport: Transport) -> bytes:
+    async for item in transport.events():
+        event = event_of(item) if isinstance(item, Frame) else None
+        match event:
+            case Received(message=RunScenario(packed)):
+                return packed
+            case Undecodable(error=error) if error.reason == "version":
+                raise RunError(str(error))
+            case _:
+                pass
+    raise RunError("the connection has ended")
+
+
+async def _unless(stop: asyncio.Event, reading: asyncio.Task[bytes]) -> bytes | None:
+    """Give what is read; None if a stop is asked for first."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return await reading if reading.done() else None
+    finally:
+        reading.cancel()
+        stopping.cancel()
