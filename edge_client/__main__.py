@@ -102,7 +102,16 @@ def edge(
         fleet = names = list(dict.fromkeys(client or ()))
         connect = functools.partial(MqttTransport, broker, ca_file=ca_file)
         taking_part = functools.partial(
-            join, connect, run=run, names=names, settings=changes, module=task_module, say=_say
+            join,
+            connect,
+            connect_for=lambda published: functools.partial(
+                connect, packet_bytes=published.broker.packet_bytes
+            ),
+            run=run,
+            names=names,
+            settings=changes,
+            module=task_module,
+            say=_say,
         )
     cores = threads or os.cpu_count() or 1
     jobs = min(cores, len(names))

@@ -12,11 +12,13 @@ from broker.wire import topics
 from broker.wire.messages import RunScenario
 from edge_client.live import host
 from scenarios.loading.published import read_published
+from scenarios.schema.scenario import Scenario
 
 
 async def join(
     connect: Connect,
     *,
+    connect_for: Callable[[Scenario], Connect] | None = None,
     run: str,
     names: Sequence[str],
     stop: asyncio.Event,
@@ -29,8 +31,9 @@ async def join(
     """Wait until the run's scenario is published, then take part with some of its clients.
 
     Args:
-        connect: as of `host`, which this one ends with; so are `run`, `stop`, `jobs` and `journal`.
-        run: see there.
+        connect: makes the transport that reads the scenario.
+        connect_for: gives what makes the clients' transports, with the scenario's packet size; None: `connect`.
+        run: as of `host`, which this one ends with; so are `stop`, `jobs` and `journal`.
         names: of the clients, at least one.
         stop: see there.
         settings: see read_published; they say where the device has its data.
@@ -60,6 +63,8 @@ async def join(
         f"scenario {scenario.name}: task {scenario.task.name}, {scenario.fleet_size} clients, "
         f"{scenario.training.rounds} rounds"
     )
+    if connect_for is not None:
+        connect = connect_for(scenario)
     return await host(scenario, connect, run=run, names=names, stop=stop, jobs=jobs, journal=journal)
 
 

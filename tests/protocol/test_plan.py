@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import RunError
+from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import scenario_digest
 from scenarios.tasks import task_of
 from server_node.protocol.plan import Plan, RoundPolicy, make_plan, make_round_policy
@@ -50,6 +51,8 @@ def test_every_number_of_the_plan_is_the_scenarios(tmp_path: Path) -> None:
         rejoin_s=1.5,
         retry_s=2.5,
         head_lr_in=PLAN.head_lr_in,
+        model=model_fingerprint(scenario, task),
+        package=package_version(),
     )
 
 

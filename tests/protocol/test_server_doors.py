@@ -164,7 +164,7 @@ def test_a_device_with_another_scenario_is_told_both_digests_and_does_not_count_
 
 def test_strangers_share_one_limit_and_one_line_of_the_ledger() -> None:
     server = opened()
-    why = "roster: 'mallory' is no client of this run"
+    why = "roster: 'mallory' is no client of this run; the fleet has 3 clients: a, b, c"
     assert server.hear("mallory", hello()) == [
         quiet(""),
         Report(Refused("mallory", why)),
@@ -172,7 +172,9 @@ def test_strangers_share_one_limit_and_one_line_of_the_ledger() -> None:
     ]
     assert server.hear("eve", hello()) == []
     assert server.ledger.rejected == {"roster": 2}
-    assert server.ledger.refused_of == {"strangers": "roster: 'eve' is no client of this run"}
+    assert server.ledger.refused_of == {
+        "strangers": "roster: 'eve' is no client of this run; the fleet has 3 clients: a, b, c"
+    }
 
 
 def test_a_client_has_a_limit_of_its_own() -> None:
@@ -238,14 +240,14 @@ def test_bytes_that_nobody_can_read_are_counted_and_those_of_servers_are_not_ans
     assert server.ledger.rejected == {}
 
 
-def test_everything_heard_and_said_is_counted() -> None:
+def test_what_clients_say_is_counted_and_what_servers_say_among_themselves_is_not() -> None:
     server = opened()
     sent, received = server.ledger.sent, server.ledger.received
     bytes_before = server.ledger.flows[CONTROL].wire_bytes
     server.handle(Received("a", hello(), 33))
     server.handle(Received("", hello(), 44))
-    assert (server.ledger.sent, server.ledger.received) == (sent, received + 2)
-    assert server.ledger.flows[CONTROL].wire_bytes == bytes_before + 77
+    assert (server.ledger.sent, server.ledger.received) == (sent, received + 1)
+    assert server.ledger.flows[CONTROL].wire_bytes == bytes_before + 33
 
 
 def test_among_servers_only_their_own_messages_and_a_stop_are_heard() -> None:
