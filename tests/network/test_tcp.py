@@ -125,7 +125,7 @@ def test_a_flight_loses_segments_after_gaps_of_random_length(
     draws: tuple[float, ...], flight: int, lost: int, after: int
 ) -> None:
     link = tcp(path_of(Link(latency_ms=50, loss=0.5), "up"))
-    link._loss = cast(RandomStream, Draws(*draws))
+    link._loss = cast("RandomStream", Draws(*draws))
     assert link._losses(flight) == (lost, after)
 
 
@@ -191,7 +191,7 @@ def test_a_line_that_waits_for_no_acknowledgement_keeps_the_longest_flight_in_it
 
 def test_a_lossy_line_sends_again_what_was_lost() -> None:
     link = tcp(replace(FAST, loss=0.5), window=4)
-    link._loss = cast(RandomStream, Draws(0.4, 0.6, 0.99, 0.99))  # segments 1 and 3 of 4; then none of 2
+    link._loss = cast("RandomStream", Draws(0.4, 0.6, 0.99, 0.99))  # segments 1 and 3 of 4; then none of 2
     # three follow the first lost one: told after a round trip; both again, in a window of 2
     assert link.delay_s(0.0, 4 * SEGMENT_BYTES) == pytest.approx(0.102 + 0.002)
     assert link._queued_s == pytest.approx(0.002)
