@@ -157,3 +157,47 @@ def test_acknowledgements_that_come_while_it_sends_change_nothing() -> None:
         return log
 
     assert arrivals_s(acknowledgements=2) == arrivals_s(acknowledgements=0)
+
+
+def test_it_tells_what_its_own_link_is_like_and_how_much_is_under_way() -> None:
+    clock, log = Clock(), list[tuple[float, int]]()
+    link = shared_link(clock, Bottleneck(clock, 1000), uplink_kbps=800, latency_ms=250)
+    assert (link.latency_s, link.path.bytes_per_s, link.under_way) == (0.25, 100_000, 0)
+    for _ in range(3):
+        link.send(948, lambda _: log.append((clock.now, link.under_way)))
+    assert link.under_way == 3
+    clock.at(2.5, link.reset)
+    clock.at(2.6, lambda: log.append((clock.now, link.under_way)))
+    clock.run()
+    assert log == [(1.25, 2), (2.25, 1), (2.6, 0)]
+
+
+def test_what_is_delivered_gets_its_start_and_its_own_arguments() -> None:
+    clock, log = Clock(), list[tuple[float, str, int]]()
+    link = shared_link(clock, Bottleneck(clock, 1000))
+    link.send(948, lambda *what: log.append(what), "first", 1)
+    link.send(948, lambda *what: log.append(what), "second", 2)
+    clock.run()
+    assert log == [(0.0, "first", 1), (1.0, "second", 2)]
+
+
+def test_acknowledgements_that_come_while_it_is_silent_keep_the_window_open() -> None:
+    def window(packets: int) -> int:
+        clock = Clock()
+        link = shared_link(clock, Bottleneck(clock, math.inf), uplink_kbps=12_000, latency_ms=50)
+        link.send(70 * 1448, lambda _: None)
+        clock.run()
+        link.acknowledge(clock.now, clock.now + 1.0, packets)
+        return link._link._window
+
+    assert (window(1), window(6)) == (10, 80)
+
+
+def test_a_lost_connection_begins_anew_with_the_initial_window() -> None:
+    clock = Clock()
+    link = shared_link(clock, Bottleneck(clock, math.inf), uplink_kbps=12_000, latency_ms=50)
+    link.send(70 * 1448, lambda _: None)
+    clock.run()
+    assert link._link._window == 80
+    link.reset()
+    assert link._link._window == 10

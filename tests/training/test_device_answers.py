@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from broker.codecs import Float16, Float32, Int2, TopK, codec_to_wire
+from broker.codecs import CodewordMean, Float16, Float32, Int2, Pq, TopK, codec_to_wire, encode_gradient
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
@@ -18,7 +18,7 @@ from edge_client.device import Device, corrected
 from scenarios.schema.flows import Codecs
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
-from scenarios.training import head_origin
+from scenarios.training import BatchSampler, head_origin
 from tests.helpers import small_scenario
 
 NO_RNG = np.random.default_rng(0)
@@ -91,8 +91,8 @@ class Hand:
         )
         return self.device.run(FirstBatch("c7", assignment))
 
-    def learns(self, *, number: int = 3, step: int = 0, last: bool = True) -> ClientResult:
-        payload = Float32().encode(np.full((2, 2), 0.25, np.float32), NO_RNG)
+    def learns(self, *, number: int = 3, step: int = 0, last: bool = True, n: int = 2) -> ClientResult:
+        payload = Float32().encode(np.full((n, 2), 0.25, np.float32), NO_RNG)
         return self.device.run(BackwardStep("c7", Gradient(5, number, step, 1, 0.0, payload), last=last))
 
 
@@ -165,11 +165,13 @@ def test_codecs_that_draw_hang_on_seed_client_round_and_step(tmp_path: Path) -> 
         assert isinstance(answer, Activations)
         z = hand.device._z.detach().numpy()
         assert answer.payload == coarse.encode(z, generator(11, "encode", "c7", 3, step))
-    before = hand.device._received
-    update = hand.learns(step=1)
-    assert isinstance(update, HeadUpdate)
-    change = np.array([p.detach().numpy() for p in hand.device._head.parameters()]) - before
-    assert update.payload == coarse.encode(change, generator(11, "update", "c7", 3))
+    for number in range(3, 12):
+        hand.assigned(number=number, codecs=codecs)
+        before = hand.device._received
+        update = hand.learns(number=number)
+        assert isinstance(update, HeadUpdate)
+        change = np.array([p.detach().numpy() for p in hand.device._head.parameters()]) - before
+        assert update.payload == coarse.encode(change, generator(11, "update", "c7", number))
 
 
 def test_the_phases_of_each_job_are_timed_by_name(tmp_path: Path) -> None:
@@ -194,11 +196,48 @@ def test_training_alone_takes_all_local_steps_down_the_mean_loss(tmp_path: Path)
     assert hand.assigned(steps=0) == HeadUpdate(5, 3, 1, 6, 0.0, expected)
 
 
+def test_a_batch_is_drawn_by_seed_client_round_and_step(tmp_path: Path) -> None:
+    hand = Hand(tmp_path, "training.local_steps=2", batch_size=1)
+    drawn, expected = [], []
+    for number in range(1, 9):
+        for step in (0, 1):
+            answer = hand.learns(number=number, last=False, n=1) if step else hand.assigned(number=number)
+            assert isinstance(answer, Activations)
+            drawn.append(4 if answer.targets == bits.pack(np.array([4], np.uint16), 3) else 1)
+            (row,) = BatchSampler(2, 1, seed=11, client="c7").rows(number, step)
+            expected.append(int(DATA.targets[row]))
+    assert drawn == expected
+    assert {1, 4} == set(drawn)
+
+
 def test_each_step_of_a_device_alone_has_a_batch_of_its_own(tmp_path: Path) -> None:
-    hand = Hand(tmp_path, "training.method=fedavg", "training.local_steps=2", batch_size=1)
-    # both samples once, in some order: 0.5 * (1 + 3) and 0.5 * (2 + 5)
-    expected = np.array([-2, -3.5], np.float32).tobytes()
-    assert hand.assigned(steps=0) == HeadUpdate(5, 3, 1, 2, 0.0, expected)
+    hand = Hand(tmp_path, "training.method=fedavg", "training.local_steps=4", batch_size=1)
+    rows = [BatchSampler(2, 1, seed=11, client="c7").rows(3, step)[0] for step in range(4)]
+    inputs = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
+    expected = -0.5 * inputs[rows].sum(0)
+    assert hand.assigned(steps=0) == HeadUpdate(5, 3, 1, 4, 0.0, expected.tobytes())
+
+
+def test_a_gradient_for_each_codeword_goes_to_all_samples_that_have_it(tmp_path: Path) -> None:
+    hand, one = Hand(tmp_path), Pq(subvectors=1, groups=1, centroids=1)
+    hand.assigned(codecs=Codecs(one, CodewordMean(), Float32(), Float32()))
+    codewords = hand.device._codewords
+    payload = encode_gradient(
+        CodewordMean(), np.array([[0.5, 0.0], [0.0, 0.0]], np.float32), codewords, NO_RNG
+    )
+    update = hand.device.run(BackwardStep("c7", Gradient(5, 3, 0, 1, 0.0, payload), last=True))
+    assert isinstance(update, HeadUpdate)
+    # the mean of 0.5 and 0 for both samples: 0.5 * 0.25 * (1 + 3)
+    assert np.frombuffer(update.payload, np.float32).tolist() == pytest.approx([-0.5, 0.0], abs=0.005)
+
+
+def test_the_quantization_error_of_a_faint_head_is_relative_to_its_own_activations(tmp_path: Path) -> None:
+    hand, one = Hand(tmp_path), Pq(subvectors=1, groups=1, centroids=1)
+    hand.assigned(codecs=Codecs(one, Float32(), Float32(), Float32()), head=(0.01, 0.01))
+    update = hand.learns()
+    assert isinstance(update, HeadUpdate)
+    # the centroid of (1, 2) and (3, 5) is 1 and 1.5 away from both: 6.5 of 39
+    assert update.quantization_error == pytest.approx(1 / 6, rel=0.01)
 
 
 def why(answer: ClientResult) -> str:
