@@ -19,14 +19,18 @@ class Presence:
     Attributes:
         online: clients that can be chosen.
         sessions: of each client the connection that it spoke of last.
+        ungreeted: clients that say that they are online, and have not greeted since; they cannot be chosen.
     """
 
     online: set[str] = field(default_factory=set)
     sessions: dict[str, int] = field(default_factory=dict)
+    ungreeted: set[str] = field(default_factory=set)
 
     def says_online(self, client: str, session: int) -> None:
         """Note a client's present connection."""
         self.sessions[client] = session
+        if client not in self.online:
+            self.ungreeted.add(client)
 
     def says_offline(self, client: str, session: int) -> bool:
         """Note that a connection has ended; say whether it was the client's present one.
@@ -36,6 +40,7 @@ class Presence:
         if session < self.sessions.get(client, 0):
             return False
         self.online.discard(client)
+        self.ungreeted.discard(client)
         return True
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from broker.servers.spawn import LOCALHOST, Kind
 from broker.transports.base import Frame
 from broker.transports.mqtt import MqttTransport
-from broker.wire import messages
+from broker.wire import messages, topics
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Released
 from tests.chaos.part import KEEPALIVE_S
 from tests.chaos.proxy import Proxy
@@ -84,7 +84,8 @@ class Outcome:
     Attributes:
         recoveries: of each fault, in order, the seconds until the next round.
         released: members that the server let go; nobody is late here, so it should be none.
-        missing: client steps that did not count.
+        missing: client steps of assigned members that did not count.
+        small_rounds: rounds that began while a device was away, with fewer members than the cohort.
         doubled: client steps above what the rounds have.
         trouble: what else went wrong.
     """
@@ -92,6 +93,7 @@ class Outcome:
     recoveries: list[tuple[Fault, float]] = field(default_factory=list)
     released: int = 0
     missing: int = 0
+    small_rounds: int = 0
     doubled: int = 0
     trouble: list[str] = field(default_factory=list)
 
@@ -115,26 +117,29 @@ class Spy:
 
     Attributes:
         round: the highest that was assigned.
-        seen: how many messages of each kind.
+        kinds: how many messages of each kind were seen.
+        assigned: the clients of each round, by (round, incarnation of the server).
     """
 
     def __init__(self) -> None:
         self.round = 0
         self.released = 0
         self.kinds: Counter[type] = Counter()
+        self.assigned: dict[tuple[int, int], set[str]] = {}
         self._news = asyncio.Condition()
 
     async def watch(self, transport: MqttTransport) -> None:
         async for event in transport.events():
             if isinstance(event, Frame):
-                await self._saw(messages.decode(event.payload))
+                await self._saw(topics.parse(event.topic).client, messages.decode(event.payload))
 
-    async def _saw(self, message: messages.Message) -> None:
+    async def _saw(self, client: str, message: messages.Message) -> None:
         async with self._news:
             self.kinds[type(message)] += 1
             self.released += isinstance(message, Released)
             if isinstance(message, Assignment):
                 self.round = max(self.round, message.round)
+                self.assigned.setdefault((message.round, message.server), set()).add(client)
             self._news.notify_all()
 
     async def next_of(self, kind: type) -> None:
@@ -295,19 +300,23 @@ async def survive(folder: Path, kind: Kind, faults: Sequence[Fault], steps: int 
     outcome.released = spy.released
     outcome.trouble += [f"{part} ended with {code}" for part, code in codes.items() if code]
     if not outcome.trouble:
-        _count(folder / "run", rounds, steps, outcome)
+        _count(folder / "run", rounds, steps, spy, outcome)
     return outcome
 
 
-def _count(folder: Path, rounds: int, steps: int, outcome: Outcome) -> None:
+def _count(folder: Path, rounds: int, steps: int, spy: Spy, outcome: Outcome) -> None:
     """Hold what the run folder says against what a run without faults has."""
     rows: list[dict[str, Any]] = pq.read_table(folder / "metrics.parquet").to_pylist()
     summary = json.loads((folder / "summary.json").read_text())
     if (summary["reason"], [row["round"] for row in rows]) != ("complete", list(range(1, rounds + 1))):
         outcome.trouble.append(f"{summary['reason']} with rounds {[row['round'] for row in rows]}")
-    each = [row["client_steps"] - COHORT * steps for row in rows]
-    outcome.missing = -sum(difference for difference in each if difference < 0)
-    outcome.doubled = sum(difference for difference in each if difference > 0)
+    for row in rows:
+        number, counted = row["round"], row["client_steps"]
+        by_server = {server: clients for (each, server), clients in spy.assigned.items() if each == number}
+        members = len(by_server[max(by_server)]) if by_server else COHORT
+        outcome.small_rounds += members < COHORT
+        outcome.missing += max(0, members * steps - counted)
+        outcome.doubled += max(0, counted - COHORT * steps)
 
 
 def figures(outcomes: Sequence[Outcome]) -> str:
@@ -321,6 +330,8 @@ def figures(outcomes: Sequence[Outcome]) -> str:
     }
     told = ", ".join(f"{count} {what}" for what, count in worst.items())
     lines = [f"{len(recoveries)} faults in {len(outcomes)} runs: {told}"]
+    small = sum(outcome.small_rounds for outcome in outcomes)
+    lines.append(f"{small} rounds began with fewer members, since a device was away")
     by_kind: dict[tuple[str, str], list[float]] = {}
     for fault, seconds in recoveries:
         by_kind.setdefault((fault.verb, fault.part.partition("-")[0]), []).append(seconds)

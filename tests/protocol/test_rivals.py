@@ -79,7 +79,7 @@ def test_one_at_work_answers_a_claim_and_takes_back_the_retained_state() -> None
     core = server()
     hears(core, Claim(1, 50))
     assert said(hears(core, Claim(1, 7))) == [("", Claim(1, 50))]
-    assert state(hears(core, RunState("away", 9, 7))) == RunState("gathering", 1, 50, 0, 2)
+    assert state(hears(core, RunState("away", 1, 7))) == RunState("gathering", 1, 50, 0, 2)
     assert state(hears(core, RunState("away", 1, 50))) == RunState("gathering", 1, 50, 0, 2)
 
 
@@ -95,3 +95,19 @@ def test_of_two_that_start_at_once_one_goes_on() -> None:
 def test_a_stop_before_it_has_begun_leaves_the_run_to_others() -> None:
     core = server()
     assert core.handle(StopAsked("stopped"), 0.0) == [Done("stopped")]
+
+
+def test_a_server_that_wakes_after_another_one_has_come_and_gone_ends() -> None:
+    """Clients that have followed the other one take nothing more from this one."""
+    core = server()
+    hears(core, Claim(1, 50))
+    assert hears(core, RunState("away", 4, 3, 0, 2)) == [Done("superseded")]
+
+
+def test_a_server_that_comes_back_says_its_state_only_when_it_knows_that_nobody_has_followed_it() -> None:
+    core = server()
+    hears(core, Claim(1, 50))
+    assert said(core.handle(Online(), 9.0)) == [("", Claim(1, 50))]
+    assert state(hears(core, Claim(1, 50))) == RunState("gathering", 1, 50, 0, 2)
+    assert said(core.handle(Online(), 10.0)) == [("", Claim(1, 50))]
+    assert hears(core, RunState("gathering", 2, 7, 0, 2)) == [Done("superseded")]
