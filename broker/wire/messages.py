@@ -229,7 +229,7 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
     Attributes:
         server: the incarnation that says this.
-        round: of the Assignment that is void now.
+        round: of the Assignment that is void now; 0 when none is, and the client only has to greet.
         greet: the client must say Hello before it is chosen again.
     """
 

@@ -135,7 +135,8 @@ class _Stragglers(Part):
         default=10.0, description="how long a vanished member may be away before the round goes on without it"
     )
     retry_s: Positive = Field(
-        default=60.0, description="silence after which the server repeats what it last sent to a client"
+        default=600.0,
+        description="the most that lies between two questions to a silent member; nobody needs to set it",
     )
 
 

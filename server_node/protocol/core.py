@@ -15,6 +15,7 @@ has timers:
     ask              a member may have been silent for too long (server_node.protocol.cohort)
     rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
     quiet:<client>   its greetings and errors are answered at most once while this runs
+    call             clients that are online and have not greeted are asked to; a greeting may have been lost
 """
 
 from broker.machine.actions import (
@@ -40,6 +41,7 @@ from broker.wire.messages import (
     Message,
     Progress,
     Rejected,
+    Released,
     RunScenario,
     RunState,
     Status,
@@ -67,6 +69,9 @@ from server_node.protocol.rounds import Rounds
 CLAIM_S = 5.0
 """How long a server that seems to be at work may take to answer a claim."""
 
+CALL_S = 10.0
+"""How long a client that says that it is online may take to greet before it is asked to."""
+
 
 class ServerCore:
     """The state machine of the server in one run.
@@ -87,6 +92,8 @@ class ServerCore:
         self._rivals = Rivals(plan.incarnation, plan.token, takeover=plan.takeover)
         self._cohort = Cohort(plan, ledger, rounds_done)
         self._rounds = Rounds(plan, self._cohort)
+        self._call_s = CALL_S  # from one call to the next; they become rarer until the next connection
+        self._calls = False  # whether the timer runs
 
     @property
     def incarnation(self) -> int:
@@ -134,11 +141,12 @@ class ServerCore:
     # The connection, and other servers.
 
     def _connected(self, now_s: float) -> list[ServerAction]:
-        if self._phase is not Phase.STARTING:
-            return [*self._announce(), *self._cohort.ask_all(now_s)]
-        if self._plan.alone:
-            return self._open()
-        return [Publish(topics.server(self._plan.run), self._rivals.claim())]
+        self._call_s = CALL_S
+        claim = Publish(topics.server(self._plan.run), self._rivals.claim())
+        if self._phase is Phase.STARTING:
+            return self._open() if self._plan.alone else [claim]
+        # Another server may have followed it meanwhile; its own claim comes back after that one's state.
+        return [*(self._announce() if self._plan.alone else [claim]), *self._cohort.ask_all(now_s)]
 
     def _heard(self, message: Message) -> list[ServerAction]:
         """Take what servers and operators say to servers."""
@@ -158,7 +166,7 @@ class ServerCore:
             case Verdict.ANSWER:
                 return [Publish(topics.server(self._plan.run), self._rivals.claim())]
             case Verdict.SAY_STATE:
-                return [self._state()]
+                return self._announce()
             case Verdict.NOTHING:
                 return []
 
@@ -195,7 +203,7 @@ class ServerCore:
                 return self._greeted(sender, message, now_s)
             case Status(online=True, session=session):
                 self._presence.says_online(sender, session)
-                return []
+                return self._await_greetings()
             case Status(session=session):
                 return self._vanished(sender, session)
             case _:
@@ -204,6 +212,7 @@ class ServerCore:
 
     def _appeared(self, client: str) -> list[ServerAction]:
         """Note a sign of life: whoever speaks is there."""
+        self._presence.ungreeted.discard(client)
         if client in self._presence.online:
             return []
         self._presence.online.add(client)
@@ -213,6 +222,7 @@ class ServerCore:
         return actions
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
+        self._presence.ungreeted.discard(client)
         differs = check_greeting(self._plan, hello)
         if differs is not None:
             return self._refuse(client, differs)
@@ -229,6 +239,27 @@ class ServerCore:
             actions.append(Publish(topics.down(self._plan.run, client), self._welcome()))
         return [*actions, *self._cohort.greeted(client, now_s)]
 
+    def _await_greetings(self) -> list[ServerAction]:
+        """Let some time pass before clients that are online are asked to greet.
+
+        A client greets when it hears of a server. When the broker has started anew, it may be back before the
+        server is, and greet nobody.
+        """
+        if self._calls or not self._presence.ungreeted:
+            return []
+        self._calls = True
+        return [StartTimer("call", self._call_s)]
+
+    def _call(self) -> list[ServerAction]:
+        self._calls = False
+        self._call_s = min(2 * self._call_s, self._plan.retry_s)
+        if self._phase is Phase.STARTING:
+            return self._await_greetings()
+        call = Released(self._rivals.incarnation, 0, greet=True)
+        silent = sorted(self._presence.ungreeted)
+        calls = [Publish(topics.down(self._plan.run, client), call) for client in silent]
+        return [*calls, *self._await_greetings()]
+
     def _vanished(self, client: str, session: int) -> list[ServerAction]:
         if not self._presence.says_offline(client, session):
             return []
@@ -242,6 +273,8 @@ class ServerCore:
         match kind:
             case "claim" if self._phase is Phase.STARTING:
                 return self._open()
+            case "call":
+                return self._call()
             case "join" if self._phase.is_gathering:
                 self._phase = Phase.LATE
                 return [self._state(), StartTimer("join", self._plan.join_s)]

@@ -9,10 +9,12 @@ import msgspec
 from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Progress, Standing
 from server_node.protocol.round_trip import RoundTrip
 
-MAX_UNANSWERED = 12
+MAX_UNANSWERED = 24
 """A member that leaves so many questions unanswered is dropped from its round. The waits double up to
-`stragglers.retry_s`, so with its default that is after more than an hour and a half without a sign of life.
-A client that is gone is noticed earlier: the broker says its last will."""
+`stragglers.retry_s`, so with its default that is after more than three hours without a sign of life. The
+answers wait behind the message that the client sends: the largest one that a shipped task knows, a whole model
+as float32, takes two hours at the rate of `lora-backhaul`. A client that is gone is noticed earlier: the broker
+says its last will."""
 
 MAX_RESENDS = 5
 """After one message was sent again so many times without effect, its receiver is dropped from its round."""

@@ -20,11 +20,13 @@ class Presence:
         online: clients that can be chosen.
         sessions: of each client the connection that it spoke of last.
         noticed: clients of which it was said that their software is of another version.
+        ungreeted: clients that say that they are online, and have not greeted since; they cannot be chosen.
     """
 
     online: set[str] = field(default_factory=set)
     sessions: dict[str, int] = field(default_factory=dict)
     noticed: set[str] = field(default_factory=set)
+    ungreeted: set[str] = field(default_factory=set)
 
     def notice(self, client: str) -> bool:
         """Say whether this is the first time that it is noticed of a client."""
@@ -35,6 +37,8 @@ class Presence:
     def says_online(self, client: str, session: int) -> None:
         """Note a client's present connection."""
         self.sessions[client] = session
+        if client not in self.online:
+            self.ungreeted.add(client)
 
     def says_offline(self, client: str, session: int) -> bool:
         """Note that a connection has ended; say whether it was the client's present one.
@@ -44,6 +48,7 @@ class Presence:
         if session < self.sessions.get(client, 0):
             return False
         self.online.discard(client)
+        self.ungreeted.discard(client)
         return True
 
 

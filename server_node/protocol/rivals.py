@@ -65,9 +65,9 @@ class Rivals:
             begun: whether this server is at work.
         """
         if message.token == self.token:
-            if begun:  # an own last will that arrives late
-                is_will = isinstance(message, RunState) and message.phase == "away"
-                return Verdict.SAY_STATE if is_will else Verdict.NOTHING
+            if begun:  # an own last will that arrives late, or a claim said after it has connected again
+                says_nothing = isinstance(message, RunState) and message.phase != "away"
+                return Verdict.NOTHING if says_nothing else Verdict.SAY_STATE
             return self._decide() if isinstance(message, Claim) else Verdict.NOTHING
         return self._at_work_hears(message) if begun else self._starting_hears(message)
 
@@ -87,7 +87,8 @@ class Rivals:
     def _at_work_hears(self, message: Claim | RunState) -> Verdict:
         if isinstance(message, Claim) and not message.takeover:
             return Verdict.ANSWER
-        if isinstance(message, RunState) and message.phase == "away":  # somebody vanished before it began
+        away = isinstance(message, RunState) and message.phase == "away"
+        if away and message.server <= self.incarnation:  # somebody vanished before it began
             return Verdict.SAY_STATE
         if (message.server, message.token) > (self.incarnation, self.token):
             return Verdict.SUPERSEDED

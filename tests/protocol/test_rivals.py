@@ -80,7 +80,7 @@ def test_one_at_work_answers_a_claim_and_takes_back_the_retained_state() -> None
     core = server()
     hears(core, Claim(1, 50))
     assert said(hears(core, Claim(1, 7))) == [("", Claim(1, 50))]
-    assert state(hears(core, RunState("away", 9, 7))) == RunState("gathering", 1, 50, 0, 2)
+    assert state(hears(core, RunState("away", 1, 7))) == RunState("gathering", 1, 50, 0, 2)
     assert state(hears(core, RunState("away", 1, 50))) == RunState("gathering", 1, 50, 0, 2)
 
 
@@ -107,13 +107,14 @@ def test_a_server_takes_over_only_when_it_is_told_to() -> None:
     ("message", "verdict"),
     [
         # The server at work is number 5 with token 50.
-        pytest.param(Claim(5, 50), Verdict.NOTHING, id="its own claim"),
+        pytest.param(Claim(5, 50), Verdict.SAY_STATE, id="its own claim, after a new connection"),
         pytest.param(RunState("gathering", 5, 50), Verdict.NOTHING, id="its own state, just said"),
         pytest.param(RunState("running", 5, 50), Verdict.NOTHING, id="and when it runs"),
         pytest.param(RunState("away", 1, 50), Verdict.SAY_STATE, id="its own will, late"),
         pytest.param(Claim(1, 7), Verdict.ANSWER, id="somebody starts"),
         pytest.param(Claim(9, 7), Verdict.ANSWER, id="somebody starts with a high number"),
-        pytest.param(RunState("away", 9, 7), Verdict.SAY_STATE, id="somebody who starts has vanished"),
+        pytest.param(RunState("away", 5, 7), Verdict.SAY_STATE, id="somebody who starts has vanished"),
+        pytest.param(RunState("away", 9, 7), Verdict.SUPERSEDED, id="a later server has come and gone"),
         pytest.param(Claim(6, 7, takeover=True), Verdict.SUPERSEDED, id="a takeover"),
         pytest.param(Claim(5, 51, takeover=True), Verdict.SUPERSEDED, id="one of the same number, more luck"),
         pytest.param(Claim(5, 49, takeover=True), Verdict.ANSWER, id="one of the same number, less luck"),
@@ -164,3 +165,19 @@ def test_numbers_only_rise() -> None:
     rivals = Rivals(9, 50)
     rivals.hear(RunState("paused", 3, 7), begun=False)
     assert rivals.incarnation == 9
+
+
+def test_a_server_that_wakes_after_another_one_has_come_and_gone_ends() -> None:
+    """Clients that have followed the other one take nothing more from this one."""
+    core = server()
+    hears(core, Claim(1, 50))
+    assert hears(core, RunState("away", 4, 3, 0, 2)) == [Done("superseded")]
+
+
+def test_a_server_that_comes_back_says_its_state_only_when_it_knows_that_nobody_has_followed_it() -> None:
+    core = server()
+    hears(core, Claim(1, 50))
+    assert said(core.handle(Online(), 9.0)) == [("", Claim(1, 50))]
+    assert state(hears(core, Claim(1, 50))) == RunState("gathering", 1, 50, 0, 2)
+    assert said(core.handle(Online(), 10.0)) == [("", Claim(1, 50))]
+    assert hears(core, RunState("gathering", 2, 7, 0, 2)) == [Done("superseded")]

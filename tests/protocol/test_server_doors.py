@@ -297,7 +297,8 @@ def test_an_update_brings_a_client_back_too() -> None:
 
 def test_a_status_alone_does_not_make_a_client_ready() -> None:
     server = opened()
-    assert server.hear("a", Status(online=True, session=4)) == []
+    assert server.hear("a", Status(online=True, session=4)) == [StartTimer("call", 10.0)]
+    assert said(server.handle(TimerFired("call"))) == [("a", Released(1, 0, greet=True))]
     assert reports(server.hear("b", hello())) == [Gathering(1)]
 
 

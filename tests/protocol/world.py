@@ -1,7 +1,8 @@
-"""A server and its clients on wires that a test can cut, delay, double and shuffle; time is a number.
+"""Servers, a broker and clients on wires that a test can cut, delay, double and shuffle; time is a number.
 
-Every message that is said waits on a wire until the test delivers it. The broker keeps what is retained, says last
-wills, and loses what is delivered to somebody who is not connected: clean sessions, as in the real runs.
+Every message that is said waits on a wire until the test delivers it. The broker keeps what is retained, says
+last wills, gives up who is silent for long, and loses what is meant for somebody who is not connected: clean
+sessions, as in the real runs. What somebody says who is not connected is lost, or said on the next connection.
 """
 
 import itertools
@@ -49,10 +50,14 @@ from server_node.protocol.jobs import (
     TailUpdate,
 )
 from server_node.protocol.ledger import Ledger
+from server_node.protocol.phase import Phase
 from server_node.protocol.plan import Plan, RoundPolicy
 from server_node.protocol.reports import Dropped, RoundReport
 
 D, P = 4, 3
+UNNOTICED_S = 45.0
+"""The broker gives up who is silent for one and a half keepalives."""
+
 FLEET = ("a", "b", "c", "d")
 TENSORS = (Assignment, Activations, Gradient, HeadUpdate)
 PLAN = Plan(
@@ -80,7 +85,12 @@ PLAN = Plan(
 
 @dataclass
 class Client:
-    """A device: its state machine, its job, and its wires; `up` and `down` hold what is under way."""
+    """A device: its state machine, its job, and its wires; `up` and `down` hold what is under way.
+
+    Attributes:
+        frozen_s: since when it does nothing; None: it is awake.
+        left: why it has left the run.
+    """
 
     core: ClientCore
     job: ClientJob | None = None
@@ -88,7 +98,40 @@ class Client:
     connected: bool = False
     up: deque[Message] = field(default_factory=deque)
     down: deque[Message] = field(default_factory=deque)
+    frozen_s: float | None = None
     left: str | None = None
+
+
+@dataclass
+class Server:
+    """A process of the server.
+
+    Attributes:
+        inbox: what is under way to it, with its senders; of servers and the broker the sender is "".
+        unsaid: what it has said while it was not connected.
+        will: what the broker says when it is gone, made when it connected.
+        rounds_before: that its checkpoint had.
+        rounds: that it has closed.
+        in_vain: how many of them when another server had begun already; their checkpoints do not count.
+        ended: why it is done.
+    """
+
+    core: ServerCore
+    job: TailJob | None = None
+    timers: dict[str, float] = field(default_factory=dict)
+    connected: bool = False
+    inbox: deque[tuple[str, Message]] = field(default_factory=deque)
+    unsaid: list[Publish] = field(default_factory=list)
+    will: RunState | None = None
+    frozen_s: float | None = None
+    rounds_before: int = 0
+    rounds: list[int] = field(default_factory=list)
+    in_vain: int = 0
+    ended: str | None = None
+
+    @property
+    def is_awake(self) -> bool:
+        return self.ended is None and self.frozen_s is None
 
 
 class World:
@@ -96,22 +139,27 @@ class World:
 
     Args:
         plan: what is run.
+        says_later: what is said without a connection is said on the next one; otherwise it is lost.
+        has_rivals: more than one server may be alive at the same time.
 
     Attributes:
         faults: how many there were; so much more than usual may be said.
         batches: how often each (incarnation, client, round, step) went through the tail.
         tensors: how often each message with a tensor was said, by (incarnation, client, kind, round, step).
-        rounds: the numbers of the rounds that have closed, for each start of the server.
+        rounds_done: in the checkpoint of the server in charge.
+        servers: all that were started, the newest last.
         ended: why the run has ended; None while it has not.
     """
 
-    def __init__(self, plan: Plan = PLAN) -> None:
+    def __init__(self, plan: Plan = PLAN, *, says_later: bool = False, has_rivals: bool = False) -> None:
         self.plan = plan
+        self.says_later = says_later
+        self.has_rivals = has_rivals
         self.now_s = 0.0
         self.faults = 0
         self.batches: Counter[tuple[int, str, int, int]] = Counter()
         self.tensors: Counter[tuple[int, str, str, int, int]] = Counter()
-        self.rounds: list[list[int]] = []
+        self.rounds_done = 0
         self.dropped: list[Dropped] = []
         self.ended: str | None = None
         self.said: Counter[str] = Counter()
@@ -119,37 +167,54 @@ class World:
         self._sessions = itertools.count(1)
         self._state: RunState | None = None
         self._statuses: dict[str, Status] = {}
-        self.to_server: deque[tuple[str, Message]] = deque()
-        self.server_connected = False
+        self.servers: list[Server] = []
         self.clients: dict[str, Client] = {}
-        self._rounds_done = 0
         self.start_server()
         for name in plan.clients:
             self.start_client(name)
 
-    # Who is there.
+    # Servers come and go.
 
-    def start_server(self) -> None:
-        """Start a server from the last checkpoint, which is that of the last round that has closed."""
-        plan = replace(self.plan, incarnation=len(self.rounds) + 1, token=next(self._tokens))
-        self.server = ServerCore(plan, Ledger(), self._rounds_done)
-        self.job: TailJob | None = None
-        self.timers: dict[str, float] = {}
-        self.rounds.append([])
-        self.connect_server()
+    @property
+    def server(self) -> Server:
+        """The newest one."""
+        return self.servers[-1]
 
-    def connect_server(self) -> None:
-        """Connect the server; what was under way to it is lost, and it gets what is retained."""
-        self.server_connected = True
-        self.to_server = deque((name, status) for name, status in self._statuses.items())
+    def start_server(self, *, takeover: bool = False) -> None:
+        """Start one more server from the last checkpoint."""
+        incarnation, token = len(self.servers) + 1, next(self._tokens)
+        plan = replace(self.plan, incarnation=incarnation, token=token, takeover=takeover)
+        core = ServerCore(plan, Ledger(), self.rounds_done)
+        self.servers.append(Server(core, rounds_before=self.rounds_done))
+        self.connect_server(self.server)
+
+    def connect_server(self, server: Server) -> None:
+        """Connect a server; it gets what is retained."""
+        server.connected = True
+        server.will = RunState("away", server.core.incarnation, server.core.token)
+        server.inbox.extend((name, status) for name, status in self._statuses.items())
         if self._state is not None:
-            self.to_server.append(("", self._state))
-        self.feed_server(Online())
+            server.inbox.append(("", self._state))
+        unsaid, server.unsaid = server.unsaid, []
+        for publish in unsaid if self.says_later else ():
+            self._publish(publish)
+        self.feed_server(server, Online())
 
-    def lose_server(self) -> None:
-        """Cut the server off; the broker says its will."""
-        self.server_connected = False
-        self._say_state(RunState("away", self.server.incarnation, self.server.token))
+    def lose_server(self, server: Server, *, will: bool = True) -> None:
+        """Cut a server off; the broker says its will."""
+        server.connected = False
+        if server.frozen_s is None:
+            server.inbox.clear()
+        if will and server.will is not None:
+            self._say_state(server.will)
+
+    def kill_server(self, server: Server) -> None:
+        """End a server's process."""
+        server.ended = "killed"
+        if server.connected:
+            self.lose_server(server)
+
+    # Clients come and go.
 
     def start_client(self, name: str) -> None:
         """Start a device that knows nothing of what was before."""
@@ -168,51 +233,84 @@ class World:
             client.down.append(self._state)
 
     def lose_client(self, name: str, *, will: bool = True) -> None:
-        """Cut a device off, with all that is on its wires; the broker says its will, now or not at all."""
+        """Cut a device off; the broker says its will, now or not at all. A frozen one has read what came."""
         client = self.clients[name]
         client.connected = False
-        client.up.clear()
-        client.down.clear()
+        if not self.says_later:
+            client.up.clear()
+        if client.frozen_s is None:
+            client.down.clear()
         if will:
             self._say_status(name, Status(online=False, session=client.core.session))
 
+    def restart_broker(self, *, persistent: bool) -> None:
+        """Break every connection without a will; without persistence what was retained is lost, too."""
+        for name in self.clients:
+            self.lose_client(name, will=False)
+        for server in self.servers:
+            self.lose_server(server, will=False)
+        if not persistent:
+            self._state = None
+            self._statuses.clear()
+
     # What they say.
 
-    def feed_server(self, event: ServerEvent) -> None:
-        """Let something happen to the server."""
-        if self.ended is None:
-            for action in self.server.handle(event, self.now_s):
-                self._of_server(action)
+    def feed_server(self, server: Server, event: ServerEvent) -> None:
+        """Let something happen to a server."""
+        if server.ended is None:
+            for action in server.core.handle(event, self.now_s):
+                self._of_server(server, action)
 
-    def _of_server(self, action: ServerAction) -> None:
+    def _of_server(self, server: Server, action: ServerAction) -> None:
         match action:
             case Publish(topic, message):
-                self._count(message, topics.parse(topic).client, self.server.incarnation)
-                kind = topics.parse(topic)
-                if isinstance(message, RunState):
-                    self._say_state(message)
-                elif isinstance(message, Claim):
-                    self.to_server.append(("", message))
-                elif self.clients[kind.client].connected and self.server_connected:
-                    self.clients[kind.client].down.append(message)
+                self._count(message, topics.parse(topic).client, server.core.incarnation)
+                self._publish(action) if server.connected else server.unsaid.append(action)
             case Compute(job):
-                assert self.job is None, "one job at a time"
-                self.job = job
+                assert server.job is None, "one job at a time"
+                server.job = job
             case StartTimer(key, delay_s):
                 assert delay_s >= 0
-                self.timers[key] = self.now_s + delay_s
+                server.timers[key] = self.now_s + delay_s
             case CancelTimer(key):
-                self.timers.pop(key, None)
+                server.timers.pop(key, None)
             case Report(RoundReport(round=number)):
-                assert number <= self.plan.rounds
-                self.rounds[-1].append(number)
-                self._rounds_done = number
+                self._closed(server, number)
             case Report(Dropped() as dropped):
                 self.dropped.append(dropped)
             case Done(reason):
-                self.ended = reason
+                server.ended = reason
+                server.connected = False
+                if reason == "complete" and self._is_in_charge(server):
+                    self.ended = reason
             case _:
                 pass
+
+    def _closed(self, server: Server, number: int) -> None:
+        assert number <= self.plan.rounds, "a round beyond the last one"
+        server.rounds.append(number)
+        if self._is_in_charge(server):
+            self.rounds_done = number
+        else:
+            server.in_vain += 1
+
+    def _is_in_charge(self, server: Server) -> bool:
+        """Whether no server with a higher incarnation has begun; what another one writes does not count."""
+        mine = (server.core.incarnation, server.core.token)
+        return all((s.core.incarnation, s.core.token) <= mine for s in self.servers if has_begun(s))
+
+    def _publish(self, publish: Publish) -> None:
+        message = publish.message
+        if isinstance(message, RunState):
+            self._say_state(message)
+        elif isinstance(message, Claim):
+            for each in self.servers:
+                if each.connected:
+                    each.inbox.append(("", message))
+        else:
+            client = self.clients[topics.parse(publish.topic).client]
+            if client.connected:
+                client.down.append(message)
 
     def feed_client(self, name: str, event: ClientEvent) -> None:
         """Let something happen to a device."""
@@ -227,7 +325,7 @@ class World:
                 self._say_status(name, status)
             case Publish(message=message):
                 self._count(message, name, getattr(message, "server", 0))
-                if client.connected:
+                if client.connected or self.says_later:
                     client.up.append(message)
             case Compute(job):
                 client.job = job
@@ -247,40 +345,43 @@ class World:
         for client in self.clients.values():
             if client.connected:
                 client.down.append(state)
-        if self.server_connected:
-            self.to_server.append(("", state))
+        for server in self.servers:
+            if server.connected:
+                server.inbox.append(("", state))
 
     def _say_status(self, name: str, status: Status) -> None:
         self._statuses[name] = status
-        if self.server_connected:
-            self.to_server.append((name, status))
+        for server in self.servers:
+            if server.connected:
+                server.inbox.append((name, status))
 
     # What happens to what they say.
 
     def up(self, name: str) -> None:
-        """Deliver the next message of a device to the server, or to nobody."""
+        """Let the broker pass the next message of a device on to all servers, or to nobody."""
         message = self.clients[name].up.popleft()
-        if self.server_connected:
-            self.feed_server(Received(name, message, 1))
+        for server in self.servers:
+            if server.connected:
+                server.inbox.append((name, message))
 
     def down(self, name: str) -> None:
         """Deliver the next message to a device."""
         self.feed_client(name, Received("", self.clients[name].down.popleft(), 1))
 
-    def others(self) -> None:
-        """Deliver what servers and the broker say to the server."""
-        sender, message = self.to_server.popleft()
-        if self.server_connected:
-            self.feed_server(Received(sender, message, 1))
+    def hear(self, number: str) -> None:
+        """Deliver the next message to a server."""
+        server = self.servers[int(number)]
+        self.feed_server(server, Received(*server.inbox.popleft(), 1))
 
-    def work_server(self) -> None:
-        """Let the tail finish its job."""
-        job, self.job = self.job, None
+    def compute(self, number: str) -> None:
+        """Let a server's tail finish its job."""
+        server = self.servers[int(number)]
+        job, server.job = server.job, None
         result: TailResult = None
         match job:
             case TailStep(batches=batches):
                 for client, batch, _ in batches:
-                    self.batches[self.server.incarnation, client, batch.round, batch.step] += 1
+                    self.batches[server.core.incarnation, client, batch.round, batch.step] += 1
                 result = TailStepped(
                     {name: (bytes(4 * D), 0.0) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
@@ -291,9 +392,9 @@ class World:
             case TailUpdate() | None:
                 pass
         if job is not None:
-            self.feed_server(ComputeDone(job, result))
+            self.feed_server(server, ComputeDone(job, result))
 
-    def work_client(self, name: str) -> None:
+    def work(self, name: str) -> None:
         """Let a device finish its job."""
         client = self.clients[name]
         job, client.job = client.job, None
@@ -310,50 +411,95 @@ class World:
         self.feed_client(name, ComputeDone(job, answer))
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and the timers that run out meanwhile fire, each at its time."""
+        """Let time pass, and the timers that run out meanwhile fire, each at its time.
+
+        Those of a frozen server fire when it wakes. The broker gives up who has been frozen for long.
+        """
         until_s = self.now_s + seconds
-        while self.timers and min(self.timers.values()) <= until_s:
-            key = min(self.timers, key=lambda each: self.timers[each])
-            self.now_s = max(self.now_s, self.timers.pop(key))
-            self.feed_server(TimerFired(key))
+        while True:
+            due = [
+                (at_s, key, server)
+                for server in self.servers
+                if server.is_awake
+                for key, at_s in server.timers.items()
+                if at_s <= until_s
+            ]
+            if not due:
+                break
+            _, key, server = min(due, key=lambda each: each[:2])
+            self.now_s = max(self.now_s, server.timers.pop(key))
+            self.feed_server(server, TimerFired(key))
         self.now_s = until_s
+        for name, client in self.clients.items():
+            if client.connected and client.frozen_s is not None and until_s > client.frozen_s + UNNOTICED_S:
+                self.lose_client(name)
+        for server in self.servers:
+            if server.connected and server.frozen_s is not None and until_s > server.frozen_s + UNNOTICED_S:
+                self.lose_server(server)
 
     def busy(self) -> Iterator[str]:
         """Give the names of what can happen without time passing."""
-        if self.to_server:
-            yield "others"
-        if self.job is not None:
-            yield "work_server"
+        for number, server in enumerate(self.servers):
+            if server.is_awake and server.inbox:
+                yield f"hear {number}"
+            if server.is_awake and server.job is not None:
+                yield f"compute {number}"
         for name, client in self.clients.items():
-            if client.up:
+            if client.up and client.connected:
                 yield f"up {name}"
-            if client.down:
+            if client.down and client.frozen_s is None:
                 yield f"down {name}"
-            if client.job is not None:
-                yield f"work_client {name}"
+            if client.job is not None and client.frozen_s is None:
+                yield f"work {name}"
 
     def do(self, what: str) -> None:
         """Let something of `busy` happen."""
         verb, _, name = what.partition(" ")
-        method = getattr(self, verb)
-        method(name) if name else method()
+        getattr(self, verb)(name)
 
-    def settle(self) -> None:
-        """Stop all faults and let the run come to its end; fails if it does not within a day or 20,000 events."""
+    def reconnect(self) -> None:
+        """Wake everybody, start a server if there is none, and connect all."""
+        if self.ended is None and all(server.ended is not None for server in self.servers):
+            self.start_server()
         for name, client in self.clients.items():
+            client.frozen_s = None
             if not client.connected and client.left is None:
                 self.connect_client(name)
-        if not self.server_connected:
-            self.connect_server()
+        for server in self.servers:
+            server.frozen_s = None
+            if not server.connected and server.ended is None:
+                self.connect_server(server)
+
+    def hear_all(self) -> None:
+        """Stop all faults and let everybody be heard for a quarter of an hour; nobody works meanwhile."""
+        for _ in range(30):
+            self.reconnect()
+            while possible := [what for what in self.busy() if not what.startswith(("compute", "work"))]:
+                self.do(possible[0])
+            self.pass_time(30.0)
+
+    def settle(self) -> None:
+        """Stop all faults and let the run come to its end, within a day and 20,000 events.
+
+        When it has ended, every client hears of it and leaves.
+        """
         end_s = self.now_s + 86_400
         for _ in range(20_000):
-            if self.ended is not None:
-                return
+            self.reconnect()
             what = next(self.busy(), None)
             if what is not None:
                 self.do(what)
                 continue
-            assert self.timers, "nothing will ever happen again"
+            if self.ended is not None:
+                assert {client.left for client in self.clients.values()} == {self.ended}
+                return
+            timers = [at_s for server in self.servers if server.is_awake for at_s in server.timers.values()]
+            assert timers, "nothing will ever happen again"
             assert self.now_s < end_s, "the run has not ended within a day"
-            self.pass_time(max(0.0, min(self.timers.values()) - self.now_s))
+            self.pass_time(max(0.0, min(timers) - self.now_s))
         raise AssertionError("too many events")
+
+
+def has_begun(server: Server) -> bool:
+    """Say whether a server has taken charge of the run."""
+    return server.core._phase not in (Phase.STARTING, Phase.LEFT)

@@ -70,7 +70,7 @@ def test_defaults_fill_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert scenario.flows.activations_up == scenario.flows.head_state_down == Float32()
     assert scenario.stragglers.policy == "wait_all"
     assert scenario.stragglers.rejoin_s == 10.0
-    assert scenario.stragglers.retry_s == 60.0
+    assert scenario.stragglers.retry_s == 600.0
     assert scenario.broker.kind == "embedded"
     assert scenario.fleet == (FleetGroup(count=4),)
 
