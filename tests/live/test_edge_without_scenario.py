@@ -156,6 +156,7 @@ async def test_a_device_with_other_code_of_the_task_leaves_and_both_sides_say_wh
     scenario, broker, stop = small_scenario(tmp_path), MemoryBroker(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(scenario, broker.transport, run="small", folder=tmp_path / "run", stop=stop))
+        group.create_task(take_part(broker.transport, ["c0", "c2", "c3"], stop))
         ended = await join(broker.transport, run="small", names=["c1"], stop=stop, module=str(other))
         stop.set()
     assert ended["c1"].startswith("model: the code of the task differs in the source of the task: ")

@@ -1,5 +1,6 @@
 """Fingerprints of a task's code: what changes them, and what does not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_a_tanh_for_a_relu_is_another_source_of_the_same_parameters(tmp_path: Pa
 )
 def test_other_parameters_or_other_names_are_noticed(tmp_path: Path, old: str, new: str) -> None:
     assert own(tmp_path, SMALL_TASK)[0] != own(tmp_path, SMALL_TASK.replace(old, new))[0]
+
+
+def test_another_dtype_is_noticed(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path)
+    task = task_of(scenario)
+    double = replace(task, head=lambda: task.head().double())
+    assert model_fingerprint(scenario, task) != model_fingerprint(scenario, double)
 
 
 def test_the_place_of_the_file_and_its_line_ends_do_not_matter(tmp_path: Path) -> None:
