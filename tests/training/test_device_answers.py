@@ -41,9 +41,7 @@ class Scales(nn.Module):
 class Hand:
     """A device of round 3 that serves incarnation 5 with a rate of 0.5, and the phases of its jobs."""
 
-    def __init__(
-        self, folder: Path, *settings: str, error_feedback: bool = False, batch_size: int = 2
-    ) -> None:
+    def __init__(self, folder: Path, *settings: str, batch_size: int = 2, **options: bool) -> None:
         self.phases: list[str] = []
         task = Task(
             name="by hand",
@@ -66,8 +64,8 @@ class Hand:
             seed=11,
             batch_size=batch_size,
             training=training,
-            error_feedback=error_feedback,
             timed=self._timed,
+            **options,
         )
 
     @contextmanager
@@ -142,8 +140,8 @@ def test_each_flow_has_the_codec_of_its_place_in_the_assignment(tmp_path: Path) 
 
 
 def test_what_a_codec_lost_of_an_update_is_added_to_the_next_one(tmp_path: Path) -> None:
-    def updates(*, error_feedback: bool) -> list[list[float]]:
-        hand, decoded = Hand(tmp_path, error_feedback=error_feedback), []
+    def updates(**options: bool) -> list[list[float]]:
+        hand, decoded = Hand(tmp_path, **options), []
         half = TopK(fraction=0.5)
         for number in (1, 2, 3):
             hand.assigned(number=number, codecs=Codecs(Float32(), Float32(), half, Float32()))
@@ -153,7 +151,7 @@ def test_what_a_codec_lost_of_an_update_is_added_to_the_next_one(tmp_path: Path)
         return decoded
 
     # A round teaches (-0.5, -0.875): first -0.875 is sent and -0.5 kept; then -1 against -0.875.
-    assert updates(error_feedback=False) == [[0.0, -0.875]] * 3
+    assert updates() == updates(error_feedback=False) == [[0.0, -0.875]] * 3
     assert updates(error_feedback=True) == [[0.0, -0.875], [-1.0, 0.0], [0.0, -1.75]]
 
 
@@ -253,6 +251,7 @@ def test_an_assignment_for_another_method_is_refused(tmp_path: Path) -> None:
 
 def test_a_gradient_of_another_round_is_refused(tmp_path: Path) -> None:
     hand = Hand(tmp_path)
+    assert why(hand.learns(number=1)) == "order: a gradient of round 1 in round 0"  # before any assignment
     hand.assigned()
     assert why(hand.learns(number=2)) == "order: a gradient of round 2 in round 3"
     assert isinstance(hand.learns(), HeadUpdate)
