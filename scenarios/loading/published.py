@@ -34,7 +34,8 @@ def publish_scenario(scenario: Scenario, most_bytes: int = MAX_TEXT_BYTES) -> by
     if module is not None and is_file(module):
         module = Path(module).name
     task = scenario.task.model_copy(update={"path": None, "module": module})
-    text = dump_resolved(scenario.model_copy(update={"task": task, "broker": BrokerSpec()})).encode()
+    broker = BrokerSpec(packet_bytes=scenario.broker.packet_bytes, client_id=scenario.broker.client_id)
+    text = dump_resolved(scenario.model_copy(update={"task": task, "broker": broker})).encode()
     if len(text) > MAX_TEXT_BYTES:
         raise ScenarioError(f"it has {len(text):,} bytes, devices read {MAX_TEXT_BYTES:,} at most")
     packed = zlib.compress(text, 9)
