@@ -49,8 +49,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     Attributes:
         session: of the connection it is sent on.
-        scenario: digest of what both sides must agree upon; another one is rejected. Empty when the client has
-            none and wants a Welcome.
+        scenario: digest of what both sides must agree upon; another one is rejected. Empty when the client
+            has none and wants a Welcome.
         samples: training samples on the device.
         wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
         package: version of the client's software.

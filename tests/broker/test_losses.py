@@ -67,6 +67,11 @@ def test_a_large_packet_that_was_taken_shows_that_there_is_no_such_limit() -> No
     assert told == [None] * 5
 
 
+def test_a_loss_after_a_large_packet_is_no_sign_of_somebody_else() -> None:
+    losses = Losses("a")
+    assert [sending(losses, size) for size in (10, 5000, 10, 10)] == [None] * 4
+
+
 def test_small_packets_say_nothing_about_a_limit() -> None:
     losses = Losses("a")
     assert [sending(losses, LARGE_BYTES) for _ in range(3)] == [None, None, RIVAL]

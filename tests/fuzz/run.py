@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that reads bytes of strangers; see scripts/fuzz.
 
 atheris keeps every input that reaches new code, and changes those further. A finding is written to FOLDER as
-crash-*, and `scripts/fuzz FILE` shows it again. Each input may take CPU_S, atheris's own work included; one in
-MEMORY_EVERY is held to its limit of memory.
+crash-*, and `scripts/fuzz FILE` shows it again. Each input may take CPU_S, atheris's own work included; one
+in MEMORY_EVERY is held to its limit of memory.
 """
 
 import argparse
