@@ -11,8 +11,8 @@ from server_node.protocol.round_trip import RoundTrip
 
 MAX_UNANSWERED = 24
 """A member that leaves so many questions unanswered is dropped from its round. The waits double up to
-`stragglers.retry_s`, so with its default that is after more than three hours without a sign of life. The
-answers wait behind the message that the client sends: the largest one that a shipped task knows, a whole model
+`stragglers.retry_s`, so with its default that is after more than three hours without a sign of life.
+Answers wait behind the message that the client sends: the largest one that a shipped task knows, a whole model
 as float32, takes two hours at the rate of `lora-backhaul`. A client that is gone is noticed earlier: the broker
 says its last will."""
 

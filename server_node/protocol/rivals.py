@@ -74,6 +74,8 @@ class Rivals:
     def _starting_hears(self, message: Claim | RunState) -> Verdict:
         self.incarnation = max(self.incarnation, message.server + 1)
         if isinstance(message, RunState):
+            if self._at_work and message.phase == "finished":  # the run has ended while this one waited
+                return Verdict.GIVE_WAY
             self._at_work = message.phase in ("gathering", "running")
             return Verdict.NOTHING
         if self._takeover and not message.takeover:

@@ -181,3 +181,9 @@ def test_a_server_that_comes_back_says_its_state_only_when_it_knows_that_nobody_
     assert state(hears(core, Claim(1, 50))) == RunState("gathering", 1, 50, 0, 2)
     assert said(core.handle(Online(), 10.0)) == [("", Claim(1, 50))]
     assert hears(core, RunState("gathering", 2, 7, 0, 2)) == [Done("superseded")]
+
+
+def test_a_run_that_ends_while_a_server_starts_is_not_begun_again() -> None:
+    core = server()
+    hears(core, RunState("running", 7, 3, 1, 2))
+    assert hears(core, RunState("finished", 7, 3, 2, 2)) == [Done("another server")]

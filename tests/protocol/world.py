@@ -1,8 +1,8 @@
 """Servers, a broker and clients on wires that a test can cut, delay, double and shuffle; time is a number.
 
 Every message that is said waits on a wire until the test delivers it. The broker keeps what is retained, says
-last wills, gives up who is silent for long, and loses what is meant for somebody who is not connected: clean
-sessions, as in the real runs. What somebody says who is not connected is lost, or said on the next connection.
+last wills, gives up who is silent for long, and loses what is meant for somebody who is not there: clean
+sessions, as in the real runs. What somebody says without a connection is lost, or said on the next one.
 """
 
 import itertools
