@@ -39,6 +39,13 @@ class Ratios(TypedDict):
     total_both_directions: float | None
 
 
+class Refusals(TypedDict):
+    """Refused messages of one client."""
+
+    count: int
+    last: str  # why the last one was refused
+
+
 class MessageCounts(TypedDict):
     """Numbers of messages, see server_node.protocol.ledger.Ledger."""
 
@@ -46,6 +53,7 @@ class MessageCounts(TypedDict):
     received: int
     rejected: int
     rejected_by_reason: dict[str, int]
+    refused: NotRequired[dict[str, Refusals]]  # by client; all that are not in the fleet are "strangers"
     duplicates: int
     discarded_late: int
 
@@ -83,3 +91,19 @@ WAS_STOPPED = "stopped"
 def total_wire_bytes(summary: Summary) -> int:
     """Sum up the bytes of all flows, both directions."""
     return sum(flow["wire"] for flow in summary["bytes"].values())
+
+
+NAMED = 5
+"""So many clients whose messages were refused are named."""
+
+
+def refusals(summary: Summary) -> str:
+    """Say whose messages were refused, the worst first: the last thing to be seen of a run; empty if none."""
+    messages = summary["messages"]
+    by_count = sorted(messages.get("refused", {}).items(), key=lambda item: -item[1]["count"])
+    if not by_count:
+        return ""
+    lines = [f"{messages['rejected']} messages were refused; {summary['client_steps']} client steps counted:"]
+    lines += [f"  {client}: {of['count']} refused, the last: {of['last']}" for client, of in by_count[:NAMED]]
+    lines += [f"  and {len(by_count) - NAMED} more clients"] if len(by_count) > NAMED else []
+    return "\n".join(lines)
