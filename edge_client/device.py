@@ -5,8 +5,8 @@ all that leaves the device.
 """
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +136,8 @@ class Device:
     def _encode(self, step: int, targets: Tensor) -> Activations:
         z = self._z.detach().numpy()
         rng = generator(self._seed, "encode", self._client, self._round, step)
-        payload, arrives, self._codewords = encode_activations(self._activations_codec, z, rng)
+        with _own_values("activations"):
+            payload, arrives, self._codewords = encode_activations(self._activations_codec, z, rng)
         self._residual: npt.NDArray[np.float32] = z - arrives
         self._energy += float(np.vdot(z, z))
         self._error_energy += float(np.vdot(self._residual, self._residual))
@@ -179,7 +180,8 @@ class Device:
         del self._received
         self._head.zero_grad()  # frees the gradients: an idle device of FedAvg keeps one model, not three
         rng = generator(self._seed, "update", self._client, self._round)
-        payload = self._update_codec.encode(change, rng)
+        with _own_values("head"):
+            payload = self._update_codec.encode(change, rng)
         if self._error_feedback:
             self._lost = change - self._update_codec.decode(payload, *change.shape)
         return HeadUpdate(
@@ -190,6 +192,16 @@ class Device:
             quantization_error=self._error_energy / max(self._energy, 1e-30),
             payload=payload,
         )
+
+
+@contextmanager
+def _own_values(what: str) -> Iterator[None]:
+    """Turn the codec's refusal of values into a WireError: the device gives up its round, and lives on."""
+    try:
+        yield
+    except ValueError as error:
+        why = f"the {what} of this device: {error} (NaN in its data, or a learning rate that is too high)"
+        raise WireError("not-finite", why) from error
 
 
 def corrected(

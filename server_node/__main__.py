@@ -13,6 +13,7 @@ from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
+from server_node.summary import refusals
 
 JOURNAL = "journal.json"
 """In the run folder: what `fedlite trace` needs of the server."""
@@ -35,10 +36,12 @@ def server(
     connect = functools.partial(MqttTransport, broker, ca_file=spec.ca_file, packet_bytes=spec.packet_bytes)
     serving = functools.partial(serve, loaded, connect, run=name, folder=folder, resume=resume)
     journal = Journal(client_names(loaded))
-    run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
+    summary = run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
     with writing(folder):
         journal.write(folder / JOURNAL)
     typer.echo(f"results in {folder}")
+    if said := refusals(summary):
+        typer.echo(said)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,10 @@ class RunFolder:
                 "received": ledger.received,
                 "rejected": sum(ledger.rejected.values()),
                 "rejected_by_reason": dict(ledger.rejected),
+                "refused": {
+                    client: {"count": count, "last": ledger.refused_of[client]}
+                    for client, count in sorted(ledger.refusals.items())
+                },
                 "duplicates": ledger.duplicates,
                 "discarded_late": ledger.discarded_late,
             },

@@ -42,6 +42,13 @@ class Ratios(TypedDict):
     total_both_directions: float | None
 
 
+class Refusals(TypedDict):
+    """Refused messages of one client."""
+
+    count: int
+    last: str  # why the last one was refused
+
+
 class MessageCounts(TypedDict):
     """Numbers of messages, see server_node.protocol.ledger.Ledger."""
 
@@ -49,6 +56,7 @@ class MessageCounts(TypedDict):
     received: int
     rejected: int
     rejected_by_reason: dict[str, int]
+    refused: NotRequired[dict[str, Refusals]]  # by client; all that are not in the fleet are "strangers"
     duplicates: int
     discarded_late: int
 
@@ -91,3 +99,19 @@ def total_wire_bytes(summary: Summary) -> int:
 def wire_bytes_so_far(row: Mapping[str, Any]) -> int:
     """Sum up a round's row: bytes of all flows, both directions, since the run began."""
     return sum(row[f"{name}_wire_bytes"] for name in (*FLOWS, CONTROL))
+
+
+NAMED = 5
+"""So many clients whose messages were refused are named."""
+
+
+def refusals(summary: Summary) -> str:
+    """Say whose messages were refused, the worst first: the last thing to be seen of a run; empty if none."""
+    messages = summary["messages"]
+    by_count = sorted(messages.get("refused", {}).items(), key=lambda item: -item[1]["count"])
+    if not by_count:
+        return ""
+    lines = [f"{messages['rejected']} messages were refused; {summary['client_steps']} client steps counted:"]
+    lines += [f"  {client}: {of['count']} refused, the last: {of['last']}" for client, of in by_count[:NAMED]]
+    lines += [f"  and {len(by_count) - NAMED} more clients"] if len(by_count) > NAMED else []
+    return "\n".join(lines)

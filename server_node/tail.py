@@ -4,24 +4,25 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from broker.codecs import Codewords, decode_activations, encode_gradient
+from broker.codecs import decode_activations, encode_gradient
 from broker.wire import bits
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations
+from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.scenario import Training
-from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
-from scenarios.training import head_origin, head_vector, initial_head, load_head_vector, sgd_step
+from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
+from server_node.aggregation import aggregate
 from server_node.protocol.jobs import (
     CloseRound,
+    Diverged,
     EncodeHead,
     RoundClosed,
     TailJob,
@@ -31,17 +32,13 @@ from server_node.protocol.jobs import (
     TailUpdate,
 )
 from server_node.protocol.plan import Plan
+from server_node.tail_pass import LARGEST, Batch, TailGradients, is_sound, send_all
 
 EVALUATION_BATCH = 250
 
 
-class _Batch(NamedTuple):
-    client: str
-    message: Activations
-    weight: float
-    z: npt.NDArray[np.float32]  # (n, d)
-    codewords: Codewords | None
-    targets: Tensor  # (n, *target_shape)
+PROBE_SAMPLES = 16
+"""Test samples on which the server tries whether its model still gives numbers."""
 
 
 class Tail:
@@ -76,7 +73,8 @@ class Tail:
         self._seed = plan.seed
         self._training = training
         self._map_batches = map_batches
-        self._weight = 0.0
+        self._rule = training.aggregation
+        self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
     def run(self, job: TailJob) -> TailResult:
@@ -87,16 +85,20 @@ class Tail:
             case TailStep():
                 return self._step(job)
             case TailUpdate():
-                self._update(job)
-                return None
+                return self._update(job)
             case CloseRound():
                 return self._close(job)
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
+    def _begin_step(self) -> None:
+        """Forget what the step before has added up."""
+        self._gradients = TailGradients(self.tail, self._rule)
+        self._unsound: dict[str, WireError] = {}
+
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
-        arrived: list[_Batch] = []
+        arrived: list[Batch] = []
         for (client, _, _), batch in zip(
             job.batches, self._map_batches(self._read, job.batches), strict=True
         ):
@@ -106,21 +108,25 @@ class Tail:
                 arrived.append(batch)
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
-        z = torch.from_numpy(np.concatenate([batch.z for batch in arrived])).requires_grad_()
         self.tail.train()
-        with seeded(derive_seed(self._seed, "dropout", "server", arrived[0].client, job.round, job.step)):
-            outputs = self.tail(z)
-        losses = self._task.loss(outputs, torch.cat([batch.targets for batch in arrived]))
-        weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in arrived])
-        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]  # adds to the gradients of the step so far
-        self._weight += float(weights.sum())
-        assert z.grad is not None
-        downlink = np.split(z.grad.numpy(), np.cumsum([len(batch.z) for batch in arrived])[:-1])
-        encoded = self._map_batches(self._encode, arrived, downlink)
-        gradients |= dict(zip((batch.client for batch in arrived), encoded, strict=True))
-        return TailStepped(gradients, losses.sum().item(), len(z))
+        groups, refused = send_all(
+            self.tail,
+            self._task.loss,
+            arrived,
+            lambda first: derive_seed(self._seed, "dropout", "server", first, job.round, job.step),
+            apart=self._rule != "mean",
+        )
+        gradients |= refused
+        self._unsound |= {client: why for client, why in refused.items() if why.reason == "range"}
+        for group in groups:
+            self._gradients.add(group)
+            ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
+            encoded = self._map_batches(self._encode, group.batches, np.split(group.downlink, ends))
+            gradients |= dict(zip((batch.client for batch in group.batches), encoded, strict=True))
+        loss_sum = sum(group.losses.sum().item() for group in groups)
+        return TailStepped(gradients, loss_sum, sum(len(group.losses) for group in groups))
 
-    def _read(self, sent: tuple[str, Activations, float]) -> _Batch | WireError:
+    def _read(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
         """Decode one batch, and check every number in it before torch sees any."""
         client, message, weight = sent
         task, n = self._task, message.count
@@ -134,9 +140,9 @@ class Tail:
         if targets.size and int(targets.max()) >= task.classes:
             return WireError("range", f"target {targets.max()} of {task.classes} classes")
         labels = torch.from_numpy(targets.astype(np.int64).reshape(shape))
-        return _Batch(client, message, weight, z, codewords, labels)
+        return Batch(client, message, weight, z, codewords, labels)
 
-    def _encode(self, batch: _Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float]:
+    def _encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
 
         Args:
@@ -147,40 +153,114 @@ class Tail:
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
         rng = generator(self._seed, "gradient", batch.client, batch.message.round, batch.message.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
-        payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+        try:
+            payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+        except ValueError as error:
+            return WireError("range", f"the gradient at the cut is {error}")
         relative = self._training.correction.relative  # 0 saves two passes over the batch
         ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
         return payload, self._training.lambda_in(batch.message.round, ratio)
 
-    def _update(self, job: TailUpdate) -> None:
-        if self._weight:
-            lr = self._training.tail_lr * self._training.lr_factor(job.round)
-            sgd_step(self.tail, lr / self._weight)
-        self._weight = 0.0
+    def _update(self, job: TailUpdate) -> Diverged | None:
+        """Take a step of SGD with what has come through the tail since the step before."""
+        where = f"round {job.round}, step {job.step}"
+        if self._is_lost(len(self._gradients.greatest_loss), self._unsound):
+            return Diverged(f"{where}: activations_up: {_named(self._unsound)}")
+        lr = self._training.tail_lr * self._training.lr_factor(job.round)
+        if not self._gradients.step(lr):
+            losses = self._gradients.greatest_loss
+            client = max(losses, key=losses.__getitem__)
+            loss = losses[client]
+            whose = f"the greatest loss, {loss:.3g}, was that of {client}"
+            return Diverged(f"{where}: activations_up: the tail's parameters are not finite; {whose}")
+        self._begin_step()
+        return None
 
-    def _close(self, job: CloseRound) -> RoundClosed:
+    def _is_lost(self, good: int, refused: dict[str, WireError]) -> bool:
+        """Say whether it is the model that is at fault, not the clients whose numbers were refused.
+
+        One client ends nothing: at least two must have been refused, and more than were not; or the server's
+        own model must fail on the server's own data.
+        """
+        if not refused or good >= len(refused):
+            return False
+        return len(refused) > 1 or not self._gives_numbers()
+
+    def _gives_numbers(self) -> bool:
+        """Try head and tail on a few test samples: is every output finite and below LARGEST?"""
+        inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
+        self.head.eval()
+        self.tail.eval()
+        with torch.no_grad():
+            return is_sound(self.tail(self.head(inputs)))
+
+    def _close(self, job: CloseRound) -> RoundClosed | Diverged:
+        refused: dict[str, WireError] = {}
+        received: dict[str, npt.NDArray[np.float32]] = {}
+        weights: dict[str, float] = {}
+        for client, update, weight in job.updates:
+            change = self._read_update(client, update)
+            if isinstance(change, WireError):
+                refused[client] = change
+            else:
+                received[client], weights[client] = change, weight * update.samples
+        unsound = self._average(received, weights)
+        if self._is_lost(len(received), unsound):
+            return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
+        metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
+        if metric is not None and not np.isfinite(metric):
+            return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
+        return RoundClosed(self._encode_head(job.round), metric, refused | unsound)
+
+    def _read_update(self, client: str, update: HeadUpdate) -> npt.NDArray[np.float32] | WireError:
+        """Decode one head update, shape (P,), and check every number in it."""
+        if not 0 <= update.quantization_error < LARGEST:
+            return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
+        try:
+            codec = self._plan.codecs_of(client).head_update_up
+            change: npt.NDArray[np.float32] = codec.decode(update.payload, 1, self._plan.head_size)[0]
+        except WireError as error:
+            return error
+        if not is_sound(torch.from_numpy(change)):
+            return WireError("range", "a change of the head of magnitude 2**64 or more")
+        return change
+
+    def _average(
+        self, received: dict[str, npt.NDArray[np.float32]], weights: dict[str, float]
+    ) -> dict[str, WireError]:
+        """Move the head by what the scenario's rule makes of the updates.
+
+        While the model then gives no numbers on the server's own data, the longest update is refused.
+
+        Returns:
+            Whose updates were refused; they are taken out of `received`.
+        """
         refused: dict[str, WireError] = {}
         parameters = head_vector(self.head)
-        change = np.zeros_like(parameters)
-        total = 0.0
-        for client, update, weight in job.updates:
-            try:
-                codec = self._plan.codecs_of(client).head_update_up
-                delta = codec.decode(update.payload, 1, parameters.size)[0]
-            except WireError as error:
-                refused[client] = error
-                continue
-            change += np.float32(weight * update.samples) * delta
-            total += weight * update.samples
-        if total:
-            load_head_vector(self.head, parameters + change / np.float32(total))
-        metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
-        return RoundClosed(self._encode_head(job.round), metric, refused)
+        while received:
+            clients = sorted(received)
+            vectors = [received[client] for client in clients]
+            change = aggregate(self._rule, vectors, [weights[client] for client in clients])
+            load_head_vector(self.head, parameters + change)
+            if self._gives_numbers():
+                break
+            longest = max(clients, key=lambda client: float(np.linalg.norm(received[client].astype(float))))
+            refused[longest] = WireError("range", "with its update the model gives no finite outputs")
+            del received[longest]
+            load_head_vector(self.head, parameters)
+        return refused
 
     def _encode_head(self, number: int) -> bytes:
         rng = generator(self._seed, "head", number)
         codec = self._plan.codecs.head_state_down
         return codec.encode((head_vector(self.head) - self._head_origin)[None, :], rng)
+
+
+def _named(refused: dict[str, WireError]) -> str:
+    """Name up to five of those that were refused, and why the last one was."""
+    names = sorted(refused)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
+    return f"{refused[names[-1]]} ({', '.join(names[:5])}{more})"
 
 
 def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:

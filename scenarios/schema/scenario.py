@@ -90,6 +90,26 @@ class Correction(Part):
         return self
 
 
+class TrimmedMean(Part):
+    """The trimmed mean with a share of one's own."""
+
+    rule: Literal["trimmed_mean"] = Field(default="trimmed_mean", description="the rule that has a share")
+    fraction: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.2, description="share of the updates that is left out at either end, rounded up"
+    )
+
+
+def _aggregation_form(value: object) -> str:
+    return "trimmed" if isinstance(value, dict | TrimmedMean) else "name"
+
+
+Aggregation = Annotated[
+    Annotated[Literal["mean", "clipped_mean", "trimmed_mean", "coordinate_median"], Tag("name")]
+    | Annotated[TrimmedMean, Tag("trimmed")],
+    Discriminator(_aggregation_form),
+]
+
+
 class Training(Part):
     """Method, rounds, cohort and learning rates."""
 
@@ -112,6 +132,13 @@ class Training(Part):
         default="none", description="linear: both rates fall from round to round, towards 0 after the last"
     )
     correction: Correction = Field(default=Correction(), description="gradient correction")
+    aggregation: Aggregation = Field(
+        default="mean",
+        description=(
+            "how the server makes one change of the clients' changes of their heads, and, unless it is mean, "
+            "one step of their gradients at the tail; the others bound what a hostile client can do"
+        ),
+    )
     evaluate_every: PositiveInt = Field(default=10, description="rounds between two evaluations")
 
     def lr_factor(self, round_number: int) -> float:

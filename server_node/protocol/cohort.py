@@ -5,7 +5,7 @@ import math
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released
+from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released, Standing
 from server_node.protocol.actions import ServerAction
 from server_node.protocol.admission import check_activations, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
@@ -146,6 +146,9 @@ class Cohort:
             case Repair.ASK_AGAIN:
                 return self._ask(client, now_s, resend=True)
             case Repair.DROP:
+                if claim.standing is Standing.REFUSED:
+                    where = f"round {claim.round}, step {claim.step}"
+                    self._ledger.reject(client, "gave-up", f"gave-up: the device could not do {where}")
                 return self.drop(client)
             case Repair.NOTHING:
                 return []

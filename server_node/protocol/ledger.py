@@ -46,6 +46,7 @@ class Ledger:
     Attributes:
         flows: by name, FLOWS and CONTROL.
         rejected: messages refused, by reason.
+        refusals: the same messages, by sender.
         refused_of: of each client the last refusal in words; all that are not in the fleet are "strangers".
         sent: messages the server published.
         received: messages of clients that could be read.
@@ -56,6 +57,7 @@ class Ledger:
 
     flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
     rejected: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
     refused_of: dict[str, str] = field(default_factory=dict)
     sent: int = 0
     received: int = 0
@@ -82,6 +84,7 @@ class Ledger:
     def reject(self, sender: str, reason: str, detail: str) -> None:
         """Count a message that was refused; the last refusal of each sender is kept in words."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        self.refusals[sender] = self.refusals.get(sender, 0) + 1
         self.refused_of[sender] = detail
 
     def tensor(self, flow: str, n: int, d: int) -> None:

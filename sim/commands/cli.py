@@ -22,7 +22,7 @@ from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
 from server_node.protocol.reports import Watch
-from server_node.summary import COMPLETE, WAS_STOPPED, Summary
+from server_node.summary import COMPLETE, WAS_STOPPED, Summary, refusals
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
 from sim.commands.progress import summary_table, watching_run
@@ -155,6 +155,8 @@ def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) 
             typer.echo(f"ended early: {reason}")
         typer.echo(summary_table(summary))
         typer.echo(f"\nresults in {folder}")
+        if said := refusals(summary):
+            typer.echo(f"\n{said}")
     if reason == WAS_STOPPED:
         rounds = f"{summary['rounds']} of {scenario.training.rounds} rounds"
         typer.echo(f"stopped after {rounds}; {folder} says what they came to", err=True)

@@ -75,7 +75,7 @@ async def mallory(url: str, name: str = MALLORY) -> AsyncIterator[Mallory]:
 async def honest_run(scenario: Scenario, url: str, folder: Path) -> AsyncIterator[asyncio.Task[Summary]]:
     """Run the server and the three honest clients."""
     connect, stop = functools.partial(MqttTransport, url), asyncio.Event()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         server = group.create_task(serve(scenario, connect, run="small", folder=folder, stop=stop))
         group.create_task(host(scenario, connect, run="small", names=["c0", "c1", "c2"], stop=stop))
         yield server
@@ -94,10 +94,16 @@ def batch(payload: bytes | None = None, targets: bytes | None = None, **fields: 
     )
 
 
+NESTED = b"\x92" + b"\x91" * 1000 + b"\x01\x01"
+HUGE = batch(payload=bytes([100]) + batch().payload[1:])  # the codebook's exponent: 2**100 and more
+
 REFUSED: list[tuple[bytes | Message, str]] = [
     (b"", "malformed"),
     (b"\xc1 this is no msgpack", "malformed"),
     (msgpack.packb([2, 77, "unknown type"]), "malformed"),
+    (NESTED, "version"),
+    (b"\x92\x02" + NESTED[1:], "malformed"),
+    (b"\x93\x02\x05" + b"\x91" * 4_600_000 + b"\x01", "malformed"),
     (msgpack.packb([3, 5, 1, 1, 0, 1, N, b"", b""]), "version"),
     (msgpack.packb([2, 5, 1, 1, 0, 1, -3, b"", b""]), "malformed"),
     (msgpack.packb([2, 7, 1, 1, 1, 20, float("nan"), b""]), "not-finite"),
@@ -135,6 +141,7 @@ NAN_CODEBOOK = batch().payload[:1] + np.full(4 * 4, np.nan, "<f2").tobytes() + b
     ("message", "reason", "centroids"),
     [
         pytest.param(batch(payload=NAN_CODEBOOK), "not-finite", 4, id="NaN in the codebook"),
+        pytest.param(HUGE, "range", 4, id="exponent 100"),
         pytest.param(batch(targets=b"\x00\x00\x10"), "malformed", 4, id="padding bits set"),
         pytest.param(batch(payload=bytes(1 + 3 * 4 * 2) + b"\xff" * 10), "range", 3, id="code 3 of 3"),
     ],
@@ -150,8 +157,60 @@ async def test_a_batch_that_is_wrong_inside_never_reaches_the_tail(
         await bad.say(message)
         await bad.say(Status(online=False, session=1), STATUS)
         summary = await server
+    assert summary["reason"] == "complete"
     assert summary["messages"]["rejected_by_reason"] == {reason: 1}
     assert summary["client_steps"] == 9
+    assert summary["messages"]["refused"][MALLORY]["last"].startswith(f"{reason}: ")
+
+
+def head_update(first: int, value: float, samples: int = N) -> HeadUpdate:
+    """An update of round 1 in float16: its exponent, and the value that all parameters have before it."""
+    halves = np.full(HEAD, value, "<f2").tobytes()
+    return HeadUpdate(1, 1, 1, samples, 0.0, bytes([first]) + halves)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        pytest.param(head_update(0, 0.0, samples=2**31 - 1), "samples", id="2**31 - 1 samples"),
+        pytest.param(head_update(100, 2.0**14), "range", id="exponent 100"),
+        pytest.param(head_update(0, float("nan")), "not-finite", id="NaN"),
+    ],
+)
+async def test_a_head_update_that_would_own_the_model_is_refused_and_named(
+    tmp_path: Path, broker_url: str, message: HeadUpdate, reason: str
+) -> None:
+    scenario = small_scenario(tmp_path, "training.cohort=4")
+    async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
+        await bad.say(greeting(scenario))
+        await bad.hear(Assignment)
+        await bad.say(batch())
+        await bad.hear(Gradient)
+        await bad.say(message)
+        await bad.say(Status(online=False, session=1), STATUS)
+        summary = await server
+    assert summary["reason"] == "complete"
+    assert final_score(summary) > 0.9
+    assert summary["client_steps"] == 61
+    assert summary["messages"]["rejected_by_reason"] == {reason: 1}
+    refused = summary["messages"]["refused"]
+    assert [(client, of["count"]) for client, of in refused.items()] == [(MALLORY, 1)]
+
+
+async def test_a_nested_packet_that_the_broker_keeps_harms_no_server_that_starts_after_it(
+    tmp_path: Path, broker_url: str
+) -> None:
+    scenario = small_scenario(tmp_path, "training.cohort=3", "training.rounds=3")
+    async with MqttTransport(broker_url, client_id="early", subscriptions=()) as early:
+        await early.publish(UP, NESTED, retain=True)
+        async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
+            await bad.say(greeting(scenario))
+            await bad.say(Status(online=False, session=1), STATUS)
+            summary = await server
+        await early.publish(UP, b"", retain=True)
+    assert summary["reason"] == "complete"
+    assert summary["messages"]["rejected_by_reason"] == {"version": 1}
+    assert list(summary["messages"]["refused"]) == [MALLORY]
 
 
 async def test_a_duplicated_step_counts_once(tmp_path: Path, broker_url: str) -> None:

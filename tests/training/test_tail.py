@@ -9,6 +9,7 @@ the loss has the gradient (w z - t) z at w and (w z - t) w at z.
                        (1,1)  1    2       2     ( 2, 2)  ( 2,  4)
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from broker.codecs import Float32
 from broker.wire import bits
+from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.task import Dataset, Split, Task
-from scenarios.training import load_head_vector
-from server_node.protocol.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
+from scenarios.training import head_vector, load_head_vector
+from server_node.protocol.jobs import CloseRound, Diverged, RoundClosed, TailStep, TailStepped, TailUpdate
 from server_node.tail import Tail, evaluate
 from tests.helpers import plan_of, small_scenario
 
@@ -181,14 +183,149 @@ def test_dropout_of_the_tail_depends_on_round_step_and_first_client_alone(tmp_pa
         assert not torch.equal(other, first)
 
 
+def zero_head() -> nn.Linear:
+    head = nn.Linear(2, 2, bias=False)
+    load_head_vector(head, np.zeros(4, np.float32))
+    return head
+
+
+def update(samples: int, change: float, error: float = 0.0) -> HeadUpdate:
+    """An update by which all four parameters of the head change."""
+    delta = np.full((1, 4), change, np.float32)
+    return HeadUpdate(1, 1, 1, samples, error, Float32().encode(delta, np.random.default_rng(0)))
+
+
 def test_heads_are_averaged_by_samples_and_staleness(tmp_path: Path) -> None:
     """(1 * 10 * 0.4 + 1/2 * 20 * 1.0) / (10 + 10) = 0.7."""
-    head = linear(0, 0)
+    head = zero_head()
     server = make_tail(tmp_path, linear(1, 2), head=head)
-
-    def update(samples: int, change: float) -> HeadUpdate:
-        delta = np.full((1, 2), change, np.float32)
-        return HeadUpdate(1, 1, 1, samples, 0.0, Float32().encode(delta, np.random.default_rng(0)))
-
     server.run(CloseRound(1, (("a", update(10, 0.4), 1.0), ("b", update(20, 1.0), 0.5)), evaluate=False))
-    assert head.weight.tolist()[0] == pytest.approx([0.7, 0.7])
+    assert head_vector(head).tolist() == pytest.approx([0.7] * 4)
+
+
+# What one client sends harms no other.
+
+
+HUGE = activations([[1e37, 1e37]], [0])
+
+
+def loss_that_needs_two(outputs: Tensor, targets: Tensor) -> Tensor:
+    if len(targets) == 1:
+        raise RuntimeError("one sample is not enough")
+    return (outputs[:, 0] - targets) ** 2 / 2
+
+
+@pytest.mark.parametrize("rule", ["mean", "clipped_mean", "trimmed_mean", "coordinate_median"])
+def test_a_batch_whose_loss_is_infinite_is_refused_and_the_others_are_as_if_it_had_not_come(
+    tmp_path: Path, rule: str
+) -> None:
+    alone = make_tail(tmp_path, learned := linear(1, 2), f"training.aggregation={rule}")
+    expected, down = stepped(alone, TailStep(1, 0, BOTH))
+    server = make_tail(tmp_path, layer := linear(1, 2), f"training.aggregation={rule}")
+    result = server.run(TailStep(1, 0, (BOTH[0], ("b", B, 1 / SQRT2), ("bad", HUGE, 1.0))))
+    assert isinstance(result, TailStepped)
+    refusal = result.gradients.pop("bad")
+    assert isinstance(refusal, WireError)
+    assert str(refusal) == "range: the loss is not finite, or of magnitude 2**64 or more"
+    assert result == expected
+    assert down["a"] == [[-2, -4]]
+    assert alone.run(TailUpdate(1, 0)) is server.run(TailUpdate(1, 0)) is None
+    assert layer.weight.tolist() == learned.weight.tolist() != [[1, 2]]
+
+
+def test_a_batch_that_the_loss_cannot_take_is_refused_with_what_it_raised(tmp_path: Path) -> None:
+    """The batch of one sample passes when it comes with another, so it is not refused then."""
+    server = make_tail(tmp_path, layer := linear(1, 2))
+    server._task = dataclasses.replace(server._task, loss=loss_that_needs_two)
+    together, alone = (server.run(TailStep(1, 0, batches)) for batches in (BOTH, BOTH[:1]))
+    assert isinstance(together, TailStepped)
+    assert isinstance(alone, TailStepped)
+    assert not any(isinstance(answer, WireError) for answer in together.gradients.values())
+    assert str(alone.gradients["a"]) == "tail: RuntimeError: one sample is not enough"
+    assert (alone.loss_sum, alone.samples) == (0.0, 0)
+    assert layer.weight.grad is not None
+
+
+def test_a_refused_batch_leaves_no_trace_in_running_statistics(tmp_path: Path) -> None:
+    norm = nn.BatchNorm1d(2)
+    server = make_tail(tmp_path, nn.Sequential(norm, linear(1, 2)))
+    server.run(TailStep(1, 0, (("one", A, 1.0),)))  # one sample has no variance
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == [0, 0]
+    server.run(TailStep(1, 0, (("b", B, 1.0), ("bad", activations([[1e37, 1e37]] * 2, [0, 0]), 1.0))))
+    assert norm.running_mean.tolist() == pytest.approx([0.05, 0.1])  # a tenth of B's means
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 1
+
+
+def test_one_client_whose_numbers_are_refused_ends_nothing(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, layer := linear(1, 2))
+    server.run(TailStep(1, 0, (("bad", HUGE, 1.0),)))
+    assert server.run(TailUpdate(1, 0)) is None
+    assert layer.weight.tolist() == [[1, 2]]
+
+
+def test_when_most_clients_numbers_are_refused_the_model_is_lost_and_they_are_named(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(1, 2))
+    server.run(TailStep(3, 1, (BOTH[0], ("x", HUGE, 1.0), ("y", HUGE, 1.0))))
+    why = (
+        "round 3, step 1: activations_up: range: the loss is not finite, or of magnitude 2**64 or more (x, y)"
+    )
+    assert server.run(TailUpdate(3, 1)) == Diverged(why)
+
+
+def test_a_tail_that_is_not_finite_after_its_step_ends_the_run_and_names_the_greatest_loss(
+    tmp_path: Path,
+) -> None:
+    server = make_tail(tmp_path, linear(1, 2), "training.tail_lr=1e38")
+    server.run(TailStep(2, 0, (("a", A, 1.0), ("b", activations([[1e3, 0]], [0]), 1.0))))
+    why = "activations_up: the tail's parameters are not finite; the greatest loss, 5e+05, was that of b"
+    assert server.run(TailUpdate(2, 0)) == Diverged(f"round 2, step 0: {why}")
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (update(10, 2.0**64), "range: a change of the head of magnitude 2**64 or more"),
+        (update(10, 2.0**63), "range: with its update the model gives no finite outputs"),
+        (update(10, 0.5, error=1e300), "range: a quantization error of 1e+300"),
+        (update(10, 0.5, error=-1.0), "range: a quantization error of -1"),
+    ],
+)
+def test_a_head_update_that_breaks_the_model_is_refused_and_the_others_are_averaged(
+    tmp_path: Path, bad: HeadUpdate, why: str
+) -> None:
+    server = make_tail(tmp_path, linear(100, 200), head=(head := zero_head()))
+    closed = server.run(CloseRound(1, (("a", update(10, 0.4), 1.0), ("bad", bad, 1.0)), evaluate=False))
+    assert isinstance(closed, RoundClosed)
+    assert {client: str(error) for client, error in closed.refused.items()} == {"bad": why}
+    assert head_vector(head).tolist() == pytest.approx([0.4] * 4)
+
+
+def test_updates_of_most_clients_that_break_the_model_end_the_run_and_are_named(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(100, 200), head=zero_head())
+    updates = [("a", update(10, 0.4), 1.0), ("x", update(10, 2.0**63), 1.0), ("y", update(10, 2.0**63), 1.0)]
+    why = "round 4: head_update_up: range: with its update the model gives no finite outputs (x, y)"
+    assert server.run(CloseRound(4, tuple(updates), evaluate=False)) == Diverged(why)
+
+
+def test_a_metric_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(1, 2))
+    server._task = dataclasses.replace(server._task, score=lambda outputs, _targets: outputs[:, 0] / 0)
+    assert server.run(CloseRound(5, (), evaluate=True)) == Diverged("round 5: the mean output is inf")
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("coordinate_median", 0.4), ("trimmed_mean", 0.4)])
+def test_heads_are_averaged_by_the_scenarios_rule(tmp_path: Path, rule: str, expected: float) -> None:
+    server = make_tail(tmp_path, linear(1, 2), f"training.aggregation={rule}", head=(head := zero_head()))
+    updates = tuple((name, update(10, change), 1.0) for name, change in (("a", 0.3), ("b", 0.4), ("c", 90.0)))
+    server.run(CloseRound(1, updates, evaluate=False))
+    assert head_vector(head).tolist() == pytest.approx([expected] * 4)
+
+
+def test_the_tail_learns_from_the_clients_gradients_by_the_scenarios_rule(tmp_path: Path) -> None:
+    """Mean gradients at w of a, b and c: (-2, 0), (1, 2) and (9, 0); the medians are (1, 0)."""
+    server = make_tail(tmp_path, layer := linear(1, 2), "training.aggregation=coordinate_median")
+    server.run(TailStep(1, 0, (*BOTH, ("c", activations([[-3, 0]], [0]), 1.0))))
+    server.run(TailUpdate(1, 0))
+    assert layer.weight.tolist()[0] == pytest.approx([0.9, 2.0])

@@ -131,7 +131,7 @@ def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) ->
         np.random.default_rng(number).standard_normal((1, 144)).astype(np.float32) for number in (1, 2)
     ]
     arrived = np.zeros((1, 144), np.float32)
-    device._update_codec = coarse
+    device._update_codec, device._server = coarse, 1
     for number, change in enumerate(learned, start=1):
         device._round, device._trained, device._energy, device._error_energy = number, 10, 1.0, 0.0
         device._received = head_vector(device._head) - change[0]

@@ -1,0 +1,143 @@
+"""What one hostile client of ten does to a run, under each rule of `training.aggregation`.
+
+    .venv/bin/python -m benchmarks.attacks [--method split] [--rounds 60] [--seeds 0 1 2]
+
+digits28 in ten shares of their own class mixture (Dirichlet, 0.5), all ten clients in every round, one batch
+of ten samples each, float32 on every flow, rates that fall to 0. The client c9 attacks in every round; the
+numbers are accuracies after the last one. It keeps to the protocol and is refused only when the model breaks.
+
+    none      it is honest
+    flipped   it sends -1 times its head update
+    reversed  it sends -10 times its head update
+    huge      it sends 1024 times its head update
+    labels    every label of its data is the next class
+
+It is simulated, with one torch thread, so that runs can share a machine. The table says nothing of time.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import torch
+
+from broker.stopping import Stop
+from broker.wire.messages import HeadUpdate
+from edge_client.core import ClientJob, ClientResult
+from edge_client.device import Device
+from scenarios.loading.load import load_scenario
+from scenarios.partition import client_rows
+from scenarios.schema.scenario import Scenario, client_names
+from scenarios.task import Split, Task
+from scenarios.tasks import task_of
+from scenarios.training import initial_head
+from server_node.protocol.ledger import Ledger
+from server_node.protocol.reports import Fact, RoundReport
+from sim.chrome_trace import Trace
+from sim.network.clock import Clock
+from sim.simulation import workers
+from sim.simulation.run import VirtualRun
+
+CLIENTS = 10
+RULES = ("mean", "clipped_mean", "trimmed_mean", "coordinate_median")
+FACTORS = {"flipped": -1.0, "reversed": -10.0, "huge": 1024.0}
+ATTACKS = ("none", *FACTORS, "labels")
+FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
+
+
+def scenario_of(method: str, rule: str, rounds: int, seed: int) -> Scenario:
+    """Give the run's scenario."""
+    settings = [
+        "name=attacks",
+        f"seed={seed}",
+        f"training.method={method}",
+        f"training.aggregation={rule}",
+        f"training.rounds={rounds}",
+        f"training.evaluate_every={rounds}",
+        f"training.cohort={CLIENTS}",
+        "task.batch_size=10",
+        f"fleet=[{{count: {CLIENTS}}}]",
+        *(f"flows.{flow}={{codec: float32}}" for flow in FLOWS),
+    ]
+    return load_scenario("quickstart", settings)
+
+
+def hostile(scenario: Scenario, task: Task, attack: str) -> Callable[[ClientJob], ClientResult]:
+    """Give what does the jobs of the last client, the attacker."""
+    train = task.load().train
+    share = train.take(client_rows(scenario, task.load())[-1])
+    data = Split(share.inputs, (share.targets + 1) % task.classes) if attack == "labels" else share
+    device = Device(
+        task,
+        initial_head(task, scenario.seed),
+        data,
+        client=client_names(scenario)[-1],
+        seed=scenario.seed,
+        batch_size=scenario.task.batch_size,
+        training=scenario.training,
+    )
+    factor = np.float32(FACTORS.get(attack, 1.0))
+
+    def run(job: ClientJob) -> ClientResult:
+        result = device.run(job)
+        if not isinstance(result, HeadUpdate):
+            return result
+        payload = (factor * np.frombuffer(result.payload, "<f4")).tobytes()
+        return msgspec.structs.replace(result, payload=payload)
+
+    return run
+
+
+def accuracy(method: str, rule: str, attack: str, rounds: int, seed: int) -> float:
+    """Train with one hostile client; gives the accuracy after the last round, NaN if it was not reached."""
+    scenario = scenario_of(method, rule, rounds, seed)
+    task, clock, ledger = task_of(scenario), Clock(), Ledger()
+    scores: list[float] = []
+
+    def report(fact: Fact) -> None:
+        if isinstance(fact, RoundReport) and fact.metric is not None:
+            scores.append(fact.metric)
+
+    with workers.training(scenario, task, 1) as honest:
+        who = replace(honest, devices=[*honest.devices[:-1], hostile(scenario, task, attack)])
+        run = VirtualRun(
+            scenario, who, clock=clock, ledger=ledger, trace=Trace(client_names(scenario)), report=report
+        )
+        reason = run.to_its_end(Stop())
+    if ledger.rejected or reason != "complete":
+        print(f"    {reason}; refused: {ledger.refused_of}")
+    return scores[-1] if reason == "complete" else math.nan
+
+
+def main() -> None:
+    """Run everything, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", default="split", choices=("split", "fedavg"))
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
+    parser.add_argument("--attacks", nargs="+", default=ATTACKS, choices=ATTACKS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    scores: dict[tuple[str, str], list[float]] = {}
+    for seed in options.seeds:
+        for attack in options.attacks:
+            for rule in options.rules:
+                score = accuracy(options.method, rule, attack, options.rounds, seed)
+                scores.setdefault((rule, attack), []).append(score)
+                print(f"seed {seed}: {attack:9} {rule:18} {score:.3f}", flush=True)
+    print(f"| rule | {' | '.join(options.attacks)} |")
+    print(f"|---{'|---' * len(options.attacks)}|")
+    for rule in options.rules:
+        means = [f"{statistics.mean(scores[rule, attack]):.3f}" for attack in options.attacks]
+        print(f"| `{rule}` | {' | '.join(means)} |")
+
+
+if __name__ == "__main__":
+    main()
