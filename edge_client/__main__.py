@@ -11,6 +11,7 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from broker.console import command, run_until_stopped
+from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
@@ -56,19 +57,24 @@ def edge(
     journal: Annotated[
         Path | None, typer.Option(help="Note here what happened when, for `fedlite trace`.")
     ] = None,
+    broker_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up when no broker answers for so many seconds.")
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
 
-    Start it before or after the server; it waits for the server, and comes back by itself when the
-    connection was lost. The scenario must be the server's.
+    Start it before or after broker and server; it waits for both, and comes back by itself when the
+    connection was lost. While the run is paused it waits, too. The scenario must be the server's.
     """
     loaded = load_scenario(scenario, settings or ())
     names = pick(client_names(loaded), clients)
     cores = threads or os.cpu_count() or 1
     jobs = min(cores, len(names))
     torch.set_num_threads(cores // jobs)
-    connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)
+    connect = functools.partial(
+        MqttTransport, broker, ca_file=loaded.broker.ca_file, connect_timeout_s=broker_timeout
+    )
     taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names, jobs=jobs)
     notes = Journal(client_names(loaded) if journal else ())
     try:
@@ -80,10 +86,24 @@ def edge(
         if journal:
             with writing(journal):
                 notes.write(journal)
-    for name, reason in reasons.items():
-        if reason not in ("complete", "stopped"):
-            typer.echo(f"{name}: {reason}", err=True)
-            raise typer.Exit(1)
+    _tell(reasons)
+
+
+def _tell(reasons: dict[str, str]) -> None:
+    """Say why the clients left.
+
+    Raises:
+        typer.Exit: with the code of the first reason that is not COMPLETE.
+    """
+    for reason in dict.fromkeys(reasons.values()):
+        if reason.partition(":")[0] in (COMPLETE, ENDED, DIVERGED):
+            typer.echo(f"the run is over: {reason}")
+        elif reason != STOPPED:
+            names = ", ".join(name for name, why in reasons.items() if why == reason)
+            typer.echo(f"{names}: {reason}", err=True)
+    for reason in reasons.values():
+        if reason != COMPLETE:
+            raise typer.Exit(exit_of(reason))
 
 
 if __name__ == "__main__":
