@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 
 from broker.errors import UserError
+from broker.exits import Exit
 from broker.stopping import STOPPED, Stop, stop_on_signals
 
 P = ParamSpec("P")
@@ -73,8 +74,8 @@ REPORT_TO = "this is a bug in fedlite, please report it with the lines above and
 def command(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a command: set up logging to standard error, and decide how errors are shown.
 
-    A UserError is shown as one line without a traceback, and the exit code is 2. Any other exception is a
-    bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
+    A UserError is shown as one line without a traceback, and the exit code is its own. Any other exception is
+    a bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
     """
 
     @functools.wraps(function)
@@ -92,22 +93,22 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
             if mistakes is None:
                 traceback.print_exception(error)
                 print(f"error: {REPORT_TO}", file=sys.stderr)  # noqa: T201  the command line's last word
-                raise SystemExit(1) from error
-            for line in dict.fromkeys(mistakes):
+                raise SystemExit(Exit.BUG) from error
+            for line in dict.fromkeys(line for mistake in mistakes for line in str(mistake).splitlines()):
                 print(f"error: {line}", file=sys.stderr)  # noqa: T201  the command line's last word
-            raise SystemExit(2) from error
+            raise SystemExit(mistakes[0].exit) from error
 
     return told
 
 
-def _mistakes(error: BaseException) -> list[str] | None:
-    """Give the lines to show for a UserError, or a group of nothing but UserErrors; None for other errors."""
+def _mistakes(error: BaseException) -> list[UserError] | None:
+    """Give a UserError, or those of a group of nothing but UserErrors; None for other errors."""
     if isinstance(error, BaseExceptionGroup):
-        lines: list[str] = []
+        mistakes: list[UserError] = []
         for inner in error.exceptions:
             found = _mistakes(inner)
             if found is None:
                 return None
-            lines += found
-        return lines
-    return str(error).splitlines() if isinstance(error, UserError) else None
+            mistakes += found
+        return mistakes
+    return [error] if isinstance(error, UserError) else None

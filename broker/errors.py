@@ -2,8 +2,11 @@
 
 Exception
 ├── UserError               a person can mend it: the command line tells it in one line, exit code 2
-│   ├── BrokerError         no broker, a broker that refuses us, or a transport that was left
+│   ├── BrokerError         a broker that cannot be used, or a transport that was left
+│   │   ├── RefusedError    the broker refuses us, exit code 3
+│   │   └── UnreachableError  nobody answers, exit code 4
 │   ├── RunError            a run folder, checkpoint or journal that cannot be used
+│   │   └── AnotherServerError  another server works in the run folder, exit code 6
 │   ├── ReportError         run folders that no report can be made of
 │   ├── StudyError          a study or sweep that cannot be run as asked
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
@@ -14,7 +17,14 @@ Everything else (ValueError and TypeError of numpy, torch and our own code) is a
 and the command line says where to report it.
 """
 
-__all__ = ["BrokerError", "ReportError", "RunError", "StudyError", "UserError"]
+from typing import ClassVar
+
+from broker.exits import Exit
+
+__all__ = [
+    "AnotherServerError", "BrokerError", "RefusedError", "ReportError", "RunError", "StudyError",
+    "UnreachableError", "UserError",
+]  # fmt: skip
 
 
 class UserError(Exception):
@@ -23,13 +33,34 @@ class UserError(Exception):
     The text is for that person: what is wrong, where, and what to do. One line per problem.
     """
 
+    exit: ClassVar[Exit] = Exit.CONFIGURATION
+    """Exit code of a command that ends with it."""
+
 
 class BrokerError(UserError):
     """There is no broker, the broker refuses us, or the transport has been left."""
 
 
+class RefusedError(BrokerError):
+    """The broker refuses the user, the password, or a topic; or its certificate is not trusted."""
+
+    exit = Exit.AUTHENTICATION
+
+
+class UnreachableError(BrokerError):
+    """No broker answers at the address, or no server answers at the broker."""
+
+    exit = Exit.UNREACHABLE
+
+
 class RunError(UserError):
     """A run folder, a checkpoint, a journal or an option of a run that cannot be used as it is."""
+
+
+class AnotherServerError(RunError):
+    """Another server works in the run folder."""
+
+    exit = Exit.ANOTHER_SERVER
 
 
 class ReportError(UserError):

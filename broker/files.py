@@ -10,13 +10,15 @@ from broker.errors import RunError
 
 
 @contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path, *, durable: bool = False, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends without an exception, it replaces `file`.
 
     Whoever opens `file` meanwhile, or after a crash, finds all of the old content or all of the new.
 
     Args:
         file: the file to replace or create; its folder must exist.
+        durable: a loss of power after the block, too, finds all of the new content: it waits for the disk.
+        previous: where the old content is kept. Between two renames, `file` is missing and this one is there.
 
     Raises:
         OSError: the temporary file was not written, or cannot replace `file`.
@@ -24,9 +26,24 @@ def atomic_write(file: Path) -> Iterator[Path]:
     part = file.with_name(f".{file.name}.part")
     try:
         yield part
+        if durable:
+            _flush(part)
+        if previous is not None and file.exists():
+            os.replace(file, previous)  # noqa: PTH105  as below
         os.replace(part, file)  # noqa: PTH105  it replaces an existing file on every platform
+        if durable and os.name == "posix":  # Windows cannot open a folder
+            _flush(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPED = 130
-"""Exit code of a command that was stopped before its work was done: 128 + SIGINT, as shells count."""
+from broker.exits import Exit
+
+STOPPED = Exit.STOPPED
+"""Exit code of a command that was stopped before its work was done."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from broker.console import command, run_until_stopped
 from broker.errors import RunError
+from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
@@ -76,13 +77,16 @@ def edge(
     journal: Annotated[
         Path | None, typer.Option(help="Note here what happened when, for `fedlite trace`.")
     ] = None,
+    broker_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up when no broker answers for so many seconds.")
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
 
-    Start it before or after the server; it waits for the server, and comes back by itself when the
-    connection was lost. Without a scenario it needs --run and --client, and takes the scenario that the
-    server publishes. A scenario that is given must be the server's.
+    Start it before or after broker and server; it waits for both, and comes back by itself when the
+    connection was lost. While the run is paused it waits, too. Without a scenario it needs --run and --client,
+    and takes the scenario that the server publishes. A scenario that is given must be the server's.
     """
     if not scenario and (not run or not client or clients):
         raise RunError(
@@ -95,12 +99,16 @@ def edge(
         names = pick(fleet, clients or ",".join(client or ["all"]))
         spec = loaded.broker
         connect = functools.partial(
-            MqttTransport, broker, ca_file=ca_file or spec.ca_file, packet_bytes=spec.packet_bytes
+            MqttTransport,
+            broker,
+            ca_file=ca_file or spec.ca_file,
+            packet_bytes=spec.packet_bytes,
+            connect_timeout_s=broker_timeout,
         )
         taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
     else:
         fleet = names = list(dict.fromkeys(client or ()))
-        connect = functools.partial(MqttTransport, broker, ca_file=ca_file)
+        connect = functools.partial(MqttTransport, broker, ca_file=ca_file, connect_timeout_s=broker_timeout)
         taking_part = functools.partial(
             join,
             connect,
@@ -127,10 +135,24 @@ def edge(
         if journal:
             with writing(journal):
                 notes.write(journal)
-    for name, reason in reasons.items():
-        if reason not in ("complete", "stopped"):
-            typer.echo(f"{name}: {reason}", err=True)
-            raise typer.Exit(1)
+    _tell(reasons)
+
+
+def _tell(reasons: dict[str, str]) -> None:
+    """Say why the clients left.
+
+    Raises:
+        typer.Exit: with the code of the first reason that is not COMPLETE.
+    """
+    for reason in dict.fromkeys(reasons.values()):
+        if reason.partition(":")[0] in (COMPLETE, ENDED, DIVERGED):
+            typer.echo(f"the run is over: {reason}")
+        elif reason != STOPPED:
+            names = ", ".join(name for name, why in reasons.items() if why == reason)
+            typer.echo(f"{names}: {reason}", err=True)
+    for reason in reasons.values():
+        if reason != COMPLETE:
+            raise typer.Exit(exit_of(reason))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from broker.machine.asyncio_driver import Driver
+from broker.exits import STOPPED
+from broker.machine.asyncio_driver import Driver, connected
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
 from broker.wire import messages, topics
@@ -101,6 +102,9 @@ async def _client(
         return Will(topics.status(run, name), messages.encode(status), retain=True)
 
     subscriptions = topics.client_subscriptions(run, name)
-    async with connect(client_id=client_id, subscriptions=subscriptions, will=will) as transport:
+    transport = connect(client_id=client_id, subscriptions=subscriptions, will=will)
+    async with connected(transport, stop) as there:
+        if not there:
+            return STOPPED
         core = ClientCore(run, name, hello, first_session)
         return await Driver(core, transport, compute, journal, log_warning).run(stop)

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from broker.console import command, run_until_stopped
+from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, STOPPED, SUPERSEDED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
+from server_node.progress import over
 from server_node.summary import refusals
 
 JOURNAL = "journal.json"
@@ -26,22 +28,61 @@ def server(
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/NAME if not given.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")] = False,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Take the run over from a server that is at work or frozen.")
+    ] = False,
+    broker_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Give up when no broker answers for so many seconds.")
+    ] = None,
 ) -> None:
-    """Serve one run: choose cohorts, train the tail, average the heads, write the run folder."""
+    """Serve one run: choose cohorts, train the tail, average the heads, write the run folder.
+
+    Ctrl-C and SIGTERM pause the run: edges wait, and the same command goes on from the newest checkpoint.
+    `fedlite stop` ends it for good.
+    """
     loaded = load_scenario(scenario, settings or ())
     name = run or loaded.name
     folder = out or Path("runs") / name
     spec = loaded.broker
-    connect = functools.partial(MqttTransport, broker, ca_file=spec.ca_file, packet_bytes=spec.packet_bytes)
-    serving = functools.partial(serve, loaded, connect, run=name, folder=folder, resume=resume)
+    connect = functools.partial(
+        MqttTransport,
+        broker,
+        ca_file=spec.ca_file,
+        packet_bytes=spec.packet_bytes,
+        connect_timeout_s=broker_timeout,
+    )
+    serving = functools.partial(
+        serve, loaded, connect, run=name, folder=folder, fresh=fresh, takeover=takeover
+    )
+    finished = None if fresh else over(loaded, folder)
+    if finished is not None:
+        typer.echo(finished[1])
     journal = Journal(client_names(loaded))
     summary = run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
-    with writing(folder):
-        journal.write(folder / JOURNAL)
-    typer.echo(f"results in {folder}")
+    reason = summary["reason"]
+    if finished is not None:
+        raise typer.Exit(exit_of(reason))
+    tell_end(reason, folder)
+    if reason not in (SUPERSEDED, ANOTHER_SERVER):
+        with writing(folder):
+            journal.write(folder / JOURNAL)
+        typer.echo(f"results in {folder}")
     if said := refusals(summary):
         typer.echo(said)
+    raise typer.Exit(exit_of(reason))
+
+
+def tell_end(reason: str, folder: Path) -> None:
+    """Say why a server ended, unless its run is complete."""
+    words = {
+        STOPPED: "paused: the same command goes on, `fedlite stop` ends the run for good",
+        ENDED: "stopped for good",
+        SUPERSEDED: f"another server has taken the run over; this one wrote nothing more into {folder}",
+        ANOTHER_SERVER: "another server is at work on this run; --takeover takes it over",
+    }
+    if reason != COMPLETE:
+        typer.echo(words.get(reason, f"ended early: {reason}"), err=True)
 
 
 if __name__ == "__main__":

@@ -5,40 +5,40 @@ import copy
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
-from broker.errors import RunError
-from broker.machine.asyncio_driver import Driver
+from torch import nn
+
+from broker.errors import BrokerError, RunError
+from broker.exits import ANOTHER_SERVER, COMPLETE, STOPPED, SUPERSEDED
+from broker.machine.asyncio_driver import FAREWELL_S, Driver, connected
 from broker.machine.event_log import SERVER, Journal
-from broker.transports.base import Connect, Transport, Will
+from broker.transports.base import Connect, Event, Transport, TransportStats, Will
 from broker.wire import messages, topics
 from broker.wire.messages import RunState
-from scenarios.errors import ScenarioError
-from scenarios.loading.published import publish_scenario
-from scenarios.schema.scenario import (
-    Scenario,
-)
+from scenarios.loading.published import offer_scenario
+from scenarios.schema.scenario import BrokerSpec, Scenario
 from scenarios.tasks import task_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
-from server_node.checkpoint import Progress
 from server_node.observer import observer
+from server_node.ownership import SupersededError, owning
+from server_node.progress import Standing, over, settings_of, standing_of
 from server_node.protocol.core import ServerCore
 from server_node.protocol.jobs import TailJob, TailResult, TailStep
-from server_node.protocol.ledger import Ledger
 from server_node.protocol.plan import Plan, make_plan
-from server_node.protocol.reports import Fact, RoundReport, Watch
+from server_node.protocol.reports import Fact, Gathering, RoundReport, Watch
 from server_node.record import RunFolder
+from server_node.saver import Keeper
 from server_node.summary import Summary
 from server_node.tail import Tail
 
 log = logging.getLogger(__name__)
-
-ENVELOPE_BYTES = 8
-"""Of RunScenario: what is around the packed scenario."""
 
 
 async def serve(
@@ -49,83 +49,176 @@ async def serve(
     folder: Path,
     stop: asyncio.Event,
     watch: Watch = lambda _fact, _ledger: None,
-    resume: bool = False,
+    fresh: bool = False,
+    takeover: bool = False,
     journal: Journal | None = None,
+    begun: asyncio.Event | None = None,
 ) -> Summary:
-    """Serve one run to its end and leave its folder.
+    """Serve one run to its end and leave its folder. It goes on from the folder's newest good checkpoint.
 
     Args:
         scenario: what to run.
         connect: makes the transport.
         run: name of the run, in every topic.
         folder: where results go.
-        stop: set it to end the run early, cleanly.
+        stop: set it to pause the run: the next start goes on.
         watch: hears of rounds and of trouble as they happen, in the event loop.
-        resume: go on from the folder's checkpoint.
+        fresh: begin anew, over what the folder has.
+        takeover: take the run over from a server that is at work.
         journal: hears what happens, for a trace.
+        begun: is set when the broker has it that this server is in charge.
 
     Returns:
-        The content of summary.json.
+        The content of summary.json; when another server is in charge, that of this server's share, and
+        nothing is written. A run that is over is not touched.
 
     Raises:
-        RunError: a run name that cannot stand in a topic, no checkpoint to resume from, a folder that cannot
-            be written to.
+        RunError: a run name that cannot stand in a topic, a folder that another server or another scenario
+            has, or that cannot be written to, checkpoints that are all damaged.
         ScenarioError: a task that lacks its data.
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())
-    task = task_of(scenario)
-    head, tail = initial_model(task, scenario.seed)
-    parameters = head_vector(head)
-    plan = replace(
-        make_plan(scenario, task, run=run, head_size=parameters.size),
-        token=secrets.randbits(31),
-        initial_head=parameters.astype("<f4").tobytes(),
-        scenario=_published(scenario),
-    )
-    before = Progress(plan.digest, [], Ledger())
-    if resume:
-        before = checkpoint.restore(folder, plan.digest, head, tail)
-    ledger = before.ledger
-    test = task.load().test
-    worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
-    record = RunFolder(folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=before.rows)
-    core = ServerCore(plan, ledger, len(before.rows))
-    client_id = scenario.broker.client_id_of(run, "server")
-    with ThreadPoolExecutor(1, thread_name_prefix="tail") as thread:
-        compute = _on(thread, worker, journal)
-        async with _connected(connect, client_id, plan, core) as transport, asyncio.TaskGroup() as saves:
-            observe = observer(record, ledger, watch)
+    token = secrets.randbits(31)
+    topics.check_name(run)
+    with owning(folder, token, takeover=takeover) as owner:
+        if fresh:
+            checkpoint.remove(folder)
+        standing = Standing() if fresh else standing_of(scenario, folder)
+        finished = None if fresh else over(scenario, folder)
+        task = task_of(scenario)
+        head, tail = initial_model(task, scenario.seed)
+        parameters = head_vector(head)
+        plan = make_plan(scenario, task, run=run, head_size=parameters.size, incarnation=owner.incarnation)
+        plan = replace(
+            plan,
+            token=token,
+            takeover=takeover,
+            initial_head=parameters.astype("<f4").tobytes(),
+            scenario=offer_scenario(scenario),
+        )
+        core = ServerCore(plan, standing.ledger, len(standing.rows))
+        transport = _transport(connect, scenario.broker, plan, core)
+        if finished is not None:
+            if finished[0]["reason"] == COMPLETE:
+                await _tell_who_waits(transport, core, stop)
+            return finished[0]
+        _go_on(folder, standing, head, tail)
+        worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=scenario.training)
+        ledger = standing.ledger
+        record = RunFolder(
+            folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows
+        )
+        record.damaged = standing.damaged
+        keeper = Keeper(folder, owner, record, worker, settings_of(scenario))
+        observe = observer(record, ledger, watch)
 
-            def report(fact: Fact) -> None:
-                observe(fact)
-                if isinstance(fact, RoundReport) and fact.metric is not None:
-                    progress = Progress(plan.digest, list(record.rows), copy.deepcopy(ledger))
-                    # Handed over at once: after the round's jobs, before the next ones change the model.
-                    saving = thread.submit(checkpoint.save, folder, progress, head, tail)
-                    saves.create_task(_note_save(saving, record))
+        def report(fact: Fact) -> None:
+            if isinstance(fact, Gathering | RoundReport):
+                owner.take(core.incarnation)
+            observe(fact)
+            if isinstance(fact, RoundReport):
+                keeper.keep(copy.deepcopy(ledger), must=fact.metric is not None)
 
-            reason = await Driver(core, transport, compute, journal, report).run(stop)
-    return record.finish(reason, (head, tail))
+        async def drive() -> str:
+            async with connected(transport, stop) as there, keeper.watching():
+                compute = _on(keeper.thread, worker, journal)
+                announced = transport if begun is None else _Announcing(transport, begun)
+                driver = Driver(core, announced, compute, journal, report)
+                return await driver.run(stop) if there else STOPPED
+
+        reason = await _until_superseded(drive, keeper)
+        if reason in (SUPERSEDED, ANOTHER_SERVER):
+            return record.summary(reason)
+        record.checkpoint_error = keeper.error
+        return record.finish(reason, keeper.tensors)
 
 
-def _published(scenario: Scenario) -> bytes:
-    """Give what devices without a file are told of the scenario; nothing if it is too long for that."""
-    try:
-        return publish_scenario(scenario, scenario.broker.packet_bytes - ENVELOPE_BYTES)
-    except ScenarioError as error:
-        log.warning("devices cannot get the scenario from the broker, they need its file: %s", error)
-        return b""
+async def _until_superseded(drive: Callable[[], Awaitable[str]], keeper: Keeper) -> str:
+    """Drive a server to its end, and write the last checkpoint; give the reason for which it ended."""
+    reason = SUPERSEDED
+    with suppress(SupersededError), keeper:
+        try:
+            ended = await drive()
+        except* SupersededError:
+            ended = SUPERSEDED
+        if ended not in (SUPERSEDED, ANOTHER_SERVER):
+            await keeper.write_last()
+        reason = ended
+    return reason
 
 
-def _connected(connect: Connect, client_id: str, plan: Plan, core: ServerCore) -> Transport:
-    """Make the server's transport; its last will tells the clients when the server is gone."""
+async def _tell_who_waits(transport: Transport, core: ServerCore, stop: asyncio.Event) -> None:
+    """Tell clients that the run is over; a broker that is not there now has none that wait."""
+
+    async def compute(job: TailJob) -> TailResult:
+        raise AssertionError(f"a run that is over has a job: {job}")
+
+    with suppress(TimeoutError, BrokerError):
+        async with asyncio.timeout(FAREWELL_S), transport as there:
+            await Driver(core, there, compute, Journal(())).run(stop)
+
+
+def _go_on(folder: Path, standing: Standing, head: nn.Module, tail: nn.Module) -> None:
+    """Load a checkpoint into both parts, if there is one; RunError if it is that of another model."""
+    for what in standing.damaged:
+        log.warning("%s; going on from the one before", what)
+    tensors = standing.tensors
+    if tensors is None:
+        return
+    for part, module in (("head", head), ("tail", tail)):
+        mine = f"{part}."
+        own = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise RunError(
+                f"the checkpoint in {folder} has another {part} than the task: {error}; --fresh begins anew"
+            ) from error
+
+
+class _Announcing:
+    """A transport that sets an event when the broker has acknowledged the first state of the run."""
+
+    def __init__(self, transport: Transport, begun: asyncio.Event) -> None:
+        self._transport = transport
+        self._begun = begun
+
+    @property
+    def stats(self) -> TransportStats:
+        return self._transport.stats
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Whoever made the transport leaves it."""
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """See Transport.publish."""
+        await self._transport.publish(topic, payload, retain=retain)
+        if topics.parse(topic).kind == "state":
+            self._begun.set()
+
+    def events(self) -> AsyncIterator[Event]:
+        """See Transport.events."""
+        return self._transport.events()
+
+
+def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCore) -> Transport:
+    """Make the server's transport; its last will tells the clients when the server is gone.
+
+    Two servers of one run have two client ids: else the broker would end one's connection for the other's. Where
+    the client id has to be the user's name, that cannot be.
+    """
 
     def will(_connection: int) -> Will:
         away = RunState("away", core.incarnation, core.token, 0, plan.rounds)
         return Will(topics.state(plan.run), messages.encode(away), retain=True)
 
     subscriptions = topics.server_subscriptions(plan.run)
+    name = "server" if broker.is_named_by_user else f"server-{plan.token:08x}"
+    client_id = broker.client_id_of(plan.run, name)
     return connect(client_id=client_id, subscriptions=subscriptions, will=will)
 
 
@@ -135,18 +228,6 @@ def _on(
     """Make the function that does a job on the tail's thread."""
     loop = asyncio.get_running_loop()
     return lambda job: loop.run_in_executor(thread, _timed, worker, job, journal)
-
-
-async def _note_save(saving: Future[None], record: RunFolder) -> None:
-    """Wait for a checkpoint. A run goes on without one; the log and the summary say so."""
-    try:
-        await asyncio.wrap_future(saving)
-    except RunError as error:
-        if record.checkpoint_error is None:
-            log.warning("the run goes on without a checkpoint: %s", error)
-        record.checkpoint_error = str(error)
-    else:
-        record.checkpoint_error = None
 
 
 def _timed(worker: Tail, job: TailJob, journal: Journal) -> TailResult:

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import nn
+from torch import Tensor
 
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
@@ -54,6 +54,7 @@ class RunFolder:
     Attributes:
         rows: one a round, as in metrics.parquet.
         checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
+        damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
 
     Raises:
         RunError: the folder cannot be written to; every method that writes raises it.
@@ -80,6 +81,7 @@ class RunFolder:
         self._started = time.monotonic()
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         self.checkpoint_error: str | None = None
+        self.damaged: tuple[str, ...] = ()
         self.start_training_clock()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,13 +107,13 @@ class RunFolder:
         return row
 
     def finish(
-        self, reason: str, model: tuple[nn.Module, nn.Module] | None, network: dict[str, int] | None = None
+        self, reason: str, model: Mapping[str, Tensor] | None, network: dict[str, int] | None = None
     ) -> Summary:
         """Write what is left to write.
 
         Args:
             reason: why the run ended.
-            model: head and tail, if any were trained.
+            model: tensors of head and tail, if any were trained; see server_node.checkpoint.tensors_of.
             network: counts of the modelled network, if it was one.
 
         Returns:
@@ -119,16 +121,19 @@ class RunFolder:
         """
         self._write_metrics()
         if model is not None:
-            save_model(self.folder / "model.safetensors", *model)
-        summary = self._summary(reason)
+            save_model(self.folder / "model.safetensors", model)
+        summary = self.summary(reason)
         if network is not None:
             summary["network"] = network
         if self.checkpoint_error is not None:
             summary["checkpoint_error"] = self.checkpoint_error
+        if self.damaged:
+            summary["damaged_checkpoints"] = list(self.damaged)
         self._write_json("summary.json", summary)
         return summary
 
-    def _summary(self, reason: str) -> Summary:
+    def summary(self, reason: str) -> Summary:
+        """Give the content of summary.json without writing anything; `reason` is why the run ended."""
         ledger, flows = self._ledger, self._ledger.flows
         now = time.monotonic()
         training_s = max(self._seconds_before + now - self._training_since, 1e-9)

@@ -82,13 +82,9 @@ class Summary(TypedDict):
     messages: MessageCounts
     network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
     checkpoint_error: NotRequired[str]  # why the last checkpoint is missing, when it could not be written
-
-
-COMPLETE = "complete"
-"""The reason of a run that has done all its rounds."""
-
-WAS_STOPPED = "stopped"
-"""The reason of a run that somebody stopped."""
+    damaged_checkpoints: NotRequired[
+        list[str]
+    ]  # which were there at the start and could not be used, and why
 
 
 def total_wire_bytes(summary: Summary) -> int:

@@ -6,7 +6,8 @@ runs the loop keeps answering the broker.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Generic
 
 from broker.machine.actions import (
@@ -40,12 +41,45 @@ FAREWELL_S = 10.0
 """How long a side that is done waits for the broker to take its last words."""
 
 
+@asynccontextmanager
+async def connected(transport: Transport, stop: asyncio.Event) -> AsyncIterator[bool]:
+    """Enter a transport, which may wait long for its broker, unless somebody asks to stop.
+
+    Args:
+        transport: is left with the context.
+        stop: ends the waiting.
+
+    Yields:
+        Whether the connection stands; False: it was stopped before.
+
+    Raises:
+        BrokerError: what entering the transport raises.
+    """
+    entering = asyncio.create_task(transport.__aenter__())
+    stopping = asyncio.create_task(stop.wait())
+    async with AsyncExitStack() as stack:
+        try:
+            await asyncio.wait({entering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not entering.done():
+                entering.cancel()
+                await asyncio.gather(entering, return_exceptions=True)
+            if not entering.cancelled() and entering.exception() is None:
+                stack.push_async_exit(transport)
+        if not entering.cancelled():
+            entering.result()
+        yield not entering.cancelled()
+
+
 def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
-    """Read a frame, or take note of one that was refused unread; None when even its topic makes no sense."""
+    """Read a frame, or take note of one that was refused unread; None when there is nothing to be read."""
     try:
         place = topics.parse(frame.topic)
     except WireError as error:
         log.warning("ignored a message: %s", error)
+        return None
+    if isinstance(frame, Frame) and not frame.payload:  # somebody has cleared a retained message
         return None
     sender = place.client if place.kind in ("up", "status") else ""
     if isinstance(frame, Refused):

@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from weakref import WeakValueDictionary
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, RefusedError, UnreachableError
 from broker.transports.address import parse_url, tls_context
 from broker.transports.aiomqtt_quirks import connect, describe_error, disconnect, unless_lost
 from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
@@ -54,6 +55,8 @@ paho sends at most 20 such packets and puts further ones into a queue of its own
 """
 
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
+_waited_for: set[str] = set()
+"""Addresses of brokers that are not there yet, as far as somebody was told."""
 _REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
 
 
@@ -66,7 +69,8 @@ class MqttTransport:
         subscriptions: topic filters, wildcards allowed.
         will: what the broker says when a connection is lost, by the number of the connection.
         ca_file: certificates to trust instead of the system's, for mqtts.
-        connect_timeout_s: how long to try for the first connection; reconnecting has no limit.
+        connect_timeout_s: how long to try for the first connection; None: until it stands, and the log says
+            that it is waited for. Reconnecting has no limit.
         keepalive_s: see KEEPALIVE_S.
         packet_bytes: largest payload of a packet that is sent; larger messages are cut.
 
@@ -83,7 +87,7 @@ class MqttTransport:
         subscriptions: Sequence[str],
         will: Callable[[int], Will] | None = None,
         ca_file: Path | None = None,
-        connect_timeout_s: float = 10.0,
+        connect_timeout_s: float | None = 10.0,
         keepalive_s: int = KEEPALIVE_S,
         packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
@@ -106,6 +110,7 @@ class MqttTransport:
         self._link: _Link | None = None
         self._changed = asyncio.Event()  # set while there is a link, and when there will never be one again
         self._ended: str | None = None  # why there will never be a link again
+        self._kind: type[BrokerError] = BrokerError  # of the error that says so
         self._early: list[aiomqtt.Message] = []  # messages that came before the subscriptions were confirmed
         self._trouble = "it does not answer"
         self._losses = Losses(client_id)
@@ -118,7 +123,7 @@ class MqttTransport:
                 await self._online()
         except TimeoutError:
             await self._leave()
-            raise BrokerError(f"no MQTT broker at {self._address}: {self._trouble}") from None
+            raise UnreachableError(f"no MQTT broker at {self._address}: {self._trouble}") from None
         except BaseException:
             await self._leave()
             raise
@@ -160,7 +165,7 @@ class MqttTransport:
     async def _online(self) -> "_Link":
         while self._link is None:
             if self._ended is not None:
-                raise BrokerError(self._ended)
+                raise self._kind(self._ended)
             await self._changed.wait()
         return self._link
 
@@ -173,6 +178,7 @@ class MqttTransport:
     def _end(self, why: str, error: BrokerError | None = None) -> None:
         if self._ended is None:
             self._ended = why
+            self._kind = type(error) if error is not None else BrokerError
             self._inbox.close(error)
             self._changed.set()
 
@@ -187,7 +193,10 @@ class MqttTransport:
                     self._trouble = await self._connect_and_read()
                 except aiomqtt.MqttError as error:
                     self._trouble = describe_error(error)
+                    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                        raise RefusedError(f"{self._address} is not trusted: {self._trouble}") from error
                 log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
+                self._say_that_it_waits()
                 if loop.time() - start_s > longest_s:
                     pause_s = shortest_s
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  only spreads load
@@ -197,6 +206,13 @@ class MqttTransport:
         except Exception as error:
             log.exception("%s: the transport has failed", self._client_id)
             self._end(f"the transport has failed: {error!r}", BrokerError(repr(error)))
+
+    def _say_that_it_waits(self) -> None:
+        """Tell once, for all clients of this process, that the broker is not there yet."""
+        address = str(self._address)
+        if self._connect_timeout_s is None and not self.stats.connections and address not in _waited_for:
+            _waited_for.add(address)
+            log.warning("no MQTT broker at %s yet (%s); waiting for it", address, self._trouble)
 
     async def _connect_and_read(self) -> str:
         """Connect, and pass messages on until the connection is lost; return why it was."""
@@ -235,7 +251,7 @@ class MqttTransport:
         except aiomqtt.MqttCodeError as error:
             refusal = _REFUSALS.get(getattr(error.rc, "value", 0))
             if refusal:
-                raise BrokerError(f"{self._address} refuses us: {refusal}") from None
+                raise RefusedError(f"{self._address} refuses us: {refusal}") from None
             raise
         return client
 
@@ -255,7 +271,7 @@ class MqttTransport:
             if isinstance(code, ReasonCode) and code.is_failure
         ]
         if refused:
-            raise BrokerError(f"{self._address} refuses the subscription to {', '.join(refused)}")
+            raise RefusedError(f"{self._address} refuses the subscription to {', '.join(refused)}")
 
     async def _read(self, client: aiomqtt.Client) -> str:
         """Move messages to the inbox until the connection is lost; return why it was."""
@@ -271,6 +287,7 @@ class MqttTransport:
 
     def _go_online(self, link: "_Link") -> None:
         self.stats.connections += 1
+        _waited_for.discard(str(self._address))
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
         self._inbox.signal(Connected(self._connection))

@@ -4,6 +4,7 @@ It is what devices must know of the run: YAML with every default, compressed wit
 and the place of the task on the server's machine are left out.
 """
 
+import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from scenarios.loading import document
 from scenarios.loading.load import check, dump_resolved
 from scenarios.schema.scenario import BrokerSpec, Scenario
 from scenarios.tasks.user_module import is_file
+
+log = logging.getLogger(__name__)
+
+ENVELOPE_BYTES = 8
+"""Of the message around it, at most."""
 
 MAX_TEXT_BYTES = 2**20
 """The longest text that a device unpacks."""
@@ -42,6 +48,15 @@ def publish_scenario(scenario: Scenario, most_bytes: int = MAX_TEXT_BYTES) -> by
     if len(packed) > most_bytes:
         raise ScenarioError(f"compressed it has {len(packed):,} bytes, a packet holds {most_bytes:,}")
     return packed
+
+
+def offer_scenario(scenario: Scenario) -> bytes:
+    """Give the bytes to publish; none, and a warning, if they are too many for one packet."""
+    try:
+        return publish_scenario(scenario, scenario.broker.packet_bytes - ENVELOPE_BYTES)
+    except ScenarioError as error:
+        log.warning("devices cannot get the scenario from the broker, they need its file: %s", error)
+        return b""
 
 
 def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str = "") -> Scenario:

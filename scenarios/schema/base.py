@@ -1,7 +1,8 @@
 """What the classes of the schema share: a strict base class, numbers with bounds, and named presets."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag
 
@@ -20,6 +21,37 @@ class Part(BaseModel):
     """A mapping of a scenario file: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def without_defaults(part: BaseModel) -> dict[str, Any]:
+    """Give what a part of a scenario says beyond its defaults, as plain values, in canonical form.
+
+    What tells kinds apart (`codec: pq`) stays, although it is each kind's default.
+    """
+    said: dict[str, Any] = {}
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        is_tag = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+        if is_tag or field.is_required() or field.default_factory is not None or value != field.default:
+            said[field.alias or name] = _plain(value)
+    return said
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case BaseModel():
+            return without_defaults(value)
+        case _ if is_dataclass(value):  # a codec
+            said = ((each.name, each.default, getattr(value, each.name)) for each in fields(value))
+            return {name: _plain(own) for name, usual, own in said if name == "codec" or own != usual}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
 
 
 def form(value: object) -> str:

@@ -3,11 +3,18 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from scenarios.schema.base import NotNegative, NotNegativeInt, Part, Positive, PositiveInt
+from scenarios.schema.base import (
+    NotNegative,
+    NotNegativeInt,
+    Part,
+    Positive,
+    PositiveInt,
+    without_defaults,
+)
 from scenarios.schema.flows import Flows
 from scenarios.schema.network import FleetGroup, Network, names_of
 
@@ -221,6 +228,11 @@ class BrokerSpec(Part):
         description="MQTT client identifiers; {name} alone for brokers that tie them to the user's name",
     )
 
+    @property
+    def is_named_by_user(self) -> bool:
+        """Whether the client id is the name alone, for brokers that tie it to the user."""
+        return self.client_id == "{name}"
+
     def client_id_of(self, run: str, name: str) -> str:
         """Give the MQTT client identifier of a client, or of the server, whose name is "server"."""
         return self.client_id.format(run=run, name=name)
@@ -253,18 +265,23 @@ def client_names(scenario: Scenario) -> list[str]:
 
 
 def scenario_digest(scenario: Scenario) -> str:
-    """Hash what must be the same for server and devices: seed, task, training, flows and fleet.
+    """Hash what must be the same for server and devices: what changes what a device computes.
 
-    The paths of the task's data and module are left out: they may differ between machines.
+    That is the seed, the task, the names of the fleet, the codecs, and what devices need of the training; the
+    rounds only if rates depend on them, so that rounds can be added to a run. The paths of the task's data
+    and module are left out, since machines may differ there. So is what has its default: a release that
+    brings a new key refuses no device.
 
     Returns:
         16 hexadecimal digits.
     """
-    agreed = scenario.model_dump(
-        mode="json",
-        include={"seed": True, "training": True, "flows": True, "fleet": True, "task": True},
-        exclude={"task": {"path", "module"}},
-        by_alias=True,
-    )
+    whole, training = without_defaults(scenario), scenario.training
+    agreed: dict[str, Any] = {key: whole[key] for key in ("seed", "task", "flows") if key in whole}
+    agreed["task"] = {key: value for key, value in whole["task"].items() if key not in ("path", "module")}
+    of_devices = ["method", "local_steps", "head_lr", "lr_decay", "correction"]
+    if training.lr_decay != "none" or training.correction.schedule != "constant":
+        of_devices.append("rounds")
+    agreed["training"] = {key: whole["training"][key] for key in of_devices if key in whole["training"]}
+    agreed["fleet"] = client_names(scenario)
     text = json.dumps(agreed, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -18,6 +18,7 @@ has timers:
     call             clients that are online and have not greeted are asked to; a greeting may have been lost
 """
 
+from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, SUPERSEDED
 from broker.machine.actions import (
     CancelTimer,
     ComputeDone,
@@ -63,7 +64,7 @@ from server_node.protocol.phase import Phase
 from server_node.protocol.plan import Plan
 from server_node.protocol.presence import QUIET_S, Presence, RateLimit
 from server_node.protocol.reports import Gathering, Noticed, Refused
-from server_node.protocol.rivals import ANOTHER_SERVER, SUPERSEDED, Rivals, Verdict
+from server_node.protocol.rivals import Rivals, Verdict
 from server_node.protocol.rounds import Rounds
 
 CLAIM_S = 5.0
@@ -151,7 +152,7 @@ class ServerCore:
     def _heard(self, message: Message) -> list[ServerAction]:
         """Take what servers and operators say to servers."""
         if isinstance(message, StopRun):
-            return self._finish(message.reason or "stopped for good")
+            return self._finish(message.reason or ENDED)
         if not isinstance(message, RunState | Claim):
             return []
         match self._rivals.hear(message, begun=self._phase is not Phase.STARTING):
@@ -172,6 +173,8 @@ class ServerCore:
 
     def _open(self) -> list[ServerAction]:
         """Take charge of the run."""
+        if self._cohort.number >= self._plan.rounds:
+            return self._finish(COMPLETE)
         self._phase = Phase.GATHERING
         return [*self._announce(), self._rounds.encode_head(), StartTimer("join", self._plan.join_s)]
 
@@ -300,7 +303,7 @@ class ServerCore:
         actions, refused = self._rounds.computed(job, result, now_s, online=online)
         refusals = [action for client, error in refused.items() for action in self._refuse(client, error)]
         complete = self._cohort.round is None and self._cohort.number >= self._plan.rounds
-        return [*refusals, *actions, *(self._finish("complete") if complete else ())]
+        return [*refusals, *actions, *(self._finish(COMPLETE) if complete else ())]
 
     def _advance(self, now_s: float) -> list[ServerAction]:
         """Start the next job or round if nothing is in its way."""

@@ -13,10 +13,6 @@ from enum import Enum, auto
 
 from broker.wire.messages import Claim, RunState
 
-SUPERSEDED = "superseded"
-ANOTHER_SERVER = "another server"
-"""Reasons of Done."""
-
 
 class Verdict(Enum):
     """What a server does about another one."""

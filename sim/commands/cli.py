@@ -12,8 +12,9 @@ from rich.table import Table
 from broker.__main__ import main as broker
 from broker.console import command
 from broker.errors import RunError
+from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
 from broker.machine.event_log import read_notes
-from broker.stopping import STOPPED, stop_on_signals
+from broker.stopping import stop_on_signals
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
@@ -21,10 +22,12 @@ from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
+from server_node.progress import over
 from server_node.protocol.reports import Watch
-from server_node.summary import COMPLETE, WAS_STOPPED, Summary, refusals
+from server_node.summary import Summary, refusals
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
+from sim.commands.operate import clear, stop
 from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
@@ -35,6 +38,7 @@ app = typer.Typer(
     help="Split learning over MQTT with clustered activations.",
     no_args_is_help=True,
     add_completion=False,
+    epilog=EPILOG,
     pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
 )
 scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
@@ -51,7 +55,7 @@ Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not g
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 @command
 def run(
     scenario: Spec,
@@ -60,7 +64,10 @@ def run(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")] = False,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Take the run over from a server that is at work or frozen.")
+    ] = False,
     shape: Annotated[
         bool, typer.Option("--shape", help="Put the scenario's links between clients and broker.")
     ] = False,
@@ -69,11 +76,20 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a scenario here and now: broker, server and all clients on this machine."""
+    """Run a scenario here and now: broker, server and all clients on this machine.
+
+    Ctrl-C and SIGTERM pause it: the same command goes on.
+    """
     if speed_up and not shape:
         raise RunError("--speed-up is for --shape: it divides the times of links")
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / loaded.name
+    finished = None if fresh else over(loaded, folder)
+    if finished is not None:
+        summary, words = finished
+        typer.echo(words, err=True)
+        _tell(loaded, summary, folder, as_json=as_json)
+        return
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
             scenario,
@@ -82,7 +98,8 @@ def run(
             processes=processes,
             watch=watch,
             stop=stop,
-            resume=resume,
+            fresh=fresh,
+            takeover=takeover,
             shape=(speed_up or 1.0) if shape else None,
         )
     _tell(loaded, summary, folder, as_json=as_json)
@@ -145,29 +162,32 @@ def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) 
     """Tell what a run came to.
 
     Raises:
-        typer.Exit: with code 130, the run was stopped.
+        typer.Exit: with the code of the reason, if the run is not complete.
     """
     reason = summary["reason"]
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        if reason not in (COMPLETE, WAS_STOPPED):
+        if reason not in (COMPLETE, STOPPED):
             typer.echo(f"ended early: {reason}")
         typer.echo(summary_table(summary))
         typer.echo(f"\nresults in {folder}")
         if said := refusals(summary):
             typer.echo(f"\n{said}")
-    if reason == WAS_STOPPED:
+    if reason == STOPPED:
         rounds = f"{summary['rounds']} of {scenario.training.rounds} rounds"
         typer.echo(f"stopped after {rounds}; {folder} says what they came to", err=True)
-        raise typer.Exit(STOPPED)
+    if reason != COMPLETE:
+        raise typer.Exit(exit_of(reason))
 
 
 app.command()(sweep)
 app.command()(reproduce)
 app.command(name="broker")(broker)
-app.command()(server)
-app.command()(edge)
+app.command(epilog=EPILOG)(server)
+app.command(epilog=EPILOG)(edge)
+app.command(epilog=EPILOG)(stop)
+app.command(epilog=EPILOG)(clear)
 app.command()(calibrate)
 
 

@@ -131,5 +131,6 @@ def summary_table(summary: Summary) -> str:
     if both_ways:
         lines.append(f"both directions together: {format_ratio(both_ways, 2)} fewer bytes than float32")
     if "checkpoint_error" in summary:
-        lines.append(f"no checkpoint of the last evaluation: {summary['checkpoint_error']}")
+        lines.append(f"the last checkpoint is missing: {summary['checkpoint_error']}")
+    lines += summary.get("damaged_checkpoints", [])
     return "\n".join(lines)

@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from broker.console import run_until_stopped
 from broker.errors import RunError
+from broker.exits import ANOTHER_SERVER, SUPERSEDED, Exit
 from broker.files import writing
 from broker.machine.event_log import Journal, Notes, read_notes
 from broker.servers.spawn import local_broker
@@ -45,7 +47,8 @@ def run_here(
     processes: int | None,
     watch: Watch,
     stop: Stop | None = None,
-    resume: bool = False,
+    fresh: bool = False,
+    takeover: bool = False,
     shape: float | None = None,
 ) -> Summary:
     """Run a scenario to its end on this machine.
@@ -57,8 +60,9 @@ def run_here(
         processes: how many edge processes share the fleet; if None, as many as make one process per core
             together with this one, which is the server.
         watch: hears of rounds as they happen.
-        stop: ends the run early, cleanly; None: SIGINT and SIGTERM do, while it runs.
-        resume: go on from the folder's checkpoint.
+        stop: pauses the run, cleanly; None: SIGINT and SIGTERM do, while it runs.
+        fresh: begin anew, over what the folder has; otherwise go on from its newest good checkpoint.
+        takeover: take the run over from a server that is at work.
         shape: put the scenario's links between clients and broker, with link times divided by this.
 
     Returns:
@@ -94,24 +98,45 @@ def run_here(
         ]
 
         async def everything(asked: asyncio.Event) -> Summary:
-            async with _edges(commands, folder / "logs", asked) as failures:
-                summary = await serve(
+            begun = asyncio.Event()
+            serving = asyncio.ensure_future(
+                serve(
                     scenario,
                     connect,
                     run=scenario.name,
                     folder=folder,
                     stop=asked,
                     watch=watch,
-                    resume=resume,
+                    fresh=fresh,
+                    takeover=takeover,
                     journal=journal,
+                    begun=begun,
                 )
+            )
+            # Clients that come before the server may find the broker's memory of an earlier run, and leave.
+            if not await _happens(begun, unless=serving):
+                return serving.result()
+            async with _edges(commands, folder / "logs", asked) as failures:
+                summary = await serving
             if len(failures) == len(commands):
                 raise RunError("no edge process is left: " + failures[0])
             return summary
 
         summary = run_until_stopped(everything, stop=stop)
+        if summary["reason"] in (SUPERSEDED, ANOTHER_SERVER):
+            return summary  # the folder is another server's
         write_trace(scenario, folder, journal.notes, sorted(Path(journals).iterdir()))
         return summary
+
+
+async def _happens(event: asyncio.Event, *, unless: asyncio.Future[Any]) -> bool:
+    """Wait for an event, or until there is nothing left that could set it; say which."""
+    waiting: asyncio.Future[Any] = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({waiting, unless}, return_when=asyncio.FIRST_COMPLETED)
+        return event.is_set()
+    finally:
+        waiting.cancel()
 
 
 def write_trace(scenario: Scenario, folder: Path, server: Notes, edges: Sequence[Path]) -> None:
@@ -206,7 +231,9 @@ async def _reap(process: asyncio.subprocess.Process) -> None:
 
 
 async def _watch(process: asyncio.subprocess.Process, log_file: Path, failures: list[str]) -> None:
-    if await process.wait():
+    if exit_of_run := await process.wait():
+        if exit_of_run in (Exit.STOPPED, Exit.ENDED, Exit.DIVERGED):
+            return  # it left with the run
         failures.append(f"{log_file.stem} ended with code {process.returncode}: {_last_line(log_file)}")
         log.warning("%s", failures[-1])
 

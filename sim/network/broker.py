@@ -13,7 +13,15 @@ import msgspec
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES, frame_sizes, wire_bytes
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Status, encoded_bytes
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    Gradient,
+    HeadUpdate,
+    RunScenario,
+    Status,
+    encoded_bytes,
+)
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import ServiceQueue, Window
@@ -206,6 +214,8 @@ class VirtualBroker:
             self._clock.at(arrival_s, self._route, in_flight)
 
     def _route(self, in_flight: InFlight) -> None:
+        if isinstance(in_flight.publish.message, RunScenario):
+            return  # kept for devices without a file; these here have theirs
         if in_flight.publish.retain:  # the run's state, for everybody
             self._retained = in_flight
             for endpoint in self._endpoints.values():

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from broker.exits import STOPPED
 from broker.files import writing
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
@@ -23,13 +24,14 @@ from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import task_of
+from server_node.checkpoint import tensors_of
 from server_node.observer import observer
 from server_node.protocol.core import ServerCore
 from server_node.protocol.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
 from server_node.protocol.ledger import Ledger
 from server_node.protocol.reports import Fact, RoundReport, Watch
 from server_node.record import RunFolder
-from server_node.summary import WAS_STOPPED, Summary
+from server_node.summary import Summary
 from sim.chrome_trace import SERVER, Trace
 from sim.network.availability import presence
 from sim.network.broker import VirtualBroker
@@ -87,7 +89,8 @@ def simulate(
         reason = run.to_its_end(stop or Stop())
     with writing(folder):
         trace.write(folder / "trace.json")
-    return record.finish(reason, who.model, network=asdict(run.network_stats))
+    tensors = None if who.model is None else tensors_of(*who.model)
+    return record.finish(reason, tensors, network=asdict(run.network_stats))
 
 
 @contextmanager
@@ -166,7 +169,7 @@ class VirtualRun:
         while self._server.reason is None:
             step()
             if stop.asked:
-                self._server.feed(StopAsked(WAS_STOPPED))
+                self._server.feed(StopAsked(STOPPED))
         return self._server.reason
 
     def _on_report(self, fact: Fact) -> None:

@@ -15,6 +15,7 @@ from broker.machine.actions import J, R
 from edge_client.core import ClientJob, ClientResult
 from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
+from scenarios.loading.published import offer_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
@@ -120,4 +121,4 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
 
 def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:
     plan = make_plan(scenario, task, run=scenario.name, head_size=head_size)
-    return replace(plan, alone=True)
+    return replace(plan, alone=True, scenario=offer_scenario(scenario))

@@ -16,7 +16,7 @@ runner = CliRunner()
 
 COMMANDS = (
     *("run", "simulate", "sweep", "report", "calibrate"),
-    *("broker", "server", "edge", "trace", "scenarios"),
+    *("broker", "server", "edge", "stop", "clear", "trace", "scenarios"),
 )
 
 

@@ -21,6 +21,7 @@ from broker.wire.messages import RunScenario
 from edge_client.joining import join
 from edge_client.live import host
 from scenarios.errors import ScenarioError
+from scenarios.loading import published
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Task
@@ -169,13 +170,13 @@ async def test_a_scenario_that_is_too_long_is_not_published_and_the_run_goes_on(
     scenario = small_scenario(tmp_path)
     rng = np.random.default_rng(0)
     many = (FleetGroup(names=tuple(rng.bytes(15).hex() for _ in range(10_000))),)
-    assert live._published(scenario) != b""
-    assert live._published(scenario.model_copy(update={"fleet": many})) == b""
+    assert published.offer_scenario(scenario) != b""
+    assert published.offer_scenario(scenario.model_copy(update={"fleet": many})) == b""
     assert "they need its file: compressed it has " in caplog.text
 
 
 def test_the_longest_scenario_that_is_published_fits_into_a_packet() -> None:
-    packed = bytes(MAX_PACKET_BYTES - live.ENVELOPE_BYTES)
+    packed = bytes(MAX_PACKET_BYTES - published.ENVELOPE_BYTES)
     assert len(messages.encode(RunScenario(packed))) == MAX_PACKET_BYTES
 
 

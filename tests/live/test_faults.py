@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from broker.exits import Exit
 from broker.servers.spawn import local_broker
 from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
@@ -152,7 +153,7 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path) -> None:
 def test_a_run_without_its_broker_says_why(tmp_path: Path) -> None:
     with fedlite_run(tmp_path, "broker.kind=url", f"broker.url=mqtt://127.0.0.1:{free_port()}") as process:
         _, trouble = process.communicate(timeout=HANG_S)
-    assert process.returncode == 2
+    assert process.returncode == Exit.UNREACHABLE
     assert "no MQTT broker at mqtt://127.0.0.1:" in trouble
     assert "Traceback" not in trouble
 

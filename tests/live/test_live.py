@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from broker.errors import BrokerError, RunError
+from broker.errors import BrokerError
 from broker.transports.base import Connect
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
@@ -69,7 +69,7 @@ async def test_the_folder_it_leaves(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert {path.name for path in folder.iterdir()} == {
         "scenario.yaml", "environment.json", "metrics.parquet", "summary.json", "model.safetensors",
-        "checkpoint.safetensors",
+        "checkpoint.safetensors", "checkpoint.previous.safetensors", "server.json", "server.lock",
     }  # fmt: skip
 
 
@@ -158,21 +158,13 @@ async def test_a_server_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
         await reached.wait()
         first.cancel()
         await asyncio.wait({first})
-        second = group.create_task(
-            serve(scenario, broker.transport, run="small", folder=folder, stop=stop, resume=True)
-        )
+        second = group.create_task(serve(scenario, broker.transport, run="small", folder=folder, stop=stop))
     assert set(clients.result().values()) == {"complete"}
     summary = second.result()
     rows = pq.read_table(folder / "metrics.parquet").to_pylist()
-    assert [row["round"] for row in rows] == list(range(1, 21))  # from the checkpoint of round 10
+    assert [row["round"] for row in rows] == list(range(1, 21))  # from its newest checkpoint
     assert final_score(summary) > 0.9
     assert summary["bytes"]["activations_up"]["raw_float32"] == 60 * 10 * 16 * 4
-
-
-async def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    scenario, stop = small_scenario(tmp_path), asyncio.Event()
-    with pytest.raises(RunError, match="start the run without --resume"):
-        await serve(scenario, MemoryBroker().transport, run="small", folder=tmp_path, stop=stop, resume=True)
 
 
 async def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
@@ -186,7 +178,7 @@ async def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
     assert json.loads((folder / "summary.json").read_text()) == summary
     [told] = [record for record in caplog.records if "without a checkpoint" in record.message]
     assert told.levelname == "WARNING"
-    assert "no checkpoint of the last evaluation: cannot write " in summary_table(summary)
+    assert "the last checkpoint is missing: cannot write " in summary_table(summary)
 
 
 async def test_a_disk_that_has_room_again_is_forgiven(
@@ -202,7 +194,7 @@ async def test_a_disk_that_has_room_again_is_forgiven(
 
     monkeypatch.setattr("server_node.checkpoint.save_file", full_at_first)
     summary = await run(small_scenario(tmp_path), MemoryBroker().transport, tmp_path / "run")
-    assert len(tries) == 5  # four evaluations, and the model at the end
+    assert len(tries) > 2  # a checkpoint of the end, and the model
     assert "checkpoint_error" not in summary
     assert (tmp_path / "run" / checkpoint.FILE).is_file()
 
@@ -223,22 +215,13 @@ async def test_a_bug_in_a_checkpoint_ends_the_run(tmp_path: Path, monkeypatch: p
     await hosting
 
 
-async def test_a_checkpoint_that_is_damaged_cannot_be_resumed_from(tmp_path: Path) -> None:
-    (tmp_path / checkpoint.FILE).write_bytes(b"half of it")
-    scenario, stop = small_scenario(tmp_path), asyncio.Event()
-    with pytest.raises(RunError, match="cannot be read"):
-        await serve(scenario, MemoryBroker().transport, run="small", folder=tmp_path, stop=stop, resume=True)
-
-
 async def test_a_run_does_not_show_the_results_of_the_one_before(tmp_path: Path) -> None:
     scenario, folder = small_scenario(tmp_path), tmp_path / "run"
     simulate(scenario, folder)
     results = {"summary.json", "metrics.parquet", "model.safetensors", "trace.json"}
     assert {file.name for file in folder.iterdir()} >= results
-    stop = asyncio.Event()
+    stop, connect = asyncio.Event(), functools.partial(MqttTransport, "mqtt://127.0.0.1:1")
     with pytest.raises(BrokerError):
-        await serve(
-            scenario, functools.partial(MqttTransport, "mqtt://127.0.0.1:1"), run="small", folder=folder,
-            stop=stop,
-        )  # fmt: skip
-    assert {file.name for file in folder.iterdir()} == {"scenario.yaml", "environment.json"}
+        await serve(scenario, connect, run="small", folder=folder, stop=stop, fresh=True)
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"scenario.yaml", "environment.json", "server.json", "server.lock"}

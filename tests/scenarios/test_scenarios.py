@@ -131,6 +131,8 @@ def test_digest_is_the_same_on_the_other_side_of_a_copy(tmp_path: Path) -> None:
         "training.head_lr=0.2",
         "training.correction.lambda=1e-4",
         "flows.gradient_down.codec=int8",
+        "flows.error_feedback=true",
+        "training.local_steps=2",
         "fleet.0.count=5",
     ],
 )
@@ -146,11 +148,32 @@ def test_digest_notices_what_both_sides_must_agree_upon(tmp_path: Path, override
         "broker.kind=mosquitto",
         "stragglers={policy: wait_all, retry_s: 5}",
         "task.batch_size=20",
+        "training.rounds=77",
+        "training.evaluate_every=7",
+        "fleet.0.device=raspberry-pi-4",
     ],
 )
 def test_digest_leaves_out_what_each_side_may_choose(tmp_path: Path, override: str) -> None:
     path = write(tmp_path)
     assert scenario_digest(load_scenario(path, [override])) == scenario_digest(load_scenario(path))
+
+
+@pytest.mark.parametrize("rates", ["training.lr_decay=linear", "training.correction.schedule=linear_decay"])
+def test_digest_notices_the_rounds_where_rates_depend_on_them(tmp_path: Path, rates: str) -> None:
+    path = write(tmp_path)
+    few, many = (load_scenario(path, [rates, f"training.rounds={rounds}"]) for rounds in (7, 77))
+    assert scenario_digest(few) != scenario_digest(many)
+
+
+def test_digest_tells_codecs_apart_that_have_nothing_but_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    codecs = ("float16", "int8", "int4", "float32")
+    loaded = [load_scenario(path, [f"flows.head_update_up={{codec: {codec}}}"]) for codec in codecs]
+    assert len({scenario_digest(scenario) for scenario in loaded}) == len(codecs)
+
+
+def test_digest_of_the_quickstart_stays_as_it_is_from_release_to_release() -> None:
+    assert scenario_digest(load_scenario("quickstart")) == "d6b9cbda0b2e246a"
 
 
 def test_digest_leaves_out_where_a_machine_keeps_data(tmp_path: Path) -> None:

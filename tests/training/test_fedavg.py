@@ -173,7 +173,7 @@ async def test_a_killed_server_goes_on_from_its_checkpoint(tmp_path: Path) -> No
         await reached.wait()
         first.cancel()
         await asyncio.wait({first})
-        group.create_task(serve(scenario, connect, run="small", folder=folder, stop=stop, resume=True))
+        group.create_task(serve(scenario, connect, run="small", folder=folder, stop=stop))
     expected = by_name(plain_loop(scenario), scenario)
     np.testing.assert_allclose(trained(folder), expected, rtol=1e-3, atol=1e-5)
 

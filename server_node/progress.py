@@ -1,0 +1,114 @@
+"""Where a run stands before its server begins: nothing done yet, under way, or over."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from broker.errors import RunError
+from broker.exits import COMPLETE, ENDED
+from scenarios.schema.base import without_defaults
+from scenarios.schema.scenario import Scenario
+from server_node import checkpoint
+from server_node.protocol.ledger import Ledger
+from server_node.summary import Summary
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands.
+
+    Attributes:
+        rows: of the rounds that are done.
+        ledger: of those.
+        tensors: head and tail after them; None: the initial ones.
+        damaged: a checkpoint that was newer, and what was wrong with it.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    tensors: dict[str, Tensor] | None = None
+    damaged: tuple[str, ...] = ()
+
+
+def standing_of(scenario: Scenario, folder: Path) -> Standing:
+    """Look how far the run of a folder has come.
+
+    Raises:
+        RunError: the folder has the results of another scenario, or results without a checkpoint, or only
+            damaged checkpoints.
+    """
+    found = checkpoint.newest(folder)
+    if found is None:
+        summary = _summary(folder)
+        if summary is not None and summary["rounds"]:
+            how = "simulated" if summary["mode"] == "simulate" else "live"
+            raise RunError(
+                f"{folder} has the results of a {how} run and no checkpoint to go on from; "
+                "--fresh begins anew over them, --out names another folder"
+            )
+        return Standing()
+    progress, tensors, damaged = found
+    others = list(_differences(progress.settings, settings_of(scenario)))
+    if others:
+        which = "\n".join(f"  {line}" for line in others)
+        raise RunError(
+            f"{folder} has the run of another scenario:\n{which}\n"
+            "--fresh begins anew over it, --out names another folder"
+        )
+    return Standing(progress.rows, progress.ledger, tensors, tuple(damaged))
+
+
+def over(scenario: Scenario, folder: Path) -> tuple[Summary, str] | None:
+    """Say whether the run of a folder is over.
+
+    Returns:
+        Its summary and a line for people; None when there is something left to do.
+
+    Raises:
+        RunError: see standing_of.
+    """
+    summary = _summary(folder)
+    rows = standing_of(scenario, folder).rows
+    if summary is None or len(rows) != summary["rounds"]:
+        return None
+    rounds, doubled = len(rows), 2 * max(scenario.training.rounds, len(rows))
+    if summary["reason"] == COMPLETE and rounds >= scenario.training.rounds:
+        more = f"--set training.rounds={doubled} adds rounds, --fresh begins anew"
+        return summary, f"already complete: {rounds} rounds; {more}"
+    if summary["reason"] == ENDED:
+        return summary, f"was stopped for good after {rounds} rounds; --fresh begins anew"
+    return None
+
+
+def settings_of(scenario: Scenario) -> dict[str, Any]:
+    """Give what must stay as it is while a run goes on.
+
+    Its name, the number of its rounds, the broker, the modelled network and the places of files may change.
+    """
+    settings = without_defaults(scenario)
+    for key in ("name", "broker", "network"):
+        settings.pop(key, None)
+    for part, key in (("task", "path"), ("task", "module"), ("training", "rounds")):
+        settings[part].pop(key, None)
+    return settings
+
+
+def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
+    """Name the keys in which two trees of settings differ, and both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{at}.{key}" if at else key)
+    elif before != now:
+        words = ["its default" if value is None else json.dumps(value) for value in (before, now)]
+        yield f"{at} was {words[0]} and is {words[1]} now"
+
+
+def _summary(folder: Path) -> Summary | None:
+    try:
+        return cast("Summary", json.loads((folder / "summary.json").read_text()))
+    except (OSError, ValueError):
+        return None
