@@ -727,3 +727,18 @@ def test_without_steps_a_round_is_its_head_updates() -> None:
     assert isinstance(server.jobs[0], CloseRound)
     (report,) = [fact for fact in reports(server.work()) if isinstance(fact, RoundReport)]
     assert (report.clients, report.client_steps) == (2, 10)
+
+
+def test_a_client_that_is_online_and_does_not_greet_is_asked_to() -> None:
+    """Its greeting was lost, for instance when the broker started anew and the server was not back yet."""
+    server = Server()
+    server.handle(Online())
+    server.work()
+    assert StartTimer("call", 10.0) in server.hear(FLEET[0], Status(online=True, session=1))
+    server.hear(FLEET[1], Status(online=True, session=1))
+    server.hear(FLEET[1], hello())
+    actions = server.handle(TimerFired("call"))
+    assert said(actions) == [(FLEET[0], Released(1, 0, greet=True))]
+    assert StartTimer("call", 20.0) in actions
+    server.hear(FLEET[0], hello())
+    assert server.handle(TimerFired("call")) == []
