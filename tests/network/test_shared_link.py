@@ -124,11 +124,12 @@ def test_a_lost_connection_takes_its_messages_with_it() -> None:
     assert [end_s for _, end_s in log] == pytest.approx([1.8, 1.8 + 0.7 + 0.25])
 
 
-def test_a_message_in_the_air_is_lost_with_the_connection() -> None:
+def test_messages_in_the_air_are_lost_with_each_connection() -> None:
     clock, log = Clock(), list[float]()
     link = shared_link(clock, Bottleneck(clock, 1000), latency_ms=250)
-    link.send(948, lambda _: log.append(clock.now))
-    clock.at(1.1, link.reset)
+    for begin_s in (0.0, 10.0, 20.0):  # in the air from a second later, for a quarter of one
+        clock.at(begin_s, link.send, 948, lambda _: log.append(clock.now))
+        clock.at(begin_s + 1.1, link.reset)
     clock.run()
     assert log == []
 
