@@ -11,6 +11,7 @@ from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
+from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
 
@@ -29,6 +30,7 @@ def server(
 ) -> None:
     """Serve one run: choose cohorts, train the tail, average the heads, write the run folder."""
     loaded = load_scenario(scenario, settings or ())
+    rehearse(loaded)
     name = run or loaded.name
     folder = out or Path("runs") / name
     connect = functools.partial(MqttTransport, broker, ca_file=loaded.broker.ca_file)

@@ -59,6 +59,12 @@ def save_model(file: Path, head: nn.Module, tail: nn.Module, metadata: dict[str,
         for part, module in (("head", head), ("tail", tail))
         for name, value in module.state_dict().items()
     }
+    seen: set[int] = set()
+    # the format has no tensor under two names, as layers that share a weight have
+    for name, value in tensors.items():
+        if value.data_ptr() in seen:
+            tensors[name] = value.clone()
+        seen.add(value.data_ptr())
     try:
         with writing(file), atomic_write(file) as part:
             save_file(tensors, part, metadata=metadata)
