@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 TIMES_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 RATES_KBPS = {
-    "bps": 1e-3, "bit": 1e-3, "bit/s": 1e-3, "kbps": 1.0, "kbit": 1.0, "kbit/s": 1.0, "mbps": 1e3, "mbit": 1e3,
-    "mbit/s": 1e3, "gbps": 1e6, "gbit": 1e6, "gbit/s": 1e6,
+    "bps": 1e-3, "bit": 1e-3, "bit/s": 1e-3, "kbps": 1.0, "kbit": 1.0, "kbit/s": 1.0, "mbps": 1e3,
+    "mbit": 1e3, "mbit/s": 1e3, "gbps": 1e6, "gbit": 1e6, "gbit/s": 1e6,
 }  # fmt: skip
 SHARES = {"%": 0.01, "percent": 0.01}
 
@@ -15,6 +15,7 @@ WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nano
 """What a number is counted in, by the last part of its key."""
 
 SHARE_KEYS = {"loss"}
+PERCENT = range(1, 100)
 
 PATTERNS = {r"^[A-Za-z0-9_-]{1,32}$": "text of 1 to 32 letters, digits, _ or -"}
 
@@ -50,18 +51,17 @@ def words_of_unit(key: str) -> str | None:
     return WORDS.get(key.rpartition("_")[2]) if "_" in key else None
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def number_to_write(key: str, value: object) -> str:
     """Give the end of a sentence about a value that is no number of a key, or out of its range.
 
     It tells the number to write for a text with a unit, such as 1000 for 1Mbit at uplink_kbps, or for one in
     quotes; and for a share that was given in percent. Empty when there is none.
     """
-    if (
-        key in SHARE_KEYS
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and 1 <= value < 100
-    ):
+    if key in SHARE_KEYS and _is_number(value) and value in PERCENT:
         return f"; it is a share: write {value / 100:g} for {value:g} %"
     found = (
         re.fullmatch(r"\s*(\d+(?:[.,]\d+)?)\s*([^\d\s].*?)?\s*", value) if isinstance(value, str) else None
@@ -88,13 +88,13 @@ def key_in_other_unit(word: str, value: object, known: Iterable[str]) -> str:
         if own is None or other is None or other.units is not own.units or key.rpartition("_")[0] != stem:
             continue
         factor = own.one / other.one
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             return f"; write {key}: {value * factor:.12g}"
         return f"; write {key}, times {factor:.12g}"
     return ""
 
 
 def key_of_other_tool(word: str, known: Iterable[str]) -> str:
-    """Give the end of a sentence about an unknown key that other tools have; empty when it has no namesake."""
+    """Give the end of a sentence about an unknown key that other tools have; empty for none."""
     here = [key for key in ELSEWHERE.get(word, ()) if key in set(known)]
     return f"; did you mean {' or '.join(map(repr, here))}?" if here else ""

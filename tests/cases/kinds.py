@@ -99,14 +99,16 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "a label of -1": (
         kind(load=data(lambda split: Split(split.inputs, split.targets - 1))),
         (
-            "is -1, in row N: with classes 4, targets must be 0 to 3; there is no label to be ignored, leave such "
+            "is -1, in row N: with classes 4, targets must be 0 to 3; there is no label to be ignored, "
+            "leave such "
             "samples out"
         ),
     ),
     "inputs of 64 bits": (
         kind(load=data(lambda split: Split(split.inputs.double(), split.targets))),
         (
-            "and dtype float64, fails: RuntimeError: mat1 and mat2 must have the same dtype, but got Double and "
+            "and dtype float64, fails: RuntimeError: mat1 and mat2 must have the same dtype, but got "
+            "Double and "
             "Float; inputs.float() makes them float32"
         ),
     ),
@@ -138,7 +140,8 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "a mean for a loss": (
         kind(loss=nn.CrossEntropyLoss()),
         (
-            "loss gives shape () for 10 samples, it must give one value for each sample, shape (10,); torch's "
+            "loss gives shape () for 10 samples, it must give one value for each sample, shape (10,); "
+            "torch's "
             "losses do with reduction='none'"
         ),
     ),
@@ -169,7 +172,8 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "a tail that does not fit": (
         kind(tail=lambda: nn.Linear(12, 4)),
         (
-            "the tail, given activations of shape (10, 16), fails: RuntimeError: mat1 and mat2 shapes cannot be "
+            "the tail, given activations of shape (10, 16), fails: RuntimeError: mat1 and mat2 shapes "
+            "cannot be "
             "multiplied (10x16 and 12x4)"
         ),
     ),
@@ -180,7 +184,8 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
         ),
         (
             "client c3 has batches of one sample, and with one the tail, given activations of shape (1, 16), "
-            "fails: ValueError: Expected more than 1 value per channel when training, got input size torch.Size([1, 16])"
+            "fails: ValueError: Expected more than 1 value per channel when training, got input size "
+            "torch.Size([1, 16])"
         ),
     ),
 }
