@@ -79,6 +79,16 @@ def test_more_clients_than_samples_can_be_simulated_without_training_only(tmp_pa
         simulate(scenario, tmp_path / "run")
 
 
+def test_the_messages_in_the_guide_are_those_that_are_given() -> None:
+    page = (ROOT / "docs/extending.md").read_text("utf-8")
+    messages = re.findall(
+        r"^\| [^|]+ \| `([^`|]+)` \|$", page.partition("| the message |")[2], flags=re.MULTILINE
+    )
+    assert len(messages) >= 10
+    given = [told for _, told in BROKEN.values()]
+    assert [message for message in messages if not any(message in told for told in given)] == []
+
+
 # numbers with a unit, and anything else that a file may hold
 
 
