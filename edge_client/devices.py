@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from broker.machine.event_log import Journal
 from edge_client.device import Device
 from scenarios.errors import ScenarioError
+from scenarios.loading.rehearsal import rehearse_devices
 from scenarios.partition import client_rows
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
@@ -32,7 +33,7 @@ def make_devices(
     if unknown:
         raise ScenarioError(f"no such client: {', '.join(unknown)}; {tell_names(fleet)}")
     initial = initial_head(task, scenario.seed)
-    data = task.load()
+    data = rehearse_devices(scenario, task, names)
     shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
     journal = journal or Journal(())
     return {

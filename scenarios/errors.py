@@ -20,9 +20,20 @@ class ScenarioError(UserError):
         self.key = key
 
 
+class MissingDataError(ScenarioError):
+    """The data of a task are not on this machine, or too few for the fleet. Durations can be simulated."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Give the known word that is nearest to another, whatever its capitals; None when none is near."""
+    plain = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), plain, n=1)
+    return plain[near[0]] if near else None
+
+
 def suggestion(word: str, known: Iterable[str], *, label: str) -> str:
     """Give the end of a sentence about an unknown word: the nearest known word, if any is near, and all."""
     words = list(known)
-    near = difflib.get_close_matches(word, words, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    near = nearest(word, words)
+    hint = f"; did you mean '{near}'?" if near else ";"
     return f"{hint} {label}: {', '.join(words)}"

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.schema.scenario import Dirichlet, Partition, Scenario
 from scenarios.seeds import generator
 from scenarios.task import Dataset
@@ -40,7 +40,9 @@ def split_clients(
         ScenarioError: the data do not suffice, or have no owners or no classes where they are needed.
     """
     if len(targets) < clients:
-        raise ScenarioError(f"{len(targets)} training samples are not enough for {clients} clients", key=KEY)
+        raise MissingDataError(
+            f"{len(targets)} training samples are not enough for {clients} clients", key=KEY
+        )
     rng = generator(seed, "partition")
     if isinstance(partition, Dirichlet):
         return _by_mixture(targets, clients, partition.dirichlet_alpha, rng)
@@ -55,7 +57,7 @@ def _by_owner(owners: npt.NDArray[np.int64] | None, clients: int, rng: np.random
         raise ScenarioError("natural: these data have no owners; use iid or {dirichlet_alpha: 0.5}", key=KEY)
     known = np.unique(owners)
     if len(known) < clients:
-        raise ScenarioError(f"natural: {clients} clients, but the data have {len(known)} owners", key=KEY)
+        raise MissingDataError(f"natural: {clients} clients, but the data have {len(known)} owners", key=KEY)
     chosen = np.sort(rng.choice(known, clients, replace=False))
     by_owner = np.argsort(owners, kind="stable")
     starts = np.searchsorted(owners[by_owner], chosen, side="left")

@@ -12,6 +12,7 @@ from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
+from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
 from server_node.progress import over
@@ -42,6 +43,7 @@ def server(
     `fedlite stop` ends it for good.
     """
     loaded = load_scenario(scenario, settings or ())
+    rehearse(loaded)
     name = run or loaded.name
     folder = out or Path("runs") / name
     spec = loaded.broker

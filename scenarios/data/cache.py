@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import MissingDataError, ScenarioError
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -64,7 +64,7 @@ def read_arrays(file: Path, name: str, forms: Mapping[str, tuple[str, int]]) -> 
         with np.load(file, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in forms}
     except FileNotFoundError as error:
-        raise ScenarioError(
+        raise MissingDataError(
             f"no {file.name} in {file.parent}: {how_to_get(name)}", key="task.path"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

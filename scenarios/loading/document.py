@@ -94,6 +94,8 @@ def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Node:
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read: {error}") from error
     node = parse(text, str(path), path.parent)
+    if node.value is None:
+        raise ScenarioError(f"{path}: is empty; must be a mapping of keys to values")
     if not isinstance(node.value, dict):
         raise ScenarioError(f"{path}: must be a mapping of keys to values")
     extends = node.value.pop("extends", None)
@@ -142,6 +144,8 @@ def parse(text: str, source: str, folder: Path, *, numbered: bool = True) -> Nod
         raise ScenarioError(f"{source}: nested too deeply") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        if "'\\t'" in str(problem):
+            problem = "a tab; indent with spaces"
         raise ScenarioError(f"{origin(mark).label}: not YAML: {problem}") from error
     finally:
         loader.dispose()

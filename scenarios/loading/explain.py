@@ -10,12 +10,18 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from scenarios.errors import suggestion
+from scenarios.errors import nearest, suggestion
+from scenarios.loading.hints import (
+    PATTERNS,
+    key_in_other_unit,
+    key_of_other_tool,
+    number_to_write,
+    words_of_unit,
+)
 from scenarios.loading.json_schema import Schema, below, default_tag, member_for, tag_of
 from scenarios.schema.base import Key
 
 RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-UNITS = {"_s": "seconds"}
 
 
 def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[Key, str]]:
@@ -35,7 +41,7 @@ def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[
 
 
 def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key, str]:
-    key = _without_tags(details["loc"], data, missing=details["type"] == "missing")
+    key = _without_tags(details["loc"], data, root, missing=details["type"] == "missing")
     match details["type"]:
         case "missing":
             return key, f"required but missing; must be {_allowed(_schema_at(key, data, root)[0], key)}"
@@ -46,18 +52,45 @@ def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key
         case "union_tag_invalid" | "union_tag_not_found":
             return _explain_tag(key, details["input"], _schema_at(key, data, root)[0])
         case _:
-            allowed = _allowed(_schema_at(key, data, root)[0], key)
-            return key, f"must be {allowed}, not {_shown(details['input'])}"
+            schema, value = _schema_at(key, data, root)[0], details["input"]
+            hint = _nearest_value(schema, value) or number_to_write(str(key[-1]) if key else "", value)
+            return key, f"must be {_allowed(schema, key)}, not {_shown(value)}{hint}"
 
 
 def _explain_unknown(word: str, schema: Schema, data: object) -> str:
     """Explain a key that a mapping may not have, or not with the tag that it has by default."""
-    near = suggestion(word, member_for(schema, data).get("properties", {}), label="allowed")
+    known = member_for(schema, data).get("properties", {})
+    value = data.get(word) if isinstance(data, dict) else None
+    hint = key_in_other_unit(word, value, known) or key_of_other_tool(word, known)
+    near = f"{hint}{' ' if hint.endswith('?') else '; '}allowed: {', '.join(known)}" if hint else None
+    near = near or suggestion(word, known, label="allowed")
     tag, default = tag_of(schema), default_tag(schema)
     if default is None or not isinstance(data, dict) or tag in data:
-        return f"unknown key{near}"
+        return f"unknown key{near}{_elsewhere(word, value, schema)}"
     others = _either(schema["discriminator"]["mapping"])
     return f"unknown key of {tag} {default}, the default{near}; for another {tag} name it: {others}"
+
+
+def _elsewhere(word: str, value: object, schema: Schema) -> str:
+    """Say with which other tag a mapping may have a key; for bits of a codec, which codec has that many."""
+    tag = tag_of(schema)
+    if tag is None:
+        return ""
+    members = {member["properties"][tag]["const"]: member["properties"] for member in schema["oneOf"]}
+    if word in {"bit", "bits"} and f"int{value}" in members:
+        return f"; for {value} bits write {tag}: int{value}"
+    others = [name for name, properties in members.items() if word in properties]
+    return f"; it goes with {tag} {_either(others)}" if others else ""
+
+
+def _nearest_value(schema: Schema, value: object) -> str:
+    """Give the end of a sentence about a text that is near to one of the words that are allowed."""
+    members = [schema, *schema.get("oneOf", ())]
+    words = [word for member in members for word in member.get("enum", [member.get("const")])]
+    near = (
+        nearest(value, [word for word in words if isinstance(word, str)]) if isinstance(value, str) else None
+    )
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _explain_tag(key: Key, value: Any, schema: Schema) -> tuple[Key, str]:
@@ -69,13 +102,22 @@ def _explain_tag(key: Key, value: Any, schema: Schema) -> tuple[Key, str]:
     return (*key, tag), f"unknown {tag} '{word}'{suggestion(word, known, label='known')}"
 
 
-def _without_tags(location: tuple[int | str, ...], data: object, *, missing: bool) -> Key:
-    """Drop the names of union members that pydantic mixes into a location."""
+def _without_tags(location: tuple[int | str, ...], data: object, schema: Schema, *, missing: bool) -> Key:
+    """Drop the names of union members that pydantic mixes into a location.
+
+    A key may have the name of a member, as in `policy: deadline, deadline: 4`; so the first part after a
+    choice is always dropped.
+    """
     key: list[int | str] = []
+    in_choice = "oneOf" in schema
     for part in location:
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+        if in_choice:
+            in_choice, schema = False, member_for(schema, data)
+        elif (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
             data = data[part]  # type: ignore[index]
             key.append(part)
+            schema = below(schema, part)
+            in_choice = "oneOf" in schema
     return (*key, location[-1]) if missing else tuple(key)
 
 
@@ -100,7 +142,8 @@ def _allowed(schema: Schema, key: Key) -> str:
         return _allowed_mapping(list(schema.get("properties", ())))
     if schema["type"] in {"integer", "number"}:
         return _allowed_number(schema, str(key[-1]))
-    text = f"text like {schema['pattern']}" if "pattern" in schema else "text"
+    pattern = schema.get("pattern")
+    text = PATTERNS.get(pattern, f"text like {pattern}") if pattern else "text"
     return {"array": "a list", "string": text}[schema["type"]]
 
 
@@ -111,9 +154,10 @@ def _allowed_mapping(keys: Sequence[str]) -> str:
 
 
 def _allowed_number(schema: Schema, name: str) -> str:
-    unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), None)
+    unit = words_of_unit(name)
     noun = f"a number of {unit}" if unit else "a whole number" if schema["type"] == "integer" else "a number"
-    return " ".join([noun, *(f"{sign} {schema[bound]}" for bound, sign in RANGES.items() if bound in schema)])
+    bounds = " and ".join(f"{sign} {schema[bound]}" for bound, sign in RANGES.items() if bound in schema)
+    return f"{noun} {bounds}".rstrip()
 
 
 def _either(words: Iterable[object]) -> str:

@@ -41,7 +41,13 @@ def locate(name_or_path: str, folder: Path, kind: Kind = "scenario") -> Path:
     if "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = folder / Path(name_or_path).expanduser()
         if not path.is_file():
-            raise ScenarioError(f"no such file: {path}")
+            known = shipped(kind)
+            hint = (
+                f"; the shipped {kind} is called {path.stem}, without {path.suffix}"
+                if path.stem in known
+                else ""
+            )
+            raise ScenarioError(f"no such file: {path}{hint}")
         return path
     known = shipped(kind)
     if name_or_path not in known:

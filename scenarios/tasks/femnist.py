@@ -61,6 +61,8 @@ def _checked(images: npt.NDArray[np.uint8], labels: Sequence[Any]) -> Rows:
 def _of_json(images: Sequence[Any], labels: Sequence[Any]) -> Rows:
     """Read 784 floats in [0, 1] an image."""
     values = np.asarray(images, np.float32).reshape(-1, PIXELS)
+    if values.size and not 0 <= values.min() <= values.max() <= 1:  # also false for a pixel that is no number
+        raise ValueError(f"pixels must be 0.0 to 1.0, not {values.min():g} to {values.max():g}")
     return _checked(np.rint(values * 255).astype(np.uint8), labels)
 
 

@@ -18,6 +18,7 @@ from broker.stopping import stop_on_signals
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
+from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
@@ -32,6 +33,7 @@ from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
 from sim.live.run import run_here, write_trace
+from sim.network.csv_inputs import check_csv_inputs
 from sim.simulation.run import simulate as simulate_scenario
 
 app = typer.Typer(
@@ -131,6 +133,8 @@ def trace(
     journals: Annotated[list[Path] | None, typer.Argument(help="Files of `fedlite edge --journal`.")] = None,
 ) -> None:
     """Join the journals of server and edge processes on several machines to a trace.json."""
+    if not (folder / "scenario.yaml").is_file():
+        raise RunError(f"{folder} is no run folder: it has no scenario.yaml; fedlite server writes it")
     scenario = load_scenario(str(folder / "scenario.yaml"))
     write_trace(scenario, folder, read_notes(folder / JOURNAL), journals or [])
     typer.echo(f"wrote {folder / 'trace.json'}")
@@ -213,9 +217,15 @@ def show(scenario: Spec, settings: Settings = None) -> None:
 def validate(scenario: Spec, settings: Settings = None) -> None:
     """Check a scenario and say what is wrong: file, line, key, what is allowed."""
     loaded = load_scenario(scenario, settings or ())
+    check_csv_inputs(loaded)
+    why_untried = data_missing(loaded)
     _, swept = read_tree(scenario, settings or ())
     grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
     typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
+    if why_untried:
+        typer.echo(
+            f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"
+        )
 
 
 def main() -> None:

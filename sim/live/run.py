@@ -25,6 +25,7 @@ from broker.servers.spawn import local_broker
 from broker.stopping import Stop
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
+from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.live import serve
 from server_node.protocol.reports import Watch
@@ -76,6 +77,7 @@ def run_here(
     scenario = load_scenario(spec, settings)
     if shape is not None:
         check_shape(scenario)
+    rehearse(scenario)
     with writing(folder):
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work

@@ -155,7 +155,8 @@ def _read(file: Path, read: Callable[[Path], T], writers: str) -> T:
     try:
         return read(file)
     except FileNotFoundError as error:
-        raise ReportError(f"{file}: missing; {writers}") from error
+        missing = f"{file}: missing" if file.parent.is_dir() else f"no such folder: {file.parent}"
+        raise ReportError(f"{missing}; {writers}") from error
     except (OSError, ValueError, KeyError, pa.ArrowException, yaml.YAMLError, msgspec.MsgspecError) as error:
         why = " ".join(str(error).split())
         raise ReportError(f"{file}: cannot be read ({why}); {writers}") from error

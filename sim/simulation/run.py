@@ -9,7 +9,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from broker.stopping import Stop
 from broker.wire.messages import Activations, Hello
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
+from scenarios.errors import MissingDataError
+from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
@@ -36,7 +38,7 @@ from sim.chrome_trace import SERVER, Trace
 from sim.network.availability import presence
 from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
-from sim.network.csv_inputs import Interval
+from sim.network.csv_inputs import Interval, check_csv_inputs
 from sim.network.endpoint import Endpoint, NetworkStats
 from sim.network.link import links_of
 from sim.simulation import workers
@@ -77,6 +79,9 @@ def simulate(
         RunError: the folder cannot be written to.
     """
     task = task_of(scenario)
+    check_csv_inputs(scenario)
+    with suppress(MissingDataError) if timing_only else nullcontext():
+        rehearse(scenario, task)
     clock, ledger = Clock(), Ledger()
     trace = Trace(client_names(scenario))
     record = RunFolder(

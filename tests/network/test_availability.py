@@ -8,7 +8,10 @@ import pytest
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.network import Always, OnOff, PresenceTrace
+from scenarios.schema.scenario import Scenario
 from sim.network.availability import presence
+from sim.network.csv_inputs import check_csv_inputs
+from tests.helpers import small_scenario
 
 
 def test_by_default_a_device_never_leaves() -> None:
@@ -60,6 +63,40 @@ def test_a_bad_trace_is_refused_with_its_line(tmp_path: Path, text: str, complai
     file.write_text(text)
     with pytest.raises(ScenarioError, match=complaint):
         list(presence(PresenceTrace(file=file), seed=0, client="c0"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffclient,from_s,to_s\nc0,0,5\nc0,7.5,\n",
+        "client, from_s, to_s\n c0 , 0, 5\nc0, 7.5, \n\n",
+        "client;from_s;to_s\nc0;0;5\nc0;7.5;\n",
+    ],
+    ids=["byte order mark", "spaces", "semicolons"],
+)
+def test_traces_of_spreadsheets_are_read(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "presence.csv"
+    file.write_text(text, encoding="utf-8")
+    assert list(presence(PresenceTrace(file=file), seed=0, client="c0")) == [(0.0, 5.0), (7.5, math.inf)]
+
+
+def with_trace(folder: Path, rows: str) -> Scenario:
+    (folder / "presence.csv").write_text("client,from_s,to_s\n" + rows)
+    return small_scenario(folder, f"fleet.0.availability={{pattern: trace, file: {folder}/presence.csv}}")
+
+
+def test_a_trace_of_other_clients_is_refused(tmp_path: Path) -> None:
+    told = r"presence\.csv names the clients 0, 1, but those here are c0 to c3"
+    with pytest.raises(ScenarioError, match=told):
+        check_csv_inputs(with_trace(tmp_path, "0,0,\n1,0,\n"))
+
+
+def test_a_trace_that_ends_or_leaves_clients_out_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_csv_inputs(with_trace(tmp_path, "c0,0,50\nc1,0,60\n"))
+    assert "after 60 s none of c0 to c3 is there any more" in caplog.text
+    assert "2 of c0 to c3 are never there, such as c2" in caplog.text
 
 
 def test_a_missing_trace_is_refused(tmp_path: Path) -> None:

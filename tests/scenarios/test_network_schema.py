@@ -124,7 +124,7 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         ("[{count: 4, device: raspberry-pi-44}]", "did you mean 'raspberry-pi-4'?"),
         ("[{count: 4, link: {uplink_kpbs: 9}}]", "unknown key; did you mean 'uplink_kbps'?"),
         ("[{count: 4, link: 7}]", "fleet.0.link: must be "),
-        ("[{count: 4, link: {loss: 0.9}}]", "fleet.0.link.loss: must be a number >= 0 <= 0.5"),
+        ("[{count: 4, link: {loss: 0.9}}]", "fleet.0.link.loss: must be a number >= 0 and <= 0.5"),
         ("[{count: 4, link: {jitter_ms: 2, jitter: lognormal}}]", "lognormal jitter needs a latency_ms"),
         ("[{count: 4, slowdown: {distribution: gamma}}]", "unknown distribution 'gamma'"),
         ("[{count: 4, slowdown: {sigma: 1}}]", "fleet.0.slowdown.distribution: required but missing"),

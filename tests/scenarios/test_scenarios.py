@@ -312,7 +312,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
         pytest.param(
             "rounds: 3",
             "rounds: '3'",
-            ["my.yaml:4: training.rounds: must be a whole number >= 1, not '3'"],
+            ["my.yaml:4: training.rounds: must be a whole number >= 1, not '3'; write 3 without quotes"],
             id="text is no number",
         ),
         pytest.param(
@@ -348,13 +348,13 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
         pytest.param(
             "fleet:",
             "stragglers: {policy: wait_all, retry_s: 5 min}\nfleet:",
-            ["my.yaml:8: stragglers.retry_s: must be a number of seconds > 0, not '5 min'"],
+            ["my.yaml:8: stragglers.retry_s: must be a number of seconds > 0, not '5 min'; write 300"],
             id="unit",
         ),
         pytest.param(
             "name: small",
             "name: a/b",
-            ["my.yaml:1: name: must be text like ^[A-Za-z0-9_-]{1,32}$, not 'a/b'"],
+            ["my.yaml:1: name: must be text of 1 to 32 letters, digits, _ or -, not 'a/b'"],
             id="pattern",
         ),
         pytest.param(
@@ -611,7 +611,7 @@ def test_own_tasks_must_fit_the_protocol(tmp_path: Path, target_shape: str, head
                 "'tag:yaml.org,2002:python/name:os.system'"
             ),
         ),
-        ("", "my.yaml: must be a mapping of keys to values"),
+        ("", "my.yaml: is empty; must be a mapping of keys to values"),
         ("- a\n", "my.yaml: must be a mapping of keys to values"),
         ("a: {b: 1,\n  b: 2}\n", "my.yaml:2: the key 'b' is there twice"),
         ("? [a]\n: 1\n", "my.yaml:1: a key must be text"),

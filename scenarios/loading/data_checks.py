@@ -1,0 +1,110 @@
+"""Checks a task's data before a run: kind, shape and range of inputs and targets, row by row.
+
+Each check takes one split, or the rows of one client, and gives a sentence on what is wrong, or None.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scenarios.task import Dataset, Split, Task
+
+Rows = npt.NDArray[np.int64]
+
+MAX_CLASSES = 2**16
+"""Targets travel as unsigned integers of at most 16 bits."""
+
+
+def wrong_kind(data: object, task: Task) -> str | None:
+    """Say what keeps the result of `load` from being the data of a task; values are not looked at."""
+    if not isinstance(data, Dataset):
+        return f"load() must give a scenarios.task.Dataset, not {_kind(data)}"
+    if not 1 <= task.classes <= MAX_CLASSES:
+        return f"classes must be 1 to {MAX_CLASSES}, not {task.classes}"
+    for name, split in (("training", data.train), ("test", data.test)):
+        wrong = _wrong_split(name, split, task)
+        if wrong:
+            return wrong
+    if data.owners is not None and np.shape(data.owners) != (len(data.train.targets),):
+        return (
+            f"owners must name one owner for each of the {len(data.train.targets)} training samples, "
+            f"but their shape is {np.shape(data.owners)}"
+        )
+    return None
+
+
+def _wrong_split(name: str, split: object, task: Task) -> str | None:
+    if not isinstance(split, Split):
+        return f"the {name} data must be a scenarios.task.Split, not {_kind(split)}"
+    parts: dict[str, object] = {"inputs": split.inputs, "targets": split.targets}
+    for part, values in parts.items():
+        if not isinstance(values, Tensor):
+            return f"the {part} of the {name} split must be a torch.Tensor, not {_kind(values)}"
+        if values.device.type != "cpu":
+            return f"the {part} of the {name} split must be on the CPU, not on {values.device}"
+    if not len(split.targets):
+        return f"the {name} split has no samples"
+    if split.targets.is_floating_point() or split.targets.is_complex():
+        return f"the targets of the {name} split must be integers, not {_dtype(split.targets)}"
+    shape = tuple(split.targets.shape[1:])
+    if shape != task.target_shape:
+        return f"target_shape says {task.target_shape}, a target of the {name} split has shape {shape}"
+    return None
+
+
+def wrong_values(split: Split, task: Task, *, whose: str, rows: Rows | None = None) -> str | None:
+    """Say which target is out of range, or which input is not finite.
+
+    Args:
+        split: training or test data of the right kind.
+        task: has the number of classes.
+        whose: who has the rows, for the message, such as "client c3".
+        rows: the rows to look at; None: all.
+    """
+    picked = None if rows is None else torch.from_numpy(rows)
+    targets = split.targets if picked is None else split.targets[picked]
+    bad = (targets < 0) | (targets >= task.classes)
+    if bad.any():
+        at = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        value = targets[at][bad[at]].reshape(-1)[0].item()
+        return (
+            f"a target of {whose} is {value}, in row {_row(rows, at)}: with classes {task.classes}, targets "
+            f"must be 0 to {task.classes - 1}{_advice(value, task.classes)}"
+        )
+    if not split.inputs.is_floating_point():
+        return None
+    inputs = split.inputs if picked is None else split.inputs[picked]
+    for at in _not_finite(inputs):
+        value = inputs[at][~torch.isfinite(inputs[at])].reshape(-1)[0].item()
+        return f"an input of {whose} is {value}, in row {_row(rows, at)}: inputs must be finite"
+    return None
+
+
+def _not_finite(inputs: Tensor) -> Iterator[int]:
+    """Give the rows with a value that is not finite; 1,024 rows at a time, a copy of all would be large."""
+    if inputs.numel() == 0 or all(torch.isfinite(end) for end in torch.aminmax(inputs)):
+        return
+    for first, some in enumerate(torch.split(inputs, 1024)):
+        finite = torch.isfinite(some).reshape(len(some), -1).all(1)
+        yield from (1024 * first + (~finite).nonzero()[:, 0]).tolist()
+
+
+def _advice(value: float, classes: int) -> str:
+    if value == classes:
+        return "; labels that begin with 1 need 1 subtracted"
+    return "; there is no label to be ignored, leave such samples out" if value < 0 else ""
+
+
+def _row(rows: Rows | None, at: int) -> int:
+    return at if rows is None else int(rows[at])
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
+def _dtype(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")

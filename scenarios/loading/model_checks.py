@@ -1,0 +1,74 @@
+"""Checks what a task's head, tail, loss and score give; each check gives a sentence on it, or None."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scenarios.task import Task
+
+
+def shared_parts(head: nn.Module, tail: nn.Module) -> str | None:
+    """Say which parameter head and tail have in common, and what a checkpoint cannot hold."""
+    names = {value.data_ptr(): name for name, value in head.named_parameters() if value.numel()}
+    for name, value in tail.named_parameters():
+        if value.numel() and value.data_ptr() in names:
+            return (
+                f"head and tail share a parameter, {names[value.data_ptr()]} and {name}: devices train the "
+                "one, the server the other; give each part its own"
+            )
+    for part, module in (("head", head), ("tail", tail)):
+        for name, entry in module.state_dict().items():
+            if not isinstance(entry, Tensor):
+                return f"{name} of the {part} is a {type(entry).__name__}, a checkpoint can hold tensors only"
+    return None
+
+
+def unfit_cut(z: Any, n: int, task: Task) -> str | None:
+    """Say why the head's output cannot be sent as the activations of n samples."""
+    if not isinstance(z, Tensor):
+        return f"the head gives a {type(z).__name__}, it must give one tensor of shape (n, {task.cut_size})"
+    shape = tuple(z.shape)
+    if z.ndim != 2 or shape[0] != n:  # noqa: PLR2004 - samples and values
+        flat = "; x.permute(0, 2, 3, 1).flatten(1) puts channels last" if z.ndim == 4 else ""  # noqa: PLR2004
+        return (
+            f"the head gives shape {shape} for {n} samples, it must give a row for each, "
+            f"({n}, {task.cut_size}){flat}"
+        )
+    if shape[1] != task.cut_size:
+        return f"cut_shape says {task.cut_size} values a sample, the head gives {shape[1]}"
+    if z.dtype != torch.float32 or z.device.type != "cpu":
+        return f"the head gives {_what(z)}, it must give float32 on the CPU"
+    if not z.requires_grad:
+        return "no parameter of the head can be trained: its output has no gradient (requires_grad, detach)"
+    return None if torch.isfinite(z).all() else "the head gives values that are not finite"
+
+
+def one_for_each(name: str, values: Any, n: int) -> str | None:
+    """Say why what loss or score gave is not one finite number for each of n samples."""
+    expected = f"it must give one value for each sample, shape ({n},)"
+    if not isinstance(values, Tensor):
+        return f"{name} gives a {type(values).__name__}, {expected}"
+    if tuple(values.shape) != (n,):
+        hint = "; torch's losses do with reduction='none'" if name == "loss" and values.ndim == 0 else ""
+        return f"{name} gives shape {tuple(values.shape)} for {n} samples, {expected}{hint}"
+    if values.device.type != "cpu" or values.is_complex():
+        return f"{name} gives {_what(values)}, it must give real numbers on the CPU"
+    if name == "loss" and not values.is_floating_point():
+        return f"loss gives {_what(values)}, it must give float32"
+    return None if torch.isfinite(values).all() else f"{name} gives values that are not finite"
+
+
+def unfit_gradients(module: nn.Module, part: str) -> str | None:
+    """Say which parameter has a gradient that is not finite, or that none has one."""
+    gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+    if part != "tail" and not gradients:
+        return f"no parameter of the {part} gets a gradient, so nothing can be trained"
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            return f"the gradient of {name} in the {part} has values that are not finite"
+    return None
+
+
+def _what(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} on {values.device}"
