@@ -35,8 +35,8 @@ from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Split, Task
 from scenarios.tasks import task_of
 from scenarios.training import initial_head
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
 from sim.simulation import workers

@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.plain_loop import train
 from scenarios.loading.load import load_scenario
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.simulation.run import simulate
 
 FLEETS = (1_000, 10_000, 100_000)

@@ -10,7 +10,7 @@ from broker.exits import STOPPED
 from broker.machine.asyncio_driver import Driver, connected
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.messages import Hello, Status
 from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
@@ -99,7 +99,7 @@ async def _client(
 
     def will(connection: int) -> Will:
         status = Status(online=False, session=first_session + connection)
-        return Will(topics.status(run, name), messages.encode(status), retain=True)
+        return Will(topics.status(run, name), packing.encode(status), retain=True)
 
     subscriptions = topics.client_subscriptions(run, name)
     transport = connect(client_id=client_id, subscriptions=subscriptions, will=will)

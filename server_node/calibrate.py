@@ -13,9 +13,9 @@ from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
 from scenarios.tasks import load_task
 from scenarios.training import head_vector, initial_model
-from server_node.protocol.jobs import CloseRound, TailStep, TailUpdate
-from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail
+from server_node.vocabulary.jobs import CloseRound, TailStep, TailUpdate
+from server_node.vocabulary.plan import Plan, make_plan
 
 NAME = "calibrate"
 ONE, ALL, UPDATE, CLOSE = "tail, one batch", "tail, cohort", "update", "close"

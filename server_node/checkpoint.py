@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from broker.errors import RunError
 from broker.files import atomic_write, writing
-from server_node.protocol.ledger import Ledger
+from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"

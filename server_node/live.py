@@ -19,7 +19,7 @@ from broker.exits import ANOTHER_SERVER, COMPLETE, STOPPED, SUPERSEDED
 from broker.machine.asyncio_driver import FAREWELL_S, Driver, connected
 from broker.machine.event_log import SERVER, Journal
 from broker.transports.base import Connect, Event, Transport, TransportStats, Will
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
 from scenarios.schema.scenario import BrokerSpec, Scenario
@@ -30,13 +30,13 @@ from server_node.observer import observer
 from server_node.ownership import SupersededError, owning
 from server_node.progress import Standing, over, settings_of, standing_of
 from server_node.protocol.core import ServerCore
-from server_node.protocol.jobs import TailJob, TailResult, TailStep
-from server_node.protocol.plan import Plan, make_plan
-from server_node.protocol.reports import Fact, Gathering, RoundReport, Watch
 from server_node.record import RunFolder
 from server_node.saver import Keeper
 from server_node.summary import Summary
 from server_node.tail import Tail
+from server_node.vocabulary.jobs import TailJob, TailResult, TailStep
+from server_node.vocabulary.plan import Plan, make_plan
+from server_node.vocabulary.reports import Fact, Gathering, RoundReport, Watch
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCor
 
     def will(_connection: int) -> Will:
         away = RunState("away", core.incarnation, core.token, 0, plan.rounds)
-        return Will(topics.state(plan.run), messages.encode(away), retain=True)
+        return Will(topics.state(plan.run), packing.encode(away), retain=True)
 
     subscriptions = topics.server_subscriptions(plan.run)
     name = "server" if broker.is_named_by_user else f"server-{plan.token:08x}"

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Dropped, Fact, Gathering, Noticed, Refused, RoundReport, Watch
 from server_node.record import RunFolder
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Dropped, Fact, Gathering, Noticed, Refused, RoundReport, Watch
 
 log = logging.getLogger(__name__)
 

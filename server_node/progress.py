@@ -13,8 +13,8 @@ from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
-from server_node.protocol.ledger import Ledger
 from server_node.summary import Summary
+from server_node.vocabulary.ledger import Ledger
 
 
 @dataclass(frozen=True)

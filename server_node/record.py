@@ -29,9 +29,9 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.protocol.ledger import CONTROL, FLOWS, Flow, Ledger
-from server_node.protocol.reports import RoundReport
 from server_node.summary import FlowBytes, FlowRatio, Summary
+from server_node.vocabulary.ledger import CONTROL, FLOWS, Flow, Ledger
+from server_node.vocabulary.reports import RoundReport
 
 RESULTS = ("metrics.parquet", "summary.json", "model.safetensors", "trace.json")
 """Files that say what a run came to."""

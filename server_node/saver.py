@@ -18,9 +18,9 @@ from broker.errors import RunError
 from server_node import checkpoint
 from server_node.checkpoint import Progress, tensors_of
 from server_node.ownership import Ownership
-from server_node.protocol.ledger import Ledger
 from server_node.record import RunFolder
 from server_node.tail import Tail
+from server_node.vocabulary.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ The keys are stable: a key may be added, none is renamed, moved or taken away.
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
-from server_node.protocol.ledger import CONTROL, FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS
 
 
 class Metric(TypedDict):
@@ -18,7 +18,7 @@ class Metric(TypedDict):
 
 
 class FlowBytes(TypedDict):
-    """What a flow carried in bytes, see server_node.protocol.ledger.Flow."""
+    """What a flow carried in bytes, see server_node.vocabulary.ledger.Flow."""
 
     payload: int
     wire: int
@@ -50,7 +50,7 @@ class Refusals(TypedDict):
 
 
 class MessageCounts(TypedDict):
-    """Numbers of messages, see server_node.protocol.ledger.Ledger."""
+    """Numbers of messages, see server_node.vocabulary.ledger.Ledger."""
 
     sent: int
     received: int

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from broker.codecs import decode_activations, encode_gradient
+from broker.codecs import decode_activations, decode_update, encode_gradient
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
@@ -20,7 +20,8 @@ from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
 from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
 from server_node.aggregation import aggregate
-from server_node.protocol.jobs import (
+from server_node.tail_pass import LARGEST, Batch, TailGradients, is_sound, send_all
+from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     EncodeHead,
@@ -31,8 +32,7 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.plan import Plan
-from server_node.tail_pass import LARGEST, Batch, TailGradients, is_sound, send_all
+from server_node.vocabulary.plan import Plan
 
 EVALUATION_BATCH = 250
 
@@ -218,12 +218,9 @@ class Tail:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
             codec = self._plan.codecs_of(client).head_update_up
-            change: npt.NDArray[np.float32] = codec.decode(update.payload, 1, self._plan.head_size)[0]
+            return decode_update(codec, update.payload, self._plan.head_size)
         except WireError as error:
             return error
-        if not is_sound(torch.from_numpy(change)):
-            return WireError("range", "a change of the head of magnitude 2**64 or more")
-        return change
 
     def _average(
         self, received: dict[str, npt.NDArray[np.float32]], weights: dict[str, float]

@@ -6,8 +6,8 @@ from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.training import head_vector
-from server_node.protocol.plan import Plan, make_plan
 from server_node.summary import Summary
+from server_node.vocabulary.plan import Plan, make_plan
 
 SMALL = f"""
 name: small

@@ -32,7 +32,7 @@ from broker.machine.actions import (
 )
 from broker.machine.event_log import Journal
 from broker.transports.base import Connected, Frame, Refused, Transport
-from broker.wire import messages, topics
+from broker.wire import messages, packing, topics
 from broker.wire.errors import WireError
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
         )
         return Undecodable(sender, spoken, frame.wire_bytes)
     try:
-        return Received(sender, messages.decode(frame.payload), frame.wire_bytes)
+        return Received(sender, packing.decode(frame.payload), frame.wire_bytes)
     except WireError as error:
         return Undecodable(sender, error, frame.wire_bytes)
 
@@ -192,7 +192,7 @@ class Driver(Generic[J, R, F]):
         task.add_done_callback(into.discard)
 
     async def _publish(self, action: Publish) -> None:
-        payload = messages.encode(action.message)
+        payload = packing.encode(action.message)
         self._journal.left(action.topic, action.message)
         await self._transport.publish(action.topic, payload, retain=action.retain)
 

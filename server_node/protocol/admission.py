@@ -7,7 +7,7 @@ from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate, Hello
 from scenarios.schema.flows import Codecs
-from server_node.protocol.plan import Plan
+from server_node.vocabulary.plan import Plan
 
 FINGERPRINT = ("the parameters of the model (names, shapes, dtypes)", "the source of the task")
 """What the two digests of a fingerprint are of, see scenarios.fingerprint."""

@@ -6,14 +6,14 @@ from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released, Standing
-from server_node.protocol.actions import ServerAction
 from server_node.protocol.admission import check_activations, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan
-from server_node.protocol.reports import Dropped
 from server_node.protocol.round import Round
 from server_node.protocol.round_trip import RoundTrip
+from server_node.vocabulary.actions import ServerAction
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan
+from server_node.vocabulary.reports import Dropped
 
 ASK = "ask"
 """Timer: it is time to ask a member that is silent."""

@@ -33,45 +33,25 @@ from broker.machine.actions import (
     Undecodable,
 )
 from broker.wire import topics
-from broker.wire.errors import WireError
-from broker.wire.messages import (
-    Activations,
-    Claim,
-    HeadUpdate,
-    Hello,
-    Message,
-    Progress,
-    Rejected,
-    Released,
-    RunScenario,
-    RunState,
-    Status,
-    StopRun,
-    Welcome,
-)
-from scenarios.schema.network import tell_names
-from server_node.protocol.actions import ServerAction, ServerEvent
-from server_node.protocol.admission import check_greeting
+from broker.wire.messages import Claim, Message, RunScenario, RunState, StopRun
 from server_node.protocol.cohort import ASK, Cohort
 from server_node.protocol.exchange import Turn
-from server_node.protocol.jobs import (
+from server_node.protocol.phase import Phase
+from server_node.protocol.reception import Reception
+from server_node.protocol.rivals import Rivals, Verdict
+from server_node.protocol.rounds import Rounds
+from server_node.vocabulary.actions import ServerAction, ServerEvent
+from server_node.vocabulary.jobs import (
     Diverged,
     TailJob,
     TailResult,
 )
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.phase import Phase
-from server_node.protocol.plan import Plan
-from server_node.protocol.presence import QUIET_S, Presence, RateLimit
-from server_node.protocol.reports import Gathering, Noticed, Refused
-from server_node.protocol.rivals import Rivals, Verdict
-from server_node.protocol.rounds import Rounds
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan
+from server_node.vocabulary.reports import Gathering
 
 CLAIM_S = 5.0
 """How long a server that seems to be at work may take to answer a claim."""
-
-CALL_S = 10.0
-"""How long a client that says that it is online may take to greet before it is asked to."""
 
 
 class ServerCore:
@@ -85,16 +65,13 @@ class ServerCore:
 
     def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
-        self._roster = frozenset(plan.clients)
         self._ledger = ledger
         self._phase = Phase.STARTING
-        self._presence = Presence()
-        self._rate_limit = RateLimit()
         self._rivals = Rivals(plan.incarnation, plan.token, takeover=plan.takeover)
         self._cohort = Cohort(plan, ledger, rounds_done)
         self._rounds = Rounds(plan, self._cohort)
-        self._call_s = CALL_S  # from one call to the next; they become rarer until the next connection
-        self._calls = False  # whether the timer runs
+        self._reception = Reception(plan, ledger, self._rivals, self._cohort)
+        self._presence = self._reception.presence
 
     @property
     def incarnation(self) -> int:
@@ -116,12 +93,11 @@ class ServerCore:
         if self._phase.is_over:
             return []
         match event:
+            case Received("", message):
+                actions = self._heard(message)
             case Received(sender, message, wire_bytes):
-                if sender:
-                    self._ledger.receive(message, wire_bytes)
-                    actions = self._received(sender, message, now_s)
-                else:
-                    actions = self._heard(message)
+                self._ledger.receive(message, wire_bytes)
+                actions = self._reception.received(sender, message, now_s)
             case ComputeDone(job, result):
                 actions = self._computed(job, result, now_s)
             case TimerFired(key):
@@ -130,7 +106,7 @@ class ServerCore:
                 actions = self._connected(now_s)
             case Undecodable(sender, error, wire_bytes):
                 self._ledger.receive_undecodable(wire_bytes)
-                actions = self._undecodable(sender, error) if sender else []
+                actions = self._reception.undecodable(sender, error) if sender else []
             case StopAsked(reason):
                 actions = self._pause(reason)
         actions += self._advance(now_s)
@@ -142,7 +118,7 @@ class ServerCore:
     # The connection, and other servers.
 
     def _connected(self, now_s: float) -> list[ServerAction]:
-        self._call_s = CALL_S
+        self._reception.connected()
         claim = Publish(topics.server(self._plan.run), self._rivals.claim())
         if self._phase is Phase.STARTING:
             return self._open() if self._plan.alone else [claim]
@@ -184,100 +160,13 @@ class ServerCore:
         scenario = Publish(topics.scenario(self._plan.run), RunScenario(packed), retain=True)
         return [*([scenario] if packed else ()), self._state()]
 
-    # What clients say.
-
-    def _received(self, sender: str, message: Message, now_s: float) -> list[ServerAction]:
-        if sender not in self._roster:
-            fleet = tell_names(self._plan.clients)
-            return self._refuse(sender, WireError("roster", f"{sender!r} is no client of this run; {fleet}"))
-        match message:
-            case Activations() | HeadUpdate() | Progress() if message.server != self._rivals.incarnation:
-                self._ledger.discarded_late += 1
-                return []
-            case Activations():
-                error = self._cohort.take_activations(sender, message, now_s)
-                return self._appeared(sender) if error is None else self._refuse(sender, error)
-            case HeadUpdate():
-                error = self._cohort.take_update(sender, message, now_s)
-                return self._appeared(sender) if error is None else self._refuse(sender, error)
-            case Progress():
-                return [*self._appeared(sender), *self._cohort.repair(sender, message, now_s)]
-            case Hello():
-                return self._greeted(sender, message, now_s)
-            case Status(online=True, session=session):
-                self._presence.says_online(sender, session)
-                return self._await_greetings()
-            case Status(session=session):
-                return self._vanished(sender, session)
-            case _:
-                kind = type(message).__name__
-                return self._refuse(sender, WireError("direction", f"a client does not send {kind}"))
-
-    def _appeared(self, client: str) -> list[ServerAction]:
-        """Note a sign of life: whoever speaks is there."""
-        self._presence.ungreeted.discard(client)
-        if client in self._presence.online:
-            return []
-        self._presence.online.add(client)
-        actions: list[ServerAction] = [CancelTimer(f"rejoin:{client}")]
-        if self._phase.is_gathering:
-            actions.append(Report(Gathering(len(self._presence.online))))
-        return actions
-
-    def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
-        self._presence.ungreeted.discard(client)
-        differs = check_greeting(self._plan, hello)
-        if differs is not None:
-            return self._refuse(client, differs)
-        self._presence.says_online(client, hello.session)
-        actions = self._appeared(client)
-        if hello.package and hello.package != self._plan.package and self._presence.notice(client):
-            packages = f"has version {hello.package} of the package, the server {self._plan.package}"
-            actions.append(Report(Noticed(client, packages)))
-        if client in self._rate_limit:
-            self._rate_limit.postpone(client, hello)
-            return actions
-        actions.append(self._keep_quiet(client))
-        if hello.wants_welcome:
-            actions.append(Publish(topics.down(self._plan.run, client), self._welcome()))
-        return [*actions, *self._cohort.greeted(client, now_s)]
-
-    def _await_greetings(self) -> list[ServerAction]:
-        """Let some time pass before clients that are online are asked to greet.
-
-        A client greets when it hears of a server. When the broker has started anew, it may be back before the
-        server is, and greet nobody.
-        """
-        if self._calls or not self._presence.ungreeted:
-            return []
-        self._calls = True
-        return [StartTimer("call", self._call_s)]
-
-    def _call(self) -> list[ServerAction]:
-        self._calls = False
-        self._call_s = min(2 * self._call_s, self._plan.retry_s)
-        if self._phase is Phase.STARTING:
-            return self._await_greetings()
-        call = Released(self._rivals.incarnation, 0, greet=True)
-        silent = sorted(self._presence.ungreeted)
-        calls = [Publish(topics.down(self._plan.run, client), call) for client in silent]
-        return [*calls, *self._await_greetings()]
-
-    def _vanished(self, client: str, session: int) -> list[ServerAction]:
-        if not self._presence.says_offline(client, session):
-            return []
-        self._rate_limit.forget_greeting(client)
-        if client not in self._cohort.members:
-            return []
-        return [StartTimer(f"rejoin:{client}", self._plan.rejoin_s)]
-
     def _timer(self, key: str, now_s: float) -> list[ServerAction]:
         kind, _, client = key.partition(":")
         match kind:
             case "claim" if self._phase is Phase.STARTING:
                 return self._open()
             case "call":
-                return self._call()
+                return self._reception.call(in_charge=self._phase is not Phase.STARTING)
             case "join" if self._phase.is_gathering:
                 self._phase = Phase.LATE
                 return [self._state(), StartTimer("join", self._plan.join_s)]
@@ -290,8 +179,7 @@ class ServerCore:
                 done = member is None or member.turn is Turn.DONE
                 return [] if done else self._cohort.drop(client)
             case "quiet":
-                greeting = self._rate_limit.end(client)
-                return [] if greeting is None else self._greeted(client, greeting, now_s)
+                return self._reception.quiet_is_over(client, now_s)
         return []
 
     # Rounds.
@@ -301,7 +189,9 @@ class ServerCore:
             return self._finish(f"diverged: {result.why}")
         online = len(self._presence.online)
         actions, refused = self._rounds.computed(job, result, now_s, online=online)
-        refusals = [action for client, error in refused.items() for action in self._refuse(client, error)]
+        refusals = [
+            action for client, error in refused.items() for action in self._reception.refuse(client, error)
+        ]
         complete = self._cohort.round is None and self._cohort.number >= self._plan.rounds
         return [*refusals, *actions, *(self._finish(COMPLETE) if complete else ())]
 
@@ -313,7 +203,7 @@ class ServerCore:
         if self._rounds.is_idle and self._may_begin():
             online = self._presence.online
             if self._phase.is_gathering:
-                self._phase = Phase.RUNNING
+                self._phase, self._reception.gathers = Phase.RUNNING, False
                 actions = [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
             actions += self._rounds.begin(online, self._rivals.incarnation, now_s)
         return [*actions, *self._rounds.next_job(), *self._cohort.timer(now_s)]
@@ -327,43 +217,6 @@ class ServerCore:
                 return online >= self._plan.cohort
             case _:
                 return online >= len(self._plan.clients)
-
-    def _welcome(self) -> Welcome:
-        plan = self._plan
-        return Welcome(
-            self._rivals.incarnation,
-            plan.batch_size,
-            plan.local_steps,
-            plan.cut_size,
-            plan.classes,
-            plan.targets_per_sample,
-            plan.packet_bytes,
-            plan.initial_head,
-        )
-
-    def _undecodable(self, sender: str, error: WireError) -> list[ServerAction]:
-        """Refuse bytes that are no message. One of another version is told of once, and not answered.
-
-        It may be retained from before an update, and its sender does not listen here.
-        """
-        if error.reason != "version":
-            return self._refuse(sender, error)
-        whose = sender if sender in self._roster else ""
-        self._ledger.reject(whose or "strangers", error.reason, str(error))
-        return [Report(Refused(sender, str(error)))] if self._presence.notice(whose) else []
-
-    def _refuse(self, client: str, error: WireError) -> list[ServerAction]:
-        """Count a bad message; tell its sender unless it was told something a moment ago."""
-        whose = client if client in self._roster else ""  # strangers share one limit
-        self._ledger.reject(whose or "strangers", error.reason, str(error))
-        if whose in self._rate_limit:
-            return []
-        answer = Publish(topics.down(self._plan.run, client), Rejected(error.reason, str(error)[:512]))
-        return [self._keep_quiet(whose), Report(Refused(client, str(error))), answer]
-
-    def _keep_quiet(self, client: str) -> ServerAction:
-        self._rate_limit.begin(client)
-        return StartTimer(f"quiet:{client}", QUIET_S)
 
     # How the run ends.
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from broker.wire.errors import WireError
 from server_node.protocol.exchange import Exchange, Turn
-from server_node.protocol.jobs import CloseRound, RoundClosed, TailJob, TailStep, TailStepped, TailUpdate
-from server_node.protocol.plan import Plan
-from server_node.protocol.reports import RoundReport
+from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailJob, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.plan import Plan
+from server_node.vocabulary.reports import RoundReport
 
 
 class Round:

@@ -7,9 +7,11 @@ from broker.machine.actions import CancelTimer, Compute, Report, StartTimer
 from broker.wire.errors import WireError
 from broker.wire.messages import Assignment
 from scenarios.schema.flows import Codecs
-from server_node.protocol.actions import ServerAction
 from server_node.protocol.cohort import Cohort
-from server_node.protocol.jobs import (
+from server_node.protocol.presence import draw_cohort
+from server_node.protocol.round import Round
+from server_node.vocabulary.actions import ServerAction
+from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
@@ -19,9 +21,7 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.plan import Plan
-from server_node.protocol.presence import draw_cohort
-from server_node.protocol.round import Round
+from server_node.vocabulary.plan import Plan
 
 Refused = Mapping[str, WireError]
 """Whose tensors the tail has refused, and why."""

@@ -24,8 +24,8 @@ from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
 from server_node.progress import over
-from server_node.protocol.reports import Watch
 from server_node.summary import Summary, refusals
+from server_node.vocabulary.reports import Watch
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
 from sim.commands.operate import clear, stop

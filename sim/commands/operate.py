@@ -18,7 +18,7 @@ from broker.machine.asyncio_driver import event_of
 from broker.stopping import interrupt_on_signals
 from broker.transports.base import Connect, Frame, Transport
 from broker.transports.mqtt import MqttTransport
-from broker.wire import messages, topics
+from broker.wire import messages, packing, topics
 from broker.wire.messages import RunState, StopRun
 
 ANSWER_S = 15.0
@@ -77,7 +77,7 @@ async def stop_run(connect: Connect, run: str) -> str:
     client_id = f"{run}-stop-{secrets.token_hex(4)}"
     subscriptions = [topics.state(run), topics.server(run)]
     async with connect(client_id=client_id, subscriptions=subscriptions) as transport:
-        await transport.publish(topics.server(run), messages.encode(StopRun()))
+        await transport.publish(topics.server(run), packing.encode(StopRun()))
         state: RunState | None = None
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -92,7 +92,7 @@ async def stop_run(connect: Connect, run: str) -> str:
                         return f"{run} is over after {_rounds(state)}: {state.reason}"
                     if state.phase in ("paused", "away") and isinstance(message, StopRun):
                         ended = msgspec.structs.replace(state, phase="finished", reason=ENDED)
-                        await transport.publish(topics.state(run), messages.encode(ended), retain=True)
+                        await transport.publish(topics.state(run), packing.encode(ended), retain=True)
                         return f"{run} is over; no server was at work, its clients were told"
         except TimeoutError:
             pass
@@ -119,7 +119,7 @@ async def clear_run(connect: Connect, run: str, *, force: bool = False) -> str:
     subscriptions = [f"fl/+/{run}/state", f"fl/+/{run}/scenario", f"fl/+/{run}/status/+"]
     end = topics.down(run, secrets.token_hex(8))  # nobody else listens there
     async with connect(client_id=client_id, subscriptions=[*subscriptions, end]) as transport:
-        await transport.publish(end, messages.encode(StopRun()))
+        await transport.publish(end, packing.encode(StopRun()))
         kept: dict[str, None] = {}
         async for frame in transport.events():
             if not isinstance(frame, Frame):

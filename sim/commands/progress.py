@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server_node.protocol.ledger import DOWN, UP, Ledger
-from server_node.protocol.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from server_node.summary import Summary
+from server_node.vocabulary.ledger import DOWN, UP, Ledger
+from server_node.vocabulary.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from sim.experiments.results import Row
 from sim.wording import format_bytes, format_ratio
 

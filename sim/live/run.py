@@ -28,8 +28,8 @@ from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.live import serve
-from server_node.protocol.reports import Watch
 from server_node.summary import Summary
+from server_node.vocabulary.reports import Watch
 from sim.live.join_trace import live_trace
 from sim.shaped.proxy import shaped_links
 from sim.shaped.shaping import check_shape, takes_time

@@ -13,15 +13,8 @@ import msgspec
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES, frame_sizes, wire_bytes
-from broker.wire.messages import (
-    Activations,
-    Assignment,
-    Gradient,
-    HeadUpdate,
-    RunScenario,
-    Status,
-    encoded_bytes,
-)
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, RunScenario, Status
+from broker.wire.packing import encoded_bytes
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import ServiceQueue, Window

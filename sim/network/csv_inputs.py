@@ -35,8 +35,8 @@ def check_csv_inputs(scenario: Scenario) -> None:
     names = client_names(scenario)
     first = 0
     for number, group in enumerate(scenario.fleet):
-        members = names[first : first + group.count]
-        first += group.count
+        members = names[first : first + group.size]
+        first += group.size
         if isinstance(group.availability, PresenceTrace):
             key = f"fleet.{number}.availability.file"
             _check_clients(group.availability.file, members, key)

@@ -6,8 +6,8 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from server_node.protocol.ledger import DOWN, FLOWS, UP
 from server_node.summary import wire_bytes_so_far
+from server_node.vocabulary.ledger import DOWN, FLOWS, UP
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
 from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_points, who

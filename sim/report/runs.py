@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from broker.errors import ReportError
-from server_node.protocol.ledger import CONTROL, FLOWS
 from server_node.summary import Summary
+from server_node.vocabulary.ledger import CONTROL, FLOWS
 from sim.key_paths import flat
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from broker.exits import COMPLETE
-from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP
 from server_node.summary import total_wire_bytes, wire_bytes_so_far
+from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
 from sim.wording import format_bytes, format_seconds

@@ -29,11 +29,11 @@ from scenarios.tasks import task_of
 from server_node.checkpoint import tensors_of
 from server_node.observer import observer
 from server_node.protocol.core import ServerCore
-from server_node.protocol.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport, Watch
 from server_node.record import RunFolder
 from server_node.summary import Summary
+from server_node.vocabulary.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport, Watch
 from sim.chrome_trace import SERVER, Trace
 from sim.network.availability import presence
 from sim.network.broker import VirtualBroker

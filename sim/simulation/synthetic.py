@@ -11,7 +11,7 @@ from broker.wire import bits
 from broker.wire.messages import Activations, HeadUpdate
 from edge_client.core import BackwardStep, ClientJob, FirstBatch
 from scenarios.schema.flows import Codecs
-from server_node.protocol.jobs import (
+from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
@@ -21,7 +21,7 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.plan import Plan
+from server_node.vocabulary.plan import Plan
 
 
 class SyntheticDevice:

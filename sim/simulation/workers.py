@@ -20,9 +20,9 @@ from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.training import head_vector, initial_model
-from server_node.protocol.jobs import TailJob, TailResult
-from server_node.protocol.plan import Plan, make_plan
 from server_node.tail import Tail
+from server_node.vocabulary.jobs import TailJob, TailResult
+from server_node.vocabulary.plan import Plan, make_plan
 from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
 
 RunJob = Callable[[J], R | Future[R]]

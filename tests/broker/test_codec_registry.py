@@ -52,7 +52,7 @@ import numpy as np
 import broker
 from broker.codecs import codec_from_wire, codec_to_wire, encode_activations
 from scenarios.loading.load import load_scenario
-from server_node.protocol.ledger import Ledger
+from server_node.vocabulary.ledger import Ledger
 
 changes = ["flows.activations_up={codec: signs, magnitude: 0.5}", "flows.gradient_down.codec=signs"]
 flows = load_scenario("quickstart", changes).flows

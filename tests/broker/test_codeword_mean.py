@@ -30,7 +30,7 @@ from broker.codecs import (
 from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
 from scenarios.errors import ScenarioError
-from server_node.protocol.ledger import FLOWS
+from server_node.vocabulary.ledger import FLOWS
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.live.test_live import run as run_live

@@ -27,10 +27,8 @@ from broker.wire.messages import (
     Status,
     StopRun,
     Welcome,
-    decode,
-    encode,
-    encoded_bytes,
 )
+from broker.wire.packing import decode, encode, encoded_bytes
 
 GOLDEN = [
     pytest.param(

@@ -11,11 +11,12 @@ from broker.transports.base import Frame, Transport, packets_of
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 from broker.wire import chunks
-from broker.wire.messages import Assignment, Message, encoded_bytes
+from broker.wire.messages import Assignment, Message
+from broker.wire.packing import encoded_bytes
 from scenarios.errors import ScenarioError
 from scenarios.schema.scenario import BrokerSpec
 from server_node.protocol.core import ServerCore
-from server_node.protocol.ledger import Ledger
+from server_node.vocabulary.ledger import Ledger
 from sim.network.broker import ANSWER_BYTES, _answer_bytes
 from sim.simulation.run import simulate
 from tests import small_task

@@ -13,9 +13,10 @@ from broker.transports.base import Frame, Refused, TransportStats
 from broker.transports.inbox import Inbox, InboxLimits
 from broker.transports.memory import MemoryBroker
 from broker.wire import chunks, topics
-from broker.wire.messages import Rejected, encode
+from broker.wire.messages import Rejected
+from broker.wire.packing import encode
 from server_node.protocol.core import ServerCore
-from server_node.protocol.ledger import CONTROL, Ledger
+from server_node.vocabulary.ledger import CONTROL, Ledger
 from tests import small_task
 from tests.helpers import plan_of, small_scenario
 

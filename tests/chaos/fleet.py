@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from broker.servers.spawn import LOCALHOST, Kind
 from broker.transports.base import Frame
 from broker.transports.mqtt import MqttTransport
-from broker.wire import messages, topics
+from broker.wire import messages, packing, topics
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Released
 from tests.chaos.part import KEEPALIVE_S
 from tests.chaos.proxy import Proxy
@@ -131,7 +131,7 @@ class Spy:
     async def watch(self, transport: MqttTransport) -> None:
         async for event in transport.events():
             if isinstance(event, Frame):
-                await self._saw(topics.parse(event.topic).client, messages.decode(event.payload))
+                await self._saw(topics.parse(event.topic).client, packing.decode(event.payload))
 
     async def _saw(self, client: str, message: messages.Message) -> None:
         async with self._news:

@@ -15,8 +15,8 @@ import pytest
 from broker.console import run_until_stopped
 from broker.stopping import Stop, stop_on_signals
 from scenarios.loading.grid import load_grid
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.experiments.grid_runs import sweep
 from sim.experiments.results import Mode
 from sim.simulation.run import simulate

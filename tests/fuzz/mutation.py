@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgpack
 import numpy as np
 
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.messages import (
     Activations,
     Ask,
@@ -72,8 +72,8 @@ def seeds() -> list[bytes]:
         found.append(bytes([TARGETS.index(target)]) + data)
 
     for each in MESSAGES:
-        add(message, messages.encode(each))
-    add(codec_name, messages.encode(MESSAGES[3]))
+        add(message, packing.encode(each))
+    add(codec_name, packing.encode(MESSAGES[3]))
     for name in (topics.up("run", "c1"), topics.state("run"), topics.status("r", "x"), topics.server("r")):
         add(topic, name.encode())
     add(reassembly, bytes(index if place == 1 else 0 for index in range(12) for place in range(5)))

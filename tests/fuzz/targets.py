@@ -32,7 +32,7 @@ from broker.codecs import (
     gradient_codec_from_wire,
 )
 from broker.codecs.codeword_gradient import LARGEST_AT_CUT, LARGEST_PARAMETER
-from broker.wire import chunks, messages, topics
+from broker.wire import chunks, messages, packing, topics
 from broker.wire.chunks import Reassembler, ReassemblyLimits
 from broker.wire.errors import WireError
 
@@ -77,18 +77,18 @@ def message(data: bytes) -> None:
     """A message is decoded, or refused; what is decoded is encoded to a message of the same meaning."""
     with bounded_memory(OVERHEAD_BYTES + 4 * len(data)):
         try:
-            read = messages.decode(data)
+            read = packing.decode(data)
         except WireError:
             return
-    again = messages.encode(read)
-    assert messages.decode(again) == read
-    assert messages.encoded_bytes(read) == len(again)
+    again = packing.encode(read)
+    assert packing.decode(again) == read
+    assert packing.encoded_bytes(read) == len(again)
 
 
 def codec_name(data: bytes) -> None:
     """Codecs in a message are built from their parameters, or refused."""
     try:
-        read = messages.decode(data)
+        read = packing.decode(data)
     except WireError:
         return
     if not isinstance(read, messages.Assignment):

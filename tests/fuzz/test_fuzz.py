@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.wire import messages
+from broker.wire import packing
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from tests.fuzz.mutation import mutate, seeds
@@ -71,7 +71,7 @@ def bomb(kind: str) -> bytes:
         case "text":
             return b"".join((b"\x94\x02\x08", msgpack.packb("é" * (MEGABYTE // 2)), b"\xa0"))
         case _:
-            return messages.encode(Activations(3, 7, 0, 1, 2, bytes(MEGABYTE), b"\x21"))
+            return packing.encode(Activations(3, 7, 0, 1, 2, bytes(MEGABYTE), b"\x21"))
 
 
 @pytest.mark.usefixtures("tracing")
@@ -81,7 +81,7 @@ def test_a_megabyte_takes_at_most_four_times_itself(kind: str) -> None:
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     try:
-        messages.decode(data)
+        packing.decode(data)
     except WireError:
         assert kind != "valid"
     _, peak = tracemalloc.get_traced_memory()

@@ -15,7 +15,7 @@ from broker.errors import RunError
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Frame
 from broker.transports.memory import MemoryBroker
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.messages import RunScenario
 from edge_client.joining import join
@@ -27,9 +27,9 @@ from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Task
 from server_node import live
 from server_node.live import serve
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan, make_plan
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan, make_plan
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.commands.cli import app
 from tests.helpers import small_scenario
 
@@ -177,7 +177,7 @@ async def test_a_scenario_that_is_too_long_is_not_published_and_the_run_goes_on(
 
 def test_the_longest_scenario_that_is_published_fits_into_a_packet() -> None:
     packed = bytes(MAX_PACKET_BYTES - published.ENVELOPE_BYTES)
-    assert len(messages.encode(RunScenario(packed))) == MAX_PACKET_BYTES
+    assert len(packing.encode(RunScenario(packed))) == MAX_PACKET_BYTES
 
 
 # Versions.

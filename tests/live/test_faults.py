@@ -22,8 +22,8 @@ from broker.transports.mqtt import MqttTransport
 from edge_client.live import host
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.live.run import _edges
 from tests.helpers import final_score, small_file, small_scenario
 

@@ -15,7 +15,7 @@ from broker.wire.messages import Hello, Rejected, Welcome
 from edge_client.live import host
 from server_node.live import serve
 from server_node.protocol.core import ServerCore
-from server_node.protocol.ledger import Ledger
+from server_node.vocabulary.ledger import Ledger
 from tests import small_task
 from tests.helpers import final_score, plan_of, small_scenario
 

@@ -14,7 +14,7 @@ import pytest
 from broker.codecs import Pq
 from broker.transports.base import Frame
 from broker.transports.mqtt import MqttTransport
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -45,14 +45,14 @@ class Mallory:
         self._transport = transport
 
     async def say(self, message: Message | bytes, topic: str = UP) -> None:
-        data = message if isinstance(message, bytes) else messages.encode(message)
+        data = message if isinstance(message, bytes) else packing.encode(message)
         await self._transport.publish(topic, data)
 
     async def hear(self, kind: type[Message]) -> Message:
         """Wait for the next message of a kind."""
         async for event in self._transport.events():
             if isinstance(event, Frame):
-                message = messages.decode(event.payload)
+                message = packing.decode(event.payload)
                 if isinstance(message, kind):
                     return message
         raise AssertionError("the transport ended")
@@ -75,6 +75,10 @@ async def mallory(url: str, name: str = MALLORY) -> AsyncIterator[Mallory]:
 async def honest_run(scenario: Scenario, url: str, folder: Path) -> AsyncIterator[asyncio.Task[Summary]]:
     """Run the server and the three honest clients."""
     connect, stop = functools.partial(MqttTransport, url), asyncio.Event()
+    async with connect(
+        client_id="broom", subscriptions=[]
+    ) as broom:  # what earlier tests left on this broker
+        await broom.publish(topics.state("small"), b"", retain=True)
     async with asyncio.TaskGroup() as group:
         server = group.create_task(serve(scenario, connect, run="small", folder=folder, stop=stop))
         group.create_task(host(scenario, connect, run="small", names=["c0", "c1", "c2"], stop=stop))

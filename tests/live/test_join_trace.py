@@ -17,7 +17,7 @@ from edge_client.live import host
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import client_names
 from server_node.live import serve
-from server_node.protocol.ledger import FLOWS
+from server_node.vocabulary.ledger import FLOWS
 from sim.chrome_trace import Trace
 from sim.commands.cli import app
 from sim.live.join_trace import live_trace

@@ -22,17 +22,17 @@ from broker.servers.spawn import local_broker
 from broker.transports.base import Connect
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
-from broker.wire import messages, topics
+from broker.wire import packing, topics
 from broker.wire.messages import RunState, Status
 from edge_client.device import Device
 from edge_client.live import host
 from scenarios.schema.scenario import Scenario, client_names
 from server_node import checkpoint
 from server_node.live import serve
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport, Watch
 from server_node.summary import Summary
 from server_node.tail import Tail
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport, Watch
 from sim.commands.operate import clear_run, stop_run
 from tests.helpers import small_file, small_scenario
 
@@ -69,7 +69,7 @@ async def serve_until(
 
 
 def state_at(broker: MemoryBroker) -> RunState:
-    state = messages.decode(broker.retained[topics.state("small")])
+    state = packing.decode(broker.retained[topics.state("small")])
     assert isinstance(state, RunState)
     return state
 
@@ -241,7 +241,7 @@ async def test_clearing_a_run_leaves_nothing_of_it_at_the_broker(tmp_path: Path,
 
 async def test_a_run_with_a_server_at_work_is_not_cleared() -> None:
     broker = MemoryBroker()
-    broker.publish(topics.state("small"), messages.encode(RunState("running", 1)), retain=True)
+    broker.publish(topics.state("small"), packing.encode(RunState("running", 1)), retain=True)
     with pytest.raises(RunError, match="a server is at work on 'small'"):
         await clear_run(broker.transport, "small")
     assert await clear_run(broker.transport, "small", force=True) == "cleared 1 retained messages of small"
@@ -336,7 +336,7 @@ async def state_when(url: str, wanted: Callable[[RunState], bool]) -> RunState:
     async with MqttTransport(url, client_id="watcher", subscriptions=[topics.state("small")]) as transport:
         async for frame in transport.events():
             payload = getattr(frame, "payload", b"")
-            state = messages.decode(payload) if payload else None
+            state = packing.decode(payload) if payload else None
             if isinstance(state, RunState) and wanted(state):
                 return state
     raise AssertionError
@@ -401,7 +401,7 @@ async def test_a_device_whose_training_raises_says_offline_and_nobody_waits_for_
     async with connect(client_id="reader", subscriptions=[topic]) as transport:
         async for frame in transport.events():
             if getattr(frame, "topic", "") == topic:
-                status = messages.decode(frame.payload)  # type: ignore[union-attr]
+                status = packing.decode(frame.payload)  # type: ignore[union-attr]
                 assert isinstance(status, Status)
                 assert not status.online
                 break

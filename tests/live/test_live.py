@@ -19,9 +19,9 @@ from edge_client.live import host
 from scenarios.schema.scenario import Scenario, client_names
 from server_node import checkpoint
 from server_node.live import serve
-from server_node.protocol.ledger import FLOWS, Ledger
-from server_node.protocol.reports import Dropped, Fact, RoundReport
 from server_node.summary import Summary
+from server_node.vocabulary.ledger import FLOWS, Ledger
+from server_node.vocabulary.reports import Dropped, Fact, RoundReport
 from sim.commands.progress import summary_table
 from sim.simulation.run import simulate
 from tests.helpers import final_score, small_scenario

@@ -15,7 +15,7 @@ from broker.transports.base import Frame, Transport
 from broker.transports.mqtt import MqttTransport
 from scenarios.errors import ScenarioError
 from scenarios.schema.scenario import Scenario
-from server_node.protocol.ledger import FLOWS
+from server_node.vocabulary.ledger import FLOWS
 from sim.live.run import run_here
 from sim.shaped.proxy import LinkProxy
 from tests.helpers import small_file, small_scenario

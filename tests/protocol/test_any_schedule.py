@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server_node.protocol.exchange import MAX_RESENDS
-from server_node.protocol.plan import RoundPolicy
+from server_node.vocabulary.plan import RoundPolicy
 from tests.protocol.world import FLEET, PLAN, World, has_begun
 
 POLICIES = {

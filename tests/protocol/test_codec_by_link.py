@@ -14,8 +14,8 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
-from server_node.protocol.ledger import FLOWS
-from server_node.protocol.plan import RoundPolicy, make_plan
+from server_node.vocabulary.ledger import FLOWS
+from server_node.vocabulary.plan import RoundPolicy, make_plan
 from sim.simulation.run import simulate
 from tests.helpers import final_score, small_scenario
 from tests.live.test_live import run as run_live

@@ -10,9 +10,9 @@ from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire.errors import WireError
 from broker.wire.messages import Ask, Assignment, Gradient, Progress, Released, Standing
 from server_node.protocol.cohort import ASK, Cohort
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan
-from server_node.protocol.reports import Dropped
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan
+from server_node.vocabulary.reports import Dropped
 from tests.protocol.test_server_core import CODECS, PLAN, D, P, activations, reports, said, update
 
 TWO_STEPS = replace(PLAN, steps=2, local_steps=2)

@@ -8,8 +8,8 @@ from broker.machine.actions import Online, Publish, Report, TimerFired, Undecoda
 from broker.wire import topics
 from broker.wire.errors import WireError
 from broker.wire.messages import Hello, Rejected, RunScenario, RunState
-from server_node.protocol.actions import ServerAction
-from server_node.protocol.reports import Gathering, Noticed, Refused
+from server_node.vocabulary.actions import ServerAction
+from server_node.vocabulary.reports import Gathering, Noticed, Refused
 from tests.protocol.test_server_core import PLAN, Server, said
 
 WITH_CODE = replace(PLAN, model="aaaa-bbbb", package="0.2.0")

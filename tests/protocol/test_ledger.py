@@ -3,18 +3,9 @@
 import pytest
 
 from broker.codecs import Float32, Int8
-from broker.wire.messages import (
-    Activations,
-    Ask,
-    Assignment,
-    Gradient,
-    HeadUpdate,
-    Hello,
-    Message,
-    Released,
-    encode,
-)
-from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP, Flow, Ledger
+from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Hello, Message, Released
+from broker.wire.packing import encode
+from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP, Flow, Ledger
 
 
 def test_two_flows_go_up_and_two_come_down() -> None:

@@ -9,7 +9,7 @@ from broker.errors import RunError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import scenario_digest
 from scenarios.tasks import task_of
-from server_node.protocol.plan import Plan, RoundPolicy, make_plan, make_round_policy
+from server_node.vocabulary.plan import Plan, RoundPolicy, make_plan, make_round_policy
 from tests.helpers import small_scenario
 from tests.protocol.test_server_core import CODECS, PLAN
 

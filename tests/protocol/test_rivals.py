@@ -6,11 +6,11 @@ import pytest
 
 from broker.machine.actions import Done, Online, Publish, Received, StopAsked, TimerFired
 from broker.wire.messages import Claim, Message, RunState
-from server_node.protocol.actions import ServerAction
 from server_node.protocol.core import ServerCore
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan
 from server_node.protocol.rivals import Rivals, Verdict
+from server_node.vocabulary.actions import ServerAction
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan
 from tests.protocol.test_server_core import PLAN, said
 
 ALONE = replace(PLAN, alone=False, incarnation=1, token=50)

@@ -8,10 +8,10 @@ import pytest
 from broker.wire.errors import WireError
 from broker.wire.messages import Assignment, HeadUpdate
 from server_node.protocol.exchange import Exchange
-from server_node.protocol.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
-from server_node.protocol.plan import Plan, RoundPolicy
 from server_node.protocol.round import Round
 from server_node.protocol.round_trip import RoundTrip
+from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.plan import Plan, RoundPolicy
 from tests.protocol.test_server_core import HEAD, PLAN, activations, update
 
 BUFFERED = RoundPolicy(3, enough=2, max_staleness=5)

@@ -9,9 +9,10 @@ from broker.machine.actions import CancelTimer, Compute, Publish, Report, StartT
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, CodecSpecs, Gradient, Message, Released
 from scenarios.schema.flows import Codecs
-from server_node.protocol.actions import ServerAction
 from server_node.protocol.cohort import Cohort
-from server_node.protocol.jobs import (
+from server_node.protocol.rounds import Rounds
+from server_node.vocabulary.actions import ServerAction
+from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
@@ -20,10 +21,9 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan, RoundPolicy
-from server_node.protocol.reports import Dropped, RoundReport
-from server_node.protocol.rounds import Rounds
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan, RoundPolicy
+from server_node.vocabulary.reports import Dropped, RoundReport
 from tests.protocol.test_server_core import HEAD, PLAN, activations, reports, said, update
 
 ABC = replace(PLAN, clients=tuple("abc"), round_policy=RoundPolicy(3), rounds=9)

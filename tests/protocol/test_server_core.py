@@ -37,11 +37,12 @@ from broker.wire.messages import (
     Status,
 )
 from scenarios.schema.flows import Codecs
-from server_node.protocol.actions import ServerAction, ServerEvent
 from server_node.protocol.cohort import ASK
 from server_node.protocol.core import ServerCore
 from server_node.protocol.exchange import MAX_RESENDS, MAX_UNANSWERED
-from server_node.protocol.jobs import (
+from server_node.protocol.round_trip import RoundTrip
+from server_node.vocabulary.actions import ServerAction, ServerEvent
+from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
@@ -50,10 +51,9 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.plan import Plan, RoundPolicy
-from server_node.protocol.reports import Dropped, RoundReport
-from server_node.protocol.round_trip import RoundTrip
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan, RoundPolicy
+from server_node.vocabulary.reports import Dropped, RoundReport
 
 D, P = 4, 3
 FLEET = ("a", "b", "c")

@@ -36,10 +36,10 @@ from broker.wire.messages import (
     Welcome,
 )
 from server_node.protocol.cohort import ASK
-from server_node.protocol.jobs import Diverged, EncodeHead, TailStepped
-from server_node.protocol.ledger import CONTROL
-from server_node.protocol.plan import RoundPolicy
-from server_node.protocol.reports import Dropped, Gathering, Refused
+from server_node.vocabulary.jobs import Diverged, EncodeHead, TailStepped
+from server_node.vocabulary.ledger import CONTROL
+from server_node.vocabulary.plan import RoundPolicy
+from server_node.vocabulary.reports import Dropped, Gathering, Refused
 from tests.protocol.test_server_core import (
     PLAN,
     Server,

@@ -37,9 +37,10 @@ from broker.wire.messages import (
 )
 from edge_client.core import BackwardStep, ClientAction, ClientCore, ClientEvent, ClientJob, FirstBatch
 from scenarios.schema.flows import Codecs
-from server_node.protocol.actions import ServerAction, ServerEvent
 from server_node.protocol.core import ServerCore
-from server_node.protocol.jobs import (
+from server_node.protocol.phase import Phase
+from server_node.vocabulary.actions import ServerAction, ServerEvent
+from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
@@ -49,10 +50,9 @@ from server_node.protocol.jobs import (
     TailStepped,
     TailUpdate,
 )
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.phase import Phase
-from server_node.protocol.plan import Plan, RoundPolicy
-from server_node.protocol.reports import Dropped, RoundReport
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.plan import Plan, RoundPolicy
+from server_node.vocabulary.reports import Dropped, RoundReport
 
 D, P = 4, 3
 UNNOTICED_S = 45.0

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from broker.errors import ReportError
-from server_node.protocol.ledger import CONTROL, FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS
 from sim.commands.cli import app
 from sim.report import words
 from sim.report.rounds import RoundTime

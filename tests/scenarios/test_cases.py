@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from broker.exits import COMPLETE
 from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
-from server_node.summary import COMPLETE
 from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.cases.kinds import BROKEN, GOOD

@@ -16,8 +16,8 @@ from broker.errors import RunError
 from broker.files import atomic_write
 from server_node import checkpoint
 from server_node.checkpoint import FILE, PREVIOUS, DamagedError, Progress
-from server_node.protocol.ledger import Ledger
 from server_node.saver import SHARE, Saver, Snapshot
+from server_node.vocabulary.ledger import Ledger
 
 TENSORS = {"head.weight": torch.arange(6.0).reshape(2, 3), "tail.bias": torch.tensor([1.5, -2.5])}
 

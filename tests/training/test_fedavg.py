@@ -28,8 +28,8 @@ from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task, task_of
 from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
 from server_node.live import serve
-from server_node.protocol.ledger import FLOWS, Ledger
-from server_node.protocol.reports import Fact, RoundReport
+from server_node.vocabulary.ledger import FLOWS, Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from sim.simulation.run import simulate
 from tests.helpers import final_score, small_scenario
 from tests.live.test_live import run as run_live

@@ -13,9 +13,9 @@ from scenarios.schema.scenario import client_names
 from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.live import serve
-from server_node.protocol.ledger import Ledger
-from server_node.protocol.reports import Fact, RoundReport
 from server_node.record import RunFolder
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
 from tests.helpers import small_scenario
 
 REPORT = RoundReport(

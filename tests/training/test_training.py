@@ -21,8 +21,8 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task
 from scenarios.training import head_vector, initial_model
-from server_node.protocol.jobs import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
 from server_node.tail import Tail
+from server_node.vocabulary.jobs import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
 from sim.simulation.run import simulate
 from tests.helpers import plan_of, small_scenario
 

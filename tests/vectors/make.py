@@ -34,7 +34,7 @@ from broker.codecs import (
     encode_gradient,
 )
 from broker.codecs.base import Matrix
-from broker.wire import bits, chunks, messages
+from broker.wire import bits, chunks, packing
 from broker.wire.errors import WireError
 from tests.fuzz.mutation import MESSAGES
 
@@ -70,7 +70,7 @@ def of_messages() -> list[dict[str, Any]]:
                     msgspec.structs.asdict(each), builtin_types=(bytes,)
                 ).items()
             },
-            "bytes": messages.encode(each).hex(),
+            "bytes": packing.encode(each).hex(),
         }
         for each in MESSAGES
     ]
@@ -169,7 +169,7 @@ def of_refusals() -> list[dict[str, Any]]:
     for what, text in bad.items():
         data = bytes.fromhex(text)
         try:
-            messages.decode(data)
+            packing.decode(data)
         except WireError as error:
             found.append({"what": what, "bytes": data.hex(), "reason": error.reason})
         else:

@@ -15,7 +15,7 @@ from broker.codecs import (
 )
 from broker.codecs.base import Matrix
 from broker.codecs.registry import GRADIENT_CODECS
-from broker.wire import bits, chunks, messages
+from broker.wire import bits, chunks, messages, packing
 from broker.wire.errors import WireError
 from tests.vectors.make import VECTORS, of_bits, of_chunks, of_messages, of_refusals
 
@@ -52,15 +52,15 @@ def test_what_has_one_form_is_written_as_in_the_vectors() -> None:
 @pytest.mark.parametrize("vector", read("messages"), ids=lambda vector: vector["message"])
 def test_messages_are_read_as_in_the_vectors(vector: dict[str, Any]) -> None:
     data = bytes.fromhex(vector["bytes"])
-    message = messages.decode(data)
+    message = packing.decode(data)
     assert type(message).__name__ == vector["message"]
-    assert messages.encode(message) == data
+    assert packing.encode(message) == data
 
 
 @pytest.mark.parametrize("vector", read("refusals"), ids=lambda vector: vector["what"])
 def test_what_is_refused_is_refused_for_the_same_reason(vector: dict[str, Any]) -> None:
     with pytest.raises(WireError) as error:
-        messages.decode(bytes.fromhex(vector["bytes"]))
+        packing.decode(bytes.fromhex(vector["bytes"]))
     assert error.value.reason == vector["reason"]
 
 

@@ -7,7 +7,7 @@ task, arm, family, role, seed, run    which run, and its folder
 metric, final, best                   the task's metric after the last round, and the best
 quantization_error                    mean of ||z - z~||^2 / ||z||^2, last ten rounds
 correction                            strength of the gradient correction in words, 0 if there is none
-ratio_paper                           activations, in the paper's accounting (server_node.protocol.ledger)
+ratio_paper                           activations, in the paper's accounting (server_node.vocabulary.ledger)
 ratio_wire                            activations, packets of the uncompressed arm's same seed over these
 rounds, FLOW, up, down, total         bytes of the whole run
 target, target_rounds                 the task's target, and rounds to it
@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Correction
-from server_node.protocol.ledger import CONTROL, DOWN, FLOWS, UP
 from server_node.summary import Summary
+from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.experiments.results import Row, finished
 from sim.experiments.study.points import StudyRun
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from broker.codecs import Codec
 from broker.wire.chunks import MAX_PACKET_BYTES, wire_bytes
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message, encoded_bytes
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message
+from broker.wire.packing import encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 UP = tuple(name for name in FLOWS if name.endswith("_up"))

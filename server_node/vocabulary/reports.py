@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server_node.protocol.ledger import Ledger
+from server_node.vocabulary.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

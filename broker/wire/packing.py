@@ -1,0 +1,74 @@
+"""Messages as bytes: msgpack arrays `[VERSION, type, field, ...]`, fields in the order of the classes.
+
+A receiver looks at version and lengths before anything is unpacked, and skips fields that it does not know
+without building them.
+"""
+
+import msgpack
+import msgspec
+
+from broker.wire.errors import WireError
+from broker.wire.messages import VERSION, Assignment, Gradient, HeadUpdate, Message
+
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
+
+
+def encode(message: Message) -> bytes:
+    """Give the message's bytes, before chunking."""
+    packed: bytes = msgpack.packb([VERSION, *msgspec.to_builtins(message, builtin_types=(bytes,))])
+    return packed
+
+
+def encoded_bytes(message: Message) -> int:
+    """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
+    total = 3  # array of up to 15, version, type
+    for field in msgspec.structs.astuple(message):
+        kind = type(field)
+        if kind is bytes:
+            size = len(field)
+            total += size + (2 if size < 2**8 else 3 if size < 2**16 else 5)
+        elif kind is int:
+            total += (
+                1
+                if field < 2**7
+                else 2
+                if field < 2**8
+                else 3
+                if field < 2**16
+                else 5
+                if field < 2**32
+                else 9
+            )
+        elif kind is float:
+            total += 9
+        else:
+            total += len(msgpack.packb(field))
+    return total
+
+
+def decode(data: bytes) -> Message:
+    """Read one message. Needs at most the message's own length twice over in memory.
+
+    Raises:
+        WireError: "malformed" when the data are not msgpack of the right shape or break a limit, "version"
+            for another protocol version, "not-finite" for a NaN or infinite number.
+    """
+    if len(data) < 3 or data[0] & ~_MAX_FIXARRAY != _FIXARRAY or not data[0] & _MAX_FIXARRAY:  # noqa: PLR2004
+        raise WireError("malformed", "not an array of version, type and at most 13 fields")
+    if data[1] != VERSION:
+        what = str(data[1]) if data[1] <= _MAX_FIXINT else "something else"
+        raise WireError(
+            "version", f"protocol {what} is spoken there, this side speaks {VERSION}: update one of them"
+        )
+    try:
+        message = _decoder.decode(bytes((data[0] - 1,)) + memoryview(data)[2:])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise WireError("malformed", str(error)[:200]) from error
+    match message:
+        case Gradient(correction=number) | HeadUpdate(quantization_error=number) | Assignment(head_lr=number):
+            if number != number or abs(number) == float("inf"):  # noqa: PLR0124  NaN differs from itself
+                raise WireError("not-finite", f"{type(message).__name__} carries {number}")
+        case _:
+            pass
+    return message

@@ -1,0 +1,1 @@
+"""What goes into the server's state machine and what comes out: plan, jobs, reports, byte counts."""
