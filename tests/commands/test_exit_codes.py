@@ -172,3 +172,15 @@ def test_a_run_that_is_over_says_so_at_once_and_can_be_begun_anew_or_made_longer
     other = invoke(*run, "--set=seed=9")
     assert (other.exit_code, "seed was 3 and is 9 now" in other.output) == (2, True)
     assert load_scenario(str(tmp_path / "run" / "scenario.yaml")).training.rounds == 3
+
+
+def test_edges_of_a_run_do_not_leave_because_an_earlier_run_of_the_name_is_over(
+    tmp_path: Path, mosquitto_url: str
+) -> None:
+    for name in ("one", "two"):
+        result = invoke(
+            "run", small_file(tmp_path), "--processes=1", "--set=training.rounds=2", "--set=name=twice",
+            "--set=broker.kind=url", f"--set=broker.url={mosquitto_url}", f"--out={tmp_path / name}",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "2 rounds, 6 client steps" in result.output
