@@ -108,9 +108,7 @@ def test_a_server_takes_over_only_when_it_is_told_to() -> None:
     [
         # The server at work is number 5 with token 50.
         pytest.param(Claim(5, 50), Verdict.NOTHING, id="its own claim"),
-        pytest.param(
-            RunState("gathering", 5, 50), Verdict.NOTHING, id="its own state, just said"
-        ),
+        pytest.param(RunState("gathering", 5, 50), Verdict.NOTHING, id="its own state, just said"),
         pytest.param(RunState("running", 5, 50), Verdict.NOTHING, id="and when it runs"),
         pytest.param(RunState("away", 1, 50), Verdict.SAY_STATE, id="its own will, late"),
         pytest.param(Claim(1, 7), Verdict.ANSWER, id="somebody starts"),
