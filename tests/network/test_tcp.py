@@ -93,6 +93,11 @@ def test_jitter_and_losses_of_a_link_are_streams_named_after_owner_and_direction
         assert (lost, after) == (1, 0)
 
 
+def test_each_direction_of_a_link_has_its_own_rate() -> None:
+    up, down = links_of(Link(uplink_kbps=8, downlink_kbps=16), seed=3, owner="c5")
+    assert (up.path.bytes_per_s, down.path.bytes_per_s) == (1000, 2000)
+
+
 def test_without_jitter_or_loss_nothing_is_drawn() -> None:
     link = tcp()
     assert (link._jitter, link._loss) == (None, None)
@@ -168,7 +173,7 @@ def test_on_a_long_link_the_timeout_comes_before_the_probe() -> None:
 
 @pytest.mark.parametrize(
     ("window", "flight", "after", "left", "threshold"),
-    [(40, 40, 5, 20, 20), (3, 3, 5, 2, 2), (40, 1, 0, 1, 20), (40, 2, 0, 20, 20)],
+    [(40, 40, 5, 20, 20), (41, 41, 5, 20, 20), (3, 3, 5, 2, 2), (40, 1, 0, 1, 20), (40, 2, 0, 20, 20)],
 )
 def test_a_loss_halves_the_window_to_two_at_least_and_a_timeout_begins_with_one(
     window: int, flight: int, after: int, left: int, threshold: int
@@ -223,6 +228,15 @@ def test_acknowledgements_that_come_before_the_line_was_idle_change_nothing() ->
     assert (link._window, link._idle_since_s, link._queued_s) == (80, 4.0, 0.1)
     link.acknowledge(3.0, 5.0, 4)  # the last two come at 4.5 and 5
     assert (link._window, link._idle_since_s, link._queued_s) == (20, 5.0, 0.0)
+
+
+def test_an_acknowledgement_comes_when_its_packet_has() -> None:
+    link = tcp(window=80)
+    link._idle_since_s, link._queued_s = 4.0, 0.1
+    link.acknowledge(3.0, 4.0, 1)
+    assert (link._idle_since_s, link._queued_s) == (4.0, 0.1)
+    link.acknowledge(4.4, 5.0, 1)  # at 5 alone: three timeouts after 4
+    assert link._window == 10
 
 
 def test_a_line_with_the_initial_window_does_not_look_at_acknowledgements() -> None:
