@@ -73,7 +73,7 @@ WITHIN: dict[
         "live": {"shaped"},
         "report": set(),
         "experiments": {"simulation"},
-        "commands": {"simulation", "live", "experiments", "report"},
+        "commands": {"network", "simulation", "live", "experiments", "report"},
     },
 }
 

@@ -66,19 +66,20 @@ def _explain_unknown(word: str, schema: Schema, data: object) -> str:
     near = near or suggestion(word, known, label="allowed")
     tag, default = tag_of(schema), default_tag(schema)
     if default is None or not isinstance(data, dict) or tag in data:
-        return f"unknown key{near}{_elsewhere(word, value, schema)}"
+        return f"unknown key{near}{_elsewhere(word, data, schema)}"
     others = _either(schema["discriminator"]["mapping"])
     return f"unknown key of {tag} {default}, the default{near}; for another {tag} name it: {others}"
 
 
-def _elsewhere(word: str, value: object, schema: Schema) -> str:
+def _elsewhere(word: str, data: object, schema: Schema) -> str:
     """Say with which other tag a mapping may have a key; for bits of a codec, which codec has that many."""
     tag = tag_of(schema)
-    if tag is None:
+    if tag is None or not isinstance(data, dict):
         return ""
     members = {member["properties"][tag]["const"]: member["properties"] for member in schema["oneOf"]}
-    if word in {"bit", "bits"} and f"int{value}" in members:
-        return f"; for {value} bits write {tag}: int{value}"
+    wanted = f"int{data.get(word)}"
+    if word in {"bit", "bits"} and wanted in members:
+        return f"; for {data[word]} bits write {tag}: {wanted}" if data.get(tag) != wanted else ""
     others = [name for name, properties in members.items() if word in properties]
     return f"; it goes with {tag} {_either(others)}" if others else ""
 

@@ -1,5 +1,6 @@
 """What people bring works, or is refused in one sentence before anything runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.schema.scenario import Scenario
-from scenarios.tasks import task_of
+from scenarios.tasks import femnist, task_of
 from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.cases.kinds import BROKEN, GOOD
@@ -174,3 +175,13 @@ def test_any_tree_is_a_scenario_or_a_mistake(
     except ScenarioError:
         return
     assert isinstance(made, Scenario)
+
+
+def test_leafs_pixels_above_one_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        pictures = {"w": {"x": [[255.0] * 784], "y": [3]}}
+        (tmp_path / f"all_data_0_{part}_9.json").write_text(
+            json.dumps({"users": ["w"], "user_data": pictures})
+        )
+    with pytest.raises(ScenarioError, match=r"ValueError: pixels must be 0\.0 to 1\.0, not 255 to 255"):
+        femnist.load(tmp_path)

@@ -363,7 +363,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:2: task.partition: "
-                    "must be iid or natural or a mapping with the key dirichlet_alpha, not 'idd'"
+                    "must be iid or natural or a mapping with the key dirichlet_alpha, not 'idd'; "
+                    "did you mean 'iid'?"
                 )
             ],
             id="choice",
