@@ -85,8 +85,8 @@ def edge(
     """Host some of a run's clients on this machine until the run is over.
 
     Start it before or after broker and server; it waits for both, and comes back by itself when the
-    connection was lost. While the run is paused it waits, too. Without a scenario it needs --run and --client,
-    and takes the scenario that the server publishes. A scenario that is given must be the server's.
+    connection was lost. While the run is paused it waits, too. Without a scenario it needs --run and
+    --client, and takes the scenario that the server publishes. A scenario that is given must be the server's.
     """
     if not scenario and (not run or not client or clients):
         raise RunError(

@@ -4,8 +4,8 @@
     Assignment without steps (FedAvg) -> FirstBatch -> HeadUpdate
 
 The client keeps no timers. The server waits for the answers, so it asks (Ask) when one does not come; the
-client says how far it is (Progress), and sends an answer again only when it is asked for that. A lost message,
-a duplicated one, a restarted device and a restarted server all come down to that.
+client says how far it is (Progress), and sends an answer again only when it is asked for that. A lost
+message, a duplicated one, a restarted device and a restarted server all come down to that.
 """
 
 from dataclasses import dataclass

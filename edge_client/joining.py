@@ -32,7 +32,8 @@ async def join(
 
     Args:
         connect: makes the transport that reads the scenario.
-        connect_for: gives what makes the clients' transports, with the scenario's packet size; None: `connect`.
+        connect_for: gives what makes the clients' transports, with the scenario's packet size; None:
+        `connect`.
         run: as of `host`, which this one ends with; so are `stop`, `jobs` and `journal`.
         names: of the clients, at least one.
         stop: see there.

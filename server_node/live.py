@@ -208,8 +208,8 @@ class _Announcing:
 def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCore) -> Transport:
     """Make the server's transport; its last will tells the clients when the server is gone.
 
-    Two servers of one run have two client ids: else the broker would end one's connection for the other's. Where
-    the client id has to be the user's name, that cannot be.
+    Two servers of one run have two client ids: else the broker would end one's connection for the other's.
+    Where the client id has to be the user's name, that cannot be.
     """
 
     def will(_connection: int) -> Will:

@@ -1,6 +1,8 @@
-"""The small task without dropout: which batches go through the tail together does not matter for what is learned.
+"""The small task without dropout: which batches go through the tail together does not matter for what is
+learned.
 
-With dropout in the tail it does: the batches that wait draw their masks together, and who waits depends on time.
+With dropout in the tail it does: the batches that wait draw their masks together, and who waits depends on
+time.
 """
 
 from dataclasses import replace

@@ -7,12 +7,17 @@ the connection is lost. This is the only module that uses private parts of aiomq
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+
+from broker.transports.base import Will
 
 T = TypeVar("T")
+
+_REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
 
 _POLL_S = 0.1
 
@@ -91,3 +96,19 @@ async def unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -
 def describe_error(error: aiomqtt.MqttError) -> str:
     """Return what went wrong, without numbers that only programmers know."""
     return re.sub(r"^\[[^]]*] ", "", str(error.__cause__ or error))  # without [Errno 111] or [code:128]
+
+
+def why_refused(error: aiomqtt.MqttCodeError) -> str | None:
+    """Say why the broker does not let us in; None when that is not what the error tells."""
+    return _REFUSALS.get(getattr(error.rc, "value", 0))
+
+
+def refused_topics(subscriptions: Sequence[tuple[str, int]], codes: Sequence[int | ReasonCode]) -> list[str]:
+    """Give the topics that the broker does not let us hear."""
+    answered = zip(subscriptions, codes, strict=True)
+    return [topic for (topic, _), code in answered if isinstance(code, ReasonCode) and code.is_failure]
+
+
+def last_will(will: Will) -> aiomqtt.Will:
+    """Give a last will in aiomqtt's form."""
+    return aiomqtt.Will(will.topic, will.payload, qos=1, retain=will.retain)

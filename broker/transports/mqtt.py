@@ -21,11 +21,10 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 import aiomqtt
-from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.errors import BrokerError, RefusedError, UnreachableError
-from broker.transports.address import parse_url, tls_context
-from broker.transports.aiomqtt_quirks import connect, describe_error, disconnect, unless_lost
+from broker.transports import aiomqtt_quirks as quirks
+from broker.transports.address import Address, parse_url, tls_context
 from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
 from broker.transports.inbox import Inbox
 from broker.transports.losses import Losses
@@ -36,11 +35,9 @@ _library_log = logging.getLogger(f"{__name__}.library")
 _library_log.setLevel(logging.CRITICAL)  # aiomqtt logs errors that are handled here
 
 KEEPALIVE_S = 30
-"""Seconds without traffic after which paho pings the broker.
+"""Seconds without traffic after which paho pings the broker, and without an answer after which it gives up.
 
-paho gives a connection up when a ping stays unanswered for as long again. The time must suffice for a whole
-packet to leave through a slow uplink, since the ping waits behind it.
-"""
+A whole packet must leave through a slow uplink in this time, since the ping waits behind it."""
 
 ANSWER_TIMEOUT_S = 10.0
 """How long the broker may take to confirm a connection or a subscription."""
@@ -49,15 +46,11 @@ BACKOFF_S = (0.1, 5.0)
 """Shortest and longest pause between two attempts to connect; it doubles, and up to one half is taken off."""
 
 MAX_PUBLISHES = 16
-"""Packets that may be sent and not yet acknowledged by the broker.
-
-paho sends at most 20 such packets and puts further ones into a queue of its own; this stays below.
-"""
+"""Packets sent and not yet acknowledged by the broker; paho would queue what is beyond 20."""
 
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
-_waited_for: set[str] = set()
+_waited_for: set[Address] = set()
 """Addresses of brokers that are not there yet, as far as somebody was told."""
-_REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
 
 
 class MqttTransport:
@@ -96,8 +89,7 @@ class MqttTransport:
         self._client_id = client_id
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._will = will
-        self._connection = 0
-        self._abruptly = False
+        self._connection, self._abruptly = 0, False
         self._tls = tls_context(ca_file) if self._address.tls else None
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
@@ -154,7 +146,7 @@ class MqttTransport:
                 self._losses.sends(len(packet), asyncio.get_running_loop().time())
                 publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
                 try:
-                    await unless_lost(link.reader, publishing)
+                    await quirks.unless_lost(link.reader, publishing)
                 except aiomqtt.MqttError:
                     await asyncio.wait({link.reader})
                     self.stats.resent += 1
@@ -192,7 +184,7 @@ class MqttTransport:
                 try:
                     self._trouble = await self._connect_and_read()
                 except aiomqtt.MqttError as error:
-                    self._trouble = describe_error(error)
+                    self._trouble = quirks.describe_error(error)
                     if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                         raise RefusedError(f"{self._address} is not trusted: {self._trouble}") from error
                 log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
@@ -209,10 +201,13 @@ class MqttTransport:
 
     def _say_that_it_waits(self) -> None:
         """Tell once, for all clients of this process, that the broker is not there yet."""
-        address = str(self._address)
-        if self._connect_timeout_s is None and not self.stats.connections and address not in _waited_for:
-            _waited_for.add(address)
-            log.warning("no MQTT broker at %s yet (%s); waiting for it", address, self._trouble)
+        if (
+            self._connect_timeout_s is None
+            and not self.stats.connections
+            and self._address not in _waited_for
+        ):
+            _waited_for.add(self._address)
+            log.warning("no MQTT broker at %s yet (%s); waiting for it", self._address, self._trouble)
 
     async def _connect_and_read(self) -> str:
         """Connect, and pass messages on until the connection is lost; return why it was."""
@@ -226,7 +221,7 @@ class MqttTransport:
             self._go_offline()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await disconnect(client, abruptly=self._abruptly)
+            await quirks.disconnect(client, abruptly=self._abruptly)
 
     async def _connect(self) -> aiomqtt.Client:
         self._connection += 1
@@ -236,7 +231,7 @@ class MqttTransport:
             username=self._address.username,
             password=self._address.password,
             identifier=self._client_id,
-            will=self._last_will(),
+            will=quirks.last_will(self._will(self._connection)) if self._will else None,
             clean_session=True,
             protocol=aiomqtt.ProtocolVersion.V311,
             timeout=ANSWER_TIMEOUT_S,
@@ -247,30 +242,18 @@ class MqttTransport:
         )
         client.pending_calls_threshold = MAX_PUBLISHES + 1
         try:
-            await connect(client)
+            await quirks.connect(client)
         except aiomqtt.MqttCodeError as error:
-            refusal = _REFUSALS.get(getattr(error.rc, "value", 0))
-            if refusal:
+            if refusal := quirks.why_refused(error):
                 raise RefusedError(f"{self._address} refuses us: {refusal}") from None
             raise
         return client
 
-    def _last_will(self) -> aiomqtt.Will | None:
-        if self._will is None:
-            return None
-        will = self._will(self._connection)
-        return aiomqtt.Will(will.topic, will.payload, qos=1, retain=will.retain)
-
     async def _subscribe(self, client: aiomqtt.Client, reader: asyncio.Task[str]) -> None:
         if not self._subscriptions:
             return
-        codes = await unless_lost(reader, client.subscribe(self._subscriptions))
-        refused = [
-            topic
-            for (topic, _), code in zip(self._subscriptions, codes, strict=True)
-            if isinstance(code, ReasonCode) and code.is_failure
-        ]
-        if refused:
+        codes = await quirks.unless_lost(reader, client.subscribe(self._subscriptions))
+        if refused := quirks.refused_topics(self._subscriptions, codes):
             raise RefusedError(f"{self._address} refuses the subscription to {', '.join(refused)}")
 
     async def _read(self, client: aiomqtt.Client) -> str:
@@ -282,12 +265,12 @@ class MqttTransport:
                 else:
                     self._inbox.receive(message.topic.value, message.payload)
         except aiomqtt.MqttError as error:
-            return describe_error(error)
+            return quirks.describe_error(error)
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
     def _go_online(self, link: "_Link") -> None:
         self.stats.connections += 1
-        _waited_for.discard(str(self._address))
+        _waited_for.discard(self._address)
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
         self._inbox.signal(Connected(self._connection))

@@ -286,20 +286,7 @@ class RunScenario(msgspec.Struct, frozen=True, array_like=True, tag=15):
     packed: bytes
 
 
-Message = (
-    Hello
-    | Status
-    | RunState
-    | Assignment
-    | Activations
-    | Gradient
-    | HeadUpdate
-    | Rejected
-    | Ask
-    | Progress
-    | Released
-    | Welcome
-    | Claim
-    | StopRun
-    | RunScenario
-)
+FromClient = Hello | Status | Activations | HeadUpdate | Progress
+FromServer = RunState | Assignment | Gradient | Rejected | Ask | Released | Welcome | RunScenario
+AmongServers = Claim | StopRun
+Message = FromClient | FromServer | AmongServers

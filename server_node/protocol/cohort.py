@@ -1,6 +1,7 @@
-"""The clients at work for the server: what is taken from them, what they are asked, and when they are let go."""
+"""The clients at work: what is taken from them, what they are asked, and when they are let go."""
 
 import math
+from typing import TYPE_CHECKING
 
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
@@ -8,12 +9,14 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released, Standing
 from server_node.protocol.admission import check_activations, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
-from server_node.protocol.round import Round
 from server_node.protocol.round_trip import RoundTrip
 from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan
 from server_node.vocabulary.reports import Dropped
+
+if TYPE_CHECKING:
+    from server_node.protocol.round import Round
 
 ASK = "ask"
 """Timer: it is time to ask a member that is silent."""
@@ -129,7 +132,7 @@ class Cohort:
         return self._say(client, gradient)
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
-        """Ask a member that has come back how far it is; its greeting may be older than what was said since."""
+        """Ask a member that has come back how far it is; its greeting may be older than what was said."""
         member = self.members.get(client)
         return [] if member is None or member.turn is not Turn.CLIENT else self._ask(client, now_s)
 

@@ -92,28 +92,30 @@ class ServerCore:
         """
         if self._phase.is_over:
             return []
-        match event:
-            case Received("", message):
-                actions = self._heard(message)
-            case Received(sender, message, wire_bytes):
-                self._ledger.receive(message, wire_bytes)
-                actions = self._reception.received(sender, message, now_s)
-            case ComputeDone(job, result):
-                actions = self._computed(job, result, now_s)
-            case TimerFired(key):
-                actions = self._timer(key, now_s)
-            case Online():
-                actions = self._connected(now_s)
-            case Undecodable(sender, error, wire_bytes):
-                self._ledger.receive_undecodable(wire_bytes)
-                actions = self._reception.undecodable(sender, error) if sender else []
-            case StopAsked(reason):
-                actions = self._pause(reason)
-        actions += self._advance(now_s)
+        actions = [*self._happened(event, now_s), *self._advance(now_s)]
         for action in actions:
             if isinstance(action, Publish) and not isinstance(action.message, Claim):
                 self._ledger.publish(action.topic, action.message, self._plan.packet_bytes)
         return actions
+
+    def _happened(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
+        match event:
+            case Received("", message):
+                return self._heard(message)
+            case Received(sender, message, wire_bytes):
+                self._ledger.receive(message, wire_bytes)
+                return self._reception.received(sender, message, now_s)
+            case ComputeDone(job, result):
+                return self._computed(job, result, now_s)
+            case TimerFired(key):
+                return self._timer(key, now_s)
+            case Online():
+                return self._connected(now_s)
+            case Undecodable(sender, error, wire_bytes):
+                self._ledger.receive_undecodable(wire_bytes)
+                return self._reception.undecodable(sender, error) if sender else []
+            case StopAsked(reason):
+                return self._pause(reason)
 
     # The connection, and other servers.
 

@@ -1,4 +1,4 @@
-"""One client's exchange with the server in a round: whose turn it is, and when and what to ask or say again."""
+"""One client's exchange with the server in a round: whose turn it is, and what to ask or say again."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -12,9 +12,9 @@ from server_node.protocol.round_trip import RoundTrip
 MAX_UNANSWERED = 24
 """A member that leaves so many questions unanswered is dropped from its round. The waits double up to
 `stragglers.retry_s`, so with its default that is after more than three hours without a sign of life.
-Answers wait behind the message that the client sends: the largest one that a shipped task knows, a whole model
-as float32, takes two hours at the rate of `lora-backhaul`. A client that is gone is noticed earlier: the broker
-says its last will."""
+Answers wait behind the message that the client sends: the largest one that a shipped task knows, a whole
+model as float32, takes two hours at the rate of `lora-backhaul`. A client that is gone is noticed earlier:
+the broker says its last will."""
 
 MAX_RESENDS = 5
 """After one message was sent again so many times without effect, its receiver is dropped from its round."""
@@ -139,9 +139,9 @@ class Exchange:
     def told(self, claim: Progress) -> Repair:
         """Say what follows from where a client says that it is.
 
-        Clients answer on the topic on which their activations and updates travel, and brokers keep the order of
-        a topic. So an answer that the client has sent, and that is not here, was lost. The same holds for what
-        the server said before it asked; answers to questions from before that prove nothing.
+        Clients answer on the topic on which their activations and updates travel, and brokers keep the order
+        of a topic. So an answer that the client has sent, and that is not here, was lost. The same holds for
+        what the server said before it asked; answers to questions from before that prove nothing.
         """
         self.unanswered = 0
         if self.turn is not Turn.CLIENT:

@@ -1,4 +1,4 @@
-"""Who comes, who is greeted, who is refused: what the server does about clients as such, apart from their work."""
+"""Who comes, who is greeted, who is refused: what the server does about clients apart from their work."""
 
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
@@ -29,7 +29,7 @@ CALL_S = 10.0
 
 
 class Reception:
-    """Hears clients. What they answer goes to the cohort; who they are, and whether they are there, is kept here.
+    """Hears clients: what they answer goes to the cohort, and whether they are there is kept here.
 
     Args:
         plan: see Plan.

@@ -1,12 +1,12 @@
 """One server for one run: who else is there, and who of two goes on.
 
-A server that starts says Claim on the run's server topic, where it listens itself, and hears its own claim come
-back. By then it has heard the retained state of the run, since the broker sends that first. If the state is that
-of a server at work, it waits for an answer to the claim; a server that is dead gives none.
+A server that starts says Claim on the run's server topic, where it listens itself, and hears its own claim
+come back. By then it has heard the retained state of the run, since the broker sends that first. If the state
+is that of a server at work, it waits for an answer to the claim; a server that is dead gives none.
 
-Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that hears
-of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and clients
-take nothing from a server below the highest they know.
+Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that
+hears of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and
+clients take nothing from a server below the highest they know.
 """
 
 from enum import Enum, auto

@@ -85,7 +85,7 @@ class RoundClosed:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """The model is lost: `why` names what became infinite or NaN, and whose it was as far as that is known."""
+    """The model is lost: `why` names what became infinite or NaN, and whose it was if that is known."""
 
     why: str
 
