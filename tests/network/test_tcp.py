@@ -18,6 +18,12 @@ ONE_SIGMA = 0.8413447460685429
 """The share of a normal distribution below its mean and one standard deviation."""
 
 
+@pytest.fixture(autouse=True)
+def forget_paths() -> None:
+    """Paths are kept for links that are alike; here each test makes its own."""
+    path_of.cache_clear()
+
+
 def tcp(path: Path = FAST, *, window: int = 10, threshold: int = NO_THRESHOLD) -> TcpLink:
     link = TcpLink(path, seed=7, owner=("c0", "up"))
     link._window, link._threshold = window, threshold
