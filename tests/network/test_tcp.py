@@ -18,6 +18,12 @@ ONE_SIGMA = 0.8413447460685429
 """The share of a normal distribution below its mean and one standard deviation."""
 
 
+@pytest.fixture(autouse=True)
+def forget_paths() -> None:
+    """Paths are kept for links that are alike; here each test makes its own."""
+    path_of.cache_clear()
+
+
 def tcp(path: Path = FAST, *, window: int = 10, threshold: int = NO_THRESHOLD) -> TcpLink:
     link = TcpLink(path, seed=7, owner=("c0", "up"))
     link._window, link._threshold = window, threshold
@@ -141,6 +147,7 @@ def test_a_flight_loses_segments_after_gaps_of_random_length(
         pytest.param(10, NO_THRESHOLD, 6, 16, id="by what was sent"),
         pytest.param(10, NO_THRESHOLD, 5, 10, id="not if half of it was not used"),
         pytest.param(10, 12, 10, 12, id="up to the threshold"),
+        pytest.param(11, 12, 11, 12, id="and no further at once"),
         pytest.param(12, 12, 12, 13, id="from there by one"),
         pytest.param(30, 12, 30, 31, id="and above it"),
     ],
@@ -200,6 +207,12 @@ def test_a_lossy_line_sends_again_what_was_lost() -> None:
     # three follow the first lost one: told after a round trip; both again, in a window of 2
     assert link.delay_s(0.0, 4 * SEGMENT_BYTES) == pytest.approx(0.102 + 0.002)
     assert link._queued_s == pytest.approx(0.002)
+
+
+def test_a_loss_that_others_follow_is_told_by_the_first_acknowledgement_missing() -> None:
+    link = tcp(replace(FAST, loss=0.5), window=4)
+    link._loss = cast("RandomStream", Draws(0.8, 0.99, 0.99))  # the third of four; one more waits
+    assert link.delay_s(0.0, 5 * SEGMENT_BYTES) == pytest.approx(0.102 - 0.004 + 0.001)
 
 
 @pytest.mark.parametrize(
