@@ -135,7 +135,7 @@ def newest(folder: Path) -> tuple[Progress, dict[str, Tensor], Sequence[str]] | 
     for file in (folder / FILE, folder / PREVIOUS):
         try:
             progress, tensors = load(file)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except (DamagedError, OSError) as error:
             damaged.append(f"{file} is damaged: {error}")

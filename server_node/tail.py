@@ -41,6 +41,11 @@ PROBE_SAMPLES = 16
 """Test samples on which the server tries whether its model still gives numbers."""
 
 
+def _is_too_large(error: WireError) -> bool:
+    """Say whether a payload was refused for the size of its numbers, as when a model diverges."""
+    return error.reason == "range" and "magnitude" in str(error)
+
+
 class Tail:
     """The tail and the server's copy of the head.
 
@@ -102,10 +107,12 @@ class Tail:
         for (client, _, _), batch in zip(
             job.batches, self._map_batches(self._read, job.batches), strict=True
         ):
-            if isinstance(batch, WireError):
-                gradients[client] = batch
-            else:
+            if not isinstance(batch, WireError):
                 arrived.append(batch)
+                continue
+            gradients[client] = batch
+            if _is_too_large(batch):
+                self._unsound[client] = batch
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
         self.tail.train()
@@ -204,7 +211,8 @@ class Tail:
                 refused[client] = change
             else:
                 received[client], weights[client] = change, weight * update.samples
-        unsound = self._average(received, weights)
+        too_large = {client: why for client, why in refused.items() if _is_too_large(why)}
+        unsound = self._average(received, weights) | too_large
         if self._is_lost(len(received), unsound):
             return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
         metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None

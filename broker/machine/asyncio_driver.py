@@ -79,7 +79,9 @@ def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
     except WireError as error:
         log.warning("ignored a message: %s", error)
         return None
-    if isinstance(frame, Frame) and not frame.payload:  # somebody has cleared a retained message
+    if (
+        isinstance(frame, Frame) and not frame.payload and place.kind != "up"
+    ):  # a retained message was cleared
         return None
     sender = place.client if place.kind in ("up", "status") else ""
     if isinstance(frame, Refused):

@@ -123,8 +123,8 @@ def test_a_folder_of_another_server(tmp_path: Path) -> None:
 def test_a_server_ends_with_the_code_of_its_reason_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    async def ends(*_arguments: object, **_options: object) -> dict[str, str]:
-        return {"reason": reason}
+    async def ends(*_arguments: object, **_options: object) -> dict[str, object]:
+        return {"reason": reason, "messages": {}}
 
     assert serve.__name__ == "serve"
     monkeypatch.setattr("server_node.__main__.serve", ends)

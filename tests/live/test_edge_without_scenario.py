@@ -81,8 +81,11 @@ async def test_a_device_that_waits_for_a_scenario_says_so_and_can_be_stopped() -
     assert said == ["asking the broker for the scenario of run small; its server may not have begun"]
 
 
-def begins_without_the_whole_fleet(scenario: Scenario, task: Task, *, run: str, head_size: int) -> Plan:
-    return replace(make_plan(scenario, task, run=run, head_size=head_size), join_s=0.01)
+def begins_without_the_whole_fleet(
+    scenario: Scenario, task: Task, *, run: str, head_size: int, incarnation: int
+) -> Plan:
+    plan = make_plan(scenario, task, run=run, head_size=head_size, incarnation=incarnation)
+    return replace(plan, join_s=0.01)
 
 
 async def test_a_device_joins_a_run_that_is_under_way(

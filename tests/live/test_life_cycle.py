@@ -235,7 +235,7 @@ async def test_clearing_a_run_leaves_nothing_of_it_at_the_broker(tmp_path: Path,
         names, stop = client_names(scenario), asyncio.Event()
         group.create_task(host(scenario, connect, run="cleared", names=names, stop=stop))
         group.create_task(serve(scenario, connect, run="cleared", folder=tmp_path / "run", stop=stop))
-    assert await clear_run(connect, "cleared") == "cleared 5 retained messages of cleared"
+    assert await clear_run(connect, "cleared") == "cleared 6 retained messages of cleared"
     assert await clear_run(connect, "cleared") == "cleared 0 retained messages of cleared"
 
 

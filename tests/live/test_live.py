@@ -28,11 +28,13 @@ from tests.helpers import final_score, small_scenario
 
 
 async def run(scenario: Scenario, connect: Connect, folder: Path) -> Summary:
-    """Run server and all clients in this event loop."""
-    stop = asyncio.Event()
+    """Run server and all clients in this event loop; a broker may still say that an earlier run has ended."""
+    stop, begun = asyncio.Event(), asyncio.Event()
     names = client_names(scenario)
     async with asyncio.TaskGroup() as group:
-        server = group.create_task(serve(scenario, connect, run=scenario.name, folder=folder, stop=stop))
+        serving = serve(scenario, connect, run=scenario.name, folder=folder, stop=stop, begun=begun)
+        server = group.create_task(serving)
+        await begun.wait()
         clients = group.create_task(host(scenario, connect, run=scenario.name, names=names, stop=stop))
     assert set(clients.result().values()) == {"complete"}
     return server.result()

@@ -216,7 +216,7 @@ def loss_that_needs_two(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rule", ["mean", "clipped_mean", "trimmed_mean", "coordinate_median"])
-def test_a_batch_whose_loss_is_infinite_is_refused_and_the_others_are_as_if_it_had_not_come(
+def test_a_batch_of_huge_numbers_is_refused_and_the_others_are_as_if_it_had_not_come(
     tmp_path: Path, rule: str
 ) -> None:
     alone = make_tail(tmp_path, learned := linear(1, 2), f"training.aggregation={rule}")
@@ -226,11 +226,19 @@ def test_a_batch_whose_loss_is_infinite_is_refused_and_the_others_are_as_if_it_h
     assert isinstance(result, TailStepped)
     refusal = result.gradients.pop("bad")
     assert isinstance(refusal, WireError)
-    assert str(refusal) == "range: the loss is not finite, or of magnitude 2**64 or more"
+    assert str(refusal) == "range: a value of magnitude 1e+37, at most 4.29e+09 is accepted"
     assert result == expected
     assert down["a"] == [[-2, -4]]
     assert alone.run(TailUpdate(1, 0)) is server.run(TailUpdate(1, 0)) is None
     assert layer.weight.tolist() == learned.weight.tolist() != [[1, 2]]
+
+
+def test_a_batch_whose_loss_is_infinite_is_refused(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(1e9, 2e9))
+    result = server.run(TailStep(1, 0, (BOTH[0], ("bad", activations([[4e9, 4e9]], [0]), 1.0))))
+    assert isinstance(result, TailStepped)
+    assert str(result.gradients["bad"]) == "range: the loss is not finite, or of magnitude 2**64 or more"
+    assert not isinstance(result.gradients["a"], WireError)
 
 
 def test_a_batch_that_the_loss_cannot_take_is_refused_with_what_it_raised(tmp_path: Path) -> None:
@@ -268,10 +276,8 @@ def test_one_client_whose_numbers_are_refused_ends_nothing(tmp_path: Path) -> No
 def test_when_most_clients_numbers_are_refused_the_model_is_lost_and_they_are_named(tmp_path: Path) -> None:
     server = make_tail(tmp_path, linear(1, 2))
     server.run(TailStep(3, 1, (BOTH[0], ("x", HUGE, 1.0), ("y", HUGE, 1.0))))
-    why = (
-        "round 3, step 1: activations_up: range: the loss is not finite, or of magnitude 2**64 or more (x, y)"
-    )
-    assert server.run(TailUpdate(3, 1)) == Diverged(why)
+    why = "activations_up: range: a value of magnitude 1e+37, at most 4.29e+09 is accepted (x, y)"
+    assert server.run(TailUpdate(3, 1)) == Diverged(f"round 3, step 1: {why}")
 
 
 def test_a_tail_that_is_not_finite_after_its_step_ends_the_run_and_names_the_greatest_loss(
@@ -286,8 +292,7 @@ def test_a_tail_that_is_not_finite_after_its_step_ends_the_run_and_names_the_gre
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (update(10, 2.0**64), "range: a change of the head of magnitude 2**64 or more"),
-        (update(10, 2.0**63), "range: with its update the model gives no finite outputs"),
+        (update(10, 2.0**25), "range: a value of magnitude 3.36e+07, at most 1.68e+07 is accepted"),
         (update(10, 0.5, error=1e300), "range: a quantization error of 1e+300"),
         (update(10, 0.5, error=-1.0), "range: a quantization error of -1"),
     ],
@@ -302,10 +307,21 @@ def test_a_head_update_that_breaks_the_model_is_refused_and_the_others_are_avera
     assert head_vector(head).tolist() == pytest.approx([0.4] * 4)
 
 
-def test_updates_of_most_clients_that_break_the_model_end_the_run_and_are_named(tmp_path: Path) -> None:
+def test_an_update_with_which_the_model_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(1e13, 2e13), head=(head := zero_head()))
+    closed = server.run(
+        CloseRound(1, (("a", update(10, 0.4), 1.0), ("x", update(10, 2.0**23), 1.0)), evaluate=False)
+    )
+    assert isinstance(closed, RoundClosed)
+    why = "range: with its update the model gives no finite outputs"
+    assert {client: str(error) for client, error in closed.refused.items()} == {"x": why}
+    assert head_vector(head).tolist() == pytest.approx([0.4] * 4)
+
+
+def test_updates_of_most_clients_that_are_too_large_end_the_run_and_are_named(tmp_path: Path) -> None:
     server = make_tail(tmp_path, linear(100, 200), head=zero_head())
     updates = [("a", update(10, 0.4), 1.0), ("x", update(10, 2.0**63), 1.0), ("y", update(10, 2.0**63), 1.0)]
-    why = "round 4: head_update_up: range: with its update the model gives no finite outputs (x, y)"
+    why = "round 4: head_update_up: range: a value of magnitude 9.22e+18, at most 1.68e+07 is accepted (x, y)"
     assert server.run(CloseRound(4, tuple(updates), evaluate=False)) == Diverged(why)
 
 
