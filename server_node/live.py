@@ -40,6 +40,9 @@ from server_node.vocabulary.reports import Fact, Gathering, RoundReport, Watch
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS_S = 600.0
+"""How long a server whose run is over tries to tell that to a broker that is away; clients wait for it."""
+
 
 async def serve(
     scenario: Scenario,
@@ -124,7 +127,7 @@ async def serve(
             async with connected(transport, stop) as there, keeper.watching():
                 compute = _on(keeper.thread, worker, journal)
                 announced = transport if begun is None else _Announcing(transport, begun)
-                driver = Driver(core, announced, compute, journal, report)
+                driver = Driver(core, announced, compute, journal, report, LAST_WORDS_S)
                 return await driver.run(stop) if there else STOPPED
 
         reason = await _until_superseded(drive, keeper)

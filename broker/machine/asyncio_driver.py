@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 10.0
 """How long a side that is done waits for the broker to take its last words."""
 
+MAX_PENDING = 65_536
+"""Messages that may wait for the broker. What comes while so many wait is dropped; it is asked for later."""
+
 
 @asynccontextmanager
 async def connected(transport: Transport, stop: asyncio.Event) -> AsyncIterator[bool]:
@@ -106,6 +109,7 @@ class Driver(Generic[J, R, F]):
         transport: an entered transport.
         compute: runs a job off the event loop and gives its result.
         journal: hears of messages that leave and arrive.
+        farewell_s: how long its last words are tried; FAREWELL_S when it was asked to stop.
         report: hears the facts of the core's Report actions.
     """
 
@@ -116,14 +120,17 @@ class Driver(Generic[J, R, F]):
         compute: Callable[[J], Awaitable[R]],
         journal: Journal,
         report: Callable[[F], None] = lambda _: None,
+        farewell_s: float = FAREWELL_S,
     ) -> None:
         self._core = core
         self._transport = transport
         self._compute = compute
         self._journal = journal
         self._report = report
+        self._farewell_s = farewell_s
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._publishing: set[asyncio.Task[None]] = set()
+        self._dropped = 0
         self._computing: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> str:
@@ -143,7 +150,8 @@ class Driver(Generic[J, R, F]):
             }
             reason: str = await self._done
             if self._publishing:
-                await asyncio.wait(self._publishing, timeout=FAREWELL_S)
+                patience_s = FAREWELL_S if stop.is_set() else self._farewell_s
+                await asyncio.wait(self._publishing, timeout=patience_s)
             for task in listeners | self._publishing | self._computing:
                 task.cancel()
         for timer in self._timers.values():
@@ -173,6 +181,10 @@ class Driver(Generic[J, R, F]):
 
     def _carry_out(self, action: Action[J, F]) -> None:
         match action:
+            case Publish() if len(self._publishing) >= MAX_PENDING and not action.retain:
+                self._dropped += 1
+                if self._dropped == 1:
+                    log.warning("messages wait for the broker; more than %d are not kept", MAX_PENDING)
             case Publish():
                 self._spawn(self._publish(action), self._publishing)
             case Compute(job):

@@ -230,8 +230,7 @@ class Fleet:
 
 def server_command(folder: Path, usual: list[str]) -> list[str]:
     """Give the arguments that start the server, or start it again where it was."""
-    resume = ["--resume"] if (folder / "checkpoint.safetensors").is_file() else []
-    return ["server", *usual, f"--out={folder}", *resume]
+    return ["server", *usual, f"--out={folder}"]
 
 
 def free_port() -> int:

@@ -467,6 +467,10 @@ class World:
                 self.connect_client(name)
         for server in self.servers:
             server.frozen_s = None
+            if server.ended == "complete":  # a transport's last words outlive a lost connection
+                for action in server.unsaid:
+                    self._publish(action)
+                server.unsaid.clear()
             if not server.connected and server.ended is None:
                 self.connect_server(server)
 
