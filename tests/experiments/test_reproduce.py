@@ -104,7 +104,10 @@ def test_mistakes_name_line_and_key(tmp_path: Path) -> None:
     allowed = "name, base, set, seeds, target, tier"
     assert reproduce(study, exit_code=2) == [
         f"error: {study}:5: tasks.1.teir: unknown key; did you mean 'tier'? allowed: {allowed}",
-        f"error: {study}:14: arms.3.role: must be compared, uncompressed or fedavg, not 'fedavgg'",
+        (
+            f"error: {study}:14: arms.3.role: must be compared, uncompressed or fedavg, not 'fedavgg'; "
+            "did you mean 'fedavg'?"
+        ),
     ]
 
 
@@ -368,7 +371,8 @@ def test_time_over_a_link_that_was_not_trained_over_is_that_of_a_trained_run(tmp
     reproduce(study_file(tmp_path, one), "--budget=full", "--tasks=near")
     lte, nb = STUDY.splitlines()[-2:]
     other = study_file(tmp_path, one, (lte, nb), (nb + "\n" + nb, nb + "\n" + lte))
-    columns = ("arm", "final", "target_rounds", "target_total", "target_s.lte", "target_s.nb-iot")
+    # Not the bytes: the published scenario, which names the link, is some bytes longer or shorter.
+    columns = ("arm", "final", "target_rounds", "target_s.lte", "target_s.nb-iot")
     modelled = [[row[name] for name in columns] for row in rows_of(tmp_path)]
     reproduce(other, "--budget=full", "--tasks=near")
     assert [[row[name] for name in columns] for row in rows_of(tmp_path)] == modelled

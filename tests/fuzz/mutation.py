@@ -20,6 +20,7 @@ from broker.wire.messages import (
     Progress,
     Rejected,
     Released,
+    RunScenario,
     RunState,
     Standing,
     Status,
@@ -44,6 +45,7 @@ MESSAGES: list[Message] = [
     Welcome(3, 20, 1, 9216, 10, 1, 128_000, bytes(12)),
     Claim(3, 7, takeover=True),
     StopRun("done"),
+    RunScenario(b"\x78\x9c\x03\x00\x00\x00\x00\x01"),
 ]
 TOKENS = [
     *(bytes([byte]) for byte in (0x80, 0x90, 0x91, 0x9F, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, 0xFF)),

@@ -145,7 +145,7 @@ KEYS = [
 def test_a_number_that_is_none_is_one_line(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         small_scenario(tmp_path, f"{key}={value}")
-    assert key in str(caught.value).splitlines()[0]
+    assert key.rpartition(".")[0] in str(caught.value).splitlines()[0]
 
 
 LEAVES = (

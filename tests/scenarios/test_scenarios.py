@@ -287,7 +287,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
                 (
                     "my.yaml:5: training.cohrt: unknown key; did you mean 'cohort'? allowed: "
                     "method, rounds, cohort, local_steps, head_lr, tail_lr, lr_decay, correction, "
-                    "evaluate_every"
+                    "aggregation, evaluate_every"
                 ),
             ],
             id="misspelt key",
@@ -547,7 +547,10 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
             "broker.url: must be like mqtt://host[:port] or mqtts://host[:port], not 'mqtt://b:99999'",
         ),
         ("{kind: url, url: 'mqtt://b', ca_file: ca.pem}", "broker.ca_file: goes with an mqtts:// url"),
-        ("{kind: ebmedded}", "broker.kind: must be embedded, mosquitto or url, not 'ebmedded'"),
+        (
+            "{kind: ebmedded}",
+            "broker.kind: must be embedded, mosquitto or url, not 'ebmedded'; did you mean 'embedded'?",
+        ),
     ],
 )
 def test_broker_urls_must_fit_their_kind(tmp_path: Path, broker: str, message: str) -> None:
