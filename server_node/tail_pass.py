@@ -148,13 +148,13 @@ def send_all(
         What went together, and whose batch was refused: "tail" when the tail or the loss raised an error,
         "range" when a loss, a gradient or a buffer is not finite or of magnitude LARGEST and more.
     """
-    before = [buffer.clone() for buffer in tail.buffers()]
     if not apart:
         together = _send(tail, loss, batches, seed_of)
         if isinstance(together, Passed):
             return [together], {}
         if len(batches) == 1:
             return [], {batches[0].client: together}
+    before = [buffer.clone() for buffer in tail.buffers()]  # as they came: what failed together is undone
     alone = [(batch.client, _send(tail, loss, [batch], seed_of)) for batch in batches]
     passed = [result for _, result in alone if isinstance(result, Passed)]
     refused = {client: result for client, result in alone if isinstance(result, WireError)}

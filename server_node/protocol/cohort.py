@@ -36,7 +36,6 @@ class Cohort:
         members: the exchange of each, by client.
         round: the one under way; None between two.
         number: of that round, or of the last one.
-        server: the incarnation that speaks.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, number: int) -> None:
