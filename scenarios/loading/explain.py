@@ -35,9 +35,18 @@ def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[
     return [
         _explain_one(details, data, schema)
         for details in error.errors(include_url=False)
-        if details["type"]
-        != "default_factory_not_called"  # a consequence of a mistake that has its own message
+        if not _is_consequence(details)
     ]
+
+
+def _is_consequence(details: ErrorDetails) -> bool:
+    """Say whether an error follows from a mistake that has its own message.
+
+    A list of which items are wrong is too short for pydantic, since it counts those that are right.
+    """
+    if details["type"] == "too_short":
+        return bool(len(details["input"]) >= details["ctx"]["min_length"])
+    return details["type"] == "default_factory_not_called"
 
 
 def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key, str]:
@@ -143,9 +152,10 @@ def _allowed(schema: Schema, key: Key) -> str:
         return _allowed_mapping(list(schema.get("properties", ())))
     if schema["type"] in {"integer", "number"}:
         return _allowed_number(schema, str(key[-1]))
+    if schema["type"] == "array":
+        return f"a list of at least {schema['minItems']}" if "minItems" in schema else "a list"
     pattern = schema.get("pattern")
-    text = PATTERNS.get(pattern, f"text like {pattern}") if pattern else "text"
-    return {"array": "a list", "string": text}[schema["type"]]
+    return PATTERNS.get(pattern, f"text like {pattern}") if pattern else "text"
 
 
 def _allowed_mapping(keys: Sequence[str]) -> str:
@@ -168,5 +178,6 @@ def _either(words: Iterable[object]) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict | list | tuple):
-        return "a mapping" if isinstance(value, dict) else "a list"
+        noun = "mapping" if isinstance(value, dict) else "list"
+        return f"a {noun}" if value else f"an empty {noun}"
     return repr(value) if isinstance(value, str) else json.dumps(value)

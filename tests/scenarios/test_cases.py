@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -160,6 +160,7 @@ NAMES = st.sampled_from(
 TREES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3)
 )
+SAYS_NOTHING = re.compile(r"must be (.+), not \1(;|$)", re.MULTILINE)
 PLACES = st.sampled_from(
     ["task", "training", "flows", "flows.activations_up", "stragglers", "fleet", "fleet.0.link", "broker",
      "fleet.0.availability", "fleet.0.slowdown", "network", "task.partition"]
@@ -170,11 +171,29 @@ PLACES = st.sampled_from(
 def test_any_tree_is_a_scenario_or_a_mistake(
     tmp_path_factory: pytest.TempPathFactory, place: str, tree: object
 ) -> None:
+    told = mistakes(tmp_path_factory.getbasetemp(), f"{place}={tree!r}".replace("None", "null"))
+    assert not SAYS_NOTHING.search(told)
+
+
+@given(st.lists(LEAVES | st.just([]) | st.just({}), max_size=3))
+@example([])
+def test_each_wrong_name_of_a_client_is_told_once(
+    tmp_path_factory: pytest.TempPathFactory, names: list[object]
+) -> None:
+    setting = f"fleet=[{{names: {names!r}}}]".replace("None", "null")
+    told = mistakes(tmp_path_factory.getbasetemp(), "training.cohort=1", setting)
+    assert not SAYS_NOTHING.search(told)
+    assert len(told.splitlines()) <= max(1, len(names))
+
+
+def mistakes(folder: Path, *settings: str) -> str:
+    """What is said about settings; empty when they make a scenario."""
     try:
-        made = small_scenario(tmp_path_factory.getbasetemp(), f"{place}={tree!r}".replace("None", "null"))
-    except ScenarioError:
-        return
+        made = small_scenario(folder, *settings)
+    except ScenarioError as error:
+        return str(error)
     assert isinstance(made, Scenario)
+    return ""
 
 
 def test_leafs_pixels_above_one_are_refused(tmp_path: Path) -> None:
