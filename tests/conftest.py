@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from broker.errors import BrokerError
 from broker.servers.mosquitto import find_mosquitto
@@ -15,6 +16,9 @@ from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 
 _numbers = itertools.count()
+
+settings.register_profile("no clock", deadline=None)  # on a busy machine an example may take its time
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from broker.codecs import Float32
@@ -266,6 +268,37 @@ def test_a_refused_batch_leaves_no_trace_in_running_statistics(tmp_path: Path) -
     assert norm.num_batches_tracked.item() == 1
 
 
+def loss_that_refuses_target_3(outputs: Tensor, targets: Tensor) -> Tensor:
+    if (targets == 3).any():
+        raise RuntimeError("3 is not welcome")
+    return (outputs[:, 0] - targets) ** 2 / 2
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=5), st.sampled_from(["mean", "clipped_mean"]))
+def test_what_the_loss_refuses_is_as_if_it_had_not_come(
+    tmp_path_factory: pytest.TempPathFactory, are_good: list[bool], rule: str
+) -> None:
+    """In the gradients, and in the running statistics that the tail keeps."""
+    numbers = np.random.default_rng(0).normal(size=(len(are_good), 2, 2))
+    batches = [
+        (str(i), activations(z.tolist(), [1, 2 if good else 3]), 1.0)
+        for i, (z, good) in enumerate(zip(numbers, are_good, strict=True))
+    ]
+    welcome = [batch for batch, good in zip(batches, are_good, strict=True) if good]
+    after = []
+    for sent in (batches, welcome):
+        tail = nn.Sequential(nn.BatchNorm1d(2), linear(1, 2))
+        server = make_tail(tmp_path_factory.getbasetemp(), tail, f"training.aggregation={rule}")
+        server._task = dataclasses.replace(server._task, loss=loss_that_refuses_target_3)
+        result = server.run(TailStep(1, 0, tuple(sent))) if sent else TailStepped({}, 0.0, 0)
+        assert isinstance(result, TailStepped)
+        answers = {who: what for who, what in result.gradients.items() if not isinstance(what, WireError)}
+        gone = sum(isinstance(what, WireError) for what in result.gradients.values())
+        assert gone == len(sent) - len(welcome)
+        after.append((answers, result.loss_sum, [value.tolist() for value in tail.state_dict().values()]))
+    assert after[0] == after[1]
+
+
 def test_one_client_whose_numbers_are_refused_ends_nothing(tmp_path: Path) -> None:
     server = make_tail(tmp_path, layer := linear(1, 2))
     server.run(TailStep(1, 0, (("bad", HUGE, 1.0),)))
@@ -327,7 +360,9 @@ def test_updates_of_most_clients_that_are_too_large_end_the_run_and_are_named(tm
 
 def test_a_metric_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     server = make_tail(tmp_path, linear(1, 2))
-    server._task = dataclasses.replace(server._task, score=lambda outputs, _targets: outputs[:, 0] / 0)
+    server._task = dataclasses.replace(
+        server._task, score=lambda outputs, _targets: torch.full((len(outputs),), torch.inf)
+    )
     assert server.run(CloseRound(5, (), evaluate=True)) == Diverged("round 5: the mean output is inf")
 
 
