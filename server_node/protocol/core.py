@@ -9,7 +9,7 @@ One job runs at a time; activations that arrive meanwhile form the next TailStep
 by the clock: a member that is silent is asked how far it is, and is told again what it lacks. Only the server
 has timers:
 
-    claim            no other server has answered; begin
+    claim            no other server has answered; claim once more, and begin when that comes back
     join             the fleet had its time to appear; start with those who did, and call the others again
     deadline         from here on the round makes do with fewer members
     ask              a member may have been silent for too long (server_node.protocol.cohort)
@@ -123,7 +123,8 @@ class ServerCore:
         self._reception.connected()
         claim = Publish(topics.server(self._plan.run), self._rivals.claim())
         if self._phase is Phase.STARTING:
-            return self._open() if self._plan.alone else [claim]
+            self._rivals.connected()
+            return self._open() if self._plan.alone else [CancelTimer("claim"), claim]
         # Another server may have followed it meanwhile; its own claim comes back after that one's state.
         return [*(self._announce() if self._plan.alone else [claim]), *self._cohort.ask_all(now_s)]
 
@@ -166,7 +167,8 @@ class ServerCore:
         kind, _, client = key.partition(":")
         match kind:
             case "claim" if self._phase is Phase.STARTING:
-                return self._open()
+                self._rivals.no_answer()
+                return [Publish(topics.server(self._plan.run), self._rivals.claim())]
             case "call":
                 return self._reception.call(in_charge=self._phase is not Phase.STARTING)
             case "join" if self._phase.is_gathering:

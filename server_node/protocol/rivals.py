@@ -2,7 +2,9 @@
 
 A server that starts says Claim on the run's server topic, where it listens itself, and hears its own claim
 come back. By then it has heard the retained state of the run, since the broker sends that first. If the state
-is that of a server at work, it waits for an answer to the claim; a server that is dead gives none.
+is that of a server at work, it waits for an answer to the claim; a server that is dead gives none. Then it
+claims once more and begins when that claim comes back, so it cannot begin while it is cut off from the
+broker, where an answer would not reach it.
 
 Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that
 hears of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and
@@ -20,7 +22,7 @@ class Verdict(Enum):
     NOTHING = auto()
     BEGIN = auto()
     WAIT = auto()
-    """Somebody may be at work; begin when no answer comes."""
+    """Somebody may be at work; claim again when no answer comes."""
     GIVE_WAY = auto()
     """Somebody is at work."""
     ANSWER = auto()
@@ -48,6 +50,15 @@ class Rivals:
         self.token = token
         self._takeover = takeover
         self._at_work = False  # another one, as far as the retained state tells
+        self._has_waited = False  # on this connection, for an answer to the claim
+
+    def connected(self) -> None:
+        """Take a new connection: what was said to claims on the old one may be lost."""
+        self._has_waited = False
+
+    def no_answer(self) -> None:
+        """Note that the time for an answer to the claim is over; the claim must be said again."""
+        self._has_waited = True
 
     def claim(self) -> Claim:
         """Give the message by which this server makes itself known."""
@@ -80,7 +91,8 @@ class Rivals:
         return Verdict.GIVE_WAY if self._at_work or self.token < message.token else Verdict.NOTHING
 
     def _decide(self) -> Verdict:
-        return Verdict.WAIT if self._at_work and not self._takeover else Verdict.BEGIN
+        must_wait = self._at_work and not self._takeover and not self._has_waited
+        return Verdict.WAIT if must_wait else Verdict.BEGIN
 
     def _at_work_hears(self, message: Claim | RunState) -> Verdict:
         if isinstance(message, Claim) and not message.takeover:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.machine.actions import Done, Online, Publish, Received, StopAsked, TimerFired
+from broker.machine.actions import Done, Online, Publish, Received, StartTimer, StopAsked, TimerFired
 from broker.wire.messages import Claim, Message, RunState
 from server_node.protocol.core import ServerCore
 from server_node.protocol.rivals import Rivals, Verdict
@@ -55,7 +55,19 @@ def test_a_server_that_does_not_answer_is_dead() -> None:
     core = server()
     hears(core, RunState("running", 7, 3, 1, 2))
     hears(core, Claim(1, 50))
-    assert state(core.handle(TimerFired("claim"), 5.0)) == RunState("gathering", 8, 50, 0, 2)
+    assert core.handle(TimerFired("claim"), 5.0) == [Publish("fl/2/r/server", Claim(8, 50))]
+    assert state(hears(core, Claim(8, 50))) == RunState("gathering", 8, 50, 0, 2)
+
+
+def test_it_does_not_begin_while_it_is_cut_off_from_the_answer() -> None:
+    core = server()
+    hears(core, RunState("running", 7, 3, 1, 2))
+    hears(core, Claim(1, 50))
+    assert state(core.handle(TimerFired("claim"), 5.0)) is None  # the connection is lost, with this claim
+    core.handle(Online(), 9.0)
+    hears(core, RunState("running", 7, 3, 2, 2))
+    assert hears(core, Claim(8, 50)) == [StartTimer("claim", 5.0)]
+    assert hears(core, Claim(7, 3)) == [Done("another server")]
 
 
 def test_told_to_take_over_it_begins_at_once_and_the_other_one_ends() -> None:

@@ -77,11 +77,13 @@ def test_alone_it_takes_charge_as_soon_as_it_is_connected() -> None:
 
 def test_with_others_it_claims_the_run_and_waits_five_seconds_for_one_at_work() -> None:
     server = Server(replace(PLAN, alone=False, token=50, join_s=9.0))
-    assert server.handle(Online()) == [Publish("fl/2/r/server", Claim(1, 50))]
+    assert server.handle(Online()) == [CancelTimer("claim"), Publish("fl/2/r/server", Claim(1, 50))]
     assert server.handle(Received("", RunState("running", 1, 3, 1, 2), 10)) == []
     assert server.handle(Received("", Claim(1, 50), 10)) == [StartTimer("claim", 5.0)]
     begun = Publish(STATE, RunState("gathering", 2, 50, 0, 2), retain=True)
-    assert server.handle(TimerFired("claim")) == [begun, Compute(EncodeHead()), StartTimer("join", 9.0)]
+    assert server.handle(TimerFired("claim")) == [Publish("fl/2/r/server", Claim(2, 50))]
+    again = server.handle(Received("", Claim(2, 50), 10))
+    assert again == [begun, Compute(EncodeHead()), StartTimer("join", 9.0)]
     assert server.handle(TimerFired("claim")) == []
     assert (server.core.incarnation, server.core.token) == (2, 50)
     assert server.handle(Received("", Claim(3, 60), 10)) == [Publish("fl/2/r/server", Claim(2, 50))]
@@ -89,7 +91,7 @@ def test_with_others_it_claims_the_run_and_waits_five_seconds_for_one_at_work() 
 
 def test_a_server_that_has_not_begun_claims_again_when_it_is_connected_again() -> None:
     server = Server(replace(PLAN, alone=False, token=50))
-    claim = [Publish("fl/2/r/server", Claim(1, 50))]
+    claim = [CancelTimer("claim"), Publish("fl/2/r/server", Claim(1, 50))]
     assert [server.handle(Online()) for _ in range(2)] == [claim, claim]
 
 
