@@ -11,6 +11,7 @@ is removed at the start: a run that fails must not be taken for the one before i
 """
 
 import json
+import logging
 import math
 import os
 import platform
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from broker.errors import RunError
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
@@ -32,6 +34,8 @@ from server_node.checkpoint import save_model
 from server_node.summary import FlowBytes, FlowRatio, Summary
 from server_node.vocabulary.ledger import CONTROL, FLOWS, Flow, Ledger
 from server_node.vocabulary.reports import RoundReport
+
+log = logging.getLogger(__name__)
 
 RESULTS = ("metrics.parquet", "summary.json", "model.safetensors", "trace.json")
 """Files that say what a run came to."""
@@ -57,7 +61,7 @@ class RunFolder:
         damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
 
     Raises:
-        RunError: the folder cannot be written to; every method that writes raises it.
+        RunError: the folder cannot be written to, at the start or at the end; in between the run goes on.
     """
 
     def __init__(
@@ -82,12 +86,14 @@ class RunFolder:
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         self.checkpoint_error: str | None = None
         self.damaged: tuple[str, ...] = ()
+        self._is_on_disk = True
         self.start_training_clock()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name in RESULTS:
                 (folder / name).unlink(missing_ok=True)
-            (folder / "scenario.yaml").write_text(dump_resolved(scenario))
+            with atomic_write(folder / "scenario.yaml") as part:
+                part.write_text(dump_resolved(scenario))
         self._write_json("environment.json", _environment())
 
     def start_training_clock(self) -> None:
@@ -103,7 +109,7 @@ class RunFolder:
         row["discarded_late"] = self._ledger.discarded_late
         self.rows.append(row)
         if report.metric is not None:
-            self._write_metrics()
+            self._write_metrics_so_far()
         return row
 
     def finish(
@@ -184,6 +190,17 @@ class RunFolder:
                 "discarded_late": ledger.discarded_late,
             },
         }
+
+    def _write_metrics_so_far(self) -> None:
+        """Write the rows for who looks meanwhile. A full disk ends nothing: the next writing has them all."""
+        try:
+            self._write_metrics()
+        except RunError as error:
+            if self._is_on_disk:
+                log.warning("the run goes on without writing its metrics: %s", error)
+            self._is_on_disk = False
+        else:
+            self._is_on_disk = True
 
     def _write_metrics(self) -> None:
         target = self.folder / "metrics.parquet"

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ FAULTS = (
     ("freeze", "broker"),
     ("restart", "broker"),
     ("wipe", "broker"),
+    ("full", "server"),
 )
+DISK_KIB = 2048
+"""Of the disk that the server writes to, if this user may make one (a tmpfs)."""
 COHORT = 3
 SCENARIO = f"""
 name: chaos
@@ -67,7 +70,7 @@ fleet: [{{count: 4}}]
 @dataclass(frozen=True)
 class Fault:
     """kill -9, SIGSTOP and SIGCONT, a link that breaks or goes silent; of a broker also a restart, whose data
-    stay or are wiped."""
+    stay or are wiped; of the server also a disk that is full for two rounds."""
 
     verb: str
     part: str
@@ -103,9 +106,14 @@ class Outcome:
 
 
 def draw_faults(seed: int, count: int, steps: int = 1) -> list[Fault]:
-    """Draw faults; with several steps no edge is killed, since it cannot go on in the middle of a round."""
+    """Draw faults; with several steps no edge is killed, since it cannot go on in the middle of a round.
+
+    The disk is full only where this user may make one.
+    """
     rng = random.Random(seed)
-    possible = [(verb, part) for verb, part in FAULTS if steps == 1 or (verb, part[:4]) != ("kill", "edge")]
+    not_to_be = {("kill", "edge-0"), ("kill", "edge-1")} if steps > 1 else set()
+    not_to_be |= set() if may_mount() else {("full", "server")}
+    possible = [each for each in FAULTS if each not in not_to_be]
     drawn: list[tuple[str, str]] = []
     while len(drawn) < count:
         drawn += rng.sample(possible, len(possible))
@@ -162,6 +170,8 @@ class Fleet:
         self._folder, self._kind, self._settings = folder, kind, settings
         self._scenario = folder / "chaos.yaml"
         self._scenario.write_text(SCENARIO)
+        self.disk = folder / "disk"
+        self.disk.mkdir(exist_ok=True)
         self.broker_port = free_port()
         self.proxies = {part: Proxy(self.broker_port) for part in PARTS}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -185,13 +195,17 @@ class Fleet:
         program = [sys.executable, "-m", "tests.chaos.part"]
         usual = [str(self._scenario), f"--broker={url}", *(f"--set={each}" for each in self._settings)]
         if part == "server":
-            return [*program, *server_command(self._folder / "run", usual)]
+            return [*program, *server_command(self.disk / "run", usual)]
         first = 2 * int(part[-1])
         return [*program, "edge", *usual, f"--clients={first}-{first + 1}", "--threads=1"]
 
-    async def suffer(self, fault: Fault) -> None:
+    async def suffer(self, fault: Fault, spy: Spy) -> None:
         """Let a fault happen; it is over when this returns."""
         match fault.verb:
+            case "full":
+                before = spy.round
+                with full(self.disk):
+                    await spy.round_after(before + 1)
             case "cut":
                 self.proxies[fault.part].cut()
             case "half-open":
@@ -223,9 +237,46 @@ class Fleet:
         """Wait until server and edges have ended by themselves."""
         await asyncio.gather(*(asyncio.to_thread(self.processes[part].wait, HANG_S) for part in PARTS))
 
+    def kill_all(self) -> None:
+        """Leave no process behind."""
+        for part, process in self.processes.items():
+            self.send(part, signal.SIGCONT)
+            self.send(part, signal.SIGKILL)
+            process.wait()
+
     def code(self, part: str) -> int | None:
         """Give a part's exit code if it has ended."""
         return self.processes[part].poll()
+
+
+def may_mount() -> bool:
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Give a folder a small disk of its own, if this user may; else it is left as it is."""
+    if not may_mount():
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Leave no room on a disk."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    try:
+        yield
+    finally:
+        filler.unlink()
 
 
 def server_command(folder: Path, usual: list[str]) -> list[str]:
@@ -244,26 +295,22 @@ def free_port() -> int:
 async def started(folder: Path, kind: Kind, settings: Sequence[str]) -> AsyncIterator[tuple[Fleet, Spy]]:
     """Start broker, proxies, spy, server and edges; end them all at the end."""
     fleet, spy = Fleet(folder, kind, settings), Spy()
-    fleet.start("broker")
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            for proxy in fleet.proxies.values():
-                await stack.enter_async_context(proxy)
-            url = f"mqtt://{LOCALHOST}:{fleet.broker_port}"
-            transport = MqttTransport(
-                url, client_id="spy", subscriptions=["fl/2/chaos/#"], connect_timeout_s=HANG_S
-            )
-            await stack.enter_async_context(transport)
-            watching = asyncio.create_task(spy.watch(transport))
-            for part in PARTS:
-                fleet.start(part)
-            yield fleet, spy
-            watching.cancel()
-    finally:
-        for part, process in fleet.processes.items():
-            fleet.send(part, signal.SIGCONT)
-            fleet.send(part, signal.SIGKILL)
-            process.wait()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(small_disk(fleet.disk))
+        stack.callback(fleet.kill_all)
+        fleet.start("broker")
+        for proxy in fleet.proxies.values():
+            await stack.enter_async_context(proxy)
+        url = f"mqtt://{LOCALHOST}:{fleet.broker_port}"
+        transport = MqttTransport(
+            url, client_id="spy", subscriptions=["fl/2/chaos/#"], connect_timeout_s=HANG_S
+        )
+        await stack.enter_async_context(transport)
+        watching = asyncio.create_task(spy.watch(transport))
+        for part in PARTS:
+            fleet.start(part)
+        yield fleet, spy
+        watching.cancel()
 
 
 async def survive(folder: Path, kind: Kind, faults: Sequence[Fault], steps: int = 1) -> Outcome:
@@ -286,7 +333,7 @@ async def survive(folder: Path, kind: Kind, faults: Sequence[Fault], steps: int 
                 async with asyncio.timeout(HANG_S):
                     await spy.next_of(PHASES[fault.phase])
                     before, began_s = spy.round, time.monotonic()
-                    await fleet.suffer(fault)
+                    await fleet.suffer(fault, spy)
                     await spy.round_after(before)
                 outcome.recoveries.append((fault, time.monotonic() - began_s))
             async with asyncio.timeout(HANG_S):
@@ -296,10 +343,10 @@ async def survive(folder: Path, kind: Kind, faults: Sequence[Fault], steps: int 
             after = f"after {faults[min(done, len(faults) - 1)]}, number {done}"
             outcome.trouble.append(f"hung in round {spy.round} {after}")
         codes = {part: fleet.code(part) for part in PARTS}
-    outcome.released = spy.released
-    outcome.trouble += [f"{part} ended with {code}" for part, code in codes.items() if code]
-    if not outcome.trouble:
-        _count(folder / "run", rounds, steps, spy, outcome)
+        outcome.released = spy.released
+        outcome.trouble += [f"{part} ended with {code}" for part, code in codes.items() if code]
+        if not outcome.trouble:
+            _count(fleet.disk / "run", rounds, steps, spy, outcome)
     return outcome
 
 

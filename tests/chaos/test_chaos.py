@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.servers.spawn import Kind
-from tests.chaos.fleet import Fault, Outcome, draw_faults, figures, survive
+from tests.chaos.fleet import Fault, Outcome, draw_faults, figures, may_mount, survive
 
 FAULTS = int(os.environ.get("FEDLITE_CHAOS_FAULTS", "200"))
 SEED = int(os.environ.get("FEDLITE_CHAOS_SEED", "0"))
@@ -22,12 +22,13 @@ SOON = [  # those that need no keepalive to pass
     Fault("cut", "server", "update"),
     Fault("kill", "edge-1", "assigned"),
     Fault("restart", "broker", "activations"),
+    *([Fault("full", "server", "update")] if may_mount() else []),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
-async def test_a_run_survives_kills_cuts_and_a_broker_that_starts_anew(
+async def test_a_run_survives_kills_cuts_a_full_disk_and_a_broker_that_starts_anew(
     tmp_path: Path, kind: Kind, request: pytest.FixtureRequest
 ) -> None:
     if kind == "mosquitto":
