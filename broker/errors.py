@@ -6,7 +6,8 @@ Exception
 │   │   ├── RefusedError    the broker refuses us, exit code 3
 │   │   └── UnreachableError  nobody answers, exit code 4
 │   ├── RunError            a run folder, checkpoint or journal that cannot be used
-│   │   └── AnotherServerError  another server works in the run folder, exit code 6
+│   │   ├── AnotherServerError  another server works in the run folder, exit code 6
+│   │   └── CannotGoOnError   what the run folder has cannot be gone on from; --fresh begins anew
 │   ├── ReportError         run folders that no report can be made of
 │   ├── StudyError          a study or sweep that cannot be run as asked
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
@@ -22,8 +23,8 @@ from typing import ClassVar
 from broker.exits import Exit
 
 __all__ = [
-    "AnotherServerError", "BrokerError", "RefusedError", "ReportError", "RunError", "StudyError",
-    "UnreachableError", "UserError",
+    "AnotherServerError", "BrokerError", "CannotGoOnError", "RefusedError", "ReportError", "RunError",
+    "StudyError", "UnreachableError", "UserError",
 ]  # fmt: skip
 
 
@@ -61,6 +62,10 @@ class AnotherServerError(RunError):
     """Another server works in the run folder."""
 
     exit = Exit.ANOTHER_SERVER
+
+
+class CannotGoOnError(RunError):
+    """What a run folder has is of another scenario, of another kind of run, of other code, or damaged."""
 
 
 class ReportError(UserError):

@@ -23,7 +23,7 @@ def atomic_write(file: Path, *, durable: bool = False, previous: Path | None = N
     Raises:
         OSError: the temporary file was not written, or cannot replace `file`.
     """
-    part = file.with_name(f".{file.name}.part")
+    part = part_of(file)
     try:
         yield part
         if durable:
@@ -35,6 +35,11 @@ def atomic_write(file: Path, *, durable: bool = False, previous: Path | None = N
             _flush(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_of(file: Path) -> Path:
+    """Give the temporary path from which `file` is written; a kill meanwhile leaves something there."""
+    return file.with_name(f".{file.name}.part")
 
 
 def _flush(path: Path) -> None:

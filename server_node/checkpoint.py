@@ -1,7 +1,8 @@
 """Files from which a stopped or killed server goes on: the newest checkpoint, and the one before it.
 
-One holds head, tail, the rows of the rounds so far and the byte ledger. Nothing else is needed: plain SGD
-keeps no state, every random choice is made from the seed and the round, and clients greet a new incarnation.
+That of a live run holds head, tail, the rows of the rounds so far and the byte ledger. Nothing else is
+needed: plain SGD keeps no state, every random choice is made from the seed and the round, and clients greet a
+new incarnation. What that of a simulated run holds is in sim.simulation.moment.
 
 A checkpoint is a safetensors file. Its header has a checksum of the whole file, computed with zeros in the
 checksum's place: a file in which any bit is another one is not loaded. It is on the disk, not only with the
@@ -12,15 +13,15 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from broker.errors import RunError
-from broker.files import atomic_write, writing
+from broker.errors import CannotGoOnError, RunError
+from broker.files import atomic_write, part_of, writing
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
@@ -45,6 +46,10 @@ class Progress(msgspec.Struct, frozen=True):
     ledger: Ledger
 
 
+Header = TypeVar("Header", bound=msgspec.Struct)
+"""What a checkpoint says beside its tensors; its class tells live runs (Progress) and others apart."""
+
+
 class DamagedError(Exception):
     """A file that is no checkpoint, or not the one that was written."""
 
@@ -60,7 +65,7 @@ def tensors_of(head: nn.Module, tail: nn.Module) -> dict[str, Tensor]:
 
 def save(
     folder: Path,
-    progress: Progress,
+    header: msgspec.Struct,
     tensors: Mapping[str, Tensor],
     still_ours: Callable[[], None] = lambda: None,
 ) -> None:
@@ -68,15 +73,15 @@ def save(
 
     Args:
         folder: the run folder.
-        progress: goes into the file's header.
-        tensors: head and tail.
+        header: goes into the file's header, as JSON.
+        tensors: by name.
         still_ours: is called before the new file replaces the old one, and raises what ends that.
 
     Raises:
         RunError: it cannot be written. The ones before are as they were.
     """
     file = folder / FILE
-    metadata = {"progress": msgspec.json.encode(progress).decode(), "checksum": _ZEROS.decode()}
+    metadata = {_key(type(header)): msgspec.json.encode(header).decode(), "checksum": _ZEROS.decode()}
     try:
         with writing(file), atomic_write(file, durable=True, previous=folder / PREVIOUS) as part:
             save_file(dict(tensors), part, metadata=metadata)
@@ -102,11 +107,12 @@ def save_model(file: Path, tensors: Mapping[str, Tensor]) -> None:
         raise RunError(f"cannot write {file}: {error}") from error
 
 
-def load(file: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """Read a checkpoint.
+def load(file: Path, kind: type[Header]) -> tuple[Header, dict[str, Tensor]]:
+    """Read a checkpoint whose header is of a kind.
 
     Raises:
         DamagedError: it is not what was written.
+        CannotGoOnError: it is of another kind of run.
         OSError: it cannot be read.
     """
     at, checksum = _checksum(file)
@@ -116,33 +122,46 @@ def load(file: Path) -> tuple[Progress, dict[str, Tensor]]:
             raise DamagedError("its checksum is wrong")
     try:
         with safe_open(file, framework="pt") as saved:
-            progress = msgspec.json.decode(saved.metadata()["progress"], type=Progress)
-            return progress, {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  no dict
-    except (SafetensorError, msgspec.MsgspecError, KeyError) as error:
+            said = saved.metadata().get(_key(kind))
+            if said is None:
+                other = "live" if _key(Progress) in saved.metadata() else "simulated"
+                raise CannotGoOnError(
+                    f"{file.parent} has a checkpoint of a {other} run; "
+                    "--fresh begins anew over it, --out names another folder"
+                )
+            header = msgspec.json.decode(said, type=kind)
+            return header, {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  no dict
+    except (SafetensorError, msgspec.MsgspecError) as error:
         raise DamagedError(str(error)) from error
 
 
-def newest(folder: Path) -> tuple[Progress, dict[str, Tensor], Sequence[str]] | None:
+def newest(folder: Path, kind: type[Header]) -> tuple[Header, dict[str, Tensor], Sequence[str]] | None:
     """Read the newest checkpoint of a run folder that is not damaged.
+
+    Args:
+        folder: the run folder.
+        kind: of its header.
 
     Returns:
         The checkpoint and what was wrong with a newer one, a line each; None when there is no checkpoint.
 
     Raises:
-        RunError: there are checkpoints, and none is good.
+        CannotGoOnError: there are checkpoints, and none is good, or they are of another kind of run.
     """
     damaged: list[str] = []
     for file in (folder / FILE, folder / PREVIOUS):
         try:
-            progress, tensors = load(file)
+            header, tensors = load(file, kind)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except (DamagedError, OSError) as error:
             damaged.append(f"{file} is damaged: {error}")
         else:
-            return progress, tensors, damaged
+            return header, tensors, damaged
     if damaged:
-        raise RunError("\n".join(damaged) + "\nno good checkpoint is left; --fresh begins the run anew")
+        raise CannotGoOnError(
+            "\n".join(damaged) + "\nno good checkpoint is left; --fresh begins the run anew"
+        )
     return None
 
 
@@ -152,9 +171,13 @@ def remove(folder: Path) -> None:
     Raises:
         RunError: they cannot be removed.
     """
-    for file in (folder / FILE, folder / PREVIOUS):
+    for file in (folder / FILE, folder / PREVIOUS, part_of(folder / FILE)):
         with writing(file):
             file.unlink(missing_ok=True)
+
+
+def _key(kind: type[msgspec.Struct]) -> str:
+    return kind.__name__.lower()
 
 
 def _checksum(file: Path) -> tuple[int, bytes]:

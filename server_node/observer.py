@@ -34,3 +34,18 @@ def observer(record: RunFolder, ledger: Ledger, watch: Watch) -> Callable[[Fact]
         watch(fact, ledger)
 
     return observe
+
+
+def silent_observer(record: RunFolder) -> Callable[[Fact], None]:
+    """Make the function that notes facts of which everybody has heard, when a simulated run goes on."""
+
+    def observe(fact: Fact) -> None:
+        match fact:
+            case RoundReport():
+                record.note(fact)
+            case Gathering():
+                record.start_training_clock()
+            case _:
+                pass
+
+    return observe

@@ -111,7 +111,32 @@ def owning(folder: Path, token: int, *, takeover: bool = False) -> Iterator[Owne
         os.close(descriptor)
 
 
-def _lock(folder: Path, *, takeover: bool) -> int:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep servers and other simulations out of a run folder while the context lasts.
+
+    Args:
+        folder: the run folder; made if missing.
+
+    Raises:
+        AnotherServerError: another process works in the folder.
+        RunError: the folder cannot be written to.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(folder, advice="stop it, or name another folder with --out")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(
+    folder: Path,
+    *,
+    takeover: bool = False,
+    advice: str = "stop it, or take the run over with --takeover",
+) -> int:
     file = folder / LOCK
     if takeover:
         file.unlink(missing_ok=True)  # whoever has locked it keeps a lock on a file without a name
@@ -122,10 +147,8 @@ def _lock(folder: Path, *, takeover: bool) -> int:
         except BlockingIOError:
             os.close(descriptor)
             owner = _read(folder)
-            who = f"process {owner.pid} on {owner.host}" if owner else "another process"
-            raise AnotherServerError(
-                f"another server ({who}) works in {folder}: stop it, or take the run over with --takeover"
-            ) from None
+            who = f"another server (process {owner.pid} on {owner.host})" if owner else "another process"
+            raise AnotherServerError(f"{who} works in {folder}: {advice}") from None
     return descriptor
 
 

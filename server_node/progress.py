@@ -1,18 +1,19 @@
 """Where a run stands before its server begins: nothing done yet, under way, or over."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from broker.errors import RunError
+from broker.errors import CannotGoOnError
 from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
+from server_node.checkpoint import Progress
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
 
@@ -38,27 +39,15 @@ def standing_of(scenario: Scenario, folder: Path) -> Standing:
     """Look how far the run of a folder has come.
 
     Raises:
-        RunError: the folder has the results of another scenario, or results without a checkpoint, or only
-            damaged checkpoints.
+        CannotGoOnError: the folder has the results of another scenario, or results without a checkpoint, or
+            only damaged checkpoints.
     """
-    found = checkpoint.newest(folder)
+    found = checkpoint.newest(folder, Progress)
     if found is None:
-        summary = _summary(folder)
-        if summary is not None and summary["rounds"]:
-            how = "simulated" if summary["mode"] == "simulate" else "live"
-            raise RunError(
-                f"{folder} has the results of a {how} run and no checkpoint to go on from; "
-                "--fresh begins anew over them, --out names another folder"
-            )
+        refuse_results(summary_of(folder), folder)
         return Standing()
     progress, tensors, damaged = found
-    others = list(_differences(progress.settings, settings_of(scenario)))
-    if others:
-        which = "\n".join(f"  {line}" for line in others)
-        raise RunError(
-            f"{folder} has the run of another scenario:\n{which}\n"
-            "--fresh begins anew over it, --out names another folder"
-        )
+    refuse_others(progress.settings, settings_of(scenario), folder)
     return Standing(progress.rows, progress.ledger, tensors, tuple(damaged))
 
 
@@ -69,9 +58,9 @@ def over(scenario: Scenario, folder: Path) -> tuple[Summary, str] | None:
         Its summary and a line for people; None when there is something left to do.
 
     Raises:
-        RunError: see standing_of.
+        CannotGoOnError: see standing_of.
     """
-    summary = _summary(folder)
+    summary = summary_of(folder)
     rows = standing_of(scenario, folder).rows
     if summary is None or len(rows) != summary["rounds"]:
         return None
@@ -97,6 +86,39 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     return settings
 
 
+def refuse_results(summary: Summary | None, folder: Path) -> None:
+    """Refuse to begin a run over the results of another one.
+
+    Args:
+        summary: of the folder, if it has one; one without a round is no result.
+        folder: the run folder, which has no checkpoint.
+
+    Raises:
+        CannotGoOnError: there are results.
+    """
+    if summary is not None and summary["rounds"]:
+        how = "simulated" if summary["mode"] == "simulate" else "live"
+        raise CannotGoOnError(
+            f"{folder} has the results of a {how} run and no checkpoint to go on from; "
+            "--fresh begins anew over them, --out names another folder"
+        )
+
+
+def refuse_others(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run under other settings than those with which it began.
+
+    Raises:
+        CannotGoOnError: they differ; it names each key.
+    """
+    others = list(_differences(before, now))
+    if others:
+        which = "\n".join(f"  {line}" for line in others)
+        raise CannotGoOnError(
+            f"{folder} has the run of another scenario:\n{which}\n"
+            "--fresh begins anew over it, --out names another folder"
+        )
+
+
 def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
     """Name the keys in which two trees of settings differ, and both values."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -107,7 +129,8 @@ def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
         yield f"{at} was {words[0]} and is {words[1]} now"
 
 
-def _summary(folder: Path) -> Summary | None:
+def summary_of(folder: Path) -> Summary | None:
+    """Read what the run of a folder came to; None if there is no summary that can be read."""
     try:
         return cast("Summary", json.loads((folder / "summary.json").read_text()))
     except (OSError, ValueError):

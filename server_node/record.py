@@ -59,6 +59,7 @@ class RunFolder:
         rows: one a round, as in metrics.parquet.
         checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
         damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
+        wall_s_before: seconds that earlier processes have spent on a simulated run, for the summary.
 
     Raises:
         RunError: the folder cannot be written to, at the start or at the end; in between the run goes on.
@@ -86,6 +87,7 @@ class RunFolder:
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         self.checkpoint_error: str | None = None
         self.damaged: tuple[str, ...] = ()
+        self.wall_s_before = 0.0
         self._is_on_disk = True
         self.start_training_clock()
         with writing(folder):
@@ -101,15 +103,25 @@ class RunFolder:
         self._training_since = time.monotonic()
         self._clock_at_start = self._clock()
 
+    @property
+    def wall_s(self) -> float:
+        """Seconds that this process and earlier ones have spent on a simulated run."""
+        return self.wall_s_before + time.monotonic() - self._started
+
     def round(self, report: RoundReport) -> dict[str, Any]:
-        """Note a round and give its row."""
+        """Note a round and give its row; after an evaluation the metrics are written."""
+        row = self.note(report)
+        if report.metric is not None:
+            self._write_metrics_so_far()
+        return row
+
+    def note(self, report: RoundReport) -> dict[str, Any]:
+        """Note a round and give its row, and write nothing."""
         row = asdict(report) | {"elapsed_s": self._seconds_before + self._clock() - self._clock_at_start}
         for name, flow in self._ledger.flows.items():
             row[f"{name}_wire_bytes"] = flow.wire_bytes
         row["discarded_late"] = self._ledger.discarded_late
         self.rows.append(row)
-        if report.metric is not None:
-            self._write_metrics_so_far()
         return row
 
     def finish(
@@ -141,8 +153,8 @@ class RunFolder:
     def summary(self, reason: str) -> Summary:
         """Give the content of summary.json without writing anything; `reason` is why the run ended."""
         ledger, flows = self._ledger, self._ledger.flows
-        now = time.monotonic()
-        training_s = max(self._seconds_before + now - self._training_since, 1e-9)
+        before_s = self._seconds_before + self.wall_s_before
+        training_s = max(before_s + time.monotonic() - self._training_since, 1e-9)
         steps = sum(row["client_steps"] for row in self.rows)
         scores = [row["metric"] for row in self.rows if row["metric"] is not None]
         return {
@@ -160,7 +172,7 @@ class RunFolder:
             "clients": self._scenario.fleet_size,
             "client_steps": steps,
             "client_steps_per_second": steps / training_s,
-            "wall_seconds": now - self._started,
+            "wall_seconds": self.wall_s,
             "training_seconds": training_s,
             "virtual_seconds": self._clock() if self._mode == "simulate" else None,
             "bytes": {name: _flow_bytes(name, flow) for name, flow in flows.items()},

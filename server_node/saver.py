@@ -41,6 +41,42 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
 
 
+class Pace:
+    """Lets something be written as often as it is worth: it takes at most one twentieth of the time.
+
+    Args:
+        clock: seconds.
+        first_s: so long after the start nothing is worth it yet.
+
+    Attributes:
+        error: why the last try failed; None if it did not.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, first_s: float = 0.0) -> None:
+        self._clock = clock
+        self._not_before_s = clock() + first_s
+        self.error: str | None = None
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds since the next try became worth it; below 0 if it is not yet."""
+        return self._clock() - self._not_before_s
+
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Write now. A RunError is told, unless the last try failed too, and remembered."""
+        start_s = self._clock()
+        try:
+            write()
+        except RunError as error:
+            if self.error is None:
+                log.warning("the run goes on without a checkpoint: %s", error)
+            self.error = str(error)
+        else:
+            self.error = None
+        end_s = self._clock()
+        self._not_before_s = end_s + SHARE * (end_s - start_s)
+
+
 class Saver:
     """Writes the newest snapshots on a thread of its own, as often as it is worth.
 
@@ -50,22 +86,22 @@ class Saver:
     Args:
         write: writes one; may raise RunError, which is told and remembered in `error`.
         clock: seconds.
-
-    Attributes:
-        error: why the last try failed; None if it did not.
     """
 
     def __init__(
         self, write: Callable[[Snapshot], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write = write
-        self._clock = clock
+        self._pace = Pace(clock)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._lock = Lock()
         self._newest: Snapshot | None = None
         self._worth_it = False
-        self._not_before_s = clock()
-        self.error: str | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why the last try failed; None if it did not."""
+        return self._pace.error
 
     def __enter__(self) -> Self:
         return self
@@ -97,21 +133,11 @@ class Saver:
         return self._disk.submit(self._turn)
 
     def _turn(self) -> None:
-        start_s = self._clock()
         with self._lock:
-            if self._newest is None or not (self._worth_it or start_s >= self._not_before_s):
+            if self._newest is None or not (self._worth_it or self._pace.overdue_s >= 0):
                 return
             snapshot, self._newest, self._worth_it = self._newest, None, False
-        try:
-            self._write(snapshot)
-        except RunError as error:
-            if self.error is None:
-                log.warning("the run goes on without a checkpoint: %s", error)
-            self.error = str(error)
-        else:
-            self.error = None
-        end_s = self._clock()
-        self._not_before_s = end_s + SHARE * (end_s - start_s)
+        self._pace.attempt(lambda: self._write(snapshot))
 
 
 class Keeper:

@@ -287,7 +287,7 @@ async def test_a_server_whose_folder_was_taken_writes_nothing_more(tmp_path: Pat
         assert (await first)["reason"] == "superseded"
     assert second["reason"] == "stopped"
     assert rounds_in(folder) == list(range(1, second["rounds"] + 1))
-    assert len(checkpoint.load(folder / checkpoint.FILE)[0].rows) == second["rounds"]
+    assert len(checkpoint.load(folder / checkpoint.FILE, checkpoint.Progress)[0].rows) == second["rounds"]
 
 
 async def test_of_two_servers_with_two_folders_one_goes_on(tmp_path: Path, broker_url: str) -> None:

@@ -42,7 +42,7 @@ def written() -> bytes:
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, progress(2), TENSORS)
-    loaded, tensors = checkpoint.load(tmp_path / FILE)
+    loaded, tensors = checkpoint.load(tmp_path / FILE, Progress)
     assert loaded == progress(2)
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
@@ -52,7 +52,7 @@ def refused(damaged: bytes) -> bool:
     file = Path(mkdtemp()) / FILE
     file.write_bytes(damaged)
     try:
-        checkpoint.load(file)
+        checkpoint.load(file, Progress)
     except DamagedError:
         return True
     return False
@@ -78,9 +78,9 @@ def test_what_was_added_to_a_file_is_noticed() -> None:
 def test_the_one_before_is_used_when_the_newest_is_damaged_and_it_is_said(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, progress(1), TENSORS)
     checkpoint.save(tmp_path, progress(2), TENSORS)
-    assert rounds_of(checkpoint.newest(tmp_path)) == 2
+    assert rounds_of(checkpoint.newest(tmp_path, Progress)) == 2
     (tmp_path / FILE).write_bytes(written()[:-1])
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.newest(tmp_path, Progress)
     assert found is not None
     assert rounds_of(found) == 1
     assert found[2] == [f"{tmp_path / FILE} is damaged: its checksum is wrong"]
@@ -89,14 +89,14 @@ def test_the_one_before_is_used_when_the_newest_is_damaged_and_it_is_said(tmp_pa
 def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, progress(1), TENSORS)
     (tmp_path / FILE).rename(tmp_path / PREVIOUS)
-    assert rounds_of(checkpoint.newest(tmp_path)) == 1
+    assert rounds_of(checkpoint.newest(tmp_path, Progress)) == 1
 
 
 def test_without_any_good_one_a_person_decides(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest(tmp_path, Progress) is None
     (tmp_path / FILE).write_bytes(b"half of it")
     with pytest.raises(RunError, match=r"damaged: it is no whole checkpoint\nno good .*; --fresh begins"):
-        checkpoint.newest(tmp_path)
+        checkpoint.newest(tmp_path, Progress)
 
 
 def test_one_that_could_not_be_written_leaves_the_others(
@@ -111,7 +111,7 @@ def test_one_that_could_not_be_written_leaves_the_others(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="No space left on device; make room"):
         checkpoint.save(tmp_path, progress(3), TENSORS)
-    assert rounds_of(checkpoint.newest(tmp_path)) == 2
+    assert rounds_of(checkpoint.newest(tmp_path, Progress)) == 2
     assert {file.name for file in tmp_path.iterdir()} == {FILE, PREVIOUS}
 
 
