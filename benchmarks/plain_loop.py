@@ -21,13 +21,14 @@ from scenarios.task import Split, Task
 from scenarios.tasks import task_of
 from scenarios.training import (
     BatchSampler,
+    evaluate,
     head_origin,
     head_vector,
     initial_model,
     load_head_vector,
     sgd_step,
 )
-from server_node.tail import evaluate, gradient_to_activations
+from server_node.tail import gradient_to_activations
 
 
 class Loop:

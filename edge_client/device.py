@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,6 +25,7 @@ from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
+from edge_client.device_state import DeviceState, OutAtServer
 from scenarios.schema.scenario import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
@@ -78,6 +80,29 @@ class Device:
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = 0
+        self._out: int | None = None  # step of the batch that is out at the server
+
+    def state(self) -> DeviceState | None:
+        """Give what must be kept of the device; None if it is as it was made. A head has parameters only."""
+        lost = torch.from_numpy(self._lost) if isinstance(self._lost, np.ndarray) else None
+        if self._out is None:
+            return None if lost is None else DeviceState(lost, None)
+        head, received = torch.from_numpy(head_vector(self._head)), torch.from_numpy(self._received)
+        counts = self._trained, self._error_energy, self._energy
+        return DeviceState(lost, OutAtServer(self._assignment, self._out, head, received, *counts))
+
+    def restore(self, state: DeviceState) -> None:
+        """Be as the device was that gave a state; the batch that was out is computed again."""
+        if state.lost is not None:
+            self._lost = state.lost.numpy()
+        out = state.out
+        if out is None:
+            return
+        self._begin(out.assignment)
+        self._received = out.received.numpy()
+        load_head_vector(self._head, out.head.numpy())
+        self._forward(out.step)
+        self._trained, self._error_energy, self._energy = out.trained, out.error_energy, out.energy
 
     def run(self, job: ClientJob) -> ClientResult:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
@@ -88,6 +113,7 @@ class Device:
                 return error
 
     def _do(self, job: ClientJob) -> Activations | HeadUpdate:
+        self._out = None
         match job:
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
@@ -105,16 +131,21 @@ class Device:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
     def _take(self, assignment: Assignment) -> None:
+        self._begin(assignment)
+        change = decode_update(self._state_codec, assignment.head, self._initial.size)
+        self._received = change + head_origin(self._state_codec, self._initial)
+        load_head_vector(self._head, self._received)
+
+    def _begin(self, assignment: Assignment) -> None:
+        """Begin a round, apart from its head."""
         if (self._training.method == "fedavg") != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
         activations, gradient, update, state = assignment.codecs
         self._activations_codec, self._update_codec = codec_from_wire(activations), codec_from_wire(update)
         self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
-        state_codec = codec_from_wire(state)
+        self._state_codec = codec_from_wire(state)
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
-        change = decode_update(state_codec, assignment.head, self._initial.size)
-        self._received = change + head_origin(state_codec, self._initial)
-        load_head_vector(self._head, self._received)
+        self._assignment = msgspec.structs.replace(assignment, head=b"")
         self._trained = 0
         self._error_energy = self._energy = 0.0
 
@@ -122,7 +153,9 @@ class Device:
         with self._timed("compute"):
             self._z, targets = self._through_head(step)
         with self._timed("encode"):
-            return self._encode(step, targets)
+            activations = self._encode(step, targets)
+        self._out = step
+        return activations
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
         """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""

@@ -1,16 +1,19 @@
 """What device, server and benchmarks need to train a task: batches, models as vectors, a step of SGD."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import Task
+from scenarios.task import Split, Task
+
+EVALUATION_BATCH = 250
 
 
 def uncut(task: Task) -> Task:
@@ -87,6 +90,34 @@ def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
         parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
         for parameter, values in zip(parameters, parts, strict=True):
             parameter.copy_(values.view(parameter.shape))
+
+
+def module_tensors(module: nn.Module) -> list[Tensor]:
+    """Give all that a module has learned or counted, parameters and then buffers; not copies."""
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+
+
+def load_module_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
+    """Set a module's parameters and buffers from what `module_tensors` gave of one that is alike.
+
+    Raises:
+        ValueError: there are more or fewer.
+        RuntimeError: the shapes differ.
+    """
+    for own, tensor in zip(module_tensors(module), tensors, strict=True):
+        own.copy_(tensor)
+
+
+@torch.no_grad()
+def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
+    """Give the task's metric on a test split, through the cut without a codec."""
+    head.eval()
+    tail.eval()
+    total = 0.0
+    for first in range(0, len(test.targets), EVALUATION_BATCH):
+        inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
+        total += float(task.score(tail(head(inputs)), targets).sum())
+    return total / len(test.targets)
 
 
 def sgd_step(module: nn.Module, lr: float) -> None:

@@ -18,9 +18,17 @@ from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.scenario import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
-from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
+from scenarios.training import (
+    evaluate,
+    head_origin,
+    head_vector,
+    initial_head,
+    load_head_vector,
+    load_module_tensors,
+    module_tensors,
+)
 from server_node.aggregation import aggregate
-from server_node.tail_pass import LARGEST, Batch, TailGradients, is_sound, send_all
+from server_node.tail_pass import LARGEST, Batch, TailGradients, TailState, is_sound, send_all
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
@@ -33,9 +41,6 @@ from server_node.vocabulary.jobs import (
     TailUpdate,
 )
 from server_node.vocabulary.plan import Plan
-
-EVALUATION_BATCH = 250
-
 
 PROBE_SAMPLES = 16
 """Test samples on which the server tries whether its model still gives numbers."""
@@ -79,6 +84,7 @@ class Tail:
         self._training = training
         self._map_batches = map_batches
         self._rule = training.aggregation
+        self._unsound: dict[str, WireError] = {}
         self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -96,10 +102,23 @@ class Tail:
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
+    def state(self) -> TailState:
+        """Give what must be kept; tensors are not copies."""
+        head, tail = map(module_tensors, (self.head, self.tail))
+        unsound = {client: (why.reason, why.detail) for client, why in self._unsound.items()}
+        return TailState(head, tail, self._gradients.state(), unsound)
+
+    def restore(self, state: TailState) -> None:
+        """Be as the tail was that gave a state."""
+        load_module_tensors(self.head, state.head)
+        load_module_tensors(self.tail, state.tail)
+        self._gradients.restore(state.gradients)
+        self._unsound = {client: WireError(*why) for client, why in state.unsound.items()}
+
     def _begin_step(self) -> None:
         """Forget what the step before has added up."""
         self._gradients = TailGradients(self.tail, self._rule)
-        self._unsound: dict[str, WireError] = {}
+        self._unsound = {}
 
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
@@ -272,15 +291,3 @@ def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np
     """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
     lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
     return lengths[0] / lengths[1] if lengths[1] else 0.0
-
-
-@torch.no_grad()
-def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
-    """Give the task's metric on a test split, through the cut without a codec."""
-    head.eval()
-    tail.eval()
-    total = 0.0
-    for first in range(0, len(test.targets), EVALUATION_BATCH):
-        inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        total += float(task.score(tail(head(inputs)), targets).sum())
-    return total / len(test.targets)

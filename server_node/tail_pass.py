@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -66,6 +67,38 @@ def learning(tail: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
 
 
+class AddedUp(msgspec.Struct, frozen=True):
+    """What the step under way has added up.
+
+    Attributes:
+        at_parameters: gradients at the tail's parameters, None where there is none; empty between two steps.
+        weight: of the samples together; with the rule mean.
+        of_clients: of each client the sum over its samples, and their weight; with other rules.
+        greatest_loss: of each client.
+    """
+
+    at_parameters: list[Tensor | None]
+    weight: float
+    of_clients: dict[str, tuple[Tensor, float]]
+    greatest_loss: dict[str, float]
+
+
+class TailState(msgspec.Struct, frozen=True):
+    """What the server has that is not made from the scenario.
+
+    Attributes:
+        head: its parameters and buffers.
+        tail: the same.
+        gradients: of the step under way.
+        unsound: clients whose numbers were refused in this step for their size; reason and detail of each.
+    """
+
+    head: list[Tensor]
+    tail: list[Tensor]
+    gradients: AddedUp
+    unsound: dict[str, tuple[str, str]]
+
+
 class TailGradients:
     """The gradients at the tail's parameters that a step of SGD is made of.
 
@@ -83,6 +116,19 @@ class TailGradients:
         self._weight = 0.0
         self._of: dict[str, tuple[Tensor, float]] = {}  # the sum over a client's samples, and their weight
 
+    def state(self) -> AddedUp:
+        """Give what has been added up; tensors are not copies."""
+        at_parameters = [parameter.grad for parameter in self._tail.parameters() if self._weight]
+        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss)
+
+    def restore(self, state: AddedUp) -> None:
+        """Have added up what a state says."""
+        self._weight, self._of, self.greatest_loss = state.weight, state.of_clients, state.greatest_loss
+        for parameter, gradient in zip(
+            self._tail.parameters(), state.at_parameters, strict=bool(self._weight)
+        ):
+            parameter.grad = gradient
+
     def add(self, group: Passed) -> None:
         """Add batches that went through the tail together; a single one unless the rule is mean."""
         ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
@@ -91,10 +137,11 @@ class TailGradients:
             self.greatest_loss[batch.client] = max(before, float(np.abs(losses).max()))
         pairs = list(zip(learning(self._tail), group.gradients, strict=True))
         if self._rule == "mean":
-            self._weight += group.weight
+            first, self._weight = not self._weight, self._weight + group.weight
             for parameter, gradient in pairs:
                 if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                    added = None if first else parameter.grad
+                    parameter.grad = gradient if added is None else added + gradient
             return
         (batch,) = group.batches
         whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])

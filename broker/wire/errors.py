@@ -7,8 +7,10 @@ class WireError(ValueError):
     Attributes:
         reason: a short stable word for counters and for the Rejected answer, such as "malformed",
             "version", "shape", "range", "not-finite", "too-large".
+        detail: what is wrong, in words.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        self.detail = detail

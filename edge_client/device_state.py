@@ -1,0 +1,40 @@
+"""What a device has that is not made from the scenario; a simulated run keeps it when it is stopped."""
+
+import msgspec
+from torch import Tensor
+
+from broker.wire.messages import Assignment
+
+
+class OutAtServer(msgspec.Struct, frozen=True):
+    """A device in the middle of a round, whose batch is out at the server.
+
+    Attributes:
+        assignment: of the round, with an empty head.
+        step: of the batch.
+        head: its parameters, shape (P,).
+        received: the head that the round began with, shape (P,).
+        trained: samples so far in the round.
+        error_energy: sum of ||z - z~||^2 so far in the round.
+        energy: sum of ||z||^2 so far in the round.
+    """
+
+    assignment: Assignment
+    step: int
+    head: Tensor
+    received: Tensor
+    trained: int
+    error_energy: float
+    energy: float
+
+
+class DeviceState(msgspec.Struct, frozen=True):
+    """What a device has that is not made from the scenario.
+
+    Attributes:
+        lost: what error feedback has to make up for, shape (1, P); None if nothing.
+        out: in the middle of a round; None between two.
+    """
+
+    lost: Tensor | None
+    out: OutAtServer | None
