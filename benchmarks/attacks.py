@@ -40,7 +40,8 @@ from server_node.vocabulary.reports import Fact, RoundReport
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
 from sim.simulation import workers
-from sim.simulation.run import VirtualRun
+from sim.simulation.recorder import Recorder
+from sim.simulation.virtual_run import VirtualRun
 
 CLIENTS = 10
 RULES = ("mean", "clipped_mean", "trimmed_mean", "coordinate_median")
@@ -102,7 +103,7 @@ def accuracy(method: str, rule: str, attack: str, rounds: int, seed: int) -> flo
         if isinstance(fact, RoundReport) and fact.metric is not None:
             scores.append(fact.metric)
 
-    with workers.training(scenario, task, 1) as honest:
+    with workers.training(scenario, task, Recorder(), threads=1) as honest:
         who = replace(honest, devices=[*honest.devices[:-1], hostile(scenario, task, attack)])
         run = VirtualRun(
             scenario, who, clock=clock, ledger=ledger, trace=Trace(client_names(scenario)), report=report

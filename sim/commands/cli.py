@@ -34,6 +34,7 @@ from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
 from sim.live.run import run_here, write_trace
 from sim.network.csv_inputs import check_csv_inputs
+from sim.simulation.moment import standing_of
 from sim.simulation.run import simulate as simulate_scenario
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ Settings = Annotated[
 ]
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
@@ -66,7 +68,7 @@ def run(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")] = False,
+    fresh: Fresh = False,
     takeover: Annotated[
         bool, typer.Option("--takeover", help="Take the run over from a server that is at work or frozen.")
     ] = False,
@@ -107,7 +109,7 @@ def run(
     _tell(loaded, summary, folder, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 @command
 def simulate(
     scenario: Spec,
@@ -116,14 +118,26 @@ def simulate(
     timing_only: Annotated[
         bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
     ] = False,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a scenario in virtual time, over the network, devices and broker that it describes."""
+    """Run a scenario in virtual time, over the network, devices and broker that it describes.
+
+    After Ctrl-C, SIGTERM or a crash the same command goes on, unless it trains nothing: then it begins anew.
+    """
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / f"{loaded.name}-simulated"
+    finished = None if fresh else standing_of(loaded, folder, timing_only=timing_only).finished
+    if finished is not None:
+        summary, words = finished
+        typer.echo(words, err=True)
+        _tell(loaded, summary, folder, as_json=as_json)
+        return
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
-        summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch, stop=stop)
-    _tell(loaded, summary, folder, as_json=as_json)
+        summary = simulate_scenario(
+            loaded, folder, timing_only=timing_only, watch=watch, stop=stop, fresh=fresh
+        )
+    _tell(loaded, summary, folder, as_json=as_json, goes_on=not timing_only)
 
 
 @app.command()
@@ -162,8 +176,15 @@ def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Wa
     )
 
 
-def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) -> None:
+def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool, goes_on: bool = True) -> None:
     """Tell what a run came to.
+
+    Args:
+        scenario: that ran.
+        summary: of the run.
+        folder: its run folder.
+        as_json: whether to tell it to programs.
+        goes_on: whether the same command would go on with a run that was stopped.
 
     Raises:
         typer.Exit: with the code of the reason, if the run is not complete.
@@ -180,7 +201,10 @@ def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) 
             typer.echo(f"\n{said}")
     if reason == STOPPED:
         rounds = f"{summary['rounds']} of {scenario.training.rounds} rounds"
-        typer.echo(f"stopped after {rounds}; {folder} says what they came to", err=True)
+        command = "goes on" if goes_on else "begins anew"
+        typer.echo(
+            f"stopped after {rounds}; {folder} says what they came to; the same command {command}", err=True
+        )
     if reason != COMPLETE:
         raise typer.Exit(exit_of(reason))
 

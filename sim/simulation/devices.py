@@ -18,7 +18,7 @@ from sim.network.endpoint import Endpoint, Handle
 from sim.network.link import TcpLink, links_of
 from sim.network.shared_link import SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
-from sim.simulation.workers import RunJob
+from sim.simulation.recorder import RunJob
 
 
 class Computer:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,8 +11,10 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from broker.machine.actions import J, R
+from broker.machine.actions import R
 from edge_client.core import ClientJob, ClientResult
+from edge_client.device import Device
+from edge_client.device_state import DeviceState
 from edge_client.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.loading.published import offer_scenario
@@ -21,12 +23,43 @@ from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.training import head_vector, initial_model
 from server_node.tail import Tail
+from server_node.tail_pass import TailState
 from server_node.vocabulary.jobs import TailJob, TailResult
 from server_node.vocabulary.plan import Plan, make_plan
+from sim.simulation.recorder import Recorder, RunJob
 from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
 
-RunJob = Callable[[J], R | Future[R]]
-"""Does a job and gives its result, or a Future of it."""
+
+@dataclass(frozen=True, slots=True)
+class Learners:
+    """Who really trains.
+
+    Attributes:
+        tail: the server's.
+        devices: by client.
+        recorder: hands them their jobs.
+        pool: of threads.
+    """
+
+    tail: Tail
+    devices: Mapping[str, Device]
+    recorder: Recorder
+    pool: ThreadPoolExecutor
+
+    @property
+    def model(self) -> tuple[nn.Module, nn.Module]:
+        """Head and tail of the server."""
+        return self.tail.head, self.tail.tail
+
+    def state(self) -> tuple[TailState, dict[str, DeviceState]]:
+        """Give what all have learned; call it when no job is under way."""
+        states = {client: device.state() for client, device in self.devices.items()}
+        return self.tail.state(), {client: state for client, state in states.items() if state is not None}
+
+    def restore(self, tail: TailState, devices: Mapping[str, DeviceState]) -> None:
+        """Have learned what `state` gave."""
+        self.tail.restore(tail)
+        list(self.pool.map(lambda client: self.devices[client].restore(devices[client]), devices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +71,20 @@ class Workers:
         tail: does the server's jobs.
         devices: do the clients' jobs, in the order of the fleet.
         samples: that each device has.
-        model: head and tail of the server; None when nothing is trained.
+        learners: tail and devices; None when nothing is trained.
     """
 
     plan: Plan
     tail: RunJob[TailJob, TailResult]
     devices: Sequence[RunJob[ClientJob, ClientResult]]
     samples: Sequence[int]
-    model: tuple[nn.Module, nn.Module] | None
+    learners: Learners | None
 
 
 @contextmanager
-def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iterator[Workers]:
+def training(
+    scenario: Scenario, task: Task, recorder: Recorder, threads: int | None = None
+) -> Iterator[Workers]:
     """Train for real; devices that work at the same virtual time do so in parallel, on a pool of threads.
 
     The result of a job depends on its device alone, so it does not matter when the job is really done.
@@ -57,6 +92,7 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
     Args:
         scenario: what to run.
         task: its task.
+        recorder: hands jobs to the threads.
         threads: how many devices at the same time; as many as there are cores if None.
 
     Raises:
@@ -72,15 +108,11 @@ def training(scenario: Scenario, task: Task, threads: int | None = None) -> Iter
         worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, map_batches=pool.map)
         yield Workers(
             plan,
-            _on(own, worker.run),
-            [_on(pool, device.run) for device in devices.values()],
+            recorder.on(own, worker.run),
+            [recorder.on(pool, device.run) for device in devices.values()],
             [device.samples for device in devices.values()],
-            (head, tail),
+            Learners(worker, devices, recorder, pool),
         )
-
-
-def _on(pool: ThreadPoolExecutor, run: Callable[[J], R]) -> RunJob[J, R]:
-    return lambda job: pool.submit(run, job)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from broker.transports.memory import MemoryBroker
 from scenarios.schema.scenario import Scenario
 from server_node.vocabulary.ledger import FLOWS, Ledger
 from server_node.vocabulary.reports import Dropped, Fact
-from sim.simulation.run import STANDSTILL_S, simulate
+from sim.simulation.run import simulate
+from sim.simulation.virtual_run import STANDSTILL_S
 from tests.helpers import final_score, small_scenario
 from tests.live.test_live import run as run_live
 

@@ -1,0 +1,218 @@
+"""A whole run in virtual time: the state machines of a live run, over a modelled network.
+
+No protocol decision is made here. sim.simulation.driver drives the state machines, sim.network.broker carries
+their messages, and here jobs take the time that the scenario gives to device and server.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+from broker.exits import STOPPED
+from broker.machine.actions import ComputeDone, Online, Received, StopAsked
+from broker.stopping import Stop
+from broker.wire.messages import Activations, Hello
+from edge_client.core import ClientCore, ProtocolWarning
+from edge_client.observer import log_warning
+from scenarios.schema.links import link_of
+from scenarios.schema.network import FleetGroup
+from scenarios.schema.scenario import Scenario
+from server_node.protocol.core import ServerCore
+from server_node.vocabulary.jobs import CloseRound, TailJob, TailResult, TailStep, TailUpdate
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import Fact, RoundReport
+from sim.chrome_trace import SERVER, Trace
+from sim.network.availability import presence
+from sim.network.broker import VirtualBroker
+from sim.network.clock import Clock
+from sim.network.csv_inputs import Interval
+from sim.network.endpoint import Endpoint, NetworkStats
+from sim.network.link import links_of
+from sim.simulation.devices import group_of_each, make_computer, make_endpoints
+from sim.simulation.driver import Actor
+from sim.simulation.workers import Workers, settled
+
+STANDSTILL_S = 7 * 86_400.0
+"""Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
+
+
+class VirtualRun:
+    """A server, a broker and a fleet in virtual time.
+
+    Args:
+        scenario: fleet and network.
+        who: does the jobs.
+        clock: virtual time.
+        ledger: counts the messages.
+        trace: takes the spans.
+        report: hears the facts of the server's state machine; what devices warn of is logged.
+        remember: hears them instead while the run is repeated, and devices are not heard.
+
+    Attributes:
+        events: that have happened.
+        rounds: that have ended.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        who: Workers,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        trace: Trace,
+        report: Callable[[Fact], None],
+        remember: Callable[[Fact], None] = lambda _fact: None,
+    ) -> None:
+        self._clock = clock
+        self._trace = trace
+        self._tail = who.tail
+        self._model = scenario.network.server
+        self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
+        self._report = report
+        self._remember = remember
+        self._repeats = False
+        self.events = self.rounds = 0
+        endpoints = make_endpoints(scenario, clock, trace)
+        server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
+        self._broker = VirtualBroker(
+            clock,
+            scenario.network.broker,
+            run=who.plan.run,
+            endpoints=endpoints,
+            server_up=server_up,
+            server_down=server_down,
+            trace=trace,
+            packet_bytes=who.plan.packet_bytes,
+        )
+        self._broker.to_server = self._arrived
+        core = ServerCore(who.plan, ledger)
+        self._server = Actor(clock, core, self._broker.publish_from_server, self._compute, self._on_report)
+        clock.at(0.0, self._server.feed, Online())
+        clock.at(STANDSTILL_S, self._watchdog, 0)
+        for number, group in enumerate(group_of_each(scenario)):
+            endpoint = endpoints[who.plan.clients[number]]
+            self._add_device(endpoint, group, scenario, who, number)
+
+    @property
+    def network_stats(self) -> NetworkStats:
+        """What the network did."""
+        return self._broker.network_stats
+
+    @property
+    def now_s(self) -> float:
+        """Virtual time."""
+        return self._clock.now
+
+    @property
+    def reason(self) -> str | None:
+        """Why the server is done; None while it is not."""
+        return self._server.reason
+
+    def to_its_end(self, stop: Stop, between: Callable[[bool], None] = lambda _stops: None) -> str:
+        """Let time pass until the server is done, or somebody stops it; say why it ended.
+
+        Args:
+            stop: whether somebody asks to.
+            between: is called after each event; told whether the run stops there.
+        """
+        step = self._clock.step
+        while self._server.reason is None:
+            step()
+            self.events += 1
+            stops = stop.asked  # looked at once: it may be set at any moment
+            between(stops)
+            if stops:
+                self._server.feed(StopAsked(STOPPED))
+        return self._server.reason
+
+    def repeat(self, events: int) -> None:
+        """Let so many events happen again, of which everybody has heard; fewer if the server is done then."""
+        self._repeats = True
+        while self.events < events and self._server.reason is None:
+            self._clock.step()
+            self.events += 1
+        self._repeats = False
+
+    def _on_report(self, fact: Fact) -> None:
+        self.rounds += isinstance(fact, RoundReport)
+        (self._remember if self._repeats else self._report)(fact)
+
+    def _on_warning(self, warning: ProtocolWarning) -> None:
+        if not self._repeats:
+            log_warning(warning)
+
+    def _watchdog(self, rounds: int) -> None:
+        """End a run that has come to a standstill, such as one whose devices have all left for good."""
+        if self.rounds == rounds:
+            self._server.feed(StopAsked(f"no round has ended in {STANDSTILL_S:.0f} virtual seconds"))
+        self._clock.at(self._clock.now + STANDSTILL_S, self._watchdog, self.rounds)
+
+    def _add_device(
+        self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
+    ) -> None:
+        """Give a device its state machine, and let it connect when it is there."""
+        plan, client, samples = who.plan, endpoint.client, who.samples[number]
+        computer = make_computer(
+            client,
+            group,
+            scenario,
+            samples=samples,
+            run=who.devices[number],
+            clock=self._clock,
+            trace=self._trace,
+        )
+        core = ClientCore(
+            plan.run, client, Hello(0, plan.digest, samples, package=plan.package, model=plan.model)
+        )
+        publish = functools.partial(self._broker.publish, endpoint)
+        actor = Actor(self._clock, core, publish, computer.compute, self._on_warning)
+        computer.handle = endpoint.handle = actor.feed
+        self._connect_at(endpoint, presence(group.availability, seed=scenario.seed, client=client))
+
+    def _connect_at(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
+        """Let a device appear and vanish as its intervals say."""
+        for from_s, to_s in intervals:
+            self._clock.at(from_s, self._broker.connect, endpoint)
+            if math.isfinite(to_s):
+                self._clock.at(to_s, self._disconnect, endpoint, intervals)
+            return
+
+    def _disconnect(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
+        self._broker.lose(endpoint)
+        self._connect_at(endpoint, intervals)
+
+    def _arrived(self, received: Received) -> None:
+        if isinstance(received.message, Activations) and self._trace.lane(received.sender) is not None:
+            self._waiting_since_s[received.sender] = self._clock.now
+        self._server.feed(received)
+
+    def _compute(self, job: TailJob) -> None:
+        """Do a job of the server, and let it take its time."""
+        result = self._tail(job)
+        now_s = self._clock.now
+        end_s = now_s + self._seconds(job)
+        self._trace.span(SERVER, type(job).__name__, now_s, end_s)
+        if isinstance(job, TailStep):
+            for client, _, _ in job.batches:
+                lane = self._trace.lane(client)
+                if lane is not None:
+                    self._trace.span(lane, "queue", self._waiting_since_s.get(client, now_s), now_s)
+                    self._trace.span(lane, "tail", now_s, end_s)
+        self._clock.at(end_s, self._computed, job, result)
+
+    def _computed(self, job: TailJob, result: TailResult | Future[TailResult]) -> None:
+        self._server.feed(ComputeDone(job, settled(result)))
+
+    def _seconds(self, job: TailJob) -> float:
+        match job:
+            case TailStep(batches=batches):
+                samples = sum(message.count for _, message, _ in batches)
+                return self._model.tail_batch_s + samples * self._model.tail_sample_s
+            case TailUpdate():
+                return self._model.update_s
+            case CloseRound():
+                return self._model.close_s
+            case _:
+                return 0.0
