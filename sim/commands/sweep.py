@@ -57,7 +57,7 @@ def sweep(
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
     with stop_on_signals() as stop:
         with watching_sweep(len(points), as_json=as_json) as watch:
-            rows = run_sweep(points, folder, mode, pool, watch, stop)
+            rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None)
         if not as_json and rows:
             Console().print(_table(rows, list(points[0].values)))
             typer.echo(f"\nresults in {folder}")

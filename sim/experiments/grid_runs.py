@@ -1,5 +1,6 @@
 """Runs what is missing of a sweep or a study, and keeps the run folders and the rows of the table."""
 
+import shutil
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -14,7 +15,7 @@ from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved
-from sim.experiments.pool import Outcome, PointError, Pool, run_point
+from sim.experiments.pool import RUN_FILES, Outcome, PointError, Pool, run_point
 from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
 
 
@@ -33,6 +34,10 @@ class GridRun(NamedTuple):
         """Name of its run folder."""
         return run_name(self.point, self.mode)
 
+    def unfinished(self, folder: Path) -> Path:
+        """Give the run folder of the point while it is not over, in the folder of a sweep or study."""
+        return folder / f".{self.name}.unfinished"
+
 
 def sweep(
     points: Sequence[GridPoint],
@@ -41,6 +46,8 @@ def sweep(
     pool: Pool,
     watch: Callable[[Row], None] = lambda _row: None,
     stop: Stop | None = None,
+    *,
+    one_disk: bool = True,
 ) -> list[Row]:
     """Run the points that have no finished run in the folder, and keep the table up to date.
 
@@ -51,6 +58,7 @@ def sweep(
         pool: opens what runs points; left alone if none is to be run.
         watch: hears of every point, finished ones first.
         stop: ends the sweep early, cleanly.
+        one_disk: whether those that run points reach the folder; then points go on where they were.
 
     Returns:
         A row per point, in the grid's order; one that failed has an `error`. A sweep that was stopped has
@@ -77,7 +85,7 @@ def sweep(
     if rows:
         write()
     missing = {number: run for number, run in enumerate(runs) if number not in rows}
-    run_missing(missing, folder, pool, collect, stop or Stop())
+    run_missing(missing, folder, pool, collect, stop or Stop(), one_disk=one_disk)
     return [rows[number] for number in sorted(rows)]
 
 
@@ -100,7 +108,8 @@ def run_missing(
     *,
     at_once: int | None = None,
     may_start: Callable[[int], bool] = lambda _number: True,
-    files: Container[str] | None = None,
+    files: Container[str] = RUN_FILES,
+    one_disk: bool = True,
 ) -> None:
     """Run what is missing, in its order, and keep the run folders.
 
@@ -115,12 +124,18 @@ def run_missing(
         stop: what is under way is given up when somebody asks.
         at_once: so many are handed to the pool at a time; all if None.
         may_start: asked of each run when its turn has come; those refused are left out.
-        files: what to keep of a run folder; everything if None.
+        files: what to keep of a run folder.
+        one_disk: see sweep.
     """
     waiting = deque(missing)
 
     def collect_outcome(number: int, outcome: Outcome) -> None:
         collect(number, _row(outcome, missing[number], folder, files))
+
+    def hand_out(executor: Executor, number: int) -> Outcome:
+        run = missing[number]
+        keeps = one_disk and run.mode is Mode.SIMULATE  # the others are quickly made again
+        return _hand_out(executor, run, run.unfinished(folder) if keeps else None)
 
     def next_run() -> int | None:
         """Take the next number that may start from those that wait."""
@@ -132,7 +147,7 @@ def run_missing(
     with suppress(_Stopped):
         while waiting:
             with pool() as executor:
-                lost = _run_on(executor, missing, next_run, collect_outcome, stop, at_once or len(missing))
+                lost = _run_on(executor, hand_out, next_run, collect_outcome, stop, at_once or len(missing))
             if lost:
                 suspect, *others = lost
                 collect_outcome(suspect, lost[suspect])
@@ -141,7 +156,7 @@ def run_missing(
 
 def _run_on(
     executor: Executor,
-    missing: Mapping[int, GridRun],
+    hand_out: Callable[[Executor, int], Outcome],
     next_run: Callable[[], int | None],
     collect: Callable[[int, Outcome], None],
     stop: Stop,
@@ -160,7 +175,7 @@ def _run_on(
     with stop.waking(partial(ended.put, None)):
         while not stop.asked:
             while len(under_way) < at_once and not stop.asked and (number := next_run()) is not None:
-                under_way[number] = _hand_out(executor, missing[number])
+                under_way[number] = hand_out(executor, number)
                 under_way[number].add_done_callback(partial(_put, ended, number))
             if not under_way and not stop.asked:
                 return {}
@@ -184,12 +199,12 @@ def _next_ended(ended: SimpleQueue[int | None]) -> list[int]:
     return [] if number is None else [number]
 
 
-def _hand_out(executor: Executor, run: GridRun) -> Outcome:
+def _hand_out(executor: Executor, run: GridRun, unfinished: Path | None) -> Outcome:
     """Hand a run to a pool; a pool that is broken gives its complaint as any run's outcome."""
     resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     try:
         with children_without_ctrl_c():
-            return executor.submit(run_point, dump_resolved(run.point.scenario), run.mode)
+            return executor.submit(run_point, dump_resolved(run.point.scenario), run.mode, unfinished)
     except BrokenExecutor as error:
         outcome: Outcome = Future()
         outcome.set_exception(error)
@@ -201,8 +216,8 @@ def _is_broken(outcome: Outcome) -> bool:
     return not outcome.cancelled() and isinstance(outcome.exception(), BrokenExecutor)
 
 
-def _row(outcome: Outcome, run: GridRun, folder: Path, files: Container[str] | None) -> Row:
-    """Keep what a worker brought, and give its row."""
+def _row(outcome: Outcome, run: GridRun, folder: Path, files: Container[str]) -> Row:
+    """Keep what a worker brought, and give its row; a point that was lost with its worker can go on."""
     point, name = run.point, run.name
     try:
         brought = outcome.result()
@@ -210,9 +225,8 @@ def _row(outcome: Outcome, run: GridRun, folder: Path, files: Container[str] | N
         return row_of(point, name, None, str(error))
     except Exception as error:  # noqa: BLE001  a lost worker; each kind of pool has its own
         return row_of(point, name, None, f"no result of the worker: {error!r}")
-    write_run_folder(
-        folder / name, {file: text for file, text in brought.items() if files is None or file in files}
-    )
+    write_run_folder(folder / name, {file: text for file, text in brought.items() if file in files})
+    shutil.rmtree(run.unfinished(folder), ignore_errors=True)
     summary = finished(folder / name, dump_resolved(point.scenario))
     wrong = None if summary else "the worker understood the scenario otherwise; has it the same fedlite?"
     return row_of(point, name, summary, wrong)
