@@ -1,7 +1,8 @@
 """Files from which a stopped or killed server goes on: the newest checkpoint, and the one before it.
 
-One holds head, tail, the rows of the rounds so far and the byte ledger. Nothing else is needed: plain SGD
-keeps no state, every random choice is made from the seed and the round, and clients greet a new incarnation.
+One holds head, tail, the rows of the rounds so far, the byte ledger, and what the rule filtered_mean
+remembers of clients. Nothing else is needed: plain SGD keeps no state, every random choice is made from the
+seed and the round, and clients greet a new incarnation.
 
 A checkpoint is a safetensors file. Its header has a checksum of the whole file, computed with zeros in the
 checksum's place: a file in which any bit is another one is not loaded. It is on the disk, not only with the
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from broker.errors import RunError
 from broker.files import atomic_write, writing
+from server_node.aggregation import LossFilter
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
@@ -38,11 +40,13 @@ class Progress(msgspec.Struct, frozen=True):
         settings: of its scenario, see server_node.progress.settings_of.
         rows: one a round, as in metrics.parquet.
         ledger: all bytes and messages so far.
+        filter: of the rule filtered_mean; as it begins with every other rule.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
     ledger: Ledger
+    filter: LossFilter = msgspec.field(default_factory=LossFilter)
 
 
 class DamagedError(Exception):

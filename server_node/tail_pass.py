@@ -4,7 +4,7 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,7 @@ class TailGradients:
 
     def __init__(self, tail: nn.Module, rule: Aggregation) -> None:
         self.greatest_loss: dict[str, float] = {}
+        self._losses: dict[str, tuple[float, int]] = {}  # sum over a client's samples, and their number
         self._tail = tail
         self._rule = rule
         self._weight = 0.0
@@ -89,6 +90,8 @@ class TailGradients:
         for batch, losses in zip(group.batches, np.split(group.losses.numpy(), ends), strict=True):
             before = self.greatest_loss.get(batch.client, 0.0)
             self.greatest_loss[batch.client] = max(before, float(np.abs(losses).max()))
+            total, count = self._losses.get(batch.client, (0.0, 0))
+            self._losses[batch.client] = total + float(losses.sum(dtype=np.float64)), count + len(losses)
         pairs = list(zip(learning(self._tail), group.gradients, strict=True))
         if self._rule == "mean":
             self._weight += group.weight
@@ -100,6 +103,15 @@ class TailGradients:
         whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
         earlier, weight = self._of.get(batch.client, (torch.zeros_like(whole), 0.0))
         self._of[batch.client] = earlier + whole, weight + group.weight
+
+    @property
+    def mean_losses(self) -> dict[str, float]:
+        """The mean loss over the samples of each client whose batches are in it."""
+        return {client: total / count for client, (total, count) in self._losses.items()}
+
+    def leave_out(self, clients: Collection[str]) -> None:
+        """Forget the gradients of some clients; the rule is not mean."""
+        self._of = {client: each for client, each in self._of.items() if client not in clients}
 
     def step(self, lr: float) -> bool:
         """Move the tail against what the rule makes of the gradients; says whether its parameters are finite.
