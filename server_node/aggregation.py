@@ -8,18 +8,34 @@ In split learning the server has seen the samples itself. In FedAvg a client say
 `local_steps` times `batch_size`; each rule says what it does with weights.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from scenarios.schema.scenario import Aggregation, TrimmedMean
+
+log = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 
 DEFAULT_FRACTION = TrimmedMean().fraction
 BLOCK = 65_536
 """Coordinates that are sorted at a time: a block of m vectors is copied, not all of them."""
+
+MEMORY = 0.8
+"""What is left of a client's running ratio after a step; see `LossFilter`."""
+MOST = 2.0
+"""A client whose running ratio is above this is left out."""
+CAP = 4.0
+"""What one step counts at most: a client whose ratio is 1 again is back after at most 5 steps."""
+EASY = 0.25
+"""A median below this share of the first step's counts as that share: where losses are small they differ by
+how hard each client's data are, and who is a little behind is no attacker."""
+FEWEST = 3
+"""Of fewer clients nobody can say which loss is the odd one."""
 
 
 def aggregate(rule: Aggregation, updates: Sequence[Vector], weights: Sequence[float]) -> Vector:
@@ -36,7 +52,7 @@ def aggregate(rule: Aggregation, updates: Sequence[Vector], weights: Sequence[fl
     match rule:
         case "mean":
             return mean(updates, weights)
-        case "clipped_mean":
+        case "clipped_mean" | "filtered_mean":  # of those whom LossFilter has left
             return clipped_mean(updates, weights)
         case "coordinate_median":
             return coordinate_median(updates)
@@ -109,6 +125,59 @@ def coordinate_median(updates: Sequence[Vector]) -> Vector:
         middle = values[(len(updates) - 1) // 2 : len(updates) // 2 + 1]
         result[block] = middle.mean(axis=0, dtype=np.float64)
     return result
+
+
+class LossFilter(msgspec.Struct):
+    """Says whom the rule filtered_mean leaves out: clients whose loss stays far above that of the others.
+
+    At a step of the tail client i has the mean loss l_i over its batches, under the tail as it was before the
+    step; l is the median of the step's clients, and l_0 that of the first step. The running ratio r_i is 1 at
+    first, and then
+
+        r_i <- MEMORY r_i + (1 - MEMORY) min(max(l_i / max(l, EASY l_0), 0), CAP)
+
+    Client i is left out of the step, and of the next average of the heads, while r_i > MOST. What is left is
+    averaged as `clipped_mean`. Whoever is left out goes on sending, so its loss goes on being seen, and it is
+    back once it fits. While fewer than half of a step's clients are hostile, l lies between two honest
+    losses. With fewer than FEWEST clients, or a median that is not above 0, a step says nothing.
+
+    To trust small losses is iterative trimmed loss minimization (Shen, Sanghavi 2019, arXiv 1810.11874), here
+    by client instead of by sample. To judge over many steps follows Karimireddy, He, Jaggi 2021 (arXiv
+    2012.10333): a client that is odd once may be unlucky, one that stays odd is not.
+
+    Attributes:
+        first: l_0; 0 before the first step.
+        ratios: r_i of every client that was seen.
+    """
+
+    first: float = 0.0
+    ratios: dict[str, float] = {}
+
+    def learn(self, losses: Mapping[str, float], where: str) -> set[str]:
+        """Take the losses of a step, one of each client, all finite; give those that are left out of it.
+
+        Args:
+            losses: l_i of each client of the step.
+            where: round and step, for the log, which says who is left out from now on and who no longer is.
+        """
+        before = {client for client in losses if self.leaves_out(client)}
+        median = float(np.median(list(losses.values()))) if len(losses) >= FEWEST else 0.0
+        if median > 0:
+            self.first = self.first or median
+            usual = max(median, EASY * self.first)
+            for client, loss in losses.items():
+                ratio = min(max(loss / usual, 0.0), CAP)
+                self.ratios[client] = MEMORY * self.ratios.get(client, 1.0) + (1 - MEMORY) * ratio
+        now = {client for client in losses if self.leaves_out(client)}
+        for client in sorted(now - before):
+            log.warning("%s: %s is left out, its loss stays far above that of the others", where, client)
+        for client in sorted(before - now):
+            log.warning("%s: %s is not left out any more", where, client)
+        return now
+
+    def leaves_out(self, client: str) -> bool:
+        """Say whether a client is left out at present."""
+        return self.ratios.get(client, 1.0) > MOST
 
 
 def _blocks(size: int) -> list[slice]:

@@ -1,8 +1,9 @@
 """Files from which a stopped or killed server goes on: the newest checkpoint, and the one before it.
 
-That of a live run holds head, tail, the rows of the rounds so far and the byte ledger. Nothing else is
-needed: plain SGD keeps no state, every random choice is made from the seed and the round, and clients greet a
-new incarnation. What that of a simulated run holds is in sim.simulation.moment.
+That of a live run holds head, tail, the rows of the rounds so far, the byte ledger, and what the rule
+filtered_mean remembers of clients. Nothing else is needed: plain SGD keeps no state, every random choice is
+made from the seed and the round, and clients greet a new incarnation. What that of a simulated run holds is
+in sim.simulation.moment.
 
 A checkpoint is a safetensors file. Its header has a checksum of the whole file, computed with zeros in the
 checksum's place: a file in which any bit is another one is not loaded. It is on the disk, not only with the
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
+from server_node.aggregation import LossFilter
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
@@ -39,11 +41,13 @@ class Progress(msgspec.Struct, frozen=True):
         settings: of its scenario, see server_node.progress.settings_of.
         rows: one a round, as in metrics.parquet.
         ledger: all bytes and messages so far.
+        filter: of the rule filtered_mean; as it begins with every other rule.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
     ledger: Ledger
+    filter: LossFilter = msgspec.field(default_factory=LossFilter)
 
 
 Header = TypeVar("Header", bound=msgspec.Struct)

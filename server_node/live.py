@@ -108,6 +108,7 @@ async def serve(
             return finished[0]
         _go_on(folder, standing, head, tail)
         worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=scenario.training)
+        worker.filter = standing.filter
         ledger = standing.ledger
         record = RunFolder(
             folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows

@@ -13,6 +13,7 @@ from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
+from server_node.aggregation import LossFilter
 from server_node.checkpoint import Progress
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
@@ -26,12 +27,14 @@ class Standing:
         rows: of the rounds that are done.
         ledger: of those.
         tensors: head and tail after them; None: the initial ones.
+        filter: see server_node.checkpoint.Progress.
         damaged: a checkpoint that was newer, and what was wrong with it.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     tensors: dict[str, Tensor] | None = None
+    filter: LossFilter = field(default_factory=LossFilter)
     damaged: tuple[str, ...] = ()
 
 
@@ -48,7 +51,7 @@ def standing_of(scenario: Scenario, folder: Path) -> Standing:
         return Standing()
     progress, tensors, damaged = found
     refuse_others(progress.settings, settings_of(scenario), folder)
-    return Standing(progress.rows, progress.ledger, tensors, tuple(damaged))
+    return Standing(progress.rows, progress.ledger, tensors, progress.filter, tuple(damaged))
 
 
 def over(scenario: Scenario, folder: Path) -> tuple[Summary, str] | None:

@@ -1,6 +1,7 @@
 """Writes checkpoints beside the training: of rounds that are worth one, and the last one at a pause."""
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from torch import Tensor
 
 from broker.errors import RunError
@@ -216,6 +218,7 @@ class Keeper:
 
     def _copy(self, progress: Progress, *, must: bool) -> Future[None]:
         self.tensors = tensors_of(self._worker.head, self._worker.tail)
+        progress = msgspec.structs.replace(progress, filter=copy.deepcopy(self._worker.filter))
         return self._saver.offer(Snapshot(progress, self.tensors), must=must)
 
     def _write(self, snapshot: Snapshot) -> None:

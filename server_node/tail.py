@@ -27,7 +27,7 @@ from scenarios.training import (
     load_module_tensors,
     module_tensors,
 )
-from server_node.aggregation import aggregate
+from server_node.aggregation import LossFilter, aggregate
 from server_node.tail_pass import LARGEST, Batch, TailGradients, TailState, is_sound, send_all
 from server_node.vocabulary.jobs import (
     CloseRound,
@@ -62,6 +62,9 @@ class Tail:
         plan: gives the seed and everybody's codecs.
         training: the scenario's; has the learning rate of the tail's SGD.
         map_batches: `map`, or `executor.map` to decode and encode the batches of a step in parallel.
+
+    Attributes:
+        filter: whom the rule filtered_mean leaves out; no other rule uses it.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Tail:
         self._map_batches = map_batches
         self._rule = training.aggregation
         self._unsound: dict[str, WireError] = {}
+        self.filter = LossFilter()
         self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -106,7 +110,7 @@ class Tail:
         """Give what must be kept; tensors are not copies."""
         head, tail = map(module_tensors, (self.head, self.tail))
         unsound = {client: (why.reason, why.detail) for client, why in self._unsound.items()}
-        return TailState(head, tail, self._gradients.state(), unsound)
+        return TailState(head, tail, self._gradients.state(), unsound, self.filter)
 
     def restore(self, state: TailState) -> None:
         """Be as the tail was that gave a state."""
@@ -114,6 +118,7 @@ class Tail:
         load_module_tensors(self.tail, state.tail)
         self._gradients.restore(state.gradients)
         self._unsound = {client: WireError(*why) for client, why in state.unsound.items()}
+        self.filter = state.filter
 
     def _begin_step(self) -> None:
         """Forget what the step before has added up."""
@@ -192,6 +197,8 @@ class Tail:
         where = f"round {job.round}, step {job.step}"
         if self._is_lost(len(self._gradients.greatest_loss), self._unsound):
             return Diverged(f"{where}: activations_up: {_named(self._unsound)}")
+        if self._rule == "filtered_mean":
+            self._gradients.leave_out(self.filter.learn(self._gradients.mean_losses, where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
         if not self._gradients.step(lr):
             losses = self._gradients.greatest_loss
@@ -228,11 +235,11 @@ class Tail:
             change = self._read_update(client, update)
             if isinstance(change, WireError):
                 refused[client] = change
-            else:
+            elif self._rule != "filtered_mean" or not self.filter.leaves_out(client):
                 received[client], weights[client] = change, weight * update.samples
         too_large = {client: why for client, why in refused.items() if _is_too_large(why)}
         unsound = self._average(received, weights) | too_large
-        if self._is_lost(len(received), unsound):
+        if self._is_lost(len(job.updates) - len(refused | unsound), unsound):
             return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
         metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
         if metric is not None and not np.isfinite(metric):

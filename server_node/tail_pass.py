@@ -4,7 +4,7 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from broker.wire.messages import Activations
 from scenarios.schema.scenario import Aggregation
 from scenarios.seeded import seeded
 from scenarios.training import sgd_step
-from server_node.aggregation import aggregate
+from server_node.aggregation import LossFilter, aggregate
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +75,14 @@ class AddedUp(msgspec.Struct, frozen=True):
         weight: of the samples together; with the rule mean.
         of_clients: of each client the sum over its samples, and their weight; with other rules.
         greatest_loss: of each client.
+        losses: of each client the sum over its samples, and their number.
     """
 
     at_parameters: list[Tensor | None]
     weight: float
     of_clients: dict[str, tuple[Tensor, float]]
     greatest_loss: dict[str, float]
+    losses: dict[str, tuple[float, int]]
 
 
 class TailState(msgspec.Struct, frozen=True):
@@ -91,12 +93,14 @@ class TailState(msgspec.Struct, frozen=True):
         tail: the same.
         gradients: of the step under way.
         unsound: clients whose numbers were refused in this step for their size; reason and detail of each.
+        filter: what the rule filtered_mean remembers of clients.
     """
 
     head: list[Tensor]
     tail: list[Tensor]
     gradients: AddedUp
     unsound: dict[str, tuple[str, str]]
+    filter: LossFilter
 
 
 class TailGradients:
@@ -111,6 +115,7 @@ class TailGradients:
 
     def __init__(self, tail: nn.Module, rule: Aggregation) -> None:
         self.greatest_loss: dict[str, float] = {}
+        self._losses: dict[str, tuple[float, int]] = {}  # sum over a client's samples, and their number
         self._tail = tail
         self._rule = rule
         self._weight = 0.0
@@ -119,11 +124,12 @@ class TailGradients:
     def state(self) -> AddedUp:
         """Give what has been added up; tensors are not copies."""
         at_parameters = [parameter.grad for parameter in self._tail.parameters() if self._weight]
-        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss)
+        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss, self._losses)
 
     def restore(self, state: AddedUp) -> None:
         """Have added up what a state says."""
-        self._weight, self._of, self.greatest_loss = state.weight, state.of_clients, state.greatest_loss
+        self._weight, self._of = state.weight, state.of_clients
+        self.greatest_loss, self._losses = state.greatest_loss, state.losses
         for parameter, gradient in zip(
             self._tail.parameters(), state.at_parameters, strict=bool(self._weight)
         ):
@@ -135,6 +141,8 @@ class TailGradients:
         for batch, losses in zip(group.batches, np.split(group.losses.numpy(), ends), strict=True):
             before = self.greatest_loss.get(batch.client, 0.0)
             self.greatest_loss[batch.client] = max(before, float(np.abs(losses).max()))
+            total, count = self._losses.get(batch.client, (0.0, 0))
+            self._losses[batch.client] = total + float(losses.sum(dtype=np.float64)), count + len(losses)
         pairs = list(zip(learning(self._tail), group.gradients, strict=True))
         if self._rule == "mean":
             first, self._weight = not self._weight, self._weight + group.weight
@@ -147,6 +155,15 @@ class TailGradients:
         whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
         earlier, weight = self._of.get(batch.client, (torch.zeros_like(whole), 0.0))
         self._of[batch.client] = earlier + whole, weight + group.weight
+
+    @property
+    def mean_losses(self) -> dict[str, float]:
+        """The mean loss over the samples of each client whose batches are in it."""
+        return {client: total / count for client, (total, count) in self._losses.items()}
+
+    def leave_out(self, clients: Collection[str]) -> None:
+        """Forget the gradients of some clients; the rule is not mean."""
+        self._of = {client: each for client, each in self._of.items() if client not in clients}
 
     def step(self, lr: float) -> bool:
         """Move the tail against what the rule makes of the gradients; says whether its parameters are finite.

@@ -50,6 +50,11 @@ def _method(scenario: Scenario) -> Iterator[Problem]:
             ("training", "correction", "lambda"),
             "goes with method: split; fedavg sends no activations, there is nothing to correct",
         )
+    if scenario.training.aggregation == "filtered_mean":
+        yield (
+            ("training", "aggregation"),
+            "filtered_mean goes with method: split; with fedavg the server sees no losses: take clipped_mean",
+        )
     for number, group in enumerate(scenario.fleet):
         if device_of(group.device).whole_model_s is None:
             yield (

@@ -111,7 +111,9 @@ def _aggregation_form(value: object) -> str:
 
 
 Aggregation = Annotated[
-    Annotated[Literal["mean", "clipped_mean", "trimmed_mean", "coordinate_median"], Tag("name")]
+    Annotated[
+        Literal["mean", "clipped_mean", "filtered_mean", "trimmed_mean", "coordinate_median"], Tag("name")
+    ]
     | Annotated[TrimmedMean, Tag("trimmed")],
     Discriminator(_aggregation_form),
 ]

@@ -74,6 +74,7 @@ METHODS = (
     ("training.local_steps=1",),
     ("training.local_steps=3", f"task.module={FOLDER / 'drifting_task.py'}"),
     ("training.local_steps=2", "training.aggregation=trimmed_mean"),
+    ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
 )
 SAME = ("metrics.parquet", "trace.json", "model.safetensors")

@@ -12,7 +12,13 @@ from hypothesis.extra.numpy import arrays
 from scenarios.schema.scenario import Aggregation, TrimmedMean
 from server_node.aggregation import BLOCK, aggregate, trimmed_mean
 
-NAMES: tuple[Aggregation, ...] = ("mean", "clipped_mean", "trimmed_mean", "coordinate_median")
+NAMES: tuple[Aggregation, ...] = (
+    "mean",
+    "clipped_mean",
+    "filtered_mean",
+    "trimmed_mean",
+    "coordinate_median",
+)
 each_rule = pytest.mark.parametrize("rule", [*NAMES, TrimmedMean(fraction=0.4)], ids=str)
 each_robust_rule = pytest.mark.parametrize("rule", NAMES[1:])
 PEAK = 100.0
@@ -57,7 +63,7 @@ def test_the_order_of_the_clients_does_not_matter(
 ) -> None:
     own = weights[: len(updates)]
     order = np.random.default_rng(seed).permutation(len(updates))
-    if rule not in ("mean", "clipped_mean", "coordinate_median"):
+    if rule == "trimmed_mean" or isinstance(rule, TrimmedMean):
         own = [1.0] * len(updates)  # of equal values with unequal weights any may be the one that is trimmed
     shuffled = of(rule, updates[order], [own[number] for number in order])
     assert shuffled == pytest.approx(of(rule, updates, own), rel=1e-4, abs=1e-3)
@@ -92,7 +98,7 @@ def test_one_outlier_takes_the_mean_anywhere() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "harmless", "fatal"),
-    [("trimmed_mean", 2, 3), ("coordinate_median", 4, 5), ("clipped_mean", 4, 6)],
+    [("trimmed_mean", 2, 3), ("coordinate_median", 4, 5), ("clipped_mean", 4, 6), ("filtered_mean", 4, 6)],
 )
 def test_the_breakdown_point_of_ten_clients(rule: Aggregation, harmless: int, fatal: int) -> None:
     """Honest clients say 1, hostile ones 1e9: as many as are allowed for bound the result, more do not."""

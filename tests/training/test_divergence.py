@@ -1,6 +1,7 @@
 """What one client, or everybody, does wrong in a whole run: the others finish, and the summary names it."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -84,8 +85,13 @@ async def test_a_rate_that_is_far_too_high_ends_as_diverged_with_a_summary_that_
     assert json.loads((tmp_path / "run/summary.json").read_text())["reason"] == summary["reason"]
 
 
-@pytest.mark.parametrize("method", ["split", "fedavg"])
-@pytest.mark.parametrize("rule", ["clipped_mean", "trimmed_mean", "coordinate_median"])
+@pytest.mark.parametrize(
+    ("rule", "method"),
+    [
+        *itertools.product(["clipped_mean", "trimmed_mean", "coordinate_median"], ["split", "fedavg"]),
+        ("filtered_mean", "split"),
+    ],
+)
 def test_every_rule_learns_and_gives_the_same_numbers_each_time(
     tmp_path: Path, rule: str, method: str
 ) -> None:

@@ -217,7 +217,9 @@ def loss_that_needs_two(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs[:, 0] - targets) ** 2 / 2
 
 
-@pytest.mark.parametrize("rule", ["mean", "clipped_mean", "trimmed_mean", "coordinate_median"])
+@pytest.mark.parametrize(
+    "rule", ["mean", "clipped_mean", "filtered_mean", "trimmed_mean", "coordinate_median"]
+)
 def test_a_batch_of_huge_numbers_is_refused_and_the_others_are_as_if_it_had_not_come(
     tmp_path: Path, rule: str
 ) -> None:
