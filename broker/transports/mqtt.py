@@ -13,7 +13,6 @@ import math
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
@@ -67,7 +66,7 @@ class MqttTransport:
 
     Raises:
         BrokerError: from the constructor: not the URL of a broker, or a file without certificates. From
-            entering it: no broker answers, or one refuses us.
+            entering it: no broker answers, or one refuses us, or each one a subscription.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class MqttTransport:
         self._client_id = client_id
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._will = will
-        self._connection, self._abruptly = 0, False
+        self._connection, self._abruptly, self._refused = 0, False, 0
         self._tls = access.context()
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
@@ -98,7 +97,7 @@ class MqttTransport:
         self._slots = asyncio.Semaphore(MAX_PUBLISHES)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._supervisor: asyncio.Task[None] | None = None
-        self._link: _Link | None = None
+        self._link: quirks.Link | None = None
         self._changed = asyncio.Event()  # set while there is a link, and when there will never be one again
         self._ended: str | None = None  # why there will never be a link again
         self._kind: type[BrokerError] = BrokerError  # of the error that says so
@@ -153,7 +152,7 @@ class MqttTransport:
                     self._losses.acknowledged(len(packet))
                     return
 
-    async def _online(self) -> "_Link":
+    async def _online(self) -> quirks.Link:
         while self._link is None:
             if self._ended is not None:
                 raise self._kind(self._ended)
@@ -213,7 +212,7 @@ class MqttTransport:
         reader = asyncio.create_task(self._read(client), name=f"mqtt {self._client_id} reader")
         try:
             await self._subscribe(client, reader)
-            self._go_online(_Link(client, reader))
+            self._go_online(quirks.Link(client, reader))
             return await reader
         finally:
             self._go_offline()
@@ -253,7 +252,13 @@ class MqttTransport:
             return
         codes = await quirks.unless_lost(reader, client.subscribe(self._subscriptions))
         if refused := quirks.refused_topics(self._subscriptions, codes):
-            raise RefusedError(f"{self._address} refuses the subscription to {', '.join(refused)}")
+            words = f"{self._address} refuses the subscription to {', '.join(refused)}"
+            self._refused += 1
+            if not self.stats.connections and self._refused >= len(self._brokers):
+                raise RefusedError(words)
+            if self._refused == 1:  # a cluster that has lost a node refuses for a while
+                log.warning("%s: %s; trying again", self._client_id, words)
+            raise aiomqtt.MqttError(words)
 
     async def _read(self, client: aiomqtt.Client) -> str:
         """Move messages to the inbox until the connection is lost; return why it was."""
@@ -267,8 +272,9 @@ class MqttTransport:
             return quirks.describe_error(error)
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
-    def _go_online(self, link: "_Link") -> None:
+    def _go_online(self, link: quirks.Link) -> None:
         self.stats.connections += 1
+        self._refused = 0
         _waited_for.discard(self._places)
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
@@ -288,11 +294,3 @@ class MqttTransport:
                 log.warning("%s: %s", self._client_id, why)
         self._link = None
         self._early.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """A connection on which every subscription is confirmed."""
-
-    client: aiomqtt.Client
-    reader: asyncio.Task[str]  # ends when the connection is lost

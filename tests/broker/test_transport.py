@@ -261,6 +261,30 @@ async def test_a_refused_subscription_is_a_clear_error() -> None:
             await MqttTransport(url, client_id="a", subscriptions=["x", "secret/x"]).__aenter__()
 
 
+async def test_a_subscription_that_was_served_before_is_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connections = []
+
+    async def refuse_second_and_third(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(b"\x20\x02\x00\x00")
+        await reader.readuntil(b"\x82")
+        await reader.readexactly(1)
+        refused = len(connections) in (2, 3)
+        writer.write(b"\x90\x03" + await reader.readexactly(2) + (b"\x80" if refused else b"\x01"))
+        if refused or len(connections) > 3:
+            await reader.read()
+
+    async with (
+        scripted_broker(refuse_second_and_third) as url,
+        MqttTransport(url, client_id="a", subscriptions=["x"]) as client,
+    ):
+        events = [await anext(client.events()) for _ in range(3)]
+        assert events == [Connected(1), Disconnected(), Connected(4)]
+    assert caplog.text.count("refuses the subscription to x; trying again") == 1
+
+
 async def test_a_broker_that_hangs_up_is_asked_again_until_the_time_is_over() -> None:
     connections = []
 
