@@ -113,12 +113,12 @@ def edge(
         transport = functools.partial(
             MqttTransport, access, packet_bytes=spec.packet_bytes, connect_timeout_s=broker_timeout
         )
-        connect = attentive(transport, access.brokers[0].username)
+        connect = attentive(transport, own.name if own else access.brokers[0].username)
         taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
     else:
         fleet = names = list(dict.fromkeys(client or ()))
         access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=own)
-        user = access.brokers[0].username
+        user = own.name if own else access.brokers[0].username
         transport = functools.partial(MqttTransport, access, connect_timeout_s=broker_timeout)
         taking_part = functools.partial(
             join,

@@ -16,7 +16,7 @@ from broker.console import command
 from broker.errors import RunError
 from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
 from broker.machine.event_log import read_notes
-from broker.options import BrokerOption, CaFileOption, PasswordFileOption, access_from
+from broker.options import CaFileOption, PasswordFileOption, access_from
 from broker.stopping import stop_on_signals
 from broker.transports.access import Access
 from broker.urls import masked
@@ -107,7 +107,9 @@ def run(
     speed_up: Annotated[
         float | None, typer.Option(min=0.01, help="With --shape: link times are divided by this.")
     ] = None,
-    broker: BrokerOption = None,
+    broker: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A broker that runs already, or several.")
+    ] = None,
     ca_file: CaFileOption = None,
     password_file: PasswordFileOption = None,
     as_json: AsJson = False,

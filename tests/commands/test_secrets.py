@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from broker.console import command
-from broker.options import PASSWORD_VARIABLE, access_from
+from broker.options import BROKER_VARIABLE, PASSWORD_VARIABLE, access_from
 from broker.servers.spawn import local_broker
 from scenarios.loading.load import dump_resolved, load_scenario
 from sim.commands.cli import app
@@ -130,6 +130,11 @@ def test_a_password_comes_from_the_nearest_place_that_has_one(
     assert password(password_file=file) == "of the file"
     assert password("mqtt://dev:own@h", password_file=file) == "own"
     assert password("mqtt://h") is None
+
+
+def test_the_environment_does_not_send_a_run_of_this_machine_elsewhere() -> None:
+    assert BROKER_VARIABLE in CliRunner().invoke(app, ["edge", "--help"], terminal_width=200).output
+    assert BROKER_VARIABLE not in CliRunner().invoke(app, ["run", "--help"], terminal_width=200).output
 
 
 @pytest.mark.slow
