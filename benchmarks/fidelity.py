@@ -186,7 +186,14 @@ def live(setting: Setting, scenario: Path, folder: Path) -> list[float]:
     in_broker = ["ip", "netns", "exec", broker_namespace(), FEDLITE]
     log_file = folder / "log"
     with ExitStack() as stack:
-        broker = ["broker", "--kind=mosquitto", "--host=0.0.0.0", f"--port={PORT}", f"--folder={folder}/mq"]
+        broker = [
+            "broker",
+            "--kind=mosquitto",
+            "--host=0.0.0.0",
+            "--anonymous",
+            f"--port={PORT}",
+            f"--folder={folder}/mq",
+        ]
         stack.enter_context(started([*in_broker, *broker], log_file))
         wait_for_broker()
         options = [f"--broker=mqtt://127.0.0.1:{PORT}", f"--out={folder}/live"]

@@ -15,6 +15,7 @@ import typer
 from broker.errors import UserError
 from broker.exits import Exit
 from broker.stopping import STOPPED, Stop, stop_on_signals
+from broker.urls import masked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,13 +75,17 @@ REPORT_TO = "this is a bug in fedlite, please report it with the lines above and
 def command(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a command: set up logging to standard error, and decide how errors are shown.
 
+    In no line of either is the password of a URL.
+
     A UserError is shown as one line without a traceback, and the exit code is its own. Any other exception is
     a bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
     """
 
     @functools.wraps(function)
     def told(*args: P.args, **kwargs: P.kwargs) -> T:
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         try:
             return function(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -91,14 +96,21 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
         except Exception as error:
             mistakes = _mistakes(error)
             if mistakes is None:
-                traceback.print_exception(error)
+                print(masked("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201
                 print(f"error: {REPORT_TO}", file=sys.stderr)  # noqa: T201  the command line's last word
                 raise SystemExit(Exit.BUG) from error
             for line in dict.fromkeys(line for mistake in mistakes for line in str(mistake).splitlines()):
-                print(f"error: {line}", file=sys.stderr)  # noqa: T201  the command line's last word
+                print(f"error: {masked(line)}", file=sys.stderr)  # noqa: T201  the command line's last word
             raise SystemExit(mistakes[0].exit) from error
 
     return told
+
+
+class _Masked(logging.Formatter):
+    """Writes no password of a URL, whoever logs it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 def _mistakes(error: BaseException) -> list[UserError] | None:

@@ -51,6 +51,39 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+PRIVATE_FOLDER, PRIVATE_FILE, PUBLIC_FILE = 0o700, 0o600, 0o644
+"""Modes: for the owner alone, and for everybody to read."""
+
+
+def write_file(file: Path, content: bytes, *, mode: int = PRIVATE_FILE, durable: bool = False) -> None:
+    """Write a small file whole or not at all; it never has a wider mode than `mode`, not even for a moment.
+
+    Args:
+        file: is replaced if it is there; its folder must exist.
+        content: all of it.
+        mode: of the file.
+        durable: see atomic_write.
+
+    Raises:
+        OSError: the file was not written.
+    """
+    with atomic_write(file, durable=durable) as part:
+        part.unlink(missing_ok=True)  # left behind by a crash, perhaps with another mode
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as output:
+            output.write(content)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter; one that is there becomes such a folder.
+
+    Raises:
+        OSError: it cannot be made, or is another's.
+    """
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    folder.chmod(PRIVATE_FOLDER)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Tell a person, who can mend it, when something below `path` cannot be written.

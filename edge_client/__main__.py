@@ -15,9 +15,12 @@ from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
+from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.transports.mqtt import MqttTransport
+from edge_client.bundle import own_bundle, own_settings
 from edge_client.joining import join
 from edge_client.live import host
+from edge_client.silence import attentive
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.network import tell_names
@@ -53,10 +56,10 @@ def _say(line: str) -> None:
 
 @command
 def edge(
-    broker: Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")],
     scenario: Annotated[
         str, typer.Argument(help="Scenario file, or a shipped one's name; without it the server tells.")
     ] = "",
+    broker: BrokerOption = None,
     client: Annotated[
         list[str] | None, typer.Option(help="A client that lives here, by name; may be given several times.")
     ] = None,
@@ -68,9 +71,9 @@ def edge(
     task_module: Annotated[
         str, typer.Option(help="This device's own task: a Python file, or an importable module.")
     ] = "",
-    ca_file: Annotated[
-        Path | None, typer.Option(help="Certificate authority of an mqtts broker, PEM.")
-    ] = None,
+    bundle: BundleOption = None,
+    ca_file: CaFileOption = None,
+    password_file: PasswordFileOption = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads for the mathematics; default: one per core.")
     ] = None,
@@ -84,10 +87,18 @@ def edge(
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
 
-    Start it before or after broker and server; it waits for both, and comes back by itself when the
-    connection was lost. While the run is paused it waits, too. Without a scenario it needs --run and
-    --client, and takes the scenario that the server publishes. A scenario that is given must be the server's.
+    With --bundle it is the device of that bundle. Start it before or after broker and server; it waits for
+    both, and comes back by itself when the connection was lost. While the run is paused it waits, too.
+    Without a scenario it needs --run and --client, or a bundle that names them, and takes the scenario that
+    the server publishes. A scenario that is given must be the server's.
     """
+    own = own_bundle(bundle, [*(client or ()), *filter(None, clients.split(","))]) if bundle else None
+    if own is not None:
+        client, run = [own.name], run or own.run
+        task_module, settings = task_module or own.task_module, [*own_settings(own), *(settings or ())]
+        clients = ""
+        if not run and not scenario:
+            raise RunError(f"{bundle} names no run: give --run NAME")
     if not scenario and (not run or not client or clients):
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
@@ -98,22 +109,22 @@ def edge(
         fleet = client_names(loaded)
         names = pick(fleet, clients or ",".join(client or ["all"]))
         spec = loaded.broker
-        connect = functools.partial(
-            MqttTransport,
-            broker,
-            ca_file=ca_file or spec.ca_file,
-            packet_bytes=spec.packet_bytes,
-            connect_timeout_s=broker_timeout,
+        access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=own, spec=spec)
+        transport = functools.partial(
+            MqttTransport, access, packet_bytes=spec.packet_bytes, connect_timeout_s=broker_timeout
         )
+        connect = attentive(transport, own.name if own else access.brokers[0].username)
         taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
     else:
         fleet = names = list(dict.fromkeys(client or ()))
-        connect = functools.partial(MqttTransport, broker, ca_file=ca_file, connect_timeout_s=broker_timeout)
+        access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=own)
+        user = own.name if own else access.brokers[0].username
+        transport = functools.partial(MqttTransport, access, connect_timeout_s=broker_timeout)
         taking_part = functools.partial(
             join,
-            connect,
-            connect_for=lambda published: functools.partial(
-                connect, packet_bytes=published.broker.packet_bytes
+            attentive(transport, user),
+            connect_for=lambda published: attentive(
+                functools.partial(transport, packet_bytes=published.broker.packet_bytes), user
             ),
             run=run,
             names=names,

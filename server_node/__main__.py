@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from broker.console import command, run_until_stopped
+from broker.errors import RunError
 from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, STOPPED, SUPERSEDED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
+from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
+from broker.provisioning.bundle import read_bundle
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse
@@ -25,10 +28,13 @@ JOURNAL = "journal.json"
 @command
 def server(
     scenario: Annotated[str, typer.Argument(help="Scenario file, or the name of a shipped one.")],
-    broker: Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")],
+    broker: BrokerOption = None,
     run: Annotated[str, typer.Option(help="Name of the run; the scenario's name if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/NAME if not given.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+    ca_file: CaFileOption = None,
+    password_file: PasswordFileOption = None,
+    bundle: BundleOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")] = False,
     takeover: Annotated[
         bool, typer.Option("--takeover", help="Take the run over from a server that is at work or frozen.")
@@ -44,15 +50,18 @@ def server(
     """
     loaded = load_scenario(scenario, settings or ())
     rehearse(loaded)
-    name = run or loaded.name
+    member = read_bundle(bundle, "server") if bundle else None
+    name = run or (member.name if member else loaded.name)
+    if member is not None and name != member.name:
+        raise RunError(
+            f"{bundle} is the bundle of run {member.name!r}, not of {name!r}: `fedlite fleet allow {name}` "
+            "makes one"
+        )
     folder = out or Path("runs") / name
     spec = loaded.broker
+    access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=member, spec=spec)
     connect = functools.partial(
-        MqttTransport,
-        broker,
-        ca_file=spec.ca_file,
-        packet_bytes=spec.packet_bytes,
-        connect_timeout_s=broker_timeout,
+        MqttTransport, access, packet_bytes=spec.packet_bytes, connect_timeout_s=broker_timeout
     )
     serving = functools.partial(
         serve, loaded, connect, run=name, folder=folder, fresh=fresh, takeover=takeover

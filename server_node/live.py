@@ -22,7 +22,8 @@ from broker.transports.base import Connect, Event, Transport, TransportStats, Wi
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
-from scenarios.schema.scenario import BrokerSpec, Scenario
+from scenarios.schema.broker import BrokerSpec
+from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint

@@ -54,7 +54,8 @@ WITHIN: dict[
         "codecs": {"wire"},
         "transports": {"wire"},
         "machine": {"wire", "transports"},
-        "servers": {"wire"},
+        "servers": {"wire", "provisioning"},
+        "provisioning": {"wire", "transports"},
     },
     "scenarios": {
         "schema": set(),
@@ -109,7 +110,7 @@ def test_rooms_are_small() -> None:
 def test_scenarios_know_no_more_of_the_wire_than_codecs() -> None:
     names = {name for file in (ROOT / "scenarios").rglob("*.py") for name in imports(file)}
     wire = {name for name in names if name.startswith("broker")}
-    assert {name for name in wire if not name.startswith("broker.codecs")} == {"broker.errors"}
+    assert {name for name in wire if not name.startswith("broker.codecs")} == {"broker.errors", "broker.urls"}
 
 
 @pytest.mark.parametrize("path", sorted(PURE))

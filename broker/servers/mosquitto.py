@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 from broker.errors import BrokerError
-from broker.wire.chunks import MAX_PACKET_BYTES
+from broker.provisioning.configuration import PASSWORDS, fleet_config, running_as, settings
 
 _STOP_S = 5.0
 _PLACES = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin"))
-_HEADER_BYTES = 2**16 + 16  # the longest topic, and the rest of the header
 
 
 def find_mosquitto() -> str:
@@ -29,35 +28,37 @@ def find_mosquitto() -> str:
 
 
 def mosquitto_config(host: str, port: int, folder: Path) -> str:
-    """Give the text of a mosquitto.conf: no passwords; what the broker must remember is kept in `folder`."""
-    lines = [
-        f"listener {port} {host}",
-        "allow_anonymous true",
-        "set_tcp_nodelay true",  # without it every round trip takes 40 ms more
-        f"max_packet_size {MAX_PACKET_BYTES + _HEADER_BYTES}",  # who sends more is disconnected
-        "max_inflight_messages 100",
-        "max_queued_messages 20000",  # above its default of 1000, mosquitto drops silently
-        "max_queued_bytes 268435456",  # for each client
-        "persistence true",
-        f"persistence_location {folder.resolve()}/",
-        "autosave_interval 30",
-        "connection_messages false",
-        "log_dest stderr",
-    ]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        lines.append("user root")  # otherwise it changes to a user that cannot write to the folder
+    """Give the text of a mosquitto.conf: it lets everybody in; what it must remember is kept in `folder`."""
+    lines = [f"listener {port} {host}", "allow_anonymous true", *settings(folder.resolve()), *running_as()]
     return "\n".join(lines) + "\n"
 
 
-async def serve_mosquitto(host: str, port: int, folder: Path, stop: asyncio.Event) -> None:
-    """Run mosquitto until `stop` is set; its settings and its data go to `folder`.
+def _config(host: str, port: int, folder: Path, files: Path | None) -> str:
+    if files is None:
+        return mosquitto_config(host, port, folder)
+    by_password = (files / PASSWORDS).is_file()
+    text = fleet_config(files.resolve(), folder.resolve(), port=port, host=host, passwords=by_password)
+    return "".join([text, *(f"{line}\n" for line in running_as())])
+
+
+async def serve_mosquitto(
+    host: str, port: int, folder: Path, stop: asyncio.Event, files: Path | None = None
+) -> None:
+    """Run mosquitto until `stop` is set.
+
+    Args:
+        host: address to listen on.
+        port: TCP port.
+        folder: for its settings and its data.
+        stop: ends it.
+        files: of a fleet's broker; None: it lets everybody in.
 
     Raises:
         BrokerError: mosquitto is missing, or ended by itself and wrote the reason to standard error.
     """
     program = find_mosquitto()
     config = folder / "mosquitto.conf"
-    config.write_text(mosquitto_config(host, port, folder))
+    config.write_text(_config(host, port, folder, files))
     process = await asyncio.create_subprocess_exec(program, "-c", str(config))
     ended = asyncio.create_task(process.wait(), name="mosquitto")
     stopped = asyncio.create_task(stop.wait(), name="stop")

@@ -32,7 +32,15 @@ _CONNACK = b"\x20\x02\x00\x00"
 _DISCONNECT = b"\xe0\x00"
 
 
-def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_closes: bool = False) -> None:
+def run_broker(
+    kind: Kind,
+    *,
+    host: str,
+    port: int,
+    folder: Path,
+    files: Path | None = None,
+    until_stdin_closes: bool = False,
+) -> None:
     """Run a broker in this process until SIGINT or SIGTERM.
 
     Args:
@@ -40,6 +48,7 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
         host: address to listen on.
         port: TCP port.
         folder: where mosquitto keeps its settings and data.
+        files: of a fleet's broker, see broker.provisioning.fleet; None: it lets everybody in.
         until_stdin_closes: also end when standard input is closed.
 
     Raises:
@@ -48,11 +57,12 @@ def run_broker(kind: Kind, *, host: str, port: int, folder: Path, until_stdin_cl
 
     async def serve(stop: asyncio.Event) -> None:
         if kind == "embedded":
-            from broker.servers.embedded import serve_embedded  # noqa: PLC0415  amqtt is slow to import
+            from broker.servers.doors import Doors  # noqa: PLC0415  amqtt is slow to import
+            from broker.servers.embedded import serve_embedded  # noqa: PLC0415
 
-            await serve_embedded(host, port, stop)
+            await serve_embedded(host, port, stop, Doors.of(files) if files else None)
         else:
-            await serve_mosquitto(host, port, folder, stop)
+            await serve_mosquitto(host, port, folder, stop, files)
 
     if kind == "mosquitto":
         with writing(folder):
@@ -92,7 +102,7 @@ def local_broker(kind: Kind, folder: Path, port: int | None = None) -> Iterator[
 
 
 def _start(kind: Kind, folder: Path, port: int) -> subprocess.Popen[bytes]:
-    options = [f"--kind={kind}", f"--host={LOCALHOST}", f"--port={port}", f"--folder={folder}"]
+    options = [f"--kind={kind}", f"--host={LOCALHOST}", f"--port={port}", f"--folder={folder}", "--anonymous"]
     packages = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
     with (folder / "broker.log").open("wb") as output:

@@ -8,6 +8,7 @@ the connection is lost. This is the only module that uses private parts of aiomq
 import asyncio
 import re
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiomqtt
@@ -20,6 +21,14 @@ T = TypeVar("T")
 _REFUSALS = {133: "client identifier not valid", 134: "bad user name or password", 135: "not authorized"}
 
 _POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection on which every subscription is confirmed."""
+
+    client: aiomqtt.Client
+    reader: asyncio.Task[str]  # ends when the connection is lost
 
 
 async def connect(client: aiomqtt.Client) -> None:

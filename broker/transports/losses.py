@@ -58,7 +58,7 @@ class Losses:
         return self._tell(
             self._after_connecting,
             "soon after it was made",
-            f"another process may use the client id {self.client_id}",
+            f"another process may use the client id {self.client_id}, or the same user or bundle",
         )
 
     def _tell(self, count: int, when: str, why: str) -> str | None:

@@ -12,10 +12,7 @@ import logging
 import math
 import random
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
@@ -24,7 +21,7 @@ import aiomqtt
 
 from broker.errors import BrokerError, RefusedError, UnreachableError
 from broker.transports import aiomqtt_quirks as quirks
-from broker.transports.address import Address, parse_url, tls_context
+from broker.transports.access import Access
 from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
 from broker.transports.inbox import Inbox
 from broker.transports.losses import Losses
@@ -49,7 +46,7 @@ MAX_PUBLISHES = 16
 """Packets sent and not yet acknowledged by the broker; paho would queue what is beyond 20."""
 
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
-_waited_for: set[Address] = set()
+_waited_for: set[str] = set()
 """Addresses of brokers that are not there yet, as far as somebody was told."""
 
 
@@ -57,40 +54,41 @@ class MqttTransport:
     """A client of an MQTT broker. See broker.transports.base.Transport for its methods.
 
     Args:
-        url: mqtt://user:password@host:port, or mqtts:// for TLS.
+        broker: how to get there, or just URLs, see broker.urls. Several brokers are tried in turn, from the
+            first on again after each loss, so that all clients of a run come together at one of them.
         client_id: unique at the broker, which ends the older of two connections with one id.
         subscriptions: topic filters, wildcards allowed.
         will: what the broker says when a connection is lost, by the number of the connection.
-        ca_file: certificates to trust instead of the system's, for mqtts.
         connect_timeout_s: how long to try for the first connection; None: until it stands, and the log says
             that it is waited for. Reconnecting has no limit.
         keepalive_s: see KEEPALIVE_S.
         packet_bytes: largest payload of a packet that is sent; larger messages are cut.
 
     Raises:
-        BrokerError: from the constructor: not the URL of a broker, or no certificates in ca_file. From
-            entering it: no broker answers at the URL, or the broker refuses us.
+        BrokerError: from the constructor: not the URL of a broker, or a file without certificates. From
+            entering it: no broker answers, or one refuses us, or each one a subscription.
     """
 
     def __init__(
         self,
-        url: str,
+        broker: str | Access,
         *,
         client_id: str,
         subscriptions: Sequence[str],
         will: Callable[[int], Will] | None = None,
-        ca_file: Path | None = None,
         connect_timeout_s: float | None = 10.0,
         keepalive_s: int = KEEPALIVE_S,
         packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
         self.stats = TransportStats()
-        self._address = parse_url(url)
+        self._access = access = broker if isinstance(broker, Access) else Access.of(broker)
+        self._brokers, self._next, self._address = access.brokers, 0, access.brokers[0]
+        self._places = " or ".join(map(str, access.brokers))
         self._client_id = client_id
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._will = will
-        self._connection, self._abruptly = 0, False
-        self._tls = tls_context(ca_file) if self._address.tls else None
+        self._connection, self._abruptly, self._refused = 0, False, 0
+        self._tls = access.context()
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
         self._packet_bytes = packet_bytes
@@ -99,7 +97,7 @@ class MqttTransport:
         self._slots = asyncio.Semaphore(MAX_PUBLISHES)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._supervisor: asyncio.Task[None] | None = None
-        self._link: _Link | None = None
+        self._link: quirks.Link | None = None
         self._changed = asyncio.Event()  # set while there is a link, and when there will never be one again
         self._ended: str | None = None  # why there will never be a link again
         self._kind: type[BrokerError] = BrokerError  # of the error that says so
@@ -115,7 +113,7 @@ class MqttTransport:
                 await self._online()
         except TimeoutError:
             await self._leave()
-            raise UnreachableError(f"no MQTT broker at {self._address}: {self._trouble}") from None
+            raise UnreachableError(f"no MQTT broker at {self._places}: {self._trouble}") from None
         except BaseException:
             await self._leave()
             raise
@@ -154,7 +152,7 @@ class MqttTransport:
                     self._losses.acknowledged(len(packet))
                     return
 
-    async def _online(self) -> "_Link":
+    async def _online(self) -> quirks.Link:
         while self._link is None:
             if self._ended is not None:
                 raise self._kind(self._ended)
@@ -184,9 +182,12 @@ class MqttTransport:
                 try:
                     self._trouble = await self._connect_and_read()
                 except aiomqtt.MqttError as error:
-                    self._trouble = quirks.describe_error(error)
-                    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                        raise RefusedError(f"{self._address} is not trusted: {self._trouble}") from error
+                    self._trouble = self._access.explained(quirks.describe_error(error))
+                    self._next += 1
+                else:
+                    self._next = 0
+                if self._tls is not None:
+                    self._tls.check(self._address)
                 log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
                 self._say_that_it_waits()
                 if loop.time() - start_s > longest_s:
@@ -201,13 +202,9 @@ class MqttTransport:
 
     def _say_that_it_waits(self) -> None:
         """Tell once, for all clients of this process, that the broker is not there yet."""
-        if (
-            self._connect_timeout_s is None
-            and not self.stats.connections
-            and self._address not in _waited_for
-        ):
-            _waited_for.add(self._address)
-            log.warning("no MQTT broker at %s yet (%s); waiting for it", self._address, self._trouble)
+        if self._connect_timeout_s is None and not self.stats.connections and self._places not in _waited_for:
+            _waited_for.add(self._places)
+            log.warning("no MQTT broker at %s yet (%s); waiting for it", self._places, self._trouble)
 
     async def _connect_and_read(self) -> str:
         """Connect, and pass messages on until the connection is lost; return why it was."""
@@ -215,7 +212,7 @@ class MqttTransport:
         reader = asyncio.create_task(self._read(client), name=f"mqtt {self._client_id} reader")
         try:
             await self._subscribe(client, reader)
-            self._go_online(_Link(client, reader))
+            self._go_online(quirks.Link(client, reader))
             return await reader
         finally:
             self._go_offline()
@@ -225,6 +222,7 @@ class MqttTransport:
 
     async def _connect(self) -> aiomqtt.Client:
         self._connection += 1
+        self._address = self._brokers[self._next % len(self._brokers)]
         client = aiomqtt.Client(
             self._address.host,
             self._address.port,
@@ -236,7 +234,7 @@ class MqttTransport:
             protocol=aiomqtt.ProtocolVersion.V311,
             timeout=ANSWER_TIMEOUT_S,
             keepalive=self._keepalive_s,
-            tls_context=self._tls,
+            tls_context=self._tls if self._address.tls else None,
             socket_options=_NODELAY,
             logger=_library_log,
         )
@@ -254,7 +252,13 @@ class MqttTransport:
             return
         codes = await quirks.unless_lost(reader, client.subscribe(self._subscriptions))
         if refused := quirks.refused_topics(self._subscriptions, codes):
-            raise RefusedError(f"{self._address} refuses the subscription to {', '.join(refused)}")
+            words = f"{self._address} refuses the subscription to {', '.join(refused)}"
+            self._refused += 1
+            if not self.stats.connections and self._refused >= len(self._brokers):
+                raise RefusedError(words)
+            if self._refused == 1:  # a cluster that has lost a node refuses for a while
+                log.warning("%s: %s; trying again", self._client_id, words)
+            raise aiomqtt.MqttError(words)
 
     async def _read(self, client: aiomqtt.Client) -> str:
         """Move messages to the inbox until the connection is lost; return why it was."""
@@ -268,9 +272,10 @@ class MqttTransport:
             return quirks.describe_error(error)
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
-    def _go_online(self, link: "_Link") -> None:
+    def _go_online(self, link: quirks.Link) -> None:
         self.stats.connections += 1
-        _waited_for.discard(self._address)
+        self._refused = 0
+        _waited_for.discard(self._places)
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
         self._inbox.signal(Connected(self._connection))
@@ -289,11 +294,3 @@ class MqttTransport:
                 log.warning("%s: %s", self._client_id, why)
         self._link = None
         self._early.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """A connection on which every subscription is confirmed."""
-
-    client: aiomqtt.Client
-    reader: asyncio.Task[str]  # ends when the connection is lost

@@ -6,6 +6,7 @@
     fl/2/<run>/down/<client>     server -> one client  Assignment, Gradient, Ask, Released, Welcome, Rejected
     fl/2/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate, Progress
     fl/2/<run>/status/<client>   client -> server      Status, retained; the client's last will
+    fl/2/<run>/watch/...         server -> observers   JSON, retained; no part of the protocol
 
 The second level is the protocol's version. Clients listen to the state of all versions, and the server to the
 status of all, so that each side can say that the other speaks another version.
@@ -84,6 +85,16 @@ def status(run: str, client: str) -> str:
     return f"{_ROOT}/{run}/status/{client}"
 
 
+def every_status(run: str) -> str:
+    """Filter for the presence of all clients in all versions of the protocol."""
+    return f"fl/+/{run}/status/+"
+
+
+def watch(run: str) -> str:
+    """Filter for what a server tells of its run to people and scripts."""
+    return f"{_ROOT}/{run}/watch/#"
+
+
 def client_subscriptions(run: str, client: str) -> list[str]:
     """What a client listens to."""
     return [every_state(run), down(run, client)]
@@ -91,7 +102,7 @@ def client_subscriptions(run: str, client: str) -> list[str]:
 
 def server_subscriptions(run: str) -> list[str]:
     """What the server listens to."""
-    return [up(run, "+"), f"fl/+/{run}/status/+", state(run), server(run)]
+    return [up(run, "+"), every_status(run), state(run), server(run)]
 
 
 def parse(topic: str) -> TopicParts:

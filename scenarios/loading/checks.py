@@ -4,16 +4,16 @@ No data are read.
 """
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import torch
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.base import Key
+from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import device_of
 from scenarios.schema.flows import unfit_codecs
 from scenarios.schema.network import taken_names, unknown_access_points
-from scenarios.schema.scenario import BrokerSpec, Buffered, Deadline, Dirichlet, OverSelect, Scenario
+from scenarios.schema.scenario import Buffered, Deadline, Dirichlet, OverSelect, Scenario
 from scenarios.task import Task
 from scenarios.tasks import task_of
 
@@ -76,22 +76,14 @@ def _stragglers(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _broker(broker: BrokerSpec) -> Iterator[Problem]:
-    key = ("broker", "url")
     if (broker.kind == "url") != (broker.url is not None):
-        yield key, "goes with kind: url, and that needs it"
+        yield ("broker", "url"), "goes with kind: url, and that needs it"
         return
-    scheme = ""
-    if broker.url is not None:
-        try:
-            parts = urlsplit(broker.url)
-            scheme = parts.scheme
-            fits = scheme in {"mqtt", "mqtts"} and parts.hostname and parts.port != 0
-        except ValueError:  # not a number, or out of range
-            fits = False
-        if not fits:
-            yield key, f"must be like mqtt://host[:port] or mqtts://host[:port], not '{broker.url}'"
-    if broker.ca_file is not None and scheme != "mqtts":
+    brokers = broker.url or ()
+    if broker.ca_file is not None and not any(address.tls for address in brokers):
         yield ("broker", "ca_file"), "goes with an mqtts:// url"
+    if broker.password_file is not None and not any(address.username for address in brokers):
+        yield ("broker", "password_file"), "goes with a url that names a user, as mqtts://user@host"
 
 
 def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from broker.urls import masked_setting
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import locate
 from scenarios.schema.base import Key
@@ -209,7 +210,7 @@ def override(root: Node, assignment: str) -> Node:
         ScenarioError: no such form, or no such list item.
     """
     key, equals, text = assignment.partition("=")
-    label = f"--set {assignment}"
+    label = masked_setting(f"--set {assignment}")
     if not equals or not is_key_path(key):
         raise ScenarioError(f"{label}: must be like training.cohort=5")
     return put(root, key, parse(text, label, Path(), numbered=False))

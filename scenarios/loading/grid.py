@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker.urls import masked, masked_setting
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
 from scenarios.loading.document import Node
@@ -66,7 +67,13 @@ def load_grid(
 def _point(root: Node, nodes: dict[str, Node]) -> GridPoint:
     for key_path, node in nodes.items():
         root = document.put(root, key_path, node)
-    return GridPoint({key_path: node.plain() for key_path, node in nodes.items()}, check(root))
+    values = {key_path: _shown(key_path, node) for key_path, node in nodes.items()}
+    return GridPoint(values, check(root))
+
+
+def _shown(key_path: str, node: Node) -> Any:
+    """Give a value as it may stand in results: of the broker's keys without a password."""
+    return masked(str(node.plain())) if key_path.split(".", maxsplit=1)[0] == "broker" else node.plain()
 
 
 def _axes(swept: Node) -> dict[str, list[Node]]:
@@ -87,7 +94,7 @@ def _axes(swept: Node) -> dict[str, list[Node]]:
 def _axis(assignment: str) -> dict[str, list[Node]]:
     """Give the values in a text like training.cohort=5,10."""
     key_path, equals, text = assignment.partition("=")
-    label = f"--grid {assignment}"
+    label = masked_setting(f"--grid {assignment}")
     if not equals or not text or not document.is_key_path(key_path):
         raise ScenarioError(f"{label}: must be like training.cohort=5,10")
     return {key_path: document.parse(f"[{text}]", label, Path(), numbered=False).value}

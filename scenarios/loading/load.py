@@ -102,7 +102,7 @@ def dump_resolved(scenario: Scenario) -> str:
 
 
 def _with_absolute_paths(root: Node) -> Node:
-    keys: set[Key] = {("task", "path"), ("broker", "ca_file")}
+    keys: set[Key] = {("task", "path"), ("broker", "ca_file"), ("broker", "password_file")}
     keys |= {("fleet", document.EACH, part, "file") for part in ("slowdown", "availability")}
     task = root.plain().get("task")
     module = task.get("module") if isinstance(task, dict) else None

@@ -12,7 +12,8 @@ from pathlib import Path
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
 from scenarios.loading.load import check, dump_resolved
-from scenarios.schema.scenario import BrokerSpec, Scenario
+from scenarios.schema.broker import BrokerSpec
+from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
 
 log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag
 
+from broker.urls import Address
 from scenarios.errors import suggestion
 
 Key = tuple[str | int, ...]
@@ -41,6 +42,8 @@ def _plain(value: Any) -> Any:
     match value:
         case BaseModel():
             return without_defaults(value)
+        case Address():
+            return value.without_password
         case _ if is_dataclass(value):  # a codec
             said = ((each.name, each.default, getattr(value, each.name)) for each in fields(value))
             return {name: _plain(own) for name, usual, own in said if name == "codec" or own != usual}

@@ -15,6 +15,7 @@ from scenarios.schema.base import (
     PositiveInt,
     without_defaults,
 )
+from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.flows import Flows
 from scenarios.schema.network import FleetGroup, Network, names_of
 
@@ -208,36 +209,6 @@ class Buffered(_Stragglers):
 
 
 Stragglers = Annotated[WaitAll | Deadline | OverSelect | Buffered, Field(discriminator="policy")]
-
-
-class BrokerSpec(Part):
-    """The MQTT broker of a live run."""
-
-    kind: Literal["embedded", "mosquitto", "url"] = Field(
-        default="embedded",
-        description="embedded: in this process; mosquitto: started beside it; url: one that runs already",
-    )
-    url: str | None = Field(
-        default=None, description="mqtt://host[:port] or mqtts://host[:port], for kind url"
-    )
-    ca_file: Path | None = Field(default=None, description="certificate authority of an mqtts broker, PEM")
-    packet_bytes: Annotated[int, Field(ge=4096, le=128_000)] = Field(
-        default=128_000,
-        description="largest payload of an MQTT packet, larger messages are cut; for brokers that take less",
-    )
-    client_id: Literal["{run}-{name}", "{name}"] = Field(
-        default="{run}-{name}",
-        description="MQTT client identifiers; {name} alone for brokers that tie them to the user's name",
-    )
-
-    @property
-    def is_named_by_user(self) -> bool:
-        """Whether the client id is the name alone, for brokers that tie it to the user."""
-        return self.client_id == "{name}"
-
-    def client_id_of(self, run: str, name: str) -> str:
-        """Give the MQTT client identifier of a client, or of the server, whose name is "server"."""
-        return self.client_id.format(run=run, name=name)
 
 
 class Scenario(Part):

@@ -1,20 +1,25 @@
 """The command `fedlite`."""
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from broker.__main__ import main as broker
 from broker.console import command
 from broker.errors import RunError
 from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
 from broker.machine.event_log import read_notes
+from broker.options import CaFileOption, PasswordFileOption, access_from
 from broker.stopping import stop_on_signals
+from broker.transports.access import Access
+from broker.urls import masked
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
@@ -28,6 +33,7 @@ from server_node.summary import Summary, refusals
 from server_node.vocabulary.reports import Watch
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
+from sim.commands.fleet import app as fleet
 from sim.commands.operate import clear, stop
 from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
@@ -37,7 +43,31 @@ from sim.network.csv_inputs import check_csv_inputs
 from sim.simulation.moment import standing_of
 from sim.simulation.run import simulate as simulate_scenario
 
+
+class _Masked(TyperGroup):
+    """Repeats no password of a URL when it says that a command line cannot be read."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _masking():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _masking():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _masking() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(words := getattr(error, "message", None), str):
+            error.message = masked(words)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Masked,
     help="Split learning over MQTT with clustered activations.",
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +77,7 @@ app = typer.Typer(
 scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
 app.add_typer(scenarios, name="scenarios")
 app.add_typer(data, name="data")
+app.add_typer(fleet, name="fleet")
 
 Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
 Settings = Annotated[
@@ -78,15 +109,23 @@ def run(
     speed_up: Annotated[
         float | None, typer.Option(min=0.01, help="With --shape: link times are divided by this.")
     ] = None,
+    broker: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A broker that runs already, or several.")
+    ] = None,
+    ca_file: CaFileOption = None,
+    password_file: PasswordFileOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine.
+
+    The broker is the scenario's, or the one of --broker, which runs already.
 
     Ctrl-C and SIGTERM pause it: the same command goes on.
     """
     if speed_up and not shape:
         raise RunError("--speed-up is for --shape: it divides the times of links")
     loaded = load_scenario(scenario, settings or ())
+    access = _access(loaded, broker, ca_file, password_file)
     folder = out or Path("runs") / loaded.name
     finished = None if fresh else over(loaded, folder)
     if finished is not None:
@@ -101,12 +140,24 @@ def run(
             folder=folder,
             processes=processes,
             watch=watch,
+            access=access,
             stop=stop,
             fresh=fresh,
             takeover=takeover,
             shape=(speed_up or 1.0) if shape else None,
         )
     _tell(loaded, summary, folder, as_json=as_json)
+
+
+def _access(
+    scenario: Scenario, urls: list[str] | None, ca_file: Path | None, password_file: Path | None
+) -> Access | None:
+    """Give the way to a broker that runs already; None where the scenario's is started here."""
+    if urls or scenario.broker.kind == "url":
+        return access_from(urls, ca_file=ca_file, password_file=password_file, spec=scenario.broker)
+    if ca_file or password_file:
+        raise RunError("--ca-file and --password-file go with --broker, or a scenario with broker.url")
+    return None
 
 
 @app.command(epilog=EPILOG)

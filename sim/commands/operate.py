@@ -15,6 +15,8 @@ from broker.errors import RunError, UnreachableError
 from broker.exits import ENDED
 from broker.machine.actions import Received
 from broker.machine.asyncio_driver import event_of
+from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
+from broker.provisioning.bundle import read_bundle
 from broker.stopping import interrupt_on_signals
 from broker.transports.base import Connect, Frame, Transport
 from broker.transports.mqtt import MqttTransport
@@ -25,17 +27,21 @@ ANSWER_S = 15.0
 """How long a server may take to say that it has stopped."""
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]
-Broker = Annotated[str, typer.Option(help="mqtt://host:port or mqtts://user:password@host:port")]
-CaFile = Annotated[Path | None, typer.Option(help="Certificates to trust, for a private mqtts broker.")]
 
 
 @command
-def stop(run: Run, broker: Broker, ca_file: CaFile = None) -> None:
+def stop(
+    run: Run,
+    broker: BrokerOption = None,
+    ca_file: CaFileOption = None,
+    password_file: PasswordFileOption = None,
+    bundle: BundleOption = None,
+) -> None:
     """End a run for good: its server writes the results and ends, and all edges leave.
 
     To pause a run, stop its server with Ctrl-C or SIGTERM instead; edges wait until it is started again.
     """
-    connect = functools.partial(MqttTransport, broker, ca_file=ca_file)
+    connect = _connect(broker, ca_file, password_file, bundle)
     with interrupt_on_signals():
         typer.echo(asyncio.run(stop_run(connect, topics.check_name(run))))
 
@@ -43,8 +49,10 @@ def stop(run: Run, broker: Broker, ca_file: CaFile = None) -> None:
 @command
 def clear(
     run: Run,
-    broker: Broker,
-    ca_file: CaFile = None,
+    broker: BrokerOption = None,
+    ca_file: CaFileOption = None,
+    password_file: PasswordFileOption = None,
+    bundle: BundleOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also when the state there says that a server is at work.")
     ] = False,
@@ -53,9 +61,17 @@ def clear(
 
     A run of the same name then finds nothing of the earlier one. Run folders are not touched.
     """
-    connect = functools.partial(MqttTransport, broker, ca_file=ca_file)
+    connect = _connect(broker, ca_file, password_file, bundle)
     with interrupt_on_signals():
         typer.echo(asyncio.run(clear_run(connect, topics.check_name(run), force=force)))
+
+
+def _connect(
+    broker: list[str] | None, ca_file: Path | None, password_file: Path | None, bundle: Path | None
+) -> Connect:
+    member = read_bundle(bundle, "operator") if bundle else None
+    access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=member)
+    return functools.partial(MqttTransport, access)
 
 
 async def stop_run(connect: Connect, run: str) -> str:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from broker.errors import RunError
 from broker.exits import ANOTHER_SERVER, SUPERSEDED, Exit
 from broker.files import writing
 from broker.machine.event_log import Journal, Notes, read_notes
+from broker.options import BROKER_VARIABLE, access_from
 from broker.servers.spawn import local_broker
 from broker.stopping import Stop
+from broker.transports.access import Access
 from broker.transports.mqtt import MqttTransport
-from scenarios.loading.load import load_scenario
+from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.live import serve
@@ -47,6 +50,7 @@ def run_here(
     folder: Path,
     processes: int | None,
     watch: Watch,
+    access: Access | None = None,
     stop: Stop | None = None,
     fresh: bool = False,
     takeover: bool = False,
@@ -56,11 +60,12 @@ def run_here(
 
     Args:
         spec: path or name of the scenario, as given.
-        settings: overrides, as given; the edge processes read the same.
+        settings: overrides, as given.
         folder: the run folder; what the other processes say goes to its logs/.
         processes: how many edge processes share the fleet; if None, as many as make one process per core
             together with this one, which is the server.
         watch: hears of rounds as they happen.
+        access: to a broker that runs already; None: the scenario says which.
         stop: pauses the run, cleanly; None: SIGINT and SIGTERM do, while it runs.
         fresh: begin anew, over what the folder has; otherwise go on from its newest good checkpoint.
         takeover: take the run over from a server that is at work.
@@ -83,21 +88,37 @@ def run_here(
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
     journal = Journal(client_names(scenario))
     with ExitStack() as stack:
-        journals = stack.enter_context(tempfile.TemporaryDirectory())
-        url = edge_url = stack.enter_context(_broker(scenario, folder))
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        journals, resolved = private / "journals", private / "scenario.yaml"
+        journals.mkdir()
+        resolved.write_text(dump_resolved(scenario), "utf-8")
+        access = edge_access = access or stack.enter_context(_broker(scenario, folder))
         if shape is not None:
-            log_file = folder / "logs/links.log"
-            links = shaped_links(spec, settings, url, run=scenario.name, speed_up=shape, log_file=log_file)
-            edge_url = stack.enter_context(links)
-            url = edge_url if takes_time(scenario.network.server.link) else url
-        connect = functools.partial(
-            MqttTransport, url, ca_file=scenario.broker.ca_file, packet_bytes=scenario.broker.packet_bytes
-        )
-        options = [f"--broker={edge_url}", *(f"--set={setting}" for setting in settings)]
+            links = shaped_links(
+                resolved,
+                access.brokers,
+                run=scenario.name,
+                speed_up=shape,
+                log_file=folder / "logs/links.log",
+            )
+            edge_access = replace(access, brokers=(stack.enter_context(links),))
+            access = edge_access if takes_time(scenario.network.server.link) else access
+        connect = functools.partial(MqttTransport, access, packet_bytes=scenario.broker.packet_bytes)
+        trust = [f"--ca-file={edge_access.ca_file}"] if edge_access.ca_file else []
         commands = [
-            [sys.executable, "-m", "edge_client", spec, *options, *share, f"--journal={journals}/{number}"]
+            [
+                sys.executable,
+                "-m",
+                "edge_client",
+                str(resolved),
+                *trust,
+                *share,
+                f"--journal={journals}/{number}",
+            ]
             for number, share in enumerate(_shares(scenario.fleet_size, processes))
         ]
+        # A command line can be read by every user of the machine, an environment by its owner alone.
+        environment = os.environ | {BROKER_VARIABLE: " ".join(each.secret for each in edge_access.brokers)}
 
         async def everything(asked: asyncio.Event) -> Summary:
             begun = asyncio.Event()
@@ -118,7 +139,7 @@ def run_here(
             # Clients that come before the server may find the broker's memory of an earlier run, and leave.
             if not await _happens(begun, unless=serving):
                 return serving.result()
-            async with _edges(commands, folder / "logs", asked) as failures:
+            async with _edges(commands, environment, folder / "logs", asked) as failures:
                 summary = await serving
             if len(failures) == len(commands):
                 raise RunError("no edge process is left: " + failures[0])
@@ -127,7 +148,7 @@ def run_here(
         summary = run_until_stopped(everything, stop=stop)
         if summary["reason"] in (SUPERSEDED, ANOTHER_SERVER):
             return summary  # the folder is another server's
-        write_trace(scenario, folder, journal.notes, sorted(Path(journals).iterdir()))
+        write_trace(scenario, folder, journal.notes, sorted(journals.iterdir()))
         return summary
 
 
@@ -159,16 +180,15 @@ def write_trace(scenario: Scenario, folder: Path, server: Notes, edges: Sequence
 
 
 @contextmanager
-def _broker(scenario: Scenario, folder: Path) -> Iterator[str]:
-    """Give the URL of the scenario's broker, started here if it is a local kind."""
+def _broker(scenario: Scenario, folder: Path) -> Iterator[Access]:
+    """Give the way to the scenario's broker, started here if it is a local kind."""
     if scenario.broker.kind == "url":
-        assert scenario.broker.url is not None
-        yield scenario.broker.url
+        yield access_from(None, spec=scenario.broker)
     else:
         data = folder / "broker"
         shutil.rmtree(data, ignore_errors=True)  # mosquitto would remember an earlier run
         with local_broker(scenario.broker.kind, data) as url:
-            yield url
+            yield Access.of(url)
 
 
 def _shares(clients: int, processes: int | None) -> list[list[str]]:
@@ -185,7 +205,9 @@ def _shares(clients: int, processes: int | None) -> list[list[str]]:
 
 
 @asynccontextmanager
-async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> AsyncIterator[list[str]]:
+async def _edges(
+    commands: list[list[str]], environment: dict[str, str], logs: Path, stop: asyncio.Event
+) -> AsyncIterator[list[str]]:
     """Run the edge processes; when the context is left they are asked to leave, all at the same time.
 
     Yields:
@@ -202,7 +224,7 @@ async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> 
 
     try:
         for command, log_file in zip(commands, log_files, strict=True):
-            processes.append(await _start_edge(command, log_file))
+            processes.append(await _start_edge(command, environment, log_file))
         watching = asyncio.create_task(watch())
         try:
             yield failures
@@ -213,11 +235,18 @@ async def _edges(commands: list[list[str]], logs: Path, stop: asyncio.Event) -> 
         await asyncio.gather(*map(_reap, processes))
 
 
-async def _start_edge(command: list[str], log_file: Path) -> asyncio.subprocess.Process:
+async def _start_edge(
+    command: list[str], environment: dict[str, str], log_file: Path
+) -> asyncio.subprocess.Process:
     """Start an edge process that gets no Ctrl-C of ours, and ends when its standard input closes."""
     with log_file.open("wb") as output:
         return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=environment,
         )
 
 

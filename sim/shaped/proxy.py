@@ -14,16 +14,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from broker.console import command, run_until_stopped
 from broker.errors import BrokerError
 from broker.servers.spawn import LOCALHOST
-from broker.transports.address import Address, parse_url
+from broker.urls import Address, parse_url
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
@@ -230,10 +229,9 @@ def main(
     broker: str,
     run: str,
     speed_up: float,
-    settings: Annotated[list[str] | None, typer.Option("--set")] = None,
 ) -> None:
     """Be the proxy; says its port on standard output, and ends when standard input closes."""
-    loaded, address = load_scenario(scenario, settings or ()), parse_url(broker)
+    loaded, address = load_scenario(scenario), parse_url(broker)
 
     async def serve(stop: asyncio.Event) -> None:
         await LinkProxy(loaded, address, run=run, speed_up=speed_up).serve(stop, typer.echo)
@@ -243,28 +241,31 @@ def main(
 
 @contextmanager
 def shaped_links(
-    spec: str, settings: Sequence[str], url: str, *, run: str, speed_up: float, log_file: Path
-) -> Iterator[str]:
+    spec: Path, brokers: Sequence[Address], *, run: str, speed_up: float, log_file: Path
+) -> Iterator[Address]:
     """Run a proxy in a process of its own, for as long as the context lasts.
 
     Args:
-        spec: path or name of the scenario.
-        settings: overrides.
-        url: of the broker.
+        spec: the scenario's file.
+        brokers: the first is the one whose clients it stands between.
         run: name of the run.
         speed_up: link times are divided by it.
         log_file: for what it says.
 
     Yields:
-        The URL for clients.
+        The address for clients.
 
     Raises:
-        BrokerError: it did not start.
+        BrokerError: it did not start, there are several brokers, or it speaks TLS.
     """
-    command_line = [sys.executable, "-m", "sim.shaped.proxy", spec, str(parse_url(url)), run, str(speed_up)]
+    if len(brokers) > 1:
+        raise BrokerError("--shape: stands between clients and one broker; name a single one")
+    if brokers[0].tls:
+        raise BrokerError("--shape: packets inside TLS cannot be told apart; use an mqtt:// broker")
+    command_line = [sys.executable, "-m", "sim.shaped.proxy", str(spec), str(brokers[0]), run, str(speed_up)]
     with log_file.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  our own program
-            [*command_line, *(f"--set={setting}" for setting in settings)],
+            command_line,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -278,8 +279,7 @@ def shaped_links(
             if not port:
                 words = log_file.read_text(errors="replace").strip().splitlines()[-1:]
                 raise BrokerError("\n".join(["the shaped links did not start:", *words]))
-            user, at, _ = urlsplit(url).netloc.rpartition("@")
-            yield f"mqtt://{user}{at}{LOCALHOST}:{port}"
+            yield replace(brokers[0], host=LOCALHOST, port=int(port))
         finally:
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):

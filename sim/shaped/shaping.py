@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.transports.address import parse_url
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link, link_of
 from scenarios.schema.scenario import Scenario
@@ -38,7 +37,7 @@ def check_shape(scenario: Scenario) -> None:
     shaped = any(group.via is not None or takes_time(group.link) for group in scenario.fleet)
     if not shaped and not takes_time(scenario.network.server.link):
         raise ScenarioError(f"--shape: all links of {scenario.name} are 'none'; give the fleet a link")
-    if scenario.broker.url is not None and parse_url(scenario.broker.url).tls:
+    if any(address.tls for address in scenario.broker.url or ()):
         raise ScenarioError("--shape: packets inside TLS cannot be told apart; use an mqtt:// broker")
 
 

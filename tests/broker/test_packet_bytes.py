@@ -14,7 +14,7 @@ from broker.wire import chunks
 from broker.wire.messages import Assignment, Message
 from broker.wire.packing import encoded_bytes
 from scenarios.errors import ScenarioError
-from scenarios.schema.scenario import BrokerSpec
+from scenarios.schema.broker import BrokerSpec
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.ledger import Ledger
 from sim.network.broker import ANSWER_BYTES, _answer_bytes

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 import uvloop
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, RefusedError
 from broker.servers import spawn as local
-from broker.transports.address import Address, parse_url
+from broker.transports.access import Access
 from broker.transports.base import (
     Connected,
     Disconnected,
@@ -25,6 +25,7 @@ from broker.transports.base import (
 from broker.transports.inbox import Inbox, InboxLimits
 from broker.transports.memory import MemoryBroker, matches
 from broker.transports.mqtt import MAX_PUBLISHES, MqttTransport
+from broker.urls import Address, parse_url
 from broker.wire import chunks
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -260,6 +261,30 @@ async def test_a_refused_subscription_is_a_clear_error() -> None:
             await MqttTransport(url, client_id="a", subscriptions=["x", "secret/x"]).__aenter__()
 
 
+async def test_a_subscription_that_was_served_before_is_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connections = []
+
+    async def refuse_second_and_third(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(b"\x20\x02\x00\x00")
+        await reader.readuntil(b"\x82")
+        await reader.readexactly(1)
+        refused = len(connections) in (2, 3)
+        writer.write(b"\x90\x03" + await reader.readexactly(2) + (b"\x80" if refused else b"\x01"))
+        if refused or len(connections) > 3:
+            await reader.read()
+
+    async with (
+        scripted_broker(refuse_second_and_third) as url,
+        MqttTransport(url, client_id="a", subscriptions=["x"]) as client,
+    ):
+        events = [await anext(client.events()) for _ in range(3)]
+        assert events == [Connected(1), Disconnected(), Connected(4)]
+    assert caplog.text.count("refuses the subscription to x; trying again") == 1
+
+
 async def test_a_broker_that_hangs_up_is_asked_again_until_the_time_is_over() -> None:
     connections = []
 
@@ -491,9 +516,9 @@ def tls_mosquitto(mosquitto_program: str, tmp_path: Path) -> Iterator[tuple[str,
 
 async def test_tls_trusts_the_given_certificate_and_no_other(tls_mosquitto: tuple[str, Path]) -> None:
     url, certificate = tls_mosquitto
-    async with MqttTransport(url, client_id="a", subscriptions=["x"], ca_file=certificate) as client:
+    async with MqttTransport(Access.of(url, certificate), client_id="a", subscriptions=["x"]) as client:
         await client.publish("x", bytes(300_000))
         events = client.events()
         assert [type(await anext(events)) for _ in range(2)] == [Connected, Frame]
-    with pytest.raises(BrokerError, match="certificate verify failed"):
-        await MqttTransport(url, client_id="a", subscriptions=[], connect_timeout_s=1).__aenter__()
+    with pytest.raises(RefusedError, match="is not trusted: self-signed certificate"):
+        await MqttTransport(url, client_id="a", subscriptions=[], connect_timeout_s=None).__aenter__()

@@ -178,7 +178,7 @@ async def test_edge_processes_leave_at_the_same_time(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio, "create_subprocess_exec", note)
-        async with _edges(commands, tmp_path, asyncio.Event()) as failures:
+        async with _edges(commands, {}, tmp_path, asyncio.Event()) as failures:
             assert len(started) == 2
     assert [process.returncode for process in started] == [0, 0]
     assert failures == []
@@ -187,6 +187,6 @@ async def test_edge_processes_leave_at_the_same_time(tmp_path: Path) -> None:
 async def test_a_run_without_edge_processes_ends(tmp_path: Path) -> None:
     stop = asyncio.Event()
     broken = [sys.executable, "-c", "raise SystemExit('no data here')"]
-    async with _edges([broken, broken], tmp_path, stop) as failures:
+    async with _edges([broken, broken], {}, tmp_path, stop) as failures:
         await stop.wait()
     assert sorted(failures) == [f"edge-{number} ended with code 1: no data here" for number in (0, 1)]

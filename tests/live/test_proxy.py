@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from broker.errors import BrokerError
-from broker.transports.address import parse_url
 from broker.transports.base import Frame, Transport
 from broker.transports.mqtt import MqttTransport
+from broker.urls import parse_url
 from scenarios.errors import ScenarioError
 from scenarios.schema.scenario import Scenario
 from server_node.vocabulary.ledger import FLOWS

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from broker.codecs import CODECS, Float32, Int8, Pq
+from broker.urls import EXAMPLE
 from scenarios.loading.load import ScenarioError, dump_resolved, load_scenario
 from scenarios.loading.shipped import question, shipped
 from scenarios.schema.flows import AnyCodec
@@ -540,13 +541,19 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("{kind: embedded, url: 'mqtt://b'}", "broker.url: goes with kind: url, and that needs it"),
         (
             "{kind: url, url: 'http://b'}",
-            "broker.url: must be like mqtt://host[:port] or mqtts://host[:port], not 'http://b'",
+            f"broker.url: not the URL of a broker: it must begin with mqtt:// or mqtts://; {EXAMPLE}",
         ),
         (
             "{kind: url, url: 'mqtt://b:99999'}",
-            "broker.url: must be like mqtt://host[:port] or mqtts://host[:port], not 'mqtt://b:99999'",
+            f"broker.url: not the URL of a broker: its port must be a number from 1 to 65535; {EXAMPLE}",
         ),
         ("{kind: url, url: 'mqtt://b', ca_file: ca.pem}", "broker.ca_file: goes with an mqtts:// url"),
+        (
+            "{kind: url, url: 'mqtt://b', password_file: p}",
+            "broker.password_file: goes with a url that names a user, as mqtts://user@host",
+        ),
+        ("{kind: url, url: []}", "broker.url: must be the URL of a broker, or a list of such"),
+        ("{kind: url, url: 5}", "broker.url: must be the URL of a broker, or a list of such"),
         (
             "{kind: ebmedded}",
             "broker.kind: must be embedded, mosquitto or url, not 'ebmedded'; did you mean 'embedded'?",

@@ -1,0 +1,1 @@
+"""Makes what a fleet of one's own needs: certificates or passwords, access list, configuration, bundles."""
