@@ -40,7 +40,7 @@ from broker.codecs import (
     encode_gradient,
 )
 from broker.codecs.base import Matrix
-from broker.codecs.coding.range_coder import encode_codes
+from broker.codecs.coding.neighbour_coder import encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
 from scenarios.loading.load import load_scenario
@@ -144,7 +144,9 @@ def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
     book = cluster(Points(np.concatenate(rows[half:], axis=1)), count, RNG)
     codes = [nearest(Points(each), book)[0] for each in rows[:half]]
     errors = [off(book[0][numbers], each[0]) for numbers, each in zip(codes, rows, strict=False)]
-    return float(np.mean([len(encode_codes(each, count, LINE)) for each in codes])), float(np.mean(errors))
+    return float(
+        np.mean([len(encode_codes(each.reshape(-1, PIXELS), count, LINE)) for each in codes])
+    ), float(np.mean(errors))
 
 
 def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
@@ -159,7 +161,7 @@ def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
         "LZMA without headers": lambda each: len(
             lzma.compress(each.tobytes(), lzma.FORMAT_RAW, filters=lzma_filters)
         ),
-        "ours": lambda each: len(encode_codes(each, count, LINE)),
+        "ours": lambda each: len(encode_codes(each.reshape(-1, PIXELS), count, LINE)),
     }
     for name, way in ways.items():
         yield name, float(np.mean([way(each) for each in codes]))
