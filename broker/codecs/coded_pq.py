@@ -34,7 +34,7 @@ class CodedPq(ClusteringCodec):
 
     Bytes: the codebook, which is the scales a_1 to a_L (see `coding.block_float16`) and the L d / q integers,
     each as i + 7 in 4 bits; and the codes k - 1. The codes are entropy coded, with the codebook's last 512
-    bytes as their seed, where that makes the payload shorter and there are at most 2**18 codes. Else they
+    bytes as their seed, where that makes the payload shorter and there are at most 2**17 codes. Else they
     follow the codebook, packed in ceil(log2 L) bits each, row by row. The payload's length tells which.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 

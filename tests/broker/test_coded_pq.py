@@ -83,7 +83,7 @@ def test_hostile_payloads_are_refused_by_name() -> None:
         (payload(bytes([127]) + book[1:]), "range"),
         (payload(book[:1] + b"\x00\x7e" + book[3:]), "not-finite"),
         (payload(book[:9] + b"\xff" + book[10:]), "range"),
-        (b"\x04" + b"\xff" * 31, "malformed"),
+        (b"\x20" + b"\xff" * 31, "malformed"),
     ):
         with pytest.raises(WireError, match=reason):
             CODEC.decode(wrong, 2, D)

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.coding.neighbour_model import SLOT_BITS, Integers, Model, Order, coding_order
+from broker.codecs.coding.neighbour_model import SLOT_BITS, Integers, Model, Order, SmallCodes, coding_order
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
 Codes = npt.NDArray[np.unsignedinteger[Any]]
 
-MOST_CODES = 2**18
-"""More codes than these are packed instead, since each takes the receiver about 0.15 microseconds."""
+MOST_CODES = 2**17
+"""More codes than these are packed instead, since each takes the receiver 0.1 to 0.2 microseconds."""
 STATE_BITS = 16  # a lane's state is 2**16 to 2**17 - 1
 MODELLED_BITS = 6  # of a code; the bits below are packed as they are
 MOST_LANES = 2**12
 LANES_BITS = 3  # a number of lanes has so many significant bits
-DENSITIES = range(4, 256)  # lanes for 256 codes that follow
+DENSITIES = range(5, 256)  # lanes for 256 codes that follow
 LANE_BITS = 24  # of codes for each lane, more than the 16 it begins with: some codes hold less than the mean
 BYTE_LEVELS = 2**8
 
@@ -100,7 +100,8 @@ def _slots_of(high: Integers, order: Order, levels: int) -> tuple[Integers, Inte
         of_step = numbers[first:end]
         model.bounds.take(of_step, out=lower[first:end])
         model.bounds.take(of_step + 1, out=upper[first:end])
-        model.learn(of_step)
+        model.count(of_step)
+        model.end_step()
         first = end
     return lower - contexts, upper - lower
 
@@ -182,38 +183,37 @@ def decode_codes(
     if not 0 < len(data) <= 4 * n * q + 2 * seed_bytes + 4:
         raise WireError("shape", f"{len(data)} bytes for {n * q} codes")
     if data[0] not in DENSITIES or (len(data) > 1 and data[-1] == 0):
-        raise WireError("malformed", "entropy-coded bytes begin with 4 to 255 and do not end with zero")
+        raise WireError("malformed", "entropy-coded bytes begin with 5 to 255 and do not end with zero")
     order = coding_order(n, q, width)
     high, number = _pop(int.from_bytes(data[1:], "little"), order, high_levels, data[0], seed_bytes)
     if number >> 8 * seed_bytes:
         raise WireError("malformed", "entropy-coded bytes of which something is left over")
-    codes[order.places] = high << low_bits
+    codes[order.places] = high
+    codes <<= codes.dtype.type(low_bits)
     codes |= low
     if int(codes.max()) >= levels:
         raise WireError("range", f"code {int(codes.max())} of {levels}")
     return codes.reshape(shape), number.to_bytes(seed_bytes, "little")
 
 
-def _pop(number: int, order: Order, levels: int, density: int, seed_bytes: int) -> tuple[Integers, int]:
+def _pop(number: int, order: Order, levels: int, density: int, seed_bytes: int) -> tuple[SmallCodes, int]:
     """Takes codes off a number; returns them in the order of coding, and the rest."""
     model = Model(levels)
-    numbers = np.empty(order.ends[-1], np.int32)
-    classes = np.zeros(numbers.size + 1, np.int32)
+    codes = np.empty(order.ends[-1], np.uint8)
+    classes = np.zeros(codes.size + 1, np.int32)
     lanes = np.empty(0, np.int32)
-    step = 0
     for block in _blocks(order.ends, density, seed_bytes):
-        if block.lanes != lanes.size:
-            if lanes.size:
-                number, lanes = _put_words(number, lanes[block.lanes :]), lanes[: block.lanes]
-            else:
-                lanes, number = _take_words(number, block.lanes)
+        if not lanes.size:
+            lanes, number = _take_words(number, block.lanes)
+        elif block.lanes < lanes.size:
+            number, lanes = _put_words(number, lanes[block.lanes :]), lanes[: block.lanes]
         first, end = block.first, block.end
         keys = classes.take(order.left[first:end])
         keys *= model.classes
         keys += classes.take(order.above[first:end])
         states = lanes[: end - first]
         keys += states & 2**SLOT_BITS - 1
-        found = model.bounds.searchsorted(keys, "right")
+        found = model.bounds.searchsorted(keys, "right").astype(np.int32)
         upper = model.bounds.take(found)
         found -= 1
         lower = model.bounds.take(found)
@@ -222,12 +222,12 @@ def _pop(number: int, order: Order, levels: int, density: int, seed_bytes: int) 
         states += keys
         states -= lower
         number = _refill(states, number)
-        numbers[first:end] = found
+        model.code_of.take(found, out=codes[first:end])
         model.class_of.take(found, out=classes[first + 1 : end + 1])
+        model.count(found)
         if block.ends_step:
-            model.learn(numbers[step:end])
-            step = end
-    return model.code_of.take(numbers), _put_words(number, lanes)
+            model.end_step()
+    return codes, _put_words(number, lanes)
 
 
 def _refill(states: Integers, number: int) -> int:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from broker.wire.bits import bits_for
 
 Integers = npt.NDArray[np.int32]
+SmallCodes = npt.NDArray[np.uint8]
 
 SLOT_BITS = 12
 CLASS_BITS = 4  # neighbours that have these highest bits in common count as the same
@@ -43,21 +44,32 @@ class Order(NamedTuple):
 def coding_order(n: int, q: int, width: int) -> Order:
     """Returns the order of n rows of q codes; no code is in the same step as its neighbours, or before."""
     width = q if width == 1 else min(width, q)
+    steps = _steps(n, q, width)
+    places = np.argsort(steps, kind="stable").astype(np.int32)
+    number = np.zeros(n * q + 1, np.int32)
+    number[places] = np.arange(1, n * q + 1, dtype=np.int32)
+    place = np.arange(q, dtype=np.int32)
+    first = q * np.arange(n, dtype=np.int32)[:, None]
+    has_left = place % width % TILE_COLUMNS > 0
+    has_above = place // width % TILE_LINES > 0
+    left = number[np.where(has_left, place - 1 + first, n * q).reshape(-1)[places]]
+    if width == q:
+        above = left
+    else:
+        above = number[np.where(has_above, place - width + first, n * q).reshape(-1)[places]]
+    return Order(places, left, above, np.unique(np.bincount(steps).cumsum()).tolist())
+
+
+def _steps(n: int, q: int, width: int) -> SmallCodes:
+    """Returns the step of each code, shape (n q,)."""
     place = np.arange(q, dtype=np.int32)
     line, column = place // width, place % width
     tiles_a_line, tiles_high = -(-width // TILE_COLUMNS), -(-q // (width * TILE_LINES))
     tile = line // TILE_LINES * tiles_a_line + column // TILE_COLUMNS
-    tile = tile + tiles_a_line * tiles_high * np.arange(n, dtype=np.int32)[:, None]
-    i, j = line % TILE_LINES, column % TILE_COLUMNS
-    step = (i + j + np.minimum(tile // TILES_A_STEP, LATEST_START)).reshape(-1)
-    places = np.argsort(step.astype(np.uint8), kind="stable").astype(np.int32)
-    number = np.zeros(n * q + 1, np.int32)
-    number[places] = np.arange(1, n * q + 1)
-    first = q * np.arange(n, dtype=np.int32)[:, None]
-    left = np.where(j > 0, place - 1 + first, n * q).reshape(-1)[places]
-    above = np.where(i > 0, place - width + first, n * q).reshape(-1)[places]
-    ends = np.cumsum(np.bincount(step))
-    return Order(places, number[left], number[left if width == q else above], np.unique(ends).tolist())
+    tiles = tile + tiles_a_line * tiles_high * np.arange(n, dtype=np.int32)[:, None]
+    starts: SmallCodes = np.minimum(tiles // TILES_A_STEP, LATEST_START).astype(np.uint8)
+    starts += (line % TILE_LINES + column % TILE_COLUMNS).astype(np.uint8)
+    return starts.reshape(-1)
 
 
 class Model:
@@ -79,31 +91,33 @@ class Model:
         self._numbers: list[Integers] = []
         self._learnt = self._fresh = 0
 
-    def learn(self, numbers: Integers) -> bool:
-        """Counts the codes of a step; tells whether it has shared out slots anew."""
+    def count(self, numbers: Integers) -> None:
+        """Takes note of the codes that occurred, in their contexts."""
         self._numbers.append(numbers)
         self._fresh += numbers.size
+
+    def end_step(self) -> None:
+        """Shares out slots anew, if many codes have been counted since it was done last."""
         if self._fresh * LEARNING < self._learnt:
-            return False
-        fresh = np.concatenate(self._numbers) if len(self._numbers) > 1 else numbers
+            return
+        fresh = np.concatenate(self._numbers)
         np.add.at(self._counts.reshape(-1), fresh, GAIN)
         contexts = np.bincount(fresh // self.levels).nonzero()[0]
         self._ends[contexts] = _shared_out(self._counts[contexts]) + (contexts << SLOT_BITS)[:, None]
         self._learnt, self._fresh, self._numbers = self._learnt + self._fresh, 0, []
-        return True
 
 
 @lru_cache(maxsize=8)
-def _beginning(levels: int) -> tuple[int, Integers, Integers, npt.NDArray[np.float64], Integers]:
+def _beginning(levels: int) -> tuple[int, SmallCodes, Integers, npt.NDArray[np.float64], Integers]:
     """Returns what a model begins with: the number of classes, codes, classes, counts and bounds."""
     shift = max(0, bits_for(levels) - CLASS_BITS)
     classes = (levels - 1 >> shift) + 1
     like = (np.arange(classes)[:, None] == np.arange(levels) >> shift).astype(np.float64)
     counts = (1 + GAIN * (like[:, None] + like[None])).reshape(-1, levels)
-    code_of = np.tile(np.arange(levels, dtype=np.int32), classes**2)
+    code_of = np.tile(np.arange(levels, dtype=np.uint8), classes**2)
     bounds = np.zeros(counts.size + 1, np.int32)
     bounds[1:] = (_shared_out(counts) + (np.arange(classes**2) << SLOT_BITS)[:, None]).reshape(-1)
-    return classes, code_of, code_of >> shift << SLOT_BITS, counts, bounds
+    return classes, code_of, (code_of >> shift).astype(np.int32) << SLOT_BITS, counts, bounds
 
 
 def _shared_out(counts: npt.NDArray[np.float64]) -> Integers:
