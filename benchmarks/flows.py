@@ -14,8 +14,11 @@ same as lambda ||z~|| / ||g(z~)||; and how much of the squared distance that tak
 import argparse
 import bz2
 import lzma
+import time
+import timeit
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +43,8 @@ from broker.codecs import (
     encode_gradient,
 )
 from broker.codecs.base import Matrix
-from broker.codecs.coding.range_coder import encode_codes
+from broker.codecs.coded_pq import SEED_BYTES
+from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
 from scenarios.loading.load import load_scenario
@@ -144,7 +148,9 @@ def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
     book = cluster(Points(np.concatenate(rows[half:], axis=1)), count, RNG)
     codes = [nearest(Points(each), book)[0] for each in rows[:half]]
     errors = [off(book[0][numbers], each[0]) for numbers, each in zip(codes, rows, strict=False)]
-    return float(np.mean([len(encode_codes(each, count, LINE)) for each in codes])), float(np.mean(errors))
+    return float(
+        np.mean([len(encode_codes(each.reshape(-1, PIXELS), count, LINE)) for each in codes])
+    ), float(np.mean(errors))
 
 
 def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
@@ -159,10 +165,28 @@ def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
         "LZMA without headers": lambda each: len(
             lzma.compress(each.tobytes(), lzma.FORMAT_RAW, filters=lzma_filters)
         ),
-        "ours": lambda each: len(encode_codes(each, count, LINE)),
+        "ours": lambda each: len(encode_codes(each.reshape(-1, PIXELS), count, LINE)),
     }
     for name, way in ways.items():
         yield name, float(np.mean([way(each) for each in codes]))
+
+
+def coder_times(batches: Sequence[Batch]) -> Iterator[tuple[int, float, float]]:
+    """Give L, and the milliseconds of coding and of reading the codes of a batch in `coded_pq`."""
+    seed = bytes(SEED_BYTES)
+    for count in (2, 6, 16, 32, 64):
+        codes = [coded(count).cluster(batch.z, RNG)[1].codes.astype(np.uint8) for batch in batches]
+        written = [encode_codes(each, count, LINE, seed) for each in codes]
+        shape = codes[0].shape
+        write = [partial(encode_codes, each, count, LINE, seed) for each in codes]
+        read = [partial(decode_codes, each, shape, count, LINE, SEED_BYTES) for each in written]
+        yield count, mean_ms(write), mean_ms(read)
+
+
+def mean_ms(calls: Sequence[Callable[[], object]]) -> float:
+    """Give the mean over calls of the best of ten times."""
+    best = [min(timeit.repeat(call, timer=time.process_time, number=1, repeat=10)) for call in calls]
+    return 1e3 * float(np.mean(best))
 
 
 def entropy_bytes(codes: npt.NDArray[np.uint8]) -> float:
@@ -301,6 +325,10 @@ def main() -> None:
         print("| coder | bytes |\n|---|--:|")
         for name, size in coders(batches, count):
             print(f"| {name} | {size:,.0f} |")
+    print(f"\nCPU for the codes of a batch: {given.task} after {given.rounds} rounds")
+    print("| L | ms to code | ms to read |\n|--:|--:|--:|")
+    for count, write_ms, read_ms in coder_times(batches):
+        print(f"| {count} | {write_ms:.2f} | {read_ms:.2f} |")
     print(f"\ngradient correction: {given.task} after {given.rounds} rounds, means of {len(batches)} clients")
     print("| codec | best lambda | relative | error of the gradient | mended of it |")
     print("|---|--:|--:|--:|--:|")

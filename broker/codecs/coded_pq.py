@@ -8,14 +8,16 @@ import numpy.typing as npt
 
 from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
-from broker.codecs.coding.range_coder import MAX_LEVELS, MOST_CODES, decode_codes, encode_codes
+from broker.codecs.coding.neighbour_coder import MOST_CODES, decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.codecs.pq import MAX_SUBVECTORS, scale_to_safe_exponent
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
+MAX_CENTROIDS = 64
 STEP_BITS = 4
 MOST_STEPS = 7
+SEED_BYTES = 512  # of the codebook travel with the codes, which makes coding faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +25,17 @@ class CodedPq(ClusteringCodec):
     """FedLite's codec (`Pq` with one group) in about half the bytes.
 
     Neighbouring sub-vectors, such as the pixels of a feature map, resemble each other, and so do their codes.
-    An adaptive range coder uses that (see `coding.range_coder`). Centroids resemble each other too: they are
+    An entropy coder uses that (see `coding.neighbour_coder`). Centroids resemble each other too: they are
     ordered by their length, and each travels as its difference to the one before, in steps of one seventh of
     the largest difference.
 
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
-    Bytes: scales a_1 to a_L (see `coding.block_float16`); the L d / q integers, each as i + 7 in 4 bits; then
-    the codes k - 1, row by row: range coded, or packed in ceil(log2 L) bits each where that is no longer, or
-    where there are more than 2**18 codes. The length of the codes tells which.
+    Bytes: the codebook, which is the scales a_1 to a_L (see `coding.block_float16`) and the L d / q integers,
+    each as i + 7 in 4 bits; and the codes k - 1. The codes are entropy coded, with the codebook's last 512
+    bytes as their seed, where that makes the payload shorter and there are at most 2**17 codes. Else they
+    follow the codebook, packed in ceil(log2 L) bits each, row by row. The payload's length tells which.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
 
     Attributes:
@@ -51,8 +54,8 @@ class CodedPq(ClusteringCodec):
     def __post_init__(self) -> None:
         if not 1 <= self.subvectors <= MAX_SUBVECTORS:
             raise ValueError(f"subvectors must be 1 to {MAX_SUBVECTORS}, not {self.subvectors}")
-        if not 2 <= self.centroids <= MAX_LEVELS:  # noqa: PLR2004 - one centroid has no codes
-            raise ValueError(f"centroids must be 2 to {MAX_LEVELS}, not {self.centroids}")
+        if not 2 <= self.centroids <= MAX_CENTROIDS:  # noqa: PLR2004 - one centroid has no codes
+            raise ValueError(f"centroids must be 2 to {MAX_CENTROIDS}, not {self.centroids}")
         if not 1 <= self.width <= self.subvectors:
             raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
 
@@ -65,8 +68,8 @@ class CodedPq(ClusteringCodec):
         book = _encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent))
         received = _decode_book(book, self.centroids, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
-        payload = book + self._encode_codes(codes)
-        return payload, Codewords(received, codes.reshape(n, self.subvectors))
+        codes = codes.reshape(n, self.subvectors)
+        return self._join(book, codes), Codewords(received, codes)
 
     @property
     def codewords_count(self) -> int:
@@ -79,15 +82,19 @@ class CodedPq(ClusteringCodec):
         if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         size = d // self.subvectors
-        book = _decode_book(payload, self.centroids, size)
-        rest = payload[_book_bytes(self.centroids, size) :]
-        if len(rest) < self._packed_bytes(n):
-            codes = decode_codes(rest, n * self.subvectors, self.centroids, self.width)
+        book_bytes = _book_bytes(self.centroids, size)
+        if len(payload) < self.size_bytes(n, d):
+            seed_bytes = min(book_bytes, SEED_BYTES)
+            plain, coded = payload[: book_bytes - seed_bytes], payload[book_bytes - seed_bytes :]
+            shape = (n, self.subvectors)
+            codes, seed = decode_codes(coded, shape, self.centroids, self.width, seed_bytes)
+            book = plain + seed
         else:
-            codes = unpack(rest, bits_for(self.centroids), n * self.subvectors).astype(np.uint8)
+            book, packed = payload[:book_bytes], payload[book_bytes:]
+            codes = unpack(packed, bits_for(self.centroids), n * self.subvectors).reshape(n, -1)
             if int(codes.max()) >= self.centroids:
                 raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
-        return Codewords(book, codes.reshape(n, self.subvectors))
+        return Codewords(_decode_book(book, self.centroids, size), codes)
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload may be shorter."""
@@ -95,14 +102,15 @@ class CodedPq(ClusteringCodec):
         return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
-        """See `Codec.fits`; range-coded codes make a payload shorter."""
+        """See `Codec.fits`; entropy-coded codes make a payload shorter."""
         return payload_bytes <= self.size_bytes(n, d)
 
-    def _encode_codes(self, codes: npt.NDArray[np.uint8]) -> bytes:
-        packed = pack(codes, bits_for(self.centroids))
+    def _join(self, book: bytes, codes: npt.NDArray[np.uint8]) -> bytes:
+        packed = book + pack(codes, bits_for(self.centroids))
         if codes.size > MOST_CODES:
             return packed
-        return min(packed, encode_codes(codes, self.centroids, self.width), key=len)
+        plain, seed = book[:-SEED_BYTES], book[-SEED_BYTES:]
+        return min(packed, plain + encode_codes(codes, self.centroids, self.width, seed), key=len)
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))

@@ -19,8 +19,6 @@ from broker.codecs import (
 )
 from broker.codecs.base import Matrix
 from broker.codecs.codeword_gradient import LARGEST_AT_CUT, LARGEST_PARAMETER
-from broker.codecs.coding import range_coder
-from broker.codecs.coding.range_coder import MOST_CODES, decode_codes
 from broker.wire.errors import WireError
 
 RNG = np.random.default_rng(1)
@@ -106,14 +104,7 @@ def test_no_codec_decodes_nan_by_way_of_a_bound() -> None:
     assert reason_of(error) == "range"
 
 
-def test_the_work_of_the_range_decoder_is_bounded() -> None:
-    with pytest.raises(WireError) as error:
-        decode_codes(b"", MOST_CODES + 1, 2, 1)
-    assert reason_of(error) == "too-large"
-    assert not decode_codes(b"", 1, 2, 1).any()
-
-
-def test_more_codes_than_the_range_decoder_takes_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_codes_than_the_entropy_coder_takes_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, x = CodedPq(subvectors=4), np.tile(RNG.standard_normal((1, D)).astype(np.float32), (64, 1))
     coded = codec.encode(x, np.random.default_rng(0))
     assert len(coded) < codec.size_bytes(*x.shape)
@@ -121,16 +112,6 @@ def test_more_codes_than_the_range_decoder_takes_are_packed(monkeypatch: pytest.
     packed = codec.encode(x, np.random.default_rng(0))
     assert len(packed) == codec.size_bytes(*x.shape)
     assert (codec.decode(packed, *x.shape) == codec.decode(coded, *x.shape)).all()
-
-
-def test_codes_are_found_by_blocks_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = RNG.integers(0, 64, 20_000).astype(np.uint8) % 61
-    codes[5_000:] = 60  # its counts are halved, more than once
-    codes[15_000::7] = 3
-    data = range_coder.encode_codes(codes, 64, 5)
-    assert (decode_codes(data, codes.size, 64, 5) == codes).all()
-    monkeypatch.setattr(range_coder, "BLOCK", 64)
-    assert (decode_codes(data, codes.size, 64, 5) == codes).all()
 
 
 def test_every_codec_is_guarded() -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.codecs import CodedPq, Pq, codec_from_wire, codec_to_wire
-from broker.codecs.coding.range_coder import HIGHEST_COUNT, decode_codes, encode_codes
+from broker.codecs.coded_pq import SEED_BYTES
+from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
+from broker.wire.bits import pack
 from broker.wire.errors import WireError
 
 CODEC = CodedPq(subvectors=16, centroids=4, width=4)
@@ -19,47 +21,6 @@ def feature_maps(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     levels = rng.integers(0, 4, (n, 1, 4, 1)).repeat(4, axis=1)
     return (levels * np.linspace(1, 2, 8) + 0.1 * rng.random((n, 4, 4, 8))).reshape(n, D).astype(np.float32)
-
-
-# codes
-
-
-@given(st.data())
-def test_codes_survive(data: st.DataObject) -> None:
-    levels, width = data.draw(st.integers(1, 64)), data.draw(st.integers(1, 20))
-    codes = np.array(data.draw(st.lists(st.integers(0, levels - 1), max_size=200)), np.uint8)
-    back = decode_codes(encode_codes(codes, levels, width), codes.size, levels, width)
-    np.testing.assert_array_equal(back, codes)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_carries_run_through_settled_bytes(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    codes = (rng.random(20_000) < 0.999).astype(np.uint8)  # mostly the upper end of the interval
-    np.testing.assert_array_equal(decode_codes(encode_codes(codes, 2, 1), codes.size, 2, 1), codes)
-
-
-def test_counts_are_halved_in_time() -> None:
-    codes = np.zeros(HIGHEST_COUNT, np.uint8)
-    codes[-1] = 1
-    coded = encode_codes(codes, 2, 1)
-    np.testing.assert_array_equal(decode_codes(coded, codes.size, 2, 1), codes)
-    assert len(coded) < 10
-
-
-def test_codes_cost_what_their_neighbours_leave_open() -> None:
-    rng = np.random.default_rng(0)
-    line = rng.integers(0, 4, 40)
-    lines = np.tile(line, (50, 1)).astype(np.uint8)
-    assert len(encode_codes(lines, 4, 40)) < 50 < len(encode_codes(lines, 4, 1)) < lines.size / 4
-    noise = rng.integers(0, 4, 2000).astype(np.uint8)
-    assert noise.size / 4 <= len(encode_codes(noise, 4, 1)) < 1.05 * noise.size / 4
-
-
-def test_the_bytes_of_codes() -> None:
-    codes = np.array([0, 0, 1, 2, 2, 1], np.uint8)
-    assert encode_codes(codes, 3, 2).hex() == "3255"  # 0.1966: within [0.1957, 0.1966), by hand
-    assert encode_codes(np.zeros(6, np.uint8), 3, 2) == b"\x1c"  # below 0.111
 
 
 # payloads
@@ -109,18 +70,38 @@ def test_arbitrary_bytes_raise_nothing_but_wire_errors(payload: bytes) -> None:
 
 
 def test_hostile_payloads_are_refused_by_name() -> None:
-    payload = bytearray(CODEC.encode(feature_maps(2), np.random.default_rng(0)))
-    book = 1 + 2 * 4 + 4 * 8 // 2
+    codes = np.zeros((2, 16), np.uint8)
+    book = bytes(1 + 2 * 4) + b"\x77" * (4 * 8 // 2)
+
+    def payload(book: bytes) -> bytes:
+        return encode_codes(codes, 4, 4, book)
+
+    assert not CODEC.decode(payload(book), 2, D).any()
     for wrong, reason in (
-        (payload[: book - 1], "shape"),
-        (payload + bytes(20), "shape"),
-        (bytes([127]) + payload[1:], "range"),
-        (payload[:1] + b"\x00\x7e" + payload[3:], "not-finite"),
-        (payload[:9] + b"\xff" + payload[10:], "range"),
-        (payload[:book] + b"\xff" * 6, "malformed"),
+        (b"", "shape"),
+        (payload(book) + bytes(20), "shape"),
+        (payload(bytes([127]) + book[1:]), "range"),
+        (payload(book[:1] + b"\x00\x7e" + book[3:]), "not-finite"),
+        (payload(book[:9] + b"\xff" + book[10:]), "range"),
+        (b"\x20" + b"\xff" * 31, "malformed"),
     ):
         with pytest.raises(WireError, match=reason):
-            CODEC.decode(bytes(wrong), 2, D)
+            CODEC.decode(wrong, 2, D)
+
+
+def test_of_a_large_codebook_only_the_end_travels_with_the_codes() -> None:
+    codec = CodedPq(subvectors=16, centroids=4, width=4)
+    x = feature_maps(20).repeat(60, axis=1)
+    payload = codec.encode(x, np.random.default_rng(0))
+    book_bytes = 1 + 2 * 4 + 4 * 480 // 2
+    packed = codec.size_bytes(*x.shape)
+    assert book_bytes > SEED_BYTES
+    assert len(payload) < packed
+    _, seed = decode_codes(payload[book_bytes - SEED_BYTES :], (20, 16), 4, 4, SEED_BYTES)
+    book = payload[: book_bytes - SEED_BYTES] + seed
+    codes = codec.codewords(payload, *x.shape).codes.astype(np.uint8)
+    again = codec.codewords(book + pack(codes, 2), *x.shape)
+    np.testing.assert_array_equal(again.vectors(), codec.decode(payload, *x.shape))
 
 
 def test_packed_codes_that_stand_for_nothing_are_refused() -> None:

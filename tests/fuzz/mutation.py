@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgpack
 import numpy as np
 
+from broker.codecs.coding.neighbour_coder import encode_codes
 from broker.wire import packing, topics
 from broker.wire.messages import (
     Activations,
@@ -27,7 +28,17 @@ from broker.wire.messages import (
     StopRun,
     Welcome,
 )
-from tests.fuzz.targets import CODECS, SUBVECTORS, TARGETS, codec, codec_name, message, reassembly, topic
+from tests.fuzz.targets import (
+    CODECS,
+    SUBVECTORS,
+    TARGETS,
+    codec,
+    codec_name,
+    entropy_coded,
+    message,
+    reassembly,
+    topic,
+)
 
 SPECS: CodecSpecs = (["coded_pq", 4, 3, 2], ["codeword_mean", 8], ["topk", 0.1], ["float16"])
 MESSAGES: list[Message] = [
@@ -84,6 +95,10 @@ def seeds() -> list[bytes]:
         payload = chosen.encode(rng.standard_normal((n, d)).astype(np.float32), rng)
         add(codec, bytes([number, n - 1, 1, 0]) + payload)
         add(codec, bytes([number, n - 1, 1, 1]) + chosen.encode(np.zeros((1, d), np.float32), rng))
+    for bits, width in ((1, 1), (4, 12), (6, 9), (12, 200)):
+        codes = np.minimum(rng.geometric(0.3, (4, 201)) - 1, (1 << bits) - 1).astype(np.uint16)
+        choices = bytes([len(codes) - 1, codes.shape[1] // 4, bits, width - 1, 9])
+        add(entropy_coded, choices + encode_codes(codes, 1 << bits, width, b"some seed"))
     return found
 
 

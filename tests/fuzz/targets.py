@@ -32,12 +32,17 @@ from broker.codecs import (
     gradient_codec_from_wire,
 )
 from broker.codecs.codeword_gradient import LARGEST_AT_CUT, LARGEST_PARAMETER
+from broker.codecs.coding.neighbour_coder import decode_codes
 from broker.wire import chunks, messages, packing, topics
 from broker.wire.chunks import Reassembler, ReassemblyLimits
 from broker.wire.errors import WireError
 
 OVERHEAD_BYTES = 64_000
 """What small inputs may take: the interpreter's own objects, an error's text."""
+
+MODEL_BYTES = 1_000_000
+"""What counting 64 codes in 256 contexts may take, whatever the message."""
+CHOICES = 5
 
 CODECS: list[Codec] = [
     Float32(),
@@ -169,7 +174,7 @@ def codec(data: bytes) -> None:
     if how & 1:
         size = chosen.size_bytes(n, d)
         payload = payload[:size] + bytes(size - len(payload[:size]))
-    allowed = OVERHEAD_BYTES + 4 * max(len(payload), 4 * n * d)
+    allowed = OVERHEAD_BYTES + 4 * max(len(payload), 4 * n * d) + MODEL_BYTES * isinstance(chosen, CodedPq)
     with bounded_memory(allowed):
         try:
             z, codewords = decode_activations(chosen, payload, n, d)
@@ -199,7 +204,37 @@ def _means(payload: bytes, codewords: Codewords, n: int, d: int) -> None:
     assert gradient.shape == (n, d)
 
 
-TARGETS: list[Callable[[bytes], None]] = [message, codec_name, topic, reassembly, raw_chunk, codec]
+def entropy_coded(data: bytes) -> None:
+    """Entropy-coded codes are read, whatever the shape and the levels, or refused."""
+    if len(data) < CHOICES:
+        return
+    n, q, levels, width, seed_bytes = (
+        1 + data[0] % 20,
+        1 + 4 * data[1],
+        1 << data[2] % 17,
+        1 + data[3],
+        data[4] % 32,
+    )
+    coded = data[CHOICES:]
+    with bounded_memory(OVERHEAD_BYTES + 4 * (len(coded) + 4 * n * q) + MODEL_BYTES):
+        try:
+            codes, seed = decode_codes(coded, (n, q), levels, width, seed_bytes)
+        except WireError:
+            return
+    assert codes.shape == (n, q)
+    assert int(codes.max()) < levels
+    assert len(seed) == seed_bytes
+
+
+TARGETS: list[Callable[[bytes], None]] = [
+    message,
+    codec_name,
+    topic,
+    reassembly,
+    raw_chunk,
+    codec,
+    entropy_coded,
+]
 
 
 def any_target(data: bytes) -> None:

@@ -54,6 +54,9 @@ CODECS: list[tuple[Codec, int, int]] = [
     (Pq(subvectors=2, groups=1, centroids=1), 2, 4),
     (CodedPq(subvectors=16, centroids=3, width=4), 6, 32),
     (CodedPq(subvectors=4, centroids=2, width=1), 2, 8),
+    (CodedPq(subvectors=144, centroids=6, width=12), 3, 288),
+    (CodedPq(subvectors=200, centroids=40, width=1), 2, 400),
+    (CodedPq(subvectors=48, centroids=64, width=4), 40, 48 * 18),
 ]
 EXACT = (Float32, Float16, TopK, SplitFc)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
