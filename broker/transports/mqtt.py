@@ -187,7 +187,7 @@ class MqttTransport:
                     self._trouble = quirks.describe_error(error)
                     if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                         raise RefusedError(f"{self._address} is not trusted: {self._trouble}") from error
-                log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
+                log.debug("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
                 self._say_that_it_waits()
                 if loop.time() - start_s > longest_s:
                     pause_s = shortest_s
@@ -269,7 +269,7 @@ class MqttTransport:
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
     def _go_online(self, link: "_Link") -> None:
-        self.stats.connections += 1
+        self.stats.connected()
         _waited_for.discard(self._address)
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
@@ -287,7 +287,7 @@ class MqttTransport:
             log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
             if why := self._losses.lost(asyncio.get_running_loop().time()):
                 log.warning("%s: %s", self._client_id, why)
-        self._link = None
+        self._link, self.stats.is_connected = None, False
         self._early.clear()
 
 
