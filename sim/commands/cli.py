@@ -1,7 +1,6 @@
 """The command `fedlite`."""
 
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,15 +22,16 @@ from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
+from server_node.board.screen import watching_live
 from server_node.progress import over
 from server_node.summary import Summary, refusals
-from server_node.vocabulary.reports import Watch
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
 from sim.commands.operate import clear, stop
 from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
+from sim.commands.watch import watch
 from sim.live.run import run_here, write_trace
 from sim.network.csv_inputs import check_csv_inputs
 from sim.simulation.run import simulate as simulate_scenario
@@ -92,13 +92,15 @@ def run(
         typer.echo(words, err=True)
         _tell(loaded, summary, folder, as_json=as_json)
         return
-    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
+    rounds, clients = loaded.training.rounds, loaded.fleet_size
+    with stop_on_signals() as stop, watching_live(rounds, clients, as_json=as_json) as (watch, glance):
         summary = run_here(
             scenario,
             settings or (),
             folder=folder,
             processes=processes,
             watch=watch,
+            glance=glance,
             stop=stop,
             fresh=fresh,
             takeover=takeover,
@@ -121,7 +123,11 @@ def simulate(
     """Run a scenario in virtual time, over the network, devices and broker that it describes."""
     loaded = load_scenario(scenario, settings or ())
     folder = out or Path("runs") / f"{loaded.name}-simulated"
-    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
+    metric = load_task(loaded.task).metric
+    watching = watching_run(
+        rounds=loaded.training.rounds, clients=loaded.fleet_size, metric=metric, as_json=as_json
+    )
+    with stop_on_signals() as stop, watching as watch:
         summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch, stop=stop)
     _tell(loaded, summary, folder, as_json=as_json)
 
@@ -155,13 +161,6 @@ def report(
     typer.echo(f"report in {write_report(runs, out)}")
 
 
-def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
-    metric = load_task(scenario.task).metric
-    return watching_run(
-        rounds=scenario.training.rounds, clients=scenario.fleet_size, metric=metric, as_json=as_json
-    )
-
-
 def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) -> None:
     """Tell what a run came to.
 
@@ -192,6 +191,7 @@ app.command(epilog=EPILOG)(server)
 app.command(epilog=EPILOG)(edge)
 app.command(epilog=EPILOG)(stop)
 app.command(epilog=EPILOG)(clear)
+app.command(epilog=EPILOG)(watch)
 app.command()(calibrate)
 
 

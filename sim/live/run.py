@@ -27,6 +27,7 @@ from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario, client_names
+from server_node.board.screen import Glance
 from server_node.live import serve
 from server_node.summary import Summary
 from server_node.vocabulary.reports import Watch
@@ -47,6 +48,7 @@ def run_here(
     folder: Path,
     processes: int | None,
     watch: Watch,
+    glance: Glance = lambda _view: None,
     stop: Stop | None = None,
     fresh: bool = False,
     takeover: bool = False,
@@ -61,6 +63,7 @@ def run_here(
         processes: how many edge processes share the fleet; if None, as many as make one process per core
             together with this one, which is the server.
         watch: hears of rounds as they happen.
+        glance: is shown the run once a second.
         stop: pauses the run, cleanly; None: SIGINT and SIGTERM do, while it runs.
         fresh: begin anew, over what the folder has; otherwise go on from its newest good checkpoint.
         takeover: take the run over from a server that is at work.
@@ -109,6 +112,8 @@ def run_here(
                     folder=folder,
                     stop=asked,
                     watch=watch,
+                    glance=glance,
+                    posts=scenario.broker.kind == "url",  # nobody else knows the address of another one
                     fresh=fresh,
                     takeover=takeover,
                     journal=journal,
