@@ -50,11 +50,11 @@ def progress_bar(description: str, total: int | None) -> Iterator[tuple[Console,
 
 
 @contextmanager
-def status_shown(description: str) -> Iterator[Show]:
+def status_shown(description: str, total: int | None = None) -> Iterator[Show]:
     """Show how a program gets on: a bar on a terminal, elsewhere a line of the log every ten seconds."""
     log = logging.getLogger(__name__)
     said_s: float | None = None
-    with progress_bar(description, None) as (console, update):
+    with progress_bar(description, total) as (console, update):
 
         def show(line: str, now_s: float, done: int, total: int) -> None:
             nonlocal said_s

@@ -87,7 +87,8 @@ class Bulletin:
             await asyncio.sleep(min(max(PAUSES * took_s, shortest_s), longest_s))
 
     async def _publish_next(self) -> None:
-        # Parts of a page (those with a slash) may be many; if both kinds wait, every other message is none.
+        # What has waited longest is next. Parts of a page (those with a slash) may be many; if both kinds
+        # wait, every other message is none.
         self._part = not self._part
         of_kind = (name for name in self._waiting if ("/" in name) is self._part)
         name = next(of_kind, None) or next(iter(self._waiting))

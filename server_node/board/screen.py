@@ -27,7 +27,7 @@ def watching_live(rounds: int, clients: int, *, as_json: bool) -> Iterator[tuple
     if as_json:
         yield round_as_json, lambda _view: None
         return
-    with status_shown(f"waiting for {clients} clients") as show:
+    with status_shown(f"waiting for {clients} clients", rounds) as show:
 
         def glance(view: View) -> None:
             traffic = view.history.traffic

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from server_node.board.board import Board
 from server_node.board.pages import (
     CLIENTS_A_PAGE,
@@ -84,6 +86,7 @@ class Views:
         self._clients: dict[int, ClientsPage] = {}
         self._evaluated: list[tuple[int, float]] = []
         self._rows_read = self._steps = 0
+        self._run: RunPage | None = None
 
     def view(self, now_s: float, watch_bytes: int = 0) -> View:
         """Give everything that is shown at a time by the board's clock.
@@ -139,7 +142,7 @@ class Views:
         scores = [score for _, score in self._evaluated]
         phase = self._board.state.phase
         assert phase != "away", "only the broker says that"
-        return RunPage(
+        page = RunPage(
             run=self._plan.run,
             phase=phase,
             reason=clean(self._board.state.reason, 80),
@@ -160,6 +163,10 @@ class Views:
             late=self._ledger.discarded_late,
             slowest=self._slowest(),
         )
+        # That pages were published is no reason to publish one.
+        if self._run is None or page != msgspec.structs.replace(self._run, watch_bytes=watch_bytes):
+            self._run = page
+        return self._run
 
     def _slowest(self) -> Slowest | None:
         records = self._board.records

@@ -4,6 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const LABELS = ["client", "status", "device", "link", "seen", "samples", "batches", "refused", "answers in"];
 const SLOW_S = 1; // nobody is called slow who has been waited for less long
+const PRESENCE = ["joined", "back", "lost"];
 const place = (id) => document.getElementById(id);
 let seen = null; // the last content
 let alive = false;
@@ -198,7 +199,8 @@ function drawEvents({ events }) {
   const rows = [...events].reverse().map((event) => {
     const row = element("li", undefined, event.kind);
     const time = element("time", new Date(event.at * 1000).toLocaleTimeString());
-    row.append(time, event.client ? `${event.client} ${event.what}` : `the run is ${event.what}`);
+    const who = event.client ? event.client + (PRESENCE.includes(event.kind) ? "" : ":") : "the run is";
+    row.append(time, `${who} ${event.what}`);
     return row;
   });
   place("events").replaceChildren(...(rows.length ? rows : [element("li", "Nothing yet.", "hint")]));

@@ -13,6 +13,7 @@ from server_node.board.words import run_line
 from sim.watch.picture import Picture
 
 _STYLES = {"offline": "bold red", "working": "cyan", "waiting": "green", "idle": "", "unknown": "dim"}
+_PRESENCE = ("joined", "back", "lost")
 _EVENTS_SHOWN = 6
 _OTHER_LINES = 12
 """Of the screen, beside the clients."""
@@ -56,7 +57,9 @@ def screen(picture: Picture, height: int) -> RenderableType:
 
 def event_words(event: EventLine) -> str:
     """Say an event in words."""
-    return f"{event.client} {event.what}" if event.client else f"the run is {event.what}"
+    if not event.client:
+        return f"the run is {event.what}"
+    return f"{event.client}{'' if event.kind in _PRESENCE else ':'} {event.what}"
 
 
 def _event(event: EventLine) -> Text:

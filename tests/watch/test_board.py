@@ -257,6 +257,16 @@ def test_figures_and_curves_come_from_the_runs_record() -> None:
     assert story.views.view(0.0).run.steps == 20
 
 
+def test_where_nothing_happens_there_is_nothing_new_to_publish() -> None:
+    story = Story()
+    story.says(state("gathering"))
+    first = [encode(page) for _, page in story.views.view(1.0, watch_bytes=10).named()]
+    assert [encode(page) for _, page in story.views.view(2.0, watch_bytes=5000).named()] == first
+    story.core.online.add("a")
+    story.hears("a", Hello(1, "same", 1), 3.0)
+    assert story.views.view(3.0, watch_bytes=6000).run.watch_bytes == 6000
+
+
 @given(st.integers(0, 5000))
 def test_a_curve_has_few_points_its_first_and_its_last(size: int) -> None:
     points = thinned(range(size))

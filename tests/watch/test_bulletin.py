@@ -94,6 +94,22 @@ async def test_many_parts_do_not_keep_the_run_waiting() -> None:
     assert {"t/run", "t/events"} <= {topic for topic, _ in slow.said[:4]}
 
 
+async def test_every_page_has_its_turn_where_all_change_faster_than_they_can_be_published(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulletin_module, "PAUSE_S", (0.005, 0.005))
+    names = ["run", "events", "round", "history", "clients/0", "clients/1"]
+    slow = Slow(takes_s=0.001)
+    async with posting(slow) as bulletin:
+        for number in range(100):
+            bulletin.post([(name, b"%d" % number) for name in names])
+            await asyncio.sleep(0.003)
+        topics_said = [topic for topic, _ in slow.said]
+    assert len(topics_said) > 12
+    for first in range(len(topics_said) - 8):
+        assert {f"t/{name}" for name in names} == set(topics_said[first : first + 8])
+
+
 async def test_at_its_end_it_does_not_wait_for_a_broker_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulletin_module, "FINISH_S", 0.1)
     async with posting(Slow(takes_s=3600)) as bulletin:
