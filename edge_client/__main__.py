@@ -1,6 +1,8 @@
 """`fedlite edge`: takes part in a run with some of its clients."""
 
+import asyncio
 import functools
+import json
 import os
 import re
 from pathlib import Path
@@ -15,12 +17,17 @@ from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
+from broker.machine.looking import looking
+from broker.metrics import serving_metrics
 from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
+from broker.screen import tell_what_happens
 from broker.transports.mqtt import MqttTransport
+from edge_client.board import METRICS, Board
 from edge_client.bundle import own_bundle, own_settings
 from edge_client.joining import join
 from edge_client.live import host
 from edge_client.silence import attentive
+from edge_client.watching import watching
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.network import tell_names
@@ -83,6 +90,12 @@ def edge(
     broker_timeout: Annotated[
         float | None, typer.Option(min=0, help="Give up when no broker answers for so many seconds.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on standard output: how its clients get on.")
+    ] = False,
+    metrics: Annotated[
+        str, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics; on 127.0.0.1 if no host.")
+    ] = "",
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Host some of a run's clients on this machine until the run is over.
@@ -136,20 +149,30 @@ def edge(
     jobs = min(cores, len(names))
     torch.set_num_threads(cores // jobs)
     notes = Journal(fleet if journal else ())
+    board = Board.of(taking_part.keywords["run"], names)
+    tell_what_happens()
+
+    async def take_part(stop: asyncio.Event) -> dict[str, str]:
+        with watching(board, as_json=as_json) as look:
+            async with looking(look):
+                return await taking_part(stop=stop, jobs=jobs, journal=notes, board=board)
+
     try:
-        with threadpool_limits(1, user_api="blas"):
-            reasons = run_until_stopped(
-                lambda stop: taking_part(stop=stop, jobs=jobs, journal=notes),
-                until_stdin_closes=until_stdin_closes,
-            )
+        with (
+            threadpool_limits(1, user_api="blas"),
+            serving_metrics(metrics, METRICS, board.samples),
+        ):
+            reasons = run_until_stopped(take_part, until_stdin_closes=until_stdin_closes)
     finally:
         if journal:
             with writing(journal):
                 notes.write(journal)
-    _tell(reasons)
+    if as_json:
+        typer.echo(json.dumps({"reasons": reasons}))
+    _tell(reasons, as_json=as_json)
 
 
-def _tell(reasons: dict[str, str]) -> None:
+def _tell(reasons: dict[str, str], *, as_json: bool = False) -> None:
     """Say why the clients left.
 
     Raises:
@@ -157,7 +180,7 @@ def _tell(reasons: dict[str, str]) -> None:
     """
     for reason in dict.fromkeys(reasons.values()):
         if reason.partition(":")[0] in (COMPLETE, ENDED, DIVERGED):
-            typer.echo(f"the run is over: {reason}")
+            typer.echo(f"the run is over: {reason}", err=as_json)
         elif reason != STOPPED:
             names = ", ".join(name for name, why in reasons.items() if why == reason)
             typer.echo(f"{names}: {reason}", err=True)

@@ -10,6 +10,7 @@ from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Frame, Transport
 from broker.wire import topics
 from broker.wire.messages import RunScenario
+from edge_client.board import Board
 from edge_client.live import host
 from scenarios.loading.published import read_published
 from scenarios.schema.scenario import Scenario
@@ -26,6 +27,7 @@ async def join(
     module: str = "",
     jobs: int = 1,
     journal: Journal | None = None,
+    board: Board | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, str]:
     """Wait until the run's scenario is published, then take part with some of its clients.
@@ -41,6 +43,7 @@ async def join(
         module: the device's own task, see read_published.
         jobs: see there.
         journal: see there.
+        board: see there.
         say: shows a line to the person at the screen.
 
     Returns:
@@ -66,7 +69,9 @@ async def join(
     )
     if connect_for is not None:
         connect = connect_for(scenario)
-    return await host(scenario, connect, run=run, names=names, stop=stop, jobs=jobs, journal=journal)
+    return await host(
+        scenario, connect, run=run, names=names, stop=stop, jobs=jobs, journal=journal, board=board
+    )
 
 
 async def _published(transport: Transport) -> bytes:

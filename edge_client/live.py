@@ -12,6 +12,7 @@ from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Will
 from broker.wire import packing, topics
 from broker.wire.messages import Hello, Status
+from edge_client.board import Board, WatchedClient
 from edge_client.core import ClientCore, ClientJob, ClientResult
 from edge_client.device import Device
 from edge_client.devices import make_devices
@@ -32,6 +33,7 @@ async def host(
     stop: asyncio.Event,
     jobs: int = 1,
     journal: Journal | None = None,
+    board: Board | None = None,
 ) -> dict[str, str]:
     """Take part in a run with some of its clients, until each is done.
 
@@ -43,6 +45,7 @@ async def host(
         stop: set it to leave early, cleanly.
         jobs: how many clients may train at the same time.
         journal: hears what happens, for a trace.
+        board: takes note of what happens, for whoever looks at it.
 
     Returns:
         Why each client ended.
@@ -52,6 +55,7 @@ async def host(
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())
+    board = board or Board.of(run, names)
     devices = make_devices(scenario, names, journal)
     digest, model = scenario_digest(scenario), model_fingerprint(scenario, task_of(scenario))
 
@@ -72,6 +76,7 @@ async def host(
                         pool,
                         stop,
                         journal,
+                        board,
                     )
                 )
                 for name, device in devices.items()
@@ -89,6 +94,7 @@ async def _client(
     pool: ThreadPoolExecutor,
     stop: asyncio.Event,
     journal: Journal,
+    board: Board,
 ) -> str:
     loop = asyncio.get_running_loop()
 
@@ -103,8 +109,9 @@ async def _client(
 
     subscriptions = topics.client_subscriptions(run, name)
     transport = connect(client_id=client_id, subscriptions=subscriptions, will=will)
+    board.records[name].stats = transport.stats
     async with connected(transport, stop) as there:
         if not there:
             return STOPPED
-        core = ClientCore(run, name, hello, first_session)
+        core = WatchedClient(ClientCore(run, name, hello, first_session), name, board)
         return await Driver(core, transport, compute, journal, log_warning).run(stop)

@@ -1,6 +1,7 @@
 """`fedlite server`: serves one run."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,17 @@ from broker.errors import RunError
 from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, STOPPED, SUPERSEDED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
+from broker.metrics import serving_metrics
 from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.provisioning.bundle import read_bundle
+from broker.screen import tell_what_happens
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import client_names
+from server_node.board.metrics import METRICS, samples_of
+from server_node.board.screen import watching_live
+from server_node.board.views import View
 from server_node.live import serve
 from server_node.progress import over
 from server_node.summary import refusals
@@ -42,11 +48,18 @@ def server(
     broker_timeout: Annotated[
         float | None, typer.Option(min=0, help="Give up when no broker answers for so many seconds.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+    metrics: Annotated[
+        str, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics; on 127.0.0.1 if no host.")
+    ] = "",
+    no_watch: Annotated[
+        bool, typer.Option("--no-watch", help="Publish nothing for `fedlite watch`.")
+    ] = False,
 ) -> None:
     """Serve one run: choose cohorts, train the tail, average the heads, write the run folder.
 
     Ctrl-C and SIGTERM pause the run: edges wait, and the same command goes on from the newest checkpoint.
-    `fedlite stop` ends it for good.
+    `fedlite stop` ends it for good. `fedlite watch` shows it from any machine that reaches the broker.
     """
     loaded = load_scenario(scenario, settings or ())
     rehearse(loaded)
@@ -68,19 +81,34 @@ def server(
     )
     finished = None if fresh else over(loaded, folder)
     if finished is not None:
-        typer.echo(finished[1])
+        typer.echo(finished[1], err=as_json)
     journal = Journal(client_names(loaded))
-    summary = run_until_stopped(lambda stop: serving(stop=stop, journal=journal))
+    tell_what_happens()
+    latest: list[View] = []  # the last one only
+    with (
+        serving_metrics(metrics, METRICS, lambda: samples_of(latest[0]) if latest else ()),
+        watching_live(loaded.training.rounds, loaded.fleet_size, as_json=as_json) as (watch, glance),
+    ):
+
+        def look(view: View) -> None:
+            latest[:] = [view]
+            glance(view)
+
+        summary = run_until_stopped(
+            lambda stop: serving(stop=stop, journal=journal, watch=watch, glance=look, posts=not no_watch)
+        )
     reason = summary["reason"]
+    if as_json:
+        typer.echo(json.dumps(summary))
     if finished is not None:
         raise typer.Exit(exit_of(reason))
     tell_end(reason, folder)
     if reason not in (SUPERSEDED, ANOTHER_SERVER):
         with writing(folder):
             journal.write(folder / JOURNAL)
-        typer.echo(f"results in {folder}")
+        typer.echo(f"results in {folder}", err=as_json)
     if said := refusals(summary):
-        typer.echo(said)
+        typer.echo(said, err=as_json)
     raise typer.Exit(exit_of(reason))
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import copy
+import functools
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -18,7 +19,9 @@ from broker.errors import BrokerError, RunError
 from broker.exits import ANOTHER_SERVER, COMPLETE, STOPPED, SUPERSEDED
 from broker.machine.asyncio_driver import FAREWELL_S, Driver, connected
 from broker.machine.event_log import SERVER, Journal
+from broker.machine.looking import looking
 from broker.transports.base import Connect, Event, Transport, TransportStats, Will
+from broker.transports.bulletin import Bulletin
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
@@ -27,6 +30,11 @@ from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
+from server_node.board.board import Board
+from server_node.board.labels import labels_of
+from server_node.board.screen import Glance
+from server_node.board.show import Show
+from server_node.board.views import Views
 from server_node.observer import observer
 from server_node.ownership import SupersededError, owning
 from server_node.progress import Standing, over, settings_of, standing_of
@@ -57,6 +65,8 @@ async def serve(
     takeover: bool = False,
     journal: Journal | None = None,
     begun: asyncio.Event | None = None,
+    posts: bool = False,
+    glance: Glance = lambda _view: None,
 ) -> Summary:
     """Serve one run to its end and leave its folder. It goes on from the folder's newest good checkpoint.
 
@@ -71,6 +81,8 @@ async def serve(
         takeover: take the run over from a server that is at work.
         journal: hears what happens, for a trace.
         begun: is set when the broker has it that this server is in charge.
+        posts: publish pages for `fedlite watch`.
+        glance: is shown the run once a second, and once more at its end.
 
     Returns:
         The content of summary.json; when another server is in charge, that of this server's share, and
@@ -129,8 +141,14 @@ async def serve(
             async with connected(transport, stop) as there, keeper.watching():
                 compute = _on(keeper.thread, worker, journal)
                 announced = transport if begun is None else _Announcing(transport, begun)
-                driver = Driver(core, announced, compute, journal, report, LAST_WORDS_S)
-                return await driver.run(stop) if there else STOPPED
+                board = Board(core, plan, ledger, labels_of(scenario))
+                epoch_s = time.time() - asyncio.get_running_loop().time()
+                views = Views(board, plan, ledger, record.rows, metric=task.metric, epoch_s=epoch_s)
+                bulletin = Bulletin(transport, functools.partial(topics.watch, run)) if posts else None
+                driver = Driver(board, announced, compute, journal, report, LAST_WORDS_S)
+                show = Show(board, views, bulletin, glance)
+                async with bulletin or nullcontext(), looking(show.look):
+                    return await driver.run(stop) if there else STOPPED
 
         reason = await _until_superseded(drive, keeper)
         if reason in (SUPERSEDED, ANOTHER_SERVER):

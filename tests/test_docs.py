@@ -69,9 +69,8 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 @each_page
 def test_every_path_that_is_named_exists(page: Path) -> None:
-    pattern = (
-        rf"(?<![\w/.-])(?:{ROOMS}|tests|docs|benchmarks|scripts)/[\w/-]*(?:\.(?:py|md|yaml|html|svg|png))?"
-    )
+    endings = "py|md|yaml|html|svg|png|json"
+    pattern = rf"(?<![\w/.-])(?:{ROOMS}|tests|docs|benchmarks|scripts)/[\w/-]*(?:\.(?:{endings}))?"
     for path in re.findall(pattern, page.read_text("utf-8")):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
 

@@ -66,15 +66,20 @@ WITHIN: dict[
         "shipped": set(),
     },
     "edge_client": {},
-    "server_node": {"vocabulary": set(), "protocol": {"vocabulary"}},
+    "server_node": {
+        "vocabulary": set(),
+        "protocol": {"vocabulary"},
+        "board": {"protocol", "vocabulary"},
+    },
     "sim": {
         "network": set(),
         "simulation": {"network"},
         "shaped": {"network", "simulation"},
         "live": {"shaped"},
         "report": set(),
+        "watch": set(),
         "experiments": {"simulation"},
-        "commands": {"network", "simulation", "live", "experiments", "report"},
+        "commands": {"network", "simulation", "live", "experiments", "report", "watch"},
     },
 }
 

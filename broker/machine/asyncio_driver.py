@@ -82,10 +82,10 @@ def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
     except WireError as error:
         log.warning("ignored a message: %s", error)
         return None
-    if (
-        isinstance(frame, Frame) and not frame.payload and place.kind != "up"
-    ):  # a retained message was cleared
-        return None
+    if isinstance(frame, Frame) and not frame.payload and place.kind != "up":
+        return None  # a retained message was cleared
+    if place.kind == "watch":
+        return None  # for people; no part of the protocol
     sender = place.client if place.kind in ("up", "status") else ""
     if isinstance(frame, Refused):
         return Undecodable(sender, frame.error, frame.wire_bytes)

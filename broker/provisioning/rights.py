@@ -65,14 +65,14 @@ def rights_of(user: str, runs: Sequence[str]) -> list[Right]:
     if role == "operator":
         return [Right("readwrite", "fl/#")]
     if role == "observer":
-        return [Right("read", topics.every_state("+")), Right("read", topics.watch("+"))]
+        return [Right("read", topics.every_state("+")), Right("read", topics.watch("+", "#"))]
     if role == "server":
         return [
             Right("readwrite", topics.state(name)),
             Right("readwrite", topics.server(name)),
             Right("write", topics.scenario(name)),
             Right("write", topics.down(name, "+")),
-            Right("write", topics.watch(name)),
+            Right("write", topics.watch(name, "#")),
             Right("read", topics.every_state(name)),
             Right("read", topics.up(name, "+")),
             Right("read", topics.every_status(name)),

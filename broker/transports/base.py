@@ -77,6 +77,7 @@ class TransportStats:
     """What a transport has counted so far.
 
     Attributes:
+        is_connected: whether the connection stands.
         connections: connections made; all but the first are reconnections.
         resent: packets sent again because the connection was lost before the broker acknowledged them. The
             receiver may get such a packet twice; how often that happens is not known here.
@@ -84,10 +85,16 @@ class TransportStats:
         peak_pending_bytes: the largest number of payload bytes that waited for the consumer of events.
     """
 
+    is_connected: bool = False
     connections: int = 0
     resent: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     peak_pending_bytes: int = 0
+
+    def connected(self) -> None:
+        """Count a connection, which now stands."""
+        self.is_connected = True
+        self.connections += 1
 
 
 class Transport(Protocol):

@@ -57,6 +57,7 @@ class MemoryBroker:
             KeyError: no such client is connected.
         """
         client = self._clients.pop(client_id)
+        client.stats.is_connected = False
         client.inbox.close(BrokerError(f"{client_id} was killed"))
         if client.will is not None:
             will = client.will(client.stats.connections)
@@ -84,7 +85,7 @@ class MemoryBroker:
         if client.client_id in self._clients:
             self.kill(client.client_id)
         self._clients[client.client_id] = client
-        client.stats.connections += 1
+        client.stats.connected()
         client.inbox.signal(Connected(client.stats.connections))
         for topic, payload in self.retained.items():
             client.receive(topic, payload)
@@ -93,6 +94,7 @@ class MemoryBroker:
         """Disconnect a client without publishing its will."""
         if self.has(client):
             del self._clients[client.client_id]
+            client.stats.is_connected = False
 
     def has(self, client: "MemoryTransport") -> bool:
         """Tell whether this very client is connected."""

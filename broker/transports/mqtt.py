@@ -188,7 +188,7 @@ class MqttTransport:
                     self._next = 0
                 if self._tls is not None:
                     self._tls.check(self._address)
-                log.info("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
+                log.debug("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
                 self._say_that_it_waits()
                 if loop.time() - start_s > longest_s:
                     pause_s = shortest_s
@@ -273,7 +273,7 @@ class MqttTransport:
         raise AssertionError("aiomqtt ends this iteration with an error only")
 
     def _go_online(self, link: quirks.Link) -> None:
-        self.stats.connections += 1
+        self.stats.connected()
         self._refused = 0
         _waited_for.discard(self._places)
         self._link = link
@@ -292,5 +292,5 @@ class MqttTransport:
             log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
             if why := self._losses.lost(asyncio.get_running_loop().time()):
                 log.warning("%s: %s", self._client_id, why)
-        self._link = None
+        self._link, self.stats.is_connected = None, False
         self._early.clear()

@@ -6,7 +6,7 @@
     fl/2/<run>/down/<client>     server -> one client  Assignment, Gradient, Ask, Released, Welcome, Rejected
     fl/2/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate, Progress
     fl/2/<run>/status/<client>   client -> server      Status, retained; the client's last will
-    fl/2/<run>/watch/...         server -> observers   JSON, retained; no part of the protocol
+    fl/2/<run>/watch/<page>      server -> whoever watches   JSON, retained; no part of the protocol
 
 The second level is the protocol's version. Clients listen to the state of all versions, and the server to the
 status of all, so that each side can say that the other speaks another version.
@@ -90,9 +90,9 @@ def every_status(run: str) -> str:
     return f"fl/+/{run}/status/+"
 
 
-def watch(run: str) -> str:
-    """Filter for what a server tells of its run to people and scripts."""
-    return f"{_ROOT}/{run}/watch/#"
+def watch(run: str, page: str) -> str:
+    """Topic of a page for whoever watches the run; a page's name may have a slash."""
+    return f"{_ROOT}/{run}/watch/{page}"
 
 
 def client_subscriptions(run: str, client: str) -> list[str]:
@@ -118,6 +118,8 @@ def parse(topic: str) -> TopicParts:
             version, run
         ) and _NAME.fullmatch(client):
             return TopicParts(int(version), run, kind, client)
+        case ["fl", version, run, "watch", _, *_] if _are_names(version, run):
+            return TopicParts(int(version), run, "watch", "")
         case _:
             raise WireError("topic", f"{topic[:80]!r} is no topic of a run")
 

@@ -18,6 +18,9 @@ has timers:
     call             clients that are online and have not greeted are asked to; a greeting may have been lost
 """
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
 from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, SUPERSEDED
 from broker.machine.actions import (
     CancelTimer,
@@ -35,7 +38,7 @@ from broker.machine.actions import (
 from broker.wire import topics
 from broker.wire.messages import Claim, Message, RunScenario, RunState, StopRun
 from server_node.protocol.cohort import ASK, Cohort
-from server_node.protocol.exchange import Turn
+from server_node.protocol.exchange import Exchange, Turn
 from server_node.protocol.phase import Phase
 from server_node.protocol.reception import Reception
 from server_node.protocol.rivals import Rivals, Verdict
@@ -82,6 +85,16 @@ class ServerCore:
     def token(self) -> int:
         """Tells it apart from others that start at the same moment."""
         return self._rivals.token
+
+    @property
+    def online(self) -> AbstractSet[str]:
+        """Clients that are there; changes as they come and go."""
+        return self._presence.online
+
+    @property
+    def members(self) -> Mapping[str, Exchange]:
+        """Clients at work, each with its exchange; changes with what they say."""
+        return self._cohort.members
 
     def handle(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
         """Take one event and say what is to be done.

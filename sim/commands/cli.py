@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +28,9 @@ from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
+from server_node.board.screen import watching_live
 from server_node.progress import over
 from server_node.summary import Summary, refusals
-from server_node.vocabulary.reports import Watch
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
 from sim.commands.fleet import app as fleet
@@ -38,6 +38,7 @@ from sim.commands.operate import clear, stop
 from sim.commands.progress import summary_table, watching_run
 from sim.commands.reproduce import reproduce
 from sim.commands.sweep import sweep
+from sim.commands.watch import watch
 from sim.live.run import run_here, write_trace
 from sim.network.csv_inputs import check_csv_inputs
 from sim.simulation.moment import standing_of
@@ -133,7 +134,8 @@ def run(
         typer.echo(words, err=True)
         _tell(loaded, summary, folder, as_json=as_json)
         return
-    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
+    rounds, clients = loaded.training.rounds, loaded.fleet_size
+    with stop_on_signals() as stop, watching_live(rounds, clients, as_json=as_json) as (watch, glance):
         summary = run_here(
             scenario,
             settings or (),
@@ -141,6 +143,7 @@ def run(
             processes=processes,
             watch=watch,
             access=access,
+            glance=glance,
             stop=stop,
             fresh=fresh,
             takeover=takeover,
@@ -184,7 +187,11 @@ def simulate(
         typer.echo(words, err=True)
         _tell(loaded, summary, folder, as_json=as_json)
         return
-    with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
+    metric = load_task(loaded.task).metric
+    watching = watching_run(
+        rounds=loaded.training.rounds, clients=loaded.fleet_size, metric=metric, as_json=as_json
+    )
+    with stop_on_signals() as stop, watching as watch:
         summary = simulate_scenario(
             loaded, folder, timing_only=timing_only, watch=watch, stop=stop, fresh=fresh
         )
@@ -218,13 +225,6 @@ def report(
     from sim.report.page import write_report  # noqa: PLC0415  no other command needs plotly, which is large
 
     typer.echo(f"report in {write_report(runs, out)}")
-
-
-def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
-    metric = load_task(scenario.task).metric
-    return watching_run(
-        rounds=scenario.training.rounds, clients=scenario.fleet_size, metric=metric, as_json=as_json
-    )
 
 
 def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool, goes_on: bool = True) -> None:
@@ -267,6 +267,7 @@ app.command(epilog=EPILOG)(server)
 app.command(epilog=EPILOG)(edge)
 app.command(epilog=EPILOG)(stop)
 app.command(epilog=EPILOG)(clear)
+app.command(epilog=EPILOG)(watch)
 app.command()(calibrate)
 
 

@@ -57,7 +57,7 @@ def clear(
         bool, typer.Option("--force", help="Also when the state there says that a server is at work.")
     ] = False,
 ) -> None:
-    """Remove what the broker keeps of a run: its state, its scenario and the presence of its clients.
+    """Remove what the broker keeps of a run: state, scenario, presence, what `fedlite watch` shows.
 
     A run of the same name then finds nothing of the earlier one. Run folders are not touched.
     """
@@ -132,7 +132,7 @@ async def clear_run(connect: Connect, run: str, *, force: bool = False) -> str:
         RunError: a server is at work.
     """
     client_id = f"{run}-clear-{secrets.token_hex(4)}"
-    subscriptions = [f"fl/+/{run}/state", f"fl/+/{run}/scenario", f"fl/+/{run}/status/+"]
+    subscriptions = [f"fl/+/{run}/{kept}" for kept in ("state", "scenario", "status/+", "watch/#")]
     end = topics.down(run, secrets.token_hex(8))  # nobody else listens there
     async with connect(client_id=client_id, subscriptions=[*subscriptions, end]) as transport:
         await transport.publish(end, packing.encode(StopRun()))

@@ -1,29 +1,27 @@
 """What a person, or a program, sees of a run or a sweep while it goes on, and at the end of a run."""
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from broker.screen import progress_bar
+from broker.wording import format_bytes, format_ratio
+from server_node.board.screen import round_as_json
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import DOWN, UP, Ledger
 from server_node.vocabulary.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from sim.experiments.results import Row
-from sim.wording import format_bytes, format_ratio
 
 
 @contextmanager
 def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterator[Watch]:
     """Give a watcher for a run: a progress bar on a terminal, JSON lines if asked for, else silence."""
     if as_json:
-        yield _round_as_json
+        yield round_as_json
         return
-    with _bar(f"waiting for {clients} clients", rounds) as (console, update):
+    with progress_bar(f"waiting for {clients} clients", rounds) as (console, update):
         score, dropped = "", 0
 
         def watch(fact: Fact, ledger: Ledger) -> None:
@@ -52,39 +50,13 @@ def watching_sweep(points: int, *, as_json: bool) -> Iterator[Callable[[Row], No
     if as_json:
         yield _json_line
         return
-    with _bar("points", points) as (_, update):
+    with progress_bar("points", points) as (_, update):
         yield lambda row: update(advance=1, description=f"{row['run']}: {_result(row)}")
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[tuple[Console, Callable[..., None]]]:
-    """Show a progress bar on a terminal.
-
-    Yields:
-        What prints lines above the bar, and what changes the bar: `completed`, `advance`, `description`.
-    """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total)
-
-        def update(**changes: Any) -> None:
-            progress.update(task, **changes)
-
-        yield progress.console, update
 
 
 def _json_line(content: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, default=str) + "\n")
     sys.stdout.flush()
-
-
-def _round_as_json(fact: Fact, ledger: Ledger) -> None:
-    if isinstance(fact, RoundReport):
-        wire = {name: flow.wire_bytes for name, flow in ledger.flows.items()}
-        loss = None if math.isnan(fact.loss) else fact.loss
-        line = {"round": fact.round, "loss": loss, "metric": fact.metric, "online": fact.online}
-        _json_line(line | {"wire_bytes": wire})
 
 
 def _wire_bytes(ledger: Ledger, flows: Sequence[str]) -> int:

@@ -13,12 +13,12 @@ from rich.table import Table
 from broker.console import command
 from broker.errors import StudyError
 from broker.stopping import STOPPED, stop_on_signals
+from broker.wording import format_bytes
 from scenarios.loading.grid import load_grid
 from sim.commands.progress import watching_sweep
 from sim.experiments.grid_runs import sweep as run_sweep
 from sim.experiments.pool import dask_pool, local_pool
 from sim.experiments.results import Mode, Row, short_keys, short_value
-from sim.wording import format_bytes
 
 
 @command

@@ -30,6 +30,7 @@ from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario, client_names
+from server_node.board.screen import Glance
 from server_node.live import serve
 from server_node.summary import Summary
 from server_node.vocabulary.reports import Watch
@@ -51,6 +52,7 @@ def run_here(
     processes: int | None,
     watch: Watch,
     access: Access | None = None,
+    glance: Glance = lambda _view: None,
     stop: Stop | None = None,
     fresh: bool = False,
     takeover: bool = False,
@@ -66,6 +68,7 @@ def run_here(
             together with this one, which is the server.
         watch: hears of rounds as they happen.
         access: to a broker that runs already; None: the scenario says which.
+        glance: is shown the run once a second.
         stop: pauses the run, cleanly; None: SIGINT and SIGTERM do, while it runs.
         fresh: begin anew, over what the folder has; otherwise go on from its newest good checkpoint.
         takeover: take the run over from a server that is at work.
@@ -87,6 +90,7 @@ def run_here(
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the edge processes have the cores; the tail is a small part of the work
     journal = Journal(client_names(scenario))
+    posts = access is not None or scenario.broker.kind == "url"  # nobody else knows another one
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journals, resolved = private / "journals", private / "scenario.yaml"
@@ -130,6 +134,8 @@ def run_here(
                     folder=folder,
                     stop=asked,
                     watch=watch,
+                    glance=glance,
+                    posts=posts,
                     fresh=fresh,
                     takeover=takeover,
                     journal=journal,

@@ -6,12 +6,12 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
+from broker.wording import format_bytes, format_seconds
 from server_node.summary import wire_bytes_so_far
 from server_node.vocabulary.ledger import DOWN, FLOWS, UP
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
 from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_points, who
-from sim.wording import format_bytes, format_seconds
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and greys
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"

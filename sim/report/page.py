@@ -12,11 +12,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from broker.files import atomic_write, writing
+from broker.wording import format_bytes, format_seconds
 from server_node.summary import total_wire_bytes
 from sim.report import charts, words
 from sim.report.rounds import RoundTime, round_times
 from sim.report.runs import Run, Sweep, read_all
-from sim.wording import format_bytes, format_seconds
 
 WORST = 10
 """Rows of the table of stragglers."""

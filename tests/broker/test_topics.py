@@ -23,6 +23,12 @@ def test_topics_are_read_back() -> None:
         assert topics.parse(make("demo", "pi-1")) == TopicParts(2, "demo", kind, "pi-1")
 
 
+def test_pages_for_watching_belong_to_no_client() -> None:
+    assert topics.watch("demo", "clients/3") == "fl/2/demo/watch/clients/3"
+    for page in ("run", "clients/3", "a/b/c"):
+        assert topics.parse(topics.watch("demo", page)) == TopicParts(2, "demo", "watch", "")
+
+
 @pytest.mark.parametrize(
     "topic",
     [
@@ -40,6 +46,8 @@ def test_topics_are_read_back() -> None:
         "fl/2/demo/up/a/b",
         "fl/2/demo/up/a+",
         "fl/2/+/up/a",
+        "fl/2/demo/watch",
+        "fl/2/+/watch/run",
         "fl/2/demo/side/a",
         "xx/demo/up/a",
     ],

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from broker.wording import format_bytes
 from sim.commands.cli import app
-from sim.wording import format_bytes
 from tests.helpers import small_file
 
 runner = CliRunner()

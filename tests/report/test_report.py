@@ -13,13 +13,13 @@ import yaml
 from typer.testing import CliRunner
 
 from broker.errors import ReportError
+from broker.wording import format_seconds
 from server_node.vocabulary.ledger import CONTROL, FLOWS
 from sim.commands.cli import app
 from sim.report import words
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, Sweep, read_all
 from sim.simulation.run import simulate
-from sim.wording import format_seconds
 from tests.helpers import small_scenario
 
 if TYPE_CHECKING:

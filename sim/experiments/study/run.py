@@ -7,6 +7,7 @@ from pathlib import Path
 
 from broker.files import writing
 from broker.stopping import Stop
+from broker.wording import format_seconds
 from scenarios.data.cache import data_folder
 from scenarios.data.fetch import SOURCES, is_there
 from scenarios.errors import ScenarioError
@@ -17,7 +18,6 @@ from sim.experiments.pool import local_pool
 from sim.experiments.results import Row
 from sim.experiments.study.budget import Budget
 from sim.experiments.study.points import StudyRun
-from sim.wording import format_seconds
 
 FILES = frozenset({"scenario.yaml", "environment.json", "metrics.parquet", "summary.json"})
 """Kept of each run; timelines and models of hundreds of runs would be gigabytes."""

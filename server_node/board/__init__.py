@@ -1,0 +1,1 @@
+"""What a live server shows of its run to whoever watches."""
