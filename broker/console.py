@@ -14,6 +14,7 @@ import typer
 
 from broker.errors import UserError
 from broker.exits import Exit
+from broker.notify import telling_manager
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from broker.urls import masked
 
@@ -44,7 +45,8 @@ def run_until_stopped(
             if until_stdin_closes:
                 _watch_stdin(event)
             with asked.waking(lambda: loop.call_soon_threadsafe(event.set)):
-                return await main(event)
+                async with telling_manager():
+                    return await main(event)
 
         runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
         return runner.run(main_with_event())
