@@ -65,7 +65,7 @@ WITHIN: dict[
         "loading": {"schema", "tasks"},
         "shipped": set(),
     },
-    "edge_client": {},
+    "edge_client": {"service": set()},
     "server_node": {"vocabulary": set(), "protocol": {"vocabulary"}},
     "sim": {
         "network": set(),
