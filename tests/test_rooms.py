@@ -56,6 +56,7 @@ WITHIN: dict[
         "machine": {"wire", "transports"},
         "servers": {"wire", "provisioning"},
         "provisioning": {"wire", "transports"},
+        "installing": {"provisioning"},
     },
     "scenarios": {
         "schema": set(),
