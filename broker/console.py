@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from broker.errors import UserError
 from broker.exits import Exit
@@ -69,6 +70,16 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415  not installed on Windows
 
     return uvloop.new_event_loop()
+
+
+class TwoWords(TyperGroup):
+    """A group of commands of which some have names of two words; the first one may be a command, too."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take the first two words as one name if there is such a command."""
+        if (both := " ".join(args[:2])) in self.commands:
+            args = [both, *args[2:]]
+        return super().resolve_command(ctx, args)
 
 
 REPORT_TO = "this is a bug in fedlite, please report it with the lines above and the command you gave"

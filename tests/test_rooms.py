@@ -67,7 +67,7 @@ WITHIN: dict[
         "shipped": set(),
     },
     "edge_client": {"service": set()},
-    "server_node": {"vocabulary": set(), "protocol": {"vocabulary"}},
+    "server_node": {"vocabulary": set(), "protocol": {"vocabulary"}, "service": set()},
     "sim": {
         "network": set(),
         "simulation": {"network"},
