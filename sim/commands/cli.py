@@ -20,6 +20,7 @@ from broker.stopping import stop_on_signals
 from broker.transports.access import Access
 from broker.urls import masked
 from edge_client.__main__ import edge
+from edge_client.service.check import check
 from edge_client.service.installed import install, status, uninstall, update
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
@@ -246,7 +247,7 @@ app.command(epilog=EPILOG)(server)
 app.command(epilog=EPILOG)(edge)
 for server_command in (server_install, server_status, server_uninstall):
     app.command(f"server {server_command.__name__}", epilog=EPILOG)(server_command)
-for service_command in (install, status, update, uninstall):
+for service_command in (check, install, status, update, uninstall):
     app.command(f"edge {service_command.__name__}", epilog=EPILOG)(service_command)
 app.command(epilog=EPILOG)(stop)
 app.command(epilog=EPILOG)(clear)
