@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from broker.errors import UserError
 from broker.exits import Exit
+from broker.notify import telling_manager
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from broker.urls import masked
 
@@ -44,7 +46,8 @@ def run_until_stopped(
             if until_stdin_closes:
                 _watch_stdin(event)
             with asked.waking(lambda: loop.call_soon_threadsafe(event.set)):
-                return await main(event)
+                async with telling_manager():
+                    return await main(event)
 
         runner = stack.enter_context(asyncio.Runner(loop_factory=_new_loop))
         return runner.run(main_with_event())
@@ -67,6 +70,16 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415  not installed on Windows
 
     return uvloop.new_event_loop()
+
+
+class TwoWords(TyperGroup):
+    """A group of commands of which some have names of two words; the first one may be a command, too."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take the first two words as one name if there is such a command."""
+        if (both := " ".join(args[:2])) in self.commands:
+            args = [both, *args[2:]]
+        return super().resolve_command(ctx, args)
 
 
 REPORT_TO = "this is a bug in fedlite, please report it with the lines above and the command you gave"

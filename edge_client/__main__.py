@@ -24,7 +24,7 @@ from broker.screen import tell_what_happens
 from broker.transports.mqtt import MqttTransport
 from edge_client.board import METRICS, Board
 from edge_client.bundle import own_bundle, own_settings
-from edge_client.joining import join
+from edge_client.joining import join, stay_in_fleet
 from edge_client.live import host
 from edge_client.silence import attentive
 from edge_client.watching import watching
@@ -79,6 +79,10 @@ def edge(
         str, typer.Option(help="This device's own task: a Python file, or an importable module.")
     ] = "",
     bundle: BundleOption = None,
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="When a run is over, wait for the next; only for --run if it is given."),
+    ] = False,
     ca_file: CaFileOption = None,
     password_file: PasswordFileOption = None,
     threads: Annotated[
@@ -104,15 +108,18 @@ def edge(
     both, and comes back by itself when the connection was lost. While the run is paused it waits, too.
     Without a scenario it needs --run and --client, or a bundle that names them, and takes the scenario that
     the server publishes. A scenario that is given must be the server's.
+
+    With --stay, or a bundle that names no run, it takes part in the fleet's runs, one after the other.
     """
     own = own_bundle(bundle, [*(client or ()), *filter(None, clients.split(","))]) if bundle else None
     if own is not None:
         client, run = [own.name], run or own.run
         task_module, settings = task_module or own.task_module, [*own_settings(own), *(settings or ())]
         clients = ""
-        if not run and not scenario:
-            raise RunError(f"{bundle} names no run: give --run NAME")
-    if not scenario and (not run or not client or clients):
+        stay = stay or not (run or scenario)
+    if stay and scenario:
+        raise RunError("--stay is for devices that take the scenarios that servers publish: give no scenario")
+    if not scenario and (not (run or stay) or not client or clients):
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
         )
@@ -134,8 +141,8 @@ def edge(
         user = own.name if own else access.brokers[0].username
         transport = functools.partial(MqttTransport, access, connect_timeout_s=broker_timeout)
         taking_part = functools.partial(
-            join,
-            attentive(transport, user),
+            stay_in_fleet if stay else join,
+            attentive(transport, user) if run else transport,
             connect_for=lambda published: attentive(
                 functools.partial(transport, packet_bytes=published.broker.packet_bytes), user
             ),

@@ -81,6 +81,11 @@ class Board:
         """Make the board of a process."""
         return cls(run, {name: Record() for name in names})
 
+    def begin(self, run: str) -> None:
+        """Forget the run before; the same clients take part in another one."""
+        self.run, self.phase, self.rounds = run, "", 0
+        self.records = {name: Record() for name in self.records}
+
     def hear(self, state: RunState) -> None:
         """Take note of the run's state, which each client hears."""
         if state.phase != self.phase:

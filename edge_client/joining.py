@@ -12,6 +12,8 @@ from broker.wire import topics
 from broker.wire.messages import RunScenario
 from edge_client.board import Board
 from edge_client.live import host
+from edge_client.service.chooser import Offer
+from edge_client.service.standing import Watch, stand
 from scenarios.loading.published import read_published
 from scenarios.schema.scenario import Scenario
 
@@ -62,16 +64,84 @@ async def join(
         packed = await _unless(stop, asyncio.create_task(_published(transport)))
     if packed is None:
         return dict.fromkeys(names, "stopped")
+    return await host_published(
+        packed,
+        connect_for or (lambda _scenario: connect),
+        run=run,
+        names=names,
+        stop=stop,
+        settings=settings,
+        module=module,
+        jobs=jobs,
+        journal=journal,
+        board=board,
+        say=say,
+    )
+
+
+async def host_published(
+    packed: bytes,
+    connect_for: Callable[[Scenario], Connect],
+    *,
+    run: str,
+    names: Sequence[str],
+    stop: asyncio.Event,
+    settings: Sequence[str] = (),
+    module: str = "",
+    jobs: int = 1,
+    journal: Journal | None = None,
+    board: Board | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, str]:
+    """Take part in a run whose published scenario is known; arguments and errors as of `join`."""
     scenario = read_published(packed, settings, module=module)
     say(
         f"scenario {scenario.name}: task {scenario.task.name}, {scenario.fleet_size} clients, "
         f"{scenario.training.rounds} rounds"
     )
-    if connect_for is not None:
-        connect = connect_for(scenario)
+    connect = connect_for(scenario)
     return await host(
         scenario, connect, run=run, names=names, stop=stop, jobs=jobs, journal=journal, board=board
     )
+
+
+async def stay_in_fleet(
+    connect: Connect,
+    *,
+    connect_for: Callable[[Scenario], Connect],
+    run: str,
+    names: Sequence[str],
+    stop: asyncio.Event,
+    settings: Sequence[str] = (),
+    module: str = "",
+    jobs: int = 1,
+    journal: Journal | None = None,
+    board: Board | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, str]:
+    """Take part in the runs of a fleet, one after the other; arguments as of `join`, errors as of `stand`.
+
+    With a name of a run, only that one counts, as often as its server begins again.
+    """
+
+    async def take_part(offer: Offer, watch: Watch, stop_or_leave: asyncio.Event) -> dict[str, str]:
+        if board is not None:
+            board.begin(offer.run)
+        return await host_published(
+            offer.packed,
+            lambda scenario: watch(connect_for(scenario)),
+            run=offer.run,
+            names=names,
+            stop=stop_or_leave,
+            settings=settings,
+            module=module,
+            jobs=jobs,
+            journal=journal,
+            board=board,
+            say=say,
+        )
+
+    return await stand(connect, take_part, names=names, stop=stop, only=run, say=say)
 
 
 async def _published(transport: Transport) -> bytes:

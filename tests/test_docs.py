@@ -159,8 +159,10 @@ def test_every_command_line_that_is_shown_parses(page: Path) -> None:
         rest = list(words)
         while hasattr(command, "commands"):
             assert rest, shown
-            assert rest[0] in command.commands, shown
-            command = command.commands[rest.pop(0)]
+            two_words = " ".join(rest[:2]) in command.commands
+            name = " ".join(rest[: 1 + two_words])
+            assert name in command.commands, shown
+            command, rest = command.commands[name], rest[1 + two_words :]
         assert not leftover(command, rest), shown
 
 

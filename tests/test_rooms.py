@@ -56,6 +56,7 @@ WITHIN: dict[
         "machine": {"wire", "transports"},
         "servers": {"wire", "provisioning"},
         "provisioning": {"wire", "transports"},
+        "installing": {"provisioning"},
     },
     "scenarios": {
         "schema": set(),
@@ -65,11 +66,12 @@ WITHIN: dict[
         "loading": {"schema", "tasks"},
         "shipped": set(),
     },
-    "edge_client": {},
+    "edge_client": {"service": set()},
     "server_node": {
         "vocabulary": set(),
         "protocol": {"vocabulary"},
         "board": {"protocol", "vocabulary"},
+        "service": set(),
     },
     "sim": {
         "network": set(),

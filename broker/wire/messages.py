@@ -281,9 +281,11 @@ class RunScenario(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
     Attributes:
         packed: the scenario, YAML with every default, as UTF-8 compressed with zlib (RFC 1950).
+        model: fingerprint of the task's code, as in Hello; empty: the server does not tell.
     """
 
     packed: bytes
+    model: Word = ""
 
 
 FromClient = Hello | Status | Activations | HeadUpdate | Progress

@@ -18,8 +18,8 @@ from scenarios.tasks.user_module import is_file
 
 log = logging.getLogger(__name__)
 
-ENVELOPE_BYTES = 8
-"""Of the message around it, at most."""
+ENVELOPE_BYTES = 26
+"""Of the message around it, at most, with the fingerprint of the task's code."""
 
 MAX_TEXT_BYTES = 2**20
 """The longest text that a device unpacks."""

@@ -172,9 +172,9 @@ class ServerCore:
 
     def _announce(self) -> list[ServerAction]:
         """Say what the run is, and how far; the scenario first, for who hears of a run looks for it."""
-        packed = self._plan.scenario
-        scenario = Publish(topics.scenario(self._plan.run), RunScenario(packed), retain=True)
-        return [*([scenario] if packed else ()), self._state()]
+        told = RunScenario(self._plan.scenario, self._plan.model)
+        scenario = Publish(topics.scenario(self._plan.run), told, retain=True)
+        return [*([scenario] if told.packed else ()), self._state()]
 
     def _timer(self, key: str, now_s: float) -> list[ServerAction]:
         kind, _, client = key.partition(":")

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
 from broker.__main__ import main as broker
-from broker.console import command
+from broker.console import TwoWords, command
 from broker.errors import RunError
 from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
 from broker.machine.event_log import read_notes
@@ -21,6 +20,8 @@ from broker.stopping import stop_on_signals
 from broker.transports.access import Access
 from broker.urls import masked
 from edge_client.__main__ import edge
+from edge_client.service.check import check
+from edge_client.service.installed import install, status, uninstall, update
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
@@ -30,6 +31,9 @@ from scenarios.tasks import load_task
 from server_node.__main__ import JOURNAL, server
 from server_node.board.screen import watching_live
 from server_node.progress import over
+from server_node.service.installed import install as server_install
+from server_node.service.installed import status as server_status
+from server_node.service.installed import uninstall as server_uninstall
 from server_node.summary import Summary, refusals
 from sim.commands.calibrate import calibrate
 from sim.commands.data import app as data
@@ -45,7 +49,7 @@ from sim.simulation.moment import standing_of
 from sim.simulation.run import simulate as simulate_scenario
 
 
-class _Masked(TyperGroup):
+class _Masked(TwoWords):
     """Repeats no password of a URL when it says that a command line cannot be read."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -265,6 +269,10 @@ app.command()(reproduce)
 app.command(name="broker")(broker)
 app.command(epilog=EPILOG)(server)
 app.command(epilog=EPILOG)(edge)
+for server_command in (server_install, server_status, server_uninstall):
+    app.command(f"server {server_command.__name__}", epilog=EPILOG)(server_command)
+for service_command in (check, install, status, update, uninstall):
+    app.command(f"edge {service_command.__name__}", epilog=EPILOG)(service_command)
 app.command(epilog=EPILOG)(stop)
 app.command(epilog=EPILOG)(clear)
 app.command(epilog=EPILOG)(watch)

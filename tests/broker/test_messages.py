@@ -69,7 +69,7 @@ GOLDEN = [
     ),
     pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),
     pytest.param(StopRun("done"), "93 02 0e a4646f6e65", id="stop run"),
-    pytest.param(RunScenario(b"\x78"), "93 02 0f c40178", id="run scenario"),
+    pytest.param(RunScenario(b"\x78", "a-b"), "94 02 0f c40178 a3612d62", id="run scenario"),
 ]
 
 

@@ -180,7 +180,8 @@ async def test_a_scenario_that_is_too_long_is_not_published_and_the_run_goes_on(
 
 def test_the_longest_scenario_that_is_published_fits_into_a_packet() -> None:
     packed = bytes(MAX_PACKET_BYTES - published.ENVELOPE_BYTES)
-    assert len(packing.encode(RunScenario(packed))) == MAX_PACKET_BYTES
+    message = RunScenario(packed, "a6aabfb4-bb870c27")
+    assert len(packing.encode(message)) == MAX_PACKET_BYTES
 
 
 # Versions.

@@ -77,7 +77,7 @@ def test_a_client_of_another_version_is_told_of_once_and_gets_no_answer(server: 
 
 def test_the_scenario_is_published_by_a_server_in_charge_and_after_each_lost_connection() -> None:
     server = Server(replace(PLAN, scenario=b"packed"))
-    scenario = Publish(topics.scenario("r"), RunScenario(b"packed"), retain=True)
+    scenario = Publish(topics.scenario("r"), RunScenario(b"packed", PLAN.model), retain=True)
     first = [action for action in server.handle(Online()) if isinstance(action, Publish)]
     assert first[0] == scenario
     assert isinstance(first[1].message, RunState)

@@ -1,0 +1,1 @@
+"""Puts a member of a fleet on its machine: user, files, systemd unit; and takes them away again."""

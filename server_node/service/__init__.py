@@ -1,0 +1,1 @@
+"""A server, and the broker beside it, as services of their machine."""
