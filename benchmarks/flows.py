@@ -173,13 +173,16 @@ def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
 
 def coder_times(batches: Sequence[Batch]) -> Iterator[tuple[int, float, float]]:
     """Give L, and the milliseconds of coding and of reading the codes of a batch in `coded_pq`."""
-    seed = bytes(SEED_BYTES)
     for count in (2, 6, 16, 32, 64):
+        codebook = coded(count).size_bytes(1, batches[0].z.shape[1]) - len(
+            pack(np.zeros(PIXELS, np.uint8), bits_for(count))
+        )
+        seed = bytes(min(codebook, SEED_BYTES))
         codes = [coded(count).cluster(batch.z, RNG)[1].codes.astype(np.uint8) for batch in batches]
         written = [encode_codes(each, count, LINE, seed) for each in codes]
         shape = codes[0].shape
         write = [partial(encode_codes, each, count, LINE, seed) for each in codes]
-        read = [partial(decode_codes, each, shape, count, LINE, SEED_BYTES) for each in written]
+        read = [partial(decode_codes, each, shape, count, LINE, len(seed)) for each in written]
         yield count, mean_ms(write), mean_ms(read)
 
 
