@@ -26,16 +26,13 @@ BLOCK = 65_536
 """Coordinates that are sorted at a time: a block of m vectors is copied, not all of them."""
 
 MEMORY = 0.8
-"""What is left of a client's running ratio after a step; see `LossFilter`."""
-MOST = 2.0
-"""A client whose running ratio is above this is left out."""
-CAP = 4.0
-"""What one step counts at most: a client whose ratio is 1 again is back after at most 5 steps."""
-EASY = 0.25
-"""A median below this share of the first step's counts as that share: where losses are small they differ by
-how hard each client's data are, and who is a little behind is no attacker."""
+"""What is left of a client's running agreement after a step; see `LabelFilter`."""
+LEAST = 0.5
+"""A client whose running agreement is below this share of the median is left out."""
+TINY = 1e-30
+"""In the place of a length of 0."""
 FEWEST = 3
-"""Of fewer clients nobody can say which loss is the odd one."""
+"""Of fewer clients nobody can say whose labels are the odd ones."""
 
 
 def aggregate(rule: Aggregation, updates: Sequence[Vector], weights: Sequence[float]) -> Vector:
@@ -52,7 +49,7 @@ def aggregate(rule: Aggregation, updates: Sequence[Vector], weights: Sequence[fl
     match rule:
         case "mean":
             return mean(updates, weights)
-        case "clipped_mean" | "filtered_mean":  # of those whom LossFilter has left
+        case "clipped_mean" | "filtered_mean":  # of those whom LabelFilter has left
             return clipped_mean(updates, weights)
         case "coordinate_median":
             return coordinate_median(updates)
@@ -127,57 +124,87 @@ def coordinate_median(updates: Sequence[Vector]) -> Vector:
     return result
 
 
-class LossFilter(msgspec.Struct):
-    """Says whom the rule filtered_mean leaves out: clients whose loss stays far above that of the others.
+def agreements(owners: npt.NDArray[np.str_], z: Vector, labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Say how well each client's labels fit what the others say about like activations.
 
-    At a step of the tail client i has the mean loss l_i over its batches, under the tail as it was before the
-    step; l is the median of the step's clients, and l_0 that of the first step. The running ratio r_i is 1 at
-    first, and then
+    Every activation is brought to length 1, so that none counts for more than another. For client i, the
+    center of a class is the sum of the *other* clients' activations with that label. A sample of i is judged
+    if others have its label, too. It agrees if, of all centers, that of its label makes the smallest angle
+    with it.
 
-        r_i <- MEMORY r_i + (1 - MEMORY) min(max(l_i / max(l, EASY l_0), 0), CAP)
+    Args:
+        owners: the client of each sample of a step, shape (N,).
+        z: their activations at the cut, finite, float32, shape (N, d).
+        labels: theirs, shape (N,).
 
-    Client i is left out of the step, and of the next average of the heads, while r_i > MOST. What is left is
-    averaged as `clipped_mean`. Whoever is left out goes on sending, so its loss goes on being seen, and it is
-    back once it fits. While fewer than half of a step's clients are hostile, l lies between two honest
-    losses. With fewer than FEWEST clients, or a median that is not above 0, a step says nothing.
+    Returns:
+        For each client with samples that can be judged the share of these that agree.
+    """
+    lengths = np.sqrt(np.einsum("nd,nd->n", z, z, dtype=np.float64))
+    unit = (z / np.maximum(lengths, TINY)[:, None]).astype(np.float32)
+    classes, label = np.unique(labels, return_inverse=True)
+    chosen = np.eye(len(classes), dtype=np.float32)[label]  # (N, k)
+    sums = chosen.T @ unit  # (k, d)
+    found: dict[str, float] = {}
+    for client in np.unique(owners):
+        mine = owners == client
+        centers = sums - chosen[mine].T @ unit[mine]
+        known = chosen[~mine].any(axis=0)  # (k,)
+        centers /= np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), TINY)
+        nearest = np.where(known, unit[mine] @ centers.T, -np.inf).argmax(axis=1)
+        judged = known[label[mine]]
+        if judged.any():
+            found[str(client)] = float((nearest == label[mine])[judged].mean())
+    return found
 
-    To trust small losses is iterative trimmed loss minimization (Shen, Sanghavi 2019, arXiv 1810.11874), here
-    by client instead of by sample. To judge over many steps follows Karimireddy, He, Jaggi 2021 (arXiv
-    2012.10333): a client that is odd once may be unlucky, one that stays odd is not.
+
+class LabelFilter(msgspec.Struct):
+    """Says whom the rule filtered_mean leaves out: clients whose labels stay at odds with the others'.
+
+    At a step of the tail a_i is the share of client i's samples that agree with the others, see `agreements`.
+    The running agreement s_i begins as the median of the a_i of its first step, and then
+
+        s_i <- MEMORY s_i + (1 - MEMORY) a_i
+
+    Client i is left out of the step, and of the next average of the heads, while s_i < LEAST median_j s_j
+    over the clients of the step. What is left is averaged as `clipped_mean`. Whoever is left out goes on
+    sending, so it is seen, and it is back after at most four steps in which it agrees as the median does.
+    While fewer than half of a step's clients are hostile, the median lies between two honest agreements. A
+    step with fewer than FEWEST clients that can be judged says nothing.
+
+    To drop samples whose label is not that of their neighbours is label sanitization (Paudice et al. 2018,
+    arXiv 1803.00992), here by client instead of by sample. To judge over many steps follows Karimireddy, He,
+    Jaggi 2021 (arXiv 2012.10333): a client that is odd once may be unlucky, one that stays odd is not.
 
     Attributes:
-        first: l_0; 0 before the first step.
-        ratios: r_i of every client that was seen.
+        agreement: s_i of every client that was judged.
+        out: whom the last step that judged them has left out, in order.
     """
 
-    first: float = 0.0
-    ratios: dict[str, float] = {}
+    agreement: dict[str, float] = {}
+    out: list[str] = []
 
-    def learn(self, losses: Mapping[str, float], where: str) -> set[str]:
-        """Take the losses of a step, one of each client, all finite; give those that are left out of it.
+    def learn(self, found: Mapping[str, float], where: str) -> list[str]:
+        """Take the agreements of a step, and give those that are left out from now on, also of other steps.
 
         Args:
-            losses: l_i of each client of the step.
+            found: a_i of each client that can be judged.
             where: round and step, for the log, which says who is left out from now on and who no longer is.
         """
-        before = {client for client in losses if self.leaves_out(client)}
-        median = float(np.median(list(losses.values()))) if len(losses) >= FEWEST else 0.0
-        if median > 0:
-            self.first = self.first or median
-            usual = max(median, EASY * self.first)
-            for client, loss in losses.items():
-                ratio = min(max(loss / usual, 0.0), CAP)
-                self.ratios[client] = MEMORY * self.ratios.get(client, 1.0) + (1 - MEMORY) * ratio
-        now = {client for client in losses if self.leaves_out(client)}
+        if len(found) < FEWEST:
+            return self.out
+        usual = float(np.median(list(found.values())))
+        for client, share in found.items():
+            self.agreement[client] = MEMORY * self.agreement.get(client, usual) + (1 - MEMORY) * share
+        least = LEAST * float(np.median([self.agreement[client] for client in found]))
+        now = {client for client in found if self.agreement[client] < least}
+        before = set(self.out).intersection(found)
+        self.out = sorted(now | set(self.out).difference(found))
         for client in sorted(now - before):
-            log.warning("%s: %s is left out, its loss stays far above that of the others", where, client)
+            log.warning("%s: %s is left out, its labels contradict those of the others", where, client)
         for client in sorted(before - now):
             log.warning("%s: %s is not left out any more", where, client)
-        return now
-
-    def leaves_out(self, client: str) -> bool:
-        """Say whether a client is left out at present."""
-        return self.ratios.get(client, 1.0) > MOST
+        return self.out
 
 
 def _blocks(size: int) -> list[slice]:

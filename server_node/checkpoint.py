@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
-from server_node.aggregation import LossFilter
+from server_node.aggregation import LabelFilter
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
@@ -47,7 +47,7 @@ class Progress(msgspec.Struct, frozen=True):
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
     ledger: Ledger
-    filter: LossFilter = msgspec.field(default_factory=LossFilter)
+    filter: LabelFilter = msgspec.field(default_factory=LabelFilter)
 
 
 Header = TypeVar("Header", bound=msgspec.Struct)

@@ -13,7 +13,7 @@ from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
-from server_node.aggregation import LossFilter
+from server_node.aggregation import LabelFilter
 from server_node.checkpoint import Progress
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
@@ -34,7 +34,7 @@ class Standing:
     rows: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     tensors: dict[str, Tensor] | None = None
-    filter: LossFilter = field(default_factory=LossFilter)
+    filter: LabelFilter = field(default_factory=LabelFilter)
     damaged: tuple[str, ...] = ()
 
 

@@ -27,7 +27,7 @@ from scenarios.training import (
     load_module_tensors,
     module_tensors,
 )
-from server_node.aggregation import LossFilter, aggregate
+from server_node.aggregation import LabelFilter, aggregate
 from server_node.tail_pass import LARGEST, Batch, TailGradients, TailState, is_sound, send_all
 from server_node.vocabulary.jobs import (
     CloseRound,
@@ -88,7 +88,7 @@ class Tail:
         self._map_batches = map_batches
         self._rule = training.aggregation
         self._unsound: dict[str, WireError] = {}
-        self.filter = LossFilter()
+        self.filter = LabelFilter()
         self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -198,7 +198,7 @@ class Tail:
         if self._is_lost(len(self._gradients.greatest_loss), self._unsound):
             return Diverged(f"{where}: activations_up: {_named(self._unsound)}")
         if self._rule == "filtered_mean":
-            self._gradients.leave_out(self.filter.learn(self._gradients.mean_losses, where))
+            self._gradients.leave_out(self.filter.learn(self._gradients.agreements(), where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
         if not self._gradients.step(lr):
             losses = self._gradients.greatest_loss
@@ -235,7 +235,7 @@ class Tail:
             change = self._read_update(client, update)
             if isinstance(change, WireError):
                 refused[client] = change
-            elif self._rule != "filtered_mean" or not self.filter.leaves_out(client):
+            elif client not in self.filter.out:
                 received[client], weights[client] = change, weight * update.samples
         too_large = {client: why for client, why in refused.items() if _is_too_large(why)}
         unsound = self._average(received, weights) | too_large

@@ -19,7 +19,7 @@ from broker.wire.messages import Activations
 from scenarios.schema.scenario import Aggregation
 from scenarios.seeded import seeded
 from scenarios.training import sgd_step
-from server_node.aggregation import LossFilter, aggregate
+from server_node.aggregation import LabelFilter, aggregate, agreements
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,14 @@ class AddedUp(msgspec.Struct, frozen=True):
         weight: of the samples together; with the rule mean.
         of_clients: of each client the sum over its samples, and their weight; with other rules.
         greatest_loss: of each client.
-        losses: of each client the sum over its samples, and their number.
+        sent: client, z~ and labels of each batch; with the rule filtered_mean.
     """
 
     at_parameters: list[Tensor | None]
     weight: float
     of_clients: dict[str, tuple[Tensor, float]]
     greatest_loss: dict[str, float]
-    losses: dict[str, tuple[float, int]]
+    sent: list[tuple[str, Tensor, Tensor]]
 
 
 class TailState(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ class TailState(msgspec.Struct, frozen=True):
     tail: list[Tensor]
     gradients: AddedUp
     unsound: dict[str, tuple[str, str]]
-    filter: LossFilter
+    filter: LabelFilter
 
 
 class TailGradients:
@@ -115,7 +115,7 @@ class TailGradients:
 
     def __init__(self, tail: nn.Module, rule: Aggregation) -> None:
         self.greatest_loss: dict[str, float] = {}
-        self._losses: dict[str, tuple[float, int]] = {}  # sum over a client's samples, and their number
+        self._sent: list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
         self._tail = tail
         self._rule = rule
         self._weight = 0.0
@@ -123,13 +123,15 @@ class TailGradients:
 
     def state(self) -> AddedUp:
         """Give what has been added up; tensors are not copies."""
+        sent = [(client, torch.tensor(z), torch.tensor(labels)) for client, z, labels in self._sent]
         at_parameters = [parameter.grad for parameter in self._tail.parameters() if self._weight]
-        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss, self._losses)
+        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss, sent)
 
     def restore(self, state: AddedUp) -> None:
         """Have added up what a state says."""
         self._weight, self._of = state.weight, state.of_clients
-        self.greatest_loss, self._losses = state.greatest_loss, state.losses
+        self.greatest_loss = state.greatest_loss
+        self._sent = [(client, z.numpy(), labels.numpy()) for client, z, labels in state.sent]
         for parameter, gradient in zip(
             self._tail.parameters(), state.at_parameters, strict=bool(self._weight)
         ):
@@ -141,8 +143,6 @@ class TailGradients:
         for batch, losses in zip(group.batches, np.split(group.losses.numpy(), ends), strict=True):
             before = self.greatest_loss.get(batch.client, 0.0)
             self.greatest_loss[batch.client] = max(before, float(np.abs(losses).max()))
-            total, count = self._losses.get(batch.client, (0.0, 0))
-            self._losses[batch.client] = total + float(losses.sum(dtype=np.float64)), count + len(losses)
         pairs = list(zip(learning(self._tail), group.gradients, strict=True))
         if self._rule == "mean":
             first, self._weight = not self._weight, self._weight + group.weight
@@ -152,14 +152,19 @@ class TailGradients:
                     parameter.grad = gradient if added is None else added + gradient
             return
         (batch,) = group.batches
+        if self._rule == "filtered_mean":
+            self._sent.append((batch.client, batch.z, batch.targets.numpy()))
         whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
         earlier, weight = self._of.get(batch.client, (torch.zeros_like(whole), 0.0))
         self._of[batch.client] = earlier + whole, weight + group.weight
 
-    @property
-    def mean_losses(self) -> dict[str, float]:
-        """The mean loss over the samples of each client whose batches are in it."""
-        return {client: total / count for client, (total, count) in self._losses.items()}
+    def agreements(self) -> dict[str, float]:
+        """Compare the labels of clients with one another; see `server_node.aggregation.agreements`."""
+        if not self._sent:
+            return {}
+        clients, z, labels = zip(*self._sent, strict=True)
+        owners = np.repeat(clients, [len(each) for each in labels])
+        return agreements(owners, np.concatenate(z), np.concatenate(labels))
 
     def leave_out(self, clients: Collection[str]) -> None:
         """Forget the gradients of some clients; the rule is not mean."""

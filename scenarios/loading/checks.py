@@ -53,7 +53,7 @@ def _method(scenario: Scenario) -> Iterator[Problem]:
     if scenario.training.aggregation == "filtered_mean":
         yield (
             ("training", "aggregation"),
-            "filtered_mean goes with method: split; with fedavg the server sees no losses: take clipped_mean",
+            "filtered_mean goes with method: split; with fedavg the server sees no labels: take clipped_mean",
         )
     for number, group in enumerate(scenario.fleet):
         if device_of(group.device).whole_model_s is None:
@@ -89,6 +89,11 @@ def _broker(broker: BrokerSpec) -> Iterator[Problem]:
 def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     if isinstance(scenario.task.partition, Dirichlet) and task.target_shape:
         yield ("task", "partition"), "dirichlet_alpha needs one class per sample; this task has several"
+    if scenario.training.aggregation == "filtered_mean" and task.target_shape:
+        yield (
+            ("training", "aggregation"),
+            "filtered_mean needs one class per sample; this task has several: take clipped_mean",
+        )
     own = ("task", "module") if scenario.task.module else ("task", "name")
     head = "head" if scenario.training.method == "split" else "whole model"
     try:
