@@ -380,7 +380,7 @@ def test_time_over_a_link_that_was_not_trained_over_is_that_of_a_trained_run(tmp
 
 
 def test_times_are_bounds_where_sizes_depend_on_the_content(tmp_path: Path) -> None:
-    codec = "{flows.activations_up: {codec: coded_pq, subvectors: 4, centroids: 4}}"
+    codec = "{flows.activations_up: {codec: coded_pq, subvectors: 16, centroids: 2}}"
     change = ("family: FedLite}", f"family: FedLite, set: {codec}}}")
     reproduce(study_file(tmp_path, change, ("seeds: [0, 1]", "seeds: [0]")), "--budget=full", "--tasks=near")
     [row] = [row for row in rows_of(tmp_path) if row["arm"] == "fedlite"]
