@@ -70,12 +70,12 @@ def simulate(
     """
     task, stop = task_of(scenario), stop or Stop()
     check_csv_inputs(scenario)
+    with suppress(MissingDataError) if timing_only else nullcontext():
+        rehearse(scenario, task)
     with alone_in(folder):
         standing = Standing() if fresh else standing_of(scenario, folder, timing_only=timing_only)
         if standing.finished is not None:
             return standing.finished[0]
-        with suppress(MissingDataError) if timing_only else nullcontext():
-            rehearse(scenario, task)
         if fresh:
             checkpoint.remove(folder)
         moment = standing.moment
