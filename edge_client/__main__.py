@@ -1,54 +1,14 @@
 """`fedlite edge`: takes part in a run with some of its clients."""
 
-import functools
-import os
-import re
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from threadpoolctl import threadpool_limits
 
-from broker.console import command, run_until_stopped
+from broker.console import command
 from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
-from broker.files import writing
-from broker.machine.event_log import Journal
-from broker.transports.mqtt import MqttTransport
-from edge_client.joining import join
-from edge_client.live import host
-from scenarios.errors import ScenarioError
-from scenarios.loading.load import load_scenario
-from scenarios.schema.network import tell_names
-from scenarios.schema.scenario import client_names
-
-
-def pick(fleet: list[str], which: str) -> list[str]:
-    """Choose clients of a fleet by name, number or range: "c03", "3", "0-24", "0-3,c07", "all".
-
-    Raises:
-        ScenarioError: what names no client.
-    """
-    if which == "all":
-        return fleet
-    names: list[str] = []
-    for part in which.split(","):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if part in fleet:
-            names.append(part)
-        elif span:
-            first, last = int(span[1]), int(span[2] or span[1])
-            if not first <= last < len(fleet):
-                raise ScenarioError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
-            names += fleet[first : last + 1]
-        else:
-            raise ScenarioError(f"no client {part!r}; {tell_names(fleet)}")
-    return list(dict.fromkeys(names))
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+from edge_client.memory import check_memory
 
 
 @command
@@ -92,50 +52,25 @@ def edge(
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
         )
-    changes = list(settings or ())
-    if scenario:
-        loaded = load_scenario(scenario, [*changes, *([f"task.module={task_module}"] if task_module else [])])
-        fleet = client_names(loaded)
-        names = pick(fleet, clients or ",".join(client or ["all"]))
-        spec = loaded.broker
-        connect = functools.partial(
-            MqttTransport,
+    check_memory()
+    from edge_client.process import take_part  # noqa: PLC0415  loads torch, which takes seconds
+
+    _tell(
+        take_part(
             broker,
-            ca_file=ca_file or spec.ca_file,
-            packet_bytes=spec.packet_bytes,
-            connect_timeout_s=broker_timeout,
-        )
-        taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
-    else:
-        fleet = names = list(dict.fromkeys(client or ()))
-        connect = functools.partial(MqttTransport, broker, ca_file=ca_file, connect_timeout_s=broker_timeout)
-        taking_part = functools.partial(
-            join,
-            connect,
-            connect_for=lambda published: functools.partial(
-                connect, packet_bytes=published.broker.packet_bytes
-            ),
+            scenario=scenario,
             run=run,
-            names=names,
-            settings=changes,
+            names=client or [],
+            which=clients,
+            settings=settings or [],
             module=task_module,
-            say=_say,
+            ca_file=ca_file,
+            threads=threads,
+            journal=journal,
+            broker_timeout_s=broker_timeout,
+            until_stdin_closes=until_stdin_closes,
         )
-    cores = threads or os.cpu_count() or 1
-    jobs = min(cores, len(names))
-    torch.set_num_threads(cores // jobs)
-    notes = Journal(fleet if journal else ())
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            reasons = run_until_stopped(
-                lambda stop: taking_part(stop=stop, jobs=jobs, journal=notes),
-                until_stdin_closes=until_stdin_closes,
-            )
-    finally:
-        if journal:
-            with writing(journal):
-                notes.write(journal)
-    _tell(reasons)
+    )
 
 
 def _tell(reasons: dict[str, str]) -> None:
