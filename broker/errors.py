@@ -9,6 +9,8 @@ Exception
 │   │   └── AnotherServerError  another server works in the run folder, exit code 6
 │   ├── ReportError         run folders that no report can be made of
 │   ├── StudyError          a study or sweep that cannot be run as asked
+│   ├── MissingExtraError   a package that an extra brings is not installed (broker.extras)
+│   ├── MemoryLimitError    a device with too little memory (edge_client.memory)
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
 └── ValueError
     └── WireError           bytes from outside that break the protocol (broker.wire.errors): counted, answered

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
+from broker.commands import app
 from scenarios.schema.scenario import Scenario
-from sim.commands.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -161,7 +161,7 @@ def test_every_command_line_that_is_shown_parses(page: Path) -> None:
         while hasattr(command, "commands"):
             assert rest, shown
             assert rest[0] in command.commands, shown
-            command = command.commands[rest.pop(0)]
+            _, command, rest = command.resolve_command(command.context_class(command), rest)
         assert not leftover(command, rest), shown
 
 

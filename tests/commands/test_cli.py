@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sim.commands.cli import app
+from broker.commands import app
 from sim.wording import format_bytes
 from tests.helpers import small_file
 

@@ -1,4 +1,4 @@
-"""The command `fedlite`."""
+"""`fedlite run` and `fedlite simulate`: a scenario, live on this machine or in virtual time."""
 
 import json
 from contextlib import AbstractContextManager
@@ -6,58 +6,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from broker.__main__ import main as broker
 from broker.console import command
 from broker.errors import RunError
-from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
-from broker.machine.event_log import read_notes
+from broker.exits import COMPLETE, STOPPED, exit_of
 from broker.stopping import stop_on_signals
-from edge_client.__main__ import edge
-from scenarios.loading.grid import load_grid
-from scenarios.loading.load import dump_resolved, load_scenario, read_tree
-from scenarios.loading.rehearsal import data_missing
-from scenarios.loading.shipped import question, shipped
+from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
-from server_node.__main__ import JOURNAL, server
 from server_node.progress import over
 from server_node.summary import Summary, refusals
 from server_node.vocabulary.reports import Watch
-from sim.commands.calibrate import calibrate
-from sim.commands.data import app as data
-from sim.commands.operate import clear, stop
+from sim.commands.options import Settings, Spec
 from sim.commands.progress import summary_table, watching_run
-from sim.commands.reproduce import reproduce
-from sim.commands.sweep import sweep
-from sim.live.run import run_here, write_trace
-from sim.network.csv_inputs import check_csv_inputs
+from sim.live.run import run_here
 from sim.simulation.run import simulate as simulate_scenario
-
-app = typer.Typer(
-    help="Split learning over MQTT with clustered activations.",
-    no_args_is_help=True,
-    add_completion=False,
-    epilog=EPILOG,
-    pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
-)
-scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
-app.add_typer(scenarios, name="scenarios")
-app.add_typer(data, name="data")
-
-Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
-]
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
-@app.command(epilog=EPILOG)
 @command
 def run(
     scenario: Spec,
@@ -107,7 +75,6 @@ def run(
     _tell(loaded, summary, folder, as_json=as_json)
 
 
-@app.command()
 @command
 def simulate(
     scenario: Spec,
@@ -124,35 +91,6 @@ def simulate(
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch, stop=stop)
     _tell(loaded, summary, folder, as_json=as_json)
-
-
-@app.command()
-@command
-def trace(
-    folder: Annotated[Path, typer.Argument(help="The server's run folder.")],
-    journals: Annotated[list[Path] | None, typer.Argument(help="Files of `fedlite edge --journal`.")] = None,
-) -> None:
-    """Join the journals of server and edge processes on several machines to a trace.json."""
-    if not (folder / "scenario.yaml").is_file():
-        raise RunError(f"{folder} is no run folder: it has no scenario.yaml; fedlite server writes it")
-    scenario = load_scenario(str(folder / "scenario.yaml"))
-    write_trace(scenario, folder, read_notes(folder / JOURNAL), journals or [])
-    typer.echo(f"wrote {folder / 'trace.json'}")
-
-
-@app.command()
-@command
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File; default: report.html, in the folder if there is one, else here."),
-    ] = None,
-) -> None:
-    """Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up."""
-    from sim.report.page import write_report  # noqa: PLC0415  no other command needs plotly, which is large
-
-    typer.echo(f"report in {write_report(runs, out)}")
 
 
 def _watching(scenario: Scenario, *, as_json: bool) -> AbstractContextManager[Watch]:
@@ -183,51 +121,3 @@ def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool) 
         typer.echo(f"stopped after {rounds}; {folder} says what they came to", err=True)
     if reason != COMPLETE:
         raise typer.Exit(exit_of(reason))
-
-
-app.command()(sweep)
-app.command()(reproduce)
-app.command(name="broker")(broker)
-app.command(epilog=EPILOG)(server)
-app.command(epilog=EPILOG)(edge)
-app.command(epilog=EPILOG)(stop)
-app.command(epilog=EPILOG)(clear)
-app.command()(calibrate)
-
-
-@scenarios.command("list")
-@command
-def list_scenarios() -> None:
-    """List the shipped scenarios, each with the question it answers."""
-    table = Table("name", "question", box=None)
-    for name, path in shipped().items():
-        table.add_row(name, question(path))
-    Console().print(table)
-
-
-@scenarios.command()
-@command
-def show(scenario: Spec, settings: Settings = None) -> None:
-    """Print a scenario with everything it inherits and every default."""
-    typer.echo(dump_resolved(load_scenario(scenario, settings or ())), nl=False)
-
-
-@scenarios.command()
-@command
-def validate(scenario: Spec, settings: Settings = None) -> None:
-    """Check a scenario and say what is wrong: file, line, key, what is allowed."""
-    loaded = load_scenario(scenario, settings or ())
-    check_csv_inputs(loaded)
-    why_untried = data_missing(loaded)
-    _, swept = read_tree(scenario, settings or ())
-    grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
-    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
-    if why_untried:
-        typer.echo(
-            f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"
-        )
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

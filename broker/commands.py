@@ -1,0 +1,152 @@
+"""Which function each command of `fedlite` is.
+
+Other rooms are named here as text only. A command's module is imported when that command is given:
+`fedlite --help` need not wait for torch, and a device need not have what only a server imports.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from broker.console import telling
+from broker.exits import EPILOG
+
+
+class Command(NamedTuple):
+    """Where a command is.
+
+    Attributes:
+        target: module:function, or module:app of a group.
+        line: the first line of its help.
+        extra: of this package, which brings what its module imports; empty if every installation has that.
+    """
+
+    target: str
+    line: str
+    extra: str = ""
+
+
+COMMANDS = {
+    "run": Command(
+        "sim.commands.run:run",
+        "Run a scenario here and now: broker, server and all clients on this machine.",
+        extra="sim",
+    ),
+    "simulate": Command(
+        "sim.commands.run:simulate",
+        "Run a scenario in virtual time, over the network, devices and broker that it describes.",
+        extra="sim",
+    ),
+    "trace": Command(
+        "sim.commands.trace:trace",
+        "Join the journals of server and edge processes on several machines to a trace.json.",
+        extra="sim",
+    ),
+    "report": Command(
+        "sim.commands.report:report",
+        "Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up.",
+        extra="report",
+    ),
+    "sweep": Command(
+        "sim.commands.sweep:sweep",
+        "Run a scenario in virtual time at every point of a grid; the same command goes on where it stopped.",
+        extra="sim",
+    ),
+    "reproduce": Command(
+        "sim.commands.reproduce:reproduce",
+        "Run a study, such as the FedLite paper's, as far as a budget of time reaches; write tables, plots.",
+        extra="sim",
+    ),
+    "broker": Command(
+        "broker.__main__:main",
+        "Run a broker without passwords, for one machine or a network you trust.",
+        extra="server",
+    ),
+    "server": Command(
+        "server_node.__main__:server",
+        "Serve one run: choose cohorts, train the tail, average the heads, write the run folder.",
+        extra="server",
+    ),
+    "edge": Command(
+        "edge_client.__main__:edge", "Host some of a run's clients on this machine until the run is over."
+    ),
+    "stop": Command(
+        "sim.commands.operate:stop",
+        "End a run for good: its server writes the results and ends, and all edges leave.",
+    ),
+    "clear": Command(
+        "sim.commands.operate:clear",
+        "Remove what the broker keeps of a run: its state, its scenario and the presence of its clients.",
+    ),
+    "calibrate": Command(
+        "sim.commands.calibrate:calibrate",
+        "Measure how long this machine computes for a scenario's task and codecs, and write it to a file.",
+    ),
+    "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
+    "data": Command("sim.commands.data:app", "Get the data of tasks that do not bring them."),
+}
+"""By name."""
+
+
+def load(name: str) -> Any:
+    """Import a command; gives what typer makes of it.
+
+    Raises:
+        SystemExit: its module needs a package that is not installed; the screen says which extra brings it.
+    """
+    command = COMMANDS[name]
+    module, _, attribute = command.target.partition(":")
+    with telling(extra=command.extra):
+        found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(add_completion=False)
+        found.command(name, epilog=EPILOG)(function)
+    made = typer.main.get_command(found)
+    made.name = name
+    return made
+
+
+class _Lazy(TyperGroup):
+    """A group whose commands have a name and a line of help each, and are imported to be run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the command itself where its name was given."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load(name), rest
+
+
+app = typer.Typer(
+    help="Split learning over MQTT with clustered activations.",
+    cls=_Lazy,
+    no_args_is_help=True,
+    add_completion=False,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
+)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedlite {version('fedlite-mqtt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
+
+
+def _nothing() -> None:
+    """Stand for a command that is not imported yet."""
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_command.line)(_nothing)
