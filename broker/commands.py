@@ -5,7 +5,6 @@ Other rooms are named here as text only. A command's module is imported when tha
 """
 
 import importlib
-from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -131,6 +130,8 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # noqa: PLC0415  slow, and --help needs none of it
+
         typer.echo(f"fedlite {version('fedlite-mqtt')}")
         raise typer.Exit
 

@@ -1,7 +1,6 @@
 """Which extra of this package brings what is not installed, as its own metadata say."""
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
 
 from broker.errors import UserError
 
@@ -32,6 +31,8 @@ def missing_extra(error: ModuleNotFoundError, extra: str = "") -> MissingExtraEr
 
 def extras() -> dict[str, str]:
     """Give the first extra that names each package; a distribution here has the name of what is imported."""
+    from importlib.metadata import PackageNotFoundError, requires  # noqa: PLC0415  slow, and for mistakes only
+
     try:
         requirements = requires(DISTRIBUTION) or []
     except PackageNotFoundError:  # a checkout that is not installed
