@@ -24,7 +24,7 @@ def main() -> None:
         with subprocess.Popen(
             [sys.executable, "-m", "server_node", *common, f"--out={folder}/run"], stdout=subprocess.DEVNULL
         ) as server:
-            edge = subprocess.Popen([sys.executable, "-m", "edge_client", *common, "--clients=0"])
+            edge = subprocess.Popen([sys.executable, "-m", "broker.cli", "edge", *common, "--clients=0"])
             _, status, usage = os.wait4(edge.pid, 0)
             server.wait()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -6,15 +6,15 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import typer
-from typer.core import TyperGroup
 
 from broker.errors import UserError
 from broker.exits import Exit
+from broker.extras import missing_extra
 from broker.notify import telling_manager
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from broker.urls import masked
@@ -72,26 +72,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-class TwoWords(TyperGroup):
-    """A group of commands of which some have names of two words; the first one may be a command, too."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Take the first two words as one name if there is such a command."""
-        if (both := " ".join(args[:2])) in self.commands:
-            args = [both, *args[2:]]
-        return super().resolve_command(ctx, args)
-
-
 REPORT_TO = "this is a bug in fedlite, please report it with the lines above and the command you gave"
 
 
 def command(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a command: set up logging to standard error, and decide how errors are shown.
+    """Decorate a command: set up logging to standard error, and decide how errors are shown; see telling.
 
     In no line of either is the password of a URL.
-
-    A UserError is shown as one line without a traceback, and the exit code is its own. Any other exception is
-    a bug: its traceback is printed, then a line that says where to report it, and the exit code is 1.
     """
 
     @functools.wraps(function)
@@ -99,22 +86,8 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
         logging.basicConfig(level=logging.WARNING)
         for handler in logging.getLogger().handlers:
             handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        try:
+        with telling():
             return function(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)  # noqa: T201  the command line's last word
-            raise SystemExit(STOPPED) from None
-        except Exception as error:
-            mistakes = _mistakes(error)
-            if mistakes is None:
-                print(masked("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201
-                print(f"error: {REPORT_TO}", file=sys.stderr)  # noqa: T201  the command line's last word
-                raise SystemExit(Exit.BUG) from error
-            for line in dict.fromkeys(line for mistake in mistakes for line in str(mistake).splitlines()):
-                print(f"error: {masked(line)}", file=sys.stderr)  # noqa: T201  the command line's last word
-            raise SystemExit(mistakes[0].exit) from error
 
     return told
 
@@ -126,14 +99,45 @@ class _Masked(logging.Formatter):
         return masked(super().format(record))
 
 
-def _mistakes(error: BaseException) -> list[UserError] | None:
-    """Give a UserError, or those of a group of nothing but UserErrors; None for other errors."""
+@contextmanager
+def telling(*, extra: str = "") -> Iterator[None]:
+    """Show what goes wrong within as the end of a command.
+
+    A UserError is shown as one line without a traceback, and the exit code is its own; so is a package that
+    an extra would bring. Any other exception is a bug: its traceback is printed, then a line that says where
+    to report it, and the exit code is 1.
+
+    Args:
+        extra: brings all packages that the command needs; empty: the one that brings the missing package.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)  # noqa: T201  the command line's last word
+        raise SystemExit(STOPPED) from None
+    except Exception as error:
+        mistakes = _mistakes(error, extra)
+        if mistakes is None:
+            print(masked("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201
+            print(f"error: {REPORT_TO}", file=sys.stderr)  # noqa: T201  the command line's last word
+            raise SystemExit(Exit.BUG) from error
+        for line in dict.fromkeys(line for mistake in mistakes for line in str(mistake).splitlines()):
+            print(f"error: {masked(line)}", file=sys.stderr)  # noqa: T201  the command line's last word
+        raise SystemExit(mistakes[0].exit) from error
+
+
+def _mistakes(error: BaseException, extra: str) -> list[UserError] | None:
+    """Give the UserErrors that an error, or a group of errors, comes to; None if it is a bug."""
     if isinstance(error, BaseExceptionGroup):
         mistakes: list[UserError] = []
         for inner in error.exceptions:
-            found = _mistakes(inner)
+            found = _mistakes(inner, extra)
             if found is None:
                 return None
             mistakes += found
         return mistakes
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_extra(error, extra) or error
     return [error] if isinstance(error, UserError) else None

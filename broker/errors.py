@@ -10,6 +10,8 @@ Exception
 │   │   └── CannotGoOnError   what the run folder has cannot be gone on from; --fresh begins anew
 │   ├── ReportError         run folders that no report can be made of
 │   ├── StudyError          a study or sweep that cannot be run as asked
+│   ├── MissingExtraError   a package that an extra brings is not installed (broker.extras)
+│   ├── MemoryLimitError    a device with too little memory (edge_client.memory)
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
 └── ValueError
     └── WireError           bytes from outside that break the protocol (broker.wire.errors): counted, answered

@@ -1,64 +1,18 @@
 """`fedlite edge`: takes part in a run with some of its clients."""
 
-import asyncio
 import functools
 import json
-import os
-import re
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from threadpoolctl import threadpool_limits
 
-from broker.console import command, run_until_stopped
+from broker.console import command
 from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
-from broker.files import writing
-from broker.machine.event_log import Journal
-from broker.machine.looking import looking
-from broker.metrics import serving_metrics
 from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
-from broker.screen import tell_what_happens
-from broker.transports.mqtt import MqttTransport
-from edge_client.board import METRICS, Board
 from edge_client.bundle import own_bundle, own_settings
-from edge_client.joining import join, stay_in_fleet
-from edge_client.live import host
-from edge_client.silence import attentive
-from edge_client.watching import watching
-from scenarios.errors import ScenarioError
-from scenarios.loading.load import load_scenario
-from scenarios.schema.network import tell_names
-from scenarios.schema.scenario import client_names
-
-
-def pick(fleet: list[str], which: str) -> list[str]:
-    """Choose clients of a fleet by name, number or range: "c03", "3", "0-24", "0-3,c07", "all".
-
-    Raises:
-        ScenarioError: what names no client.
-    """
-    if which == "all":
-        return fleet
-    names: list[str] = []
-    for part in which.split(","):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if part in fleet:
-            names.append(part)
-        elif span:
-            first, last = int(span[1]), int(span[2] or span[1])
-            if not first <= last < len(fleet):
-                raise ScenarioError(f"clients {part}: the fleet has numbers 0 to {len(fleet) - 1}")
-            names += fleet[first : last + 1]
-        else:
-            raise ScenarioError(f"no client {part!r}; {tell_names(fleet)}")
-    return list(dict.fromkeys(names))
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+from edge_client.memory import check_memory
 
 
 @command
@@ -123,57 +77,26 @@ def edge(
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
         )
-    changes = list(settings or ())
-    if scenario:
-        loaded = load_scenario(scenario, [*changes, *([f"task.module={task_module}"] if task_module else [])])
-        fleet = client_names(loaded)
-        names = pick(fleet, clients or ",".join(client or ["all"]))
-        spec = loaded.broker
-        access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=own, spec=spec)
-        transport = functools.partial(
-            MqttTransport, access, packet_bytes=spec.packet_bytes, connect_timeout_s=broker_timeout
-        )
-        connect = attentive(transport, own.name if own else access.brokers[0].username)
-        taking_part = functools.partial(host, loaded, connect, run=run or loaded.name, names=names)
-    else:
-        fleet = names = list(dict.fromkeys(client or ()))
-        access = access_from(broker, ca_file=ca_file, password_file=password_file, bundle=own)
-        user = own.name if own else access.brokers[0].username
-        transport = functools.partial(MqttTransport, access, connect_timeout_s=broker_timeout)
-        taking_part = functools.partial(
-            stay_in_fleet if stay else join,
-            attentive(transport, user) if run else transport,
-            connect_for=lambda published: attentive(
-                functools.partial(transport, packet_bytes=published.broker.packet_bytes), user
-            ),
-            run=run,
-            names=names,
-            settings=changes,
-            module=task_module,
-            say=_say,
-        )
-    cores = threads or os.cpu_count() or 1
-    jobs = min(cores, len(names))
-    torch.set_num_threads(cores // jobs)
-    notes = Journal(fleet if journal else ())
-    board = Board.of(taking_part.keywords["run"], names)
-    tell_what_happens()
+    check_memory()
+    from edge_client.process import take_part  # noqa: PLC0415  loads torch, which takes seconds
 
-    async def take_part(stop: asyncio.Event) -> dict[str, str]:
-        with watching(board, as_json=as_json) as look:
-            async with looking(look):
-                return await taking_part(stop=stop, jobs=jobs, journal=notes, board=board)
-
-    try:
-        with (
-            threadpool_limits(1, user_api="blas"),
-            serving_metrics(metrics, METRICS, board.samples),
-        ):
-            reasons = run_until_stopped(take_part, until_stdin_closes=until_stdin_closes)
-    finally:
-        if journal:
-            with writing(journal):
-                notes.write(journal)
+    reasons = take_part(
+        functools.partial(access_from, broker, ca_file=ca_file, password_file=password_file, bundle=own),
+        user=own.name if own else "",
+        scenario=scenario,
+        run=run,
+        names=client or [],
+        which=clients,
+        settings=settings or [],
+        module=task_module,
+        stays=stay,
+        threads=threads,
+        journal=journal,
+        broker_timeout_s=broker_timeout,
+        as_json=as_json,
+        metrics=metrics,
+        until_stdin_closes=until_stdin_closes,
+    )
     if as_json:
         typer.echo(json.dumps({"reasons": reasons}))
     _tell(reasons, as_json=as_json)

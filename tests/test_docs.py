@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
+from broker.commands import app
 from scenarios.schema.scenario import Scenario
-from sim.commands.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -159,10 +159,8 @@ def test_every_command_line_that_is_shown_parses(page: Path) -> None:
         rest = list(words)
         while hasattr(command, "commands"):
             assert rest, shown
-            two_words = " ".join(rest[:2]) in command.commands
-            name = " ".join(rest[: 1 + two_words])
-            assert name in command.commands, shown
-            command, rest = command.commands[name], rest[1 + two_words :]
+            _, command, rest = command.resolve_command(command.context_class(command), rest)
+            assert command is not None, shown
         assert not leftover(command, rest), shown
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.commands import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 ROOMS = {"broker", "scenarios", "edge_client", "server_node", "sim"}
 FORBIDDEN = {
@@ -104,6 +106,17 @@ def test_a_folder_knows_only_those_below_it(room: str) -> None:
 def test_virtual_time_needs_nothing_that_is_called_live(folder: str) -> None:
     names = {name for file in (ROOT / folder).rglob("*.py") for name in imports(file)}
     assert {name for name in names if "live" in name.split(".")} == set()
+
+
+def test_the_command_names_other_rooms_as_text_alone() -> None:
+    rooms = {
+        name.partition(".")[0] for file in ("cli", "commands") for name in imports(ROOT / f"broker/{file}.py")
+    }
+    assert rooms & ROOMS == {"broker"}
+    for command in COMMANDS.values():
+        file = ROOT / f"{command.target.partition(':')[0].replace('.', '/')}.py"
+        assert file.is_file(), command
+        assert (file.relative_to(ROOT).parts[0] == "edge_client") <= (command.extra == "")
 
 
 def test_rooms_are_small() -> None:

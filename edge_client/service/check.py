@@ -181,7 +181,7 @@ def check(
         Path | None, typer.Option(help="Certificate authority of an mqtts broker, PEM.")
     ] = None,
 ) -> None:
-    """Try what this device needs, in turn, and say what to do: DNS, clock, TLS, login, rights, task and more.
+    """Try what this device needs, and say what to do: DNS, clock, TLS, login, rights, task and more.
 
     It takes no part in a run. Stop the device's service meanwhile if the broker allows a name one connection.
     """

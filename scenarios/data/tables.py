@@ -25,10 +25,13 @@ def read_parquet(
         optional: further columns, which come after these; the values of one that is missing are "".
 
     Raises:
-        ScenarioError: the file is no parquet file, or lacks a column.
+        ScenarioError: the file is no parquet file, or lacks a column; or pyarrow is not installed.
     """
-    import pyarrow as pa  # noqa: PLC0415 - 40 MB that a device with another task does without
-    from pyarrow import parquet  # noqa: PLC0415 - as above
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - 40 MB that a device with another task does without
+        from pyarrow import parquet  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        raise ScenarioError(f"{file.name} needs pyarrow: pip install pyarrow") from error
 
     try:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=[*columns, *optional]):

@@ -30,14 +30,16 @@ class FlattenChannelsLast(nn.Module):
 def head() -> nn.Module:
     """Make the clients' part: (n, 1, 28, 28) in [0, 1] -> (n, 9216).
 
-    Channels-last weights make a step of 20 images 30 % faster on one core, evaluation twice as fast.
+    Channels-last weights make a step of 20 images 30 % faster on one core, evaluation twice as fast. The
+    second ReLU comes after the pooling: the largest of four values is the same, and so are all gradients, but
+    a batch of 20 needs 6 MB less.
     """
     layers = nn.Sequential(
         nn.Conv2d(1, 32, 3),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
         FlattenChannelsLast(),
     )
     layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs

@@ -39,7 +39,7 @@ def reproduce(
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting of every run; repeatable."),
     ] = None,
 ) -> None:
-    """Run a study, such as the FedLite paper's, as far as a budget of time reaches; write tables and plots.
+    """Run a study, such as the FedLite paper's, as far as a budget of time reaches; write tables, plots.
 
     The same command goes on where it stopped. Ctrl-C ends it; the report is written of what has finished.
     """

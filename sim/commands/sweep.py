@@ -15,6 +15,7 @@ from broker.errors import StudyError
 from broker.stopping import STOPPED, stop_on_signals
 from broker.wording import format_bytes
 from scenarios.loading.grid import load_grid
+from sim.commands.options import Settings, Spec
 from sim.commands.progress import watching_sweep
 from sim.experiments.grid_runs import sweep as run_sweep
 from sim.experiments.pool import dask_pool, local_pool
@@ -23,9 +24,7 @@ from sim.experiments.results import Mode, Row, short_keys, short_value
 
 @command
 def sweep(
-    scenario: Annotated[
-        str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")
-    ],
+    scenario: Spec,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,10 +32,7 @@ def sweep(
             help="Sweep a key, besides or in place of what the scenario sweeps; repeatable.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Sweep folder; below runs/ if not given.")] = None,
     mode: Annotated[Mode, typer.Option(help="Train, or give sizes and durations only.")] = Mode.SIMULATE,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,

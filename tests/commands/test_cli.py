@@ -7,8 +7,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.wording import format_bytes
-from sim.commands.cli import app
 from tests.helpers import small_file
 
 runner = CliRunner()

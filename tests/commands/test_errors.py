@@ -9,11 +9,11 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.console import REPORT_TO, command
 from broker.errors import BrokerError, RunError
 from broker.files import writing
 from scenarios.errors import ScenarioError
-from sim.commands.cli import app
 from tests.experiments.test_reproduce import study_file
 from tests.helpers import small_file
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from broker.commands import app
 from broker.errors import AnotherServerError, BrokerError, RefusedError, UnreachableError, UserError
 from broker.exits import EPILOG, Exit, exit_of
 from broker.servers.spawn import local_broker
 from edge_client.__main__ import _tell as tell_edge
 from scenarios.loading.load import load_scenario
 from server_node.live import serve
-from sim.commands.cli import app
 from tests.commands.test_errors import told
 from tests.helpers import small_file
 

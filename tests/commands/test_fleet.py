@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from broker.commands import app
 from broker.provisioning.bundle import read_bundle
 from broker.provisioning.fleet import Fleet
 from edge_client.bundle import own_settings
-from sim.commands.cli import app
 from tests.helpers import small_file
 from tests.provisioning.fleets import broker_of, free_port
 
@@ -165,7 +165,7 @@ def test_a_broker_without_its_files_does_not_start(tmp_path: Path) -> None:
 def test_a_run_from_bundles_alone(tmp_path: Path, mosquitto_program: str, auth: str) -> None:
     assert mosquitto_program
     folder = init(tmp_path, "--broker=127.0.0.1", f"--port={free_port()}", f"--auth={auth}")
-    program = [sys.executable, "-m", "sim"]
+    program = [sys.executable, "-m", "broker.cli"]
     with broker_of(Fleet(folder), "mosquitto", tmp_path / "data"):
         edges = [
             subprocess.Popen([*program, "edge", f"--bundle={folder}/bundles/c{number}"], cwd=ROOT)

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.console import command
 from broker.options import BROKER_VARIABLE, PASSWORD_VARIABLE, access_from
 from broker.servers.spawn import local_broker
 from scenarios.loading.load import dump_resolved, load_scenario
-from sim.commands.cli import app
 from tests.helpers import SMALL, small_file
 
 SECRETS = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), max_size=10).map(

@@ -39,7 +39,7 @@ FOREVER = "training.rounds=1000000"
 def command_of(name: str, folder: Path) -> list[str]:
     """Give a command that would take hours."""
     out = folder / "out"
-    start = [sys.executable, "-m", "sim", name]
+    start = [sys.executable, "-m", "broker.cli", name]
     match name:
         case "run":
             return [*start, str(small_file(folder)), f"--set={FOREVER}", "--processes=1", f"--out={out}"]

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.errors import StudyError
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import shipped
-from sim.commands.cli import app
 from sim.experiments.study.budget import Budget, seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from tests.experiments.test_sweep import Here
@@ -242,7 +242,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_study_that_is_stopped_leaves_a_report(tmp_path: Path, number: signal.Signals) -> None:
     command = [
-        sys.executable, "-m", "sim", "reproduce", f"--study={study_file(tmp_path)}", "--budget=full",
+        sys.executable, "-m", "broker.cli", "reproduce", f"--study={study_file(tmp_path)}", "--budget=full",
         "--processes=1", f"--to={tmp_path / 'out'}", "--set=training.rounds=200",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from scenarios.loading.grid import GridPoint, load_grid
-from sim.commands.cli import app
 from sim.experiments.grid_runs import sweep
 from sim.experiments.pool import local_pool
 from sim.experiments.results import Mode, Row, run_name, write_table
@@ -254,7 +254,7 @@ def test_a_point_that_kills_its_process_leaves_the_others_alone(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "sim", "sweep", str(small_file(tmp_path)), "--grid=seed=1,2,3,4,5,6,7,8",
+        sys.executable, "-m", "broker.cli", "sweep", str(small_file(tmp_path)), "--grid=seed=1,2,3,4,5,6,7,8",
         "--set=training.rounds=300", "--mode=timing-only", "--jobs=1", "--json", f"--out={tmp_path / 's'}",
     ]  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.errors import RunError
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Frame
@@ -30,7 +31,6 @@ from server_node.live import serve
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan, make_plan
 from server_node.vocabulary.reports import Fact, RoundReport
-from sim.commands.cli import app
 from tests.helpers import small_scenario
 
 TASK = Path(__file__).parents[1] / "small_task.py"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.errors import RunError
 from broker.machine.event_log import Journal, MessageSeen, Notes, Span, read_notes
 from broker.transports.memory import MemoryBroker
@@ -19,7 +20,6 @@ from scenarios.schema.scenario import client_names
 from server_node.live import serve
 from server_node.vocabulary.ledger import FLOWS
 from sim.chrome_trace import Trace
-from sim.commands.cli import app
 from sim.live.join_trace import live_trace
 from sim.live.run import run_here
 from tests.helpers import small_file, small_scenario

@@ -318,7 +318,7 @@ async def test_of_two_servers_with_two_folders_one_goes_on(tmp_path: Path, broke
 @contextlib.contextmanager
 def server_process(folder: Path, url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Start `fedlite server` on the small scenario with rounds without end."""
-    command = [sys.executable, "-m", "sim", "server", str(small_file(folder)), f"--broker={url}"]
+    command = [sys.executable, "-m", "broker.cli", "server", str(small_file(folder)), f"--broker={url}"]
     with subprocess.Popen(
         [*command, f"--out={folder / 'run'}", "--set=training.rounds=100000", *options],
         stdout=subprocess.PIPE,

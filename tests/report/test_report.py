@@ -12,10 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.errors import ReportError
 from broker.wording import format_seconds
 from server_node.vocabulary.ledger import CONTROL, FLOWS
-from sim.commands.cli import app
 from sim.report import words
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, Sweep, read_all

@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.exits import COMPLETE
 from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import femnist, task_of
-from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.cases.kinds import BROKEN, GOOD
 from tests.helpers import small_file, small_scenario

@@ -14,6 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from typer.testing import CliRunner
 
+from broker.commands import app
 from broker.exits import Exit
 from broker.provisioning.bundle import read_bundle
 from broker.transports.access import Access
@@ -25,7 +26,6 @@ from edge_client.service.findings import Device, Finding, worst
 from scenarios.fingerprint import model_fingerprint
 from scenarios.loading.published import publish_scenario
 from scenarios.tasks import task_of
-from sim.commands.cli import app
 from tests.helpers import small_scenario
 from tests.service.conftest import Brokers, make_bundle
 

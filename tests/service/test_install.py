@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from broker.commands import app
 from broker.errors import RunError
 from broker.installing import commands, steps
 from broker.installing.commands import describe
@@ -16,7 +17,6 @@ from broker.installing.service import EDGE, Machine, in_a_home, why_unreachable
 from broker.installing.steps import File, Folder, Link, Move, Remove, Run, carry_out
 from broker.provisioning.unit import unit_text
 from edge_client.service import installed
-from sim.commands.cli import app
 
 BUNDLE = {
     "edge.yaml": b"fleet: home\nclient: pi-07\nbroker: [mqtt://a.example]\nca_file: ca.crt\n"

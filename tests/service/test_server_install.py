@@ -7,13 +7,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from broker.commands import app
 from broker.installing import commands
 from broker.installing.mosquitto import USER, install_mosquitto
 from broker.installing.service import SERVER, Machine
 from broker.installing.steps import File
 from broker.provisioning.unit import mosquitto_drop_in, server_unit
 from scenarios.loading.load import load_scenario
-from sim.commands.cli import app
 from tests.helpers import SMALL
 
 ROOT = Path(__file__).parents[2]

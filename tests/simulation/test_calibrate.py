@@ -10,12 +10,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from broker.commands import app
 from edge_client.calibrate import device_profile, timed_batches
 from scenarios.loading.load import load_scenario
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.network import ServerModel
 from server_node.calibrate import ALL, CLOSE, ONE, UPDATE, server_model, timed_rounds
-from sim.commands.cli import app
 from tests.helpers import small_file, small_scenario
 
 runner = CliRunner()

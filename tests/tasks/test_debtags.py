@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from broker.commands import app
 from scenarios.data import debian
 from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError
@@ -15,7 +16,6 @@ from scenarios.loading.load import load_scenario
 from scenarios.models import tags
 from scenarios.tasks import debtags
 from scenarios.training import initial_model
-from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.small_data import KINDS, losses, write_archive
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from broker.commands import app
 from scenarios.data import fetch as fetching
 from scenarios.data.cache import data_folder, read_arrays, write_arrays
 from scenarios.data.fetch import SOURCES, fetch
 from scenarios.data.packages import check, from_debian, unpack
 from scenarios.errors import ScenarioError
 from scenarios.tasks import watch_exercises
-from sim.commands.cli import app
 from tests.small_data import Hostile, pickled_npy, watch_data, watch_dict, write_wheel
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from broker.commands import app
 from scenarios.data import fetch as fetching
 from scenarios.data import plays
 from scenarios.data.cache import write_arrays
@@ -16,7 +17,6 @@ from scenarios.models import next_word
 from scenarios.task import Dataset
 from scenarios.tasks import shakespeare
 from scenarios.training import initial_model
-from sim.commands.cli import app
 from sim.simulation.run import simulate
 from tests.small_data import PLAY, losses, write_plays
 

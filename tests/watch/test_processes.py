@@ -27,7 +27,7 @@ class Process:
 
     def __init__(self, folder: Path, name: str, *arguments: str) -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
-        command = [sys.executable, "-m", "sim", *arguments]
+        command = [sys.executable, "-m", "broker.cli", *arguments]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder

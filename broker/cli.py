@@ -1,4 +1,4 @@
-"""The program `fedlite`, which is also `python -m sim`."""
+"""The program `fedlite`, which is also `python -m broker.cli`."""
 
 from broker.stopping import end_on_signals
 
@@ -6,9 +6,9 @@ from broker.stopping import end_on_signals
 def main() -> None:
     """Run the command line; from the first line on, Ctrl-C ends it with exit code 130."""
     end_on_signals()
-    from sim.commands.cli import main as command_line  # noqa: PLC0415  takes seconds, in which a signal may come
+    from broker.commands import app  # noqa: PLC0415  takes a moment, in which a signal may come
 
-    command_line()
+    app()
 
 
 if __name__ == "__main__":

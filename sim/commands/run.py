@@ -1,101 +1,34 @@
-"""The command `fedlite`."""
+"""`fedlite run` and `fedlite simulate`: a scenario, live on this machine or in virtual time."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from broker.__main__ import main as broker
-from broker.console import TwoWords, command
+from broker.console import command
 from broker.errors import RunError
-from broker.exits import COMPLETE, EPILOG, STOPPED, exit_of
-from broker.machine.event_log import read_notes
+from broker.exits import COMPLETE, STOPPED, exit_of
 from broker.options import CaFileOption, PasswordFileOption, access_from
 from broker.stopping import stop_on_signals
 from broker.transports.access import Access
-from broker.urls import masked
-from edge_client.__main__ import edge
-from edge_client.service.check import check
-from edge_client.service.installed import install, status, uninstall, update
-from scenarios.loading.grid import load_grid
-from scenarios.loading.load import dump_resolved, load_scenario, read_tree
-from scenarios.loading.rehearsal import data_missing
-from scenarios.loading.shipped import question, shipped
+from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
-from server_node.__main__ import JOURNAL, server
 from server_node.board.screen import watching_live
 from server_node.progress import over
-from server_node.service.installed import install as server_install
-from server_node.service.installed import status as server_status
-from server_node.service.installed import uninstall as server_uninstall
 from server_node.summary import Summary, refusals
-from sim.commands.calibrate import calibrate
-from sim.commands.data import app as data
-from sim.commands.fleet import app as fleet
-from sim.commands.operate import clear, stop
+from sim.commands.options import Settings, Spec
 from sim.commands.progress import summary_table, watching_run
-from sim.commands.reproduce import reproduce
-from sim.commands.sweep import sweep
-from sim.commands.watch import watch
-from sim.live.run import run_here, write_trace
-from sim.network.csv_inputs import check_csv_inputs
+from sim.live.run import run_here
 from sim.simulation.moment import standing_of
 from sim.simulation.run import simulate as simulate_scenario
-
-
-class _Masked(TwoWords):
-    """Repeats no password of a URL when it says that a command line cannot be read."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _masking():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _masking():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _masking() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if isinstance(words := getattr(error, "message", None), str):
-            error.message = masked(words)  # type: ignore[attr-defined]
-        raise
-
-
-app = typer.Typer(
-    cls=_Masked,
-    help="Split learning over MQTT with clustered activations.",
-    no_args_is_help=True,
-    add_completion=False,
-    epilog=EPILOG,
-    pretty_exceptions_enable=False,  # mistakes are one line; a bug's traceback should be plain
-)
-scenarios = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
-app.add_typer(scenarios, name="scenarios")
-app.add_typer(data, name="data")
-app.add_typer(fleet, name="fleet")
-
-Spec = Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or the name of a shipped scenario.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting; repeatable."),
-]
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
-@app.command(epilog=EPILOG)
 @command
 def run(
     scenario: Spec,
@@ -167,7 +100,6 @@ def _access(
     return None
 
 
-@app.command(epilog=EPILOG)
 @command
 def simulate(
     scenario: Spec,
@@ -202,35 +134,6 @@ def simulate(
     _tell(loaded, summary, folder, as_json=as_json, goes_on=not timing_only)
 
 
-@app.command()
-@command
-def trace(
-    folder: Annotated[Path, typer.Argument(help="The server's run folder.")],
-    journals: Annotated[list[Path] | None, typer.Argument(help="Files of `fedlite edge --journal`.")] = None,
-) -> None:
-    """Join the journals of server and edge processes on several machines to a trace.json."""
-    if not (folder / "scenario.yaml").is_file():
-        raise RunError(f"{folder} is no run folder: it has no scenario.yaml; fedlite server writes it")
-    scenario = load_scenario(str(folder / "scenario.yaml"))
-    write_trace(scenario, folder, read_notes(folder / JOURNAL), journals or [])
-    typer.echo(f"wrote {folder / 'trace.json'}")
-
-
-@app.command()
-@command
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File; default: report.html, in the folder if there is one, else here."),
-    ] = None,
-) -> None:
-    """Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up."""
-    from sim.report.page import write_report  # noqa: PLC0415  no other command needs plotly, which is large
-
-    typer.echo(f"report in {write_report(runs, out)}")
-
-
 def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool, goes_on: bool = True) -> None:
     """Tell what a run came to.
 
@@ -262,56 +165,3 @@ def _tell(scenario: Scenario, summary: Summary, folder: Path, *, as_json: bool, 
         )
     if reason != COMPLETE:
         raise typer.Exit(exit_of(reason))
-
-
-app.command()(sweep)
-app.command()(reproduce)
-app.command(name="broker")(broker)
-app.command(epilog=EPILOG)(server)
-app.command(epilog=EPILOG)(edge)
-for server_command in (server_install, server_status, server_uninstall):
-    app.command(f"server {server_command.__name__}", epilog=EPILOG)(server_command)
-for service_command in (check, install, status, update, uninstall):
-    app.command(f"edge {service_command.__name__}", epilog=EPILOG)(service_command)
-app.command(epilog=EPILOG)(stop)
-app.command(epilog=EPILOG)(clear)
-app.command(epilog=EPILOG)(watch)
-app.command()(calibrate)
-
-
-@scenarios.command("list")
-@command
-def list_scenarios() -> None:
-    """List the shipped scenarios, each with the question it answers."""
-    table = Table("name", "question", box=None)
-    for name, path in shipped().items():
-        table.add_row(name, question(path))
-    Console().print(table)
-
-
-@scenarios.command()
-@command
-def show(scenario: Spec, settings: Settings = None) -> None:
-    """Print a scenario with everything it inherits and every default."""
-    typer.echo(dump_resolved(load_scenario(scenario, settings or ())), nl=False)
-
-
-@scenarios.command()
-@command
-def validate(scenario: Spec, settings: Settings = None) -> None:
-    """Check a scenario and say what is wrong: file, line, key, what is allowed."""
-    loaded = load_scenario(scenario, settings or ())
-    check_csv_inputs(loaded)
-    why_untried = data_missing(loaded)
-    _, swept = read_tree(scenario, settings or ())
-    grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
-    typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
-    if why_untried:
-        typer.echo(
-            f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"
-        )
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
