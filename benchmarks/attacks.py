@@ -27,8 +27,8 @@ import torch
 
 from broker.stopping import Stop
 from broker.wire.messages import HeadUpdate
-from edge_client.core import ClientJob, ClientResult
 from edge_client.device import Device
+from edge_client.jobs import ClientJob, ClientResult
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names

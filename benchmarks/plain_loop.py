@@ -27,7 +27,7 @@ from scenarios.training import (
     load_head_vector,
     sgd_step,
 )
-from server_node.tail import evaluate, gradient_to_activations
+from server_node.tail_pass import evaluate, gradient_to_activations
 
 
 class Loop:

@@ -43,7 +43,7 @@ def server(
     `fedlite stop` ends it for good.
     """
     loaded = load_scenario(scenario, settings or ())
-    rehearse(loaded)
+    rehearse(loaded, with_devices=False)
     name = run or loaded.name
     folder = out or Path("runs") / name
     spec = loaded.broker

@@ -23,7 +23,7 @@ from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
 from scenarios.schema.scenario import BrokerSpec, Scenario
-from scenarios.tasks import task_of
+from scenarios.tasks import task_of, test_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.observer import observer
@@ -107,7 +107,8 @@ async def serve(
                 await _tell_who_waits(transport, core, stop)
             return finished[0]
         _go_on(folder, standing, head, tail)
-        worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=scenario.training)
+        test = test_of(scenario, task)
+        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
         ledger = standing.ledger
         record = RunFolder(
             folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows

@@ -20,12 +20,23 @@ from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
 from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
 from server_node.aggregation import aggregate
-from server_node.tail_pass import LARGEST, Batch, TailGradients, is_sound, send_all
+from server_node.tail_pass import (
+    LARGEST,
+    Batch,
+    TailGradients,
+    evaluate,
+    gradient_to_activations,
+    is_sound,
+    score_one,
+    send_all,
+)
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     EncodeHead,
     RoundClosed,
+    ScoreBatches,
+    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -33,9 +44,6 @@ from server_node.vocabulary.jobs import (
     TailUpdate,
 )
 from server_node.vocabulary.plan import Plan
-
-EVALUATION_BATCH = 250
-
 
 PROBE_SAMPLES = 16
 """Test samples on which the server tries whether its model still gives numbers."""
@@ -51,7 +59,7 @@ class Tail:
 
     Args:
         task: the learning task.
-        test: what to evaluate on.
+        test: what to evaluate on; None: devices send what they keep for evaluation.
         head: initial head.
         tail: initial tail.
         plan: gives the seed and everybody's codecs.
@@ -62,7 +70,7 @@ class Tail:
     def __init__(
         self,
         task: Task,
-        test: Split,
+        test: Split | None,
         *,
         head: nn.Module,
         tail: nn.Module,
@@ -79,6 +87,7 @@ class Tail:
         self._training = training
         self._map_batches = map_batches
         self._rule = training.aggregation
+        self._probe: torch.Tensor | None = None  # activations that the tail could take, without test data
         self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -93,6 +102,8 @@ class Tail:
                 return self._update(job)
             case CloseRound():
                 return self._close(job)
+            case ScoreBatches():
+                return Scored({client: self._score(client, message) for client, message in job.batches})
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
@@ -126,6 +137,7 @@ class Tail:
         gradients |= refused
         self._unsound |= {client: why for client, why in refused.items() if why.reason == "range"}
         for group in groups:
+            self._probe = torch.from_numpy(group.batches[0].z[:PROBE_SAMPLES])
             self._gradients.add(group)
             ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
             encoded = self._map_batches(self._encode, group.batches, np.split(group.downlink, ends))
@@ -194,12 +206,20 @@ class Tail:
         return len(refused) > 1 or not self._gives_numbers()
 
     def _gives_numbers(self) -> bool:
-        """Try head and tail on a few test samples: is every output finite and below LARGEST?"""
-        inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
+        """Try head and tail on a few test samples: is every output finite and below LARGEST?
+
+        Without test samples the tail is tried on the last activations that it could take, and of the head
+        only the parameters are looked at.
+        """
         self.head.eval()
         self.tail.eval()
         with torch.no_grad():
-            return is_sound(self.tail(self.head(inputs)))
+            if self._test is not None:
+                inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
+                return is_sound(self.tail(self.head(inputs)))
+            if not all(is_sound(parameter) for parameter in self.head.parameters()):
+                return False
+            return self._probe is None or is_sound(self.tail(self._probe))
 
     def _close(self, job: CloseRound) -> RoundClosed | Diverged:
         refused: dict[str, WireError] = {}
@@ -215,10 +235,16 @@ class Tail:
         unsound = self._average(received, weights) | too_large
         if self._is_lost(len(received), unsound):
             return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
-        metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
+        metric = None
+        if job.evaluate and self._test is not None:
+            metric = evaluate(self._task, self._test, self.head, self.tail)
         if metric is not None and not np.isfinite(metric):
             return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
         return RoundClosed(self._encode_head(job.round), metric, refused | unsound)
+
+    def _score(self, client: str, message: Activations) -> tuple[float, int] | WireError:
+        batch = self._read((client, message, 1.0))
+        return batch if isinstance(batch, WireError) else score_one(self.tail, self._task.score, batch)
 
     def _read_update(self, client: str, update: HeadUpdate) -> npt.NDArray[np.float32] | WireError:
         """Decode one head update, shape (P,), and check every number in it."""
@@ -266,21 +292,3 @@ def _named(refused: dict[str, WireError]) -> str:
     names = sorted(refused)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
     return f"{refused[names[-1]]} ({', '.join(names[:5])}{more})"
-
-
-def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
-    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
-    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
-    return lengths[0] / lengths[1] if lengths[1] else 0.0
-
-
-@torch.no_grad()
-def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
-    """Give the task's metric on a test split, through the cut without a codec."""
-    head.eval()
-    tail.eval()
-    total = 0.0
-    for first in range(0, len(test.targets), EVALUATION_BATCH):
-        inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        total += float(task.score(tail(head(inputs)), targets).sum())
-    return total / len(test.targets)

@@ -17,6 +17,7 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from scenarios.schema.scenario import Aggregation
 from scenarios.seeded import seeded
+from scenarios.task import Split, Task
 from scenarios.training import sgd_step
 from server_node.aggregation import aggregate
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LARGEST = 2.0**64
 """Numbers of this magnitude are refused: their squares are infinite in float32."""
+
+EVALUATION_BATCH = 250
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 SeedOf = Callable[[str], int]
@@ -123,6 +126,12 @@ class TailGradients:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self._tail.parameters())
 
 
+def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
+    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
+    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
+    return lengths[0] / lengths[1] if lengths[1] else 0.0
+
+
 def is_sound(values: Tensor) -> bool:
     """Say whether every value is finite and below LARGEST."""
     return bool((values.abs() < LARGEST).all())  # NaN is not below
@@ -166,6 +175,40 @@ def send_all(
             return [together], refused
         _restore(tail, after)
     return passed, refused
+
+
+@torch.no_grad()
+def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
+    """Give the task's metric on a test split, through the cut without a codec."""
+    head.eval()
+    tail.eval()
+    total = 0.0
+    for first in range(0, len(test.targets), EVALUATION_BATCH):
+        inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
+        total += float(task.score(tail(head(inputs)), targets).sum())
+    return total / len(test.targets)
+
+
+@torch.no_grad()
+def score_one(tail: nn.Module, score: Loss, batch: Batch) -> tuple[float, int] | WireError:
+    """Score a batch that a device keeps for evaluation; nothing is learned of it.
+
+    Args:
+        tail: its mode is set here.
+        score: of the task.
+        batch: one client's.
+
+    Returns:
+        The sum of the scores and their number; or why not, as in `send_all`.
+    """
+    tail.eval()
+    try:
+        scores = score(tail(torch.from_numpy(batch.z)), batch.targets)
+    except Exception as error:  # noqa: BLE001 - whatever the user's tail and score raise
+        return WireError("tail", f"{type(error).__name__}: {str(error)[:200]}")
+    if not is_sound(scores):
+        return WireError("range", "a score is not finite, or of magnitude 2**64 or more")
+    return float(scores.sum()), len(batch.z)
 
 
 def _send(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed_of: SeedOf) -> Passed | WireError:
