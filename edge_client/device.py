@@ -23,7 +23,15 @@ from broker.codecs import (
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
+from edge_client.jobs import (
+    BackwardStep,
+    ClientJob,
+    ClientResult,
+    FirstBatch,
+    HeldOutBatch,
+    LookAtData,
+    Stock,
+)
 from scenarios.schema.scenario import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
@@ -35,12 +43,14 @@ class Device:
     """One client's head and data.
 
     Attributes:
-        samples: how many it has.
+        stock: how many samples it has.
 
     Args:
         task: the learning task.
         initial: the head that the run starts from, shape (P,), for all devices the same array.
-        data: this client's samples.
+        data: this client's samples for training.
+        held_out: further ones, for evaluation; None: there are none.
+        look: gives both anew if they have changed on the device since the last call; None: they never do.
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
@@ -61,23 +71,50 @@ class Device:
         seed: int,
         batch_size: int,
         training: Training,
+        held_out: Split | None = None,
+        look: Callable[[], tuple[Split, Split] | None] | None = None,
         error_feedback: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._task = task
         self._initial = initial
-        self._data = data
         self._client = client
         self._seed = seed
-        self.samples = len(data.targets)
-        self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
+        self._batch_size = batch_size
+        self._look = look
+        self._next: tuple[Split, Split] | None = None  # read anew; of use from the next round on
+        self._use(data, held_out or data.take(np.empty(0, np.int64)))
+        self.stock = Stock(len(data.targets), len(self._held_out.targets))
         self._head = task.head()
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
-        self._round = self._server = 0
+        self._round = self._server = self._first_step = 0
+
+    @property
+    def samples(self) -> int:
+        """How many it has to train on."""
+        return self.stock.samples
+
+    @property
+    def looks(self) -> bool:
+        """Whether its data may change."""
+        return self._look is not None
+
+    def _use(self, data: Split, held_out: Split) -> None:
+        self._data, self._held_out = data, held_out
+        self._sampler = BatchSampler(
+            len(data.targets), self._batch_size, seed=self._seed, client=self._client
+        )
+
+    def _look_at_data(self) -> Stock:
+        """Read the data if they have changed; a round that is under way goes on with those that it has."""
+        if self._look is not None and (new := self._look()) is not None:
+            self._next = new
+            self.stock = Stock(*(len(split.targets) for split in new))
+        return self.stock
 
     def run(self, job: ClientJob) -> ClientResult:
         """Do a job of the state machine; WireError when the server's message cannot be used."""
@@ -87,12 +124,20 @@ class Device:
             except WireError as error:
                 return error
 
-    def _do(self, job: ClientJob) -> Activations | HeadUpdate:
+    def _do(self, job: ClientJob) -> Activations | HeadUpdate | Stock:
         match job:
+            case LookAtData():
+                return self._look_at_data()
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
                     self._take(assignment)
+                if assignment.first_step:
+                    return self._evaluate(assignment.first_step)
                 return self._forward(0) if assignment.steps else self._train_alone()
+            case HeldOutBatch(round=number, step=step) if number == self._round:
+                return self._evaluate(step)
+            case HeldOutBatch():
+                raise WireError("order", f"an evaluation of round {job.round} in round {self._round}")
             case BackwardStep(gradient=gradient) if gradient.round != self._round:
                 raise WireError("order", f"a gradient of round {gradient.round} in round {self._round}")
             case BackwardStep(gradient=gradient, last=last):
@@ -107,10 +152,16 @@ class Device:
     def _take(self, assignment: Assignment) -> None:
         if (self._training.method == "fedavg") != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
+        if self._next is not None:
+            self._use(*self._next)
+            self._next = None
+        if not (assignment.first_step or len(self._data.targets)):
+            raise WireError("empty", "this device has no samples to train on")
         activations, gradient, update, state = assignment.codecs
         self._activations_codec, self._update_codec = codec_from_wire(activations), codec_from_wire(update)
         self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
         state_codec = codec_from_wire(state)
+        self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
         change = decode_update(state_codec, assignment.head, self._initial.size)
         self._received = change + head_origin(state_codec, self._initial)
@@ -122,7 +173,19 @@ class Device:
         with self._timed("compute"):
             self._z, targets = self._through_head(step)
         with self._timed("encode"):
-            return self._encode(step, targets)
+            return self._encode(step, self._z, targets, "encode")
+
+    def _evaluate(self, step: int) -> Activations:
+        """Send the step's share of the samples that are kept for evaluation through the head."""
+        first = (step - self._first_step) * self._batch_size
+        inputs, targets = self._held_out.batch(slice(first, first + self._batch_size))
+        if not len(targets):
+            raise WireError("empty", "this device has no more samples for evaluation")
+        self._head.eval()
+        with self._timed("compute"), torch.no_grad():
+            z = self._head(inputs)
+        with self._timed("encode"):
+            return self._encode(step, z, targets, "encode_held_out")
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
         """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
@@ -133,9 +196,9 @@ class Device:
         with seeded(derive_seed(self._seed, "dropout", self._client, self._round, step)):
             return self._head(inputs), targets
 
-    def _encode(self, step: int, targets: Tensor) -> Activations:
-        z = self._z.detach().numpy()
-        rng = generator(self._seed, "encode", self._client, self._round, step)
+    def _encode(self, step: int, activations: Tensor, targets: Tensor, purpose: str) -> Activations:
+        z = activations.detach().numpy()
+        rng = generator(self._seed, purpose, self._client, self._round, step)
         with _own_values("activations"):
             payload, arrives, self._codewords = encode_activations(self._activations_codec, z, rng)
         self._residual: npt.NDArray[np.float32] = z - arrives

@@ -18,6 +18,7 @@ from broker.stopping import stop_on_signals
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
+from scenarios.loading.own_data import data_setting
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
@@ -54,6 +55,7 @@ Settings = Annotated[
 ]
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
+DATA = typer.Option("--data", help="With partition local: a folder with the data of each client.")
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
@@ -62,6 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard out
 def run(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
@@ -84,7 +87,8 @@ def run(
     """
     if speed_up and not shape:
         raise RunError("--speed-up is for --shape: it divides the times of links")
-    loaded = load_scenario(scenario, settings or ())
+    changes = [*(settings or ()), *data_setting(data_folder)]
+    loaded = load_scenario(scenario, changes)
     folder = out or Path("runs") / loaded.name
     finished = None if fresh else over(loaded, folder)
     if finished is not None:
@@ -95,7 +99,7 @@ def run(
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
             scenario,
-            settings or (),
+            changes,
             folder=folder,
             processes=processes,
             watch=watch,
@@ -112,6 +116,7 @@ def run(
 def simulate(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     timing_only: Annotated[
         bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
@@ -119,7 +124,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario in virtual time, over the network, devices and broker that it describes."""
-    loaded = load_scenario(scenario, settings or ())
+    loaded = load_scenario(scenario, [*(settings or ()), *data_setting(data_folder)])
     folder = out or Path("runs") / f"{loaded.name}-simulated"
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = simulate_scenario(loaded, folder, timing_only=timing_only, watch=watch, stop=stop)

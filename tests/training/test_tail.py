@@ -25,7 +25,8 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.task import Dataset, Split, Task
 from scenarios.training import head_vector, load_head_vector
-from server_node.tail import Tail, evaluate
+from server_node.tail import Tail
+from server_node.tail_pass import evaluate
 from server_node.vocabulary.jobs import CloseRound, Diverged, RoundClosed, TailStep, TailStepped, TailUpdate
 from tests.helpers import plan_of, small_scenario
 
