@@ -23,6 +23,7 @@ from edge_client.live import host
 from edge_client.silence import attentive
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
+from scenarios.loading.own_data import data_setting
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import client_names
 
@@ -71,6 +72,10 @@ def edge(
     task_module: Annotated[
         str, typer.Option(help="This device's own task: a Python file, or an importable module.")
     ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With partition local: the data of this device, or a folder with one per client."),
+    ] = None,
     bundle: BundleOption = None,
     ca_file: CaFileOption = None,
     password_file: PasswordFileOption = None,
@@ -103,7 +108,7 @@ def edge(
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
         )
-    changes = list(settings or ())
+    changes = [*(settings or ()), *data_setting(data)]
     if scenario:
         loaded = load_scenario(scenario, [*changes, *([f"task.module={task_module}"] if task_module else [])])
         fleet = client_names(loaded)

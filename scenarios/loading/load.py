@@ -44,6 +44,27 @@ def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sc
     return check(root)
 
 
+def plain_scenario(task: str, clients: int, overrides: Sequence[str] = ()) -> Scenario:
+    """Make the plainest scenario with a task: equal random shares, nothing compressed, one round.
+
+    Args:
+        task: its name.
+        clients: how many.
+        overrides: as of load_scenario.
+
+    Raises:
+        ScenarioError: as of load_scenario.
+    """
+    text = (
+        f"{{name: plain, task: {{name: {task}, partition: iid}}, "
+        f"training: {{rounds: 1, cohort: 1, head_lr: 0.1}}, fleet: [{{count: {clients}}}]}}"
+    )
+    root = document.parse(text, task, Path(), numbered=False)
+    for assignment in overrides:
+        root = document.override(root, assignment)
+    return check(root)
+
+
 def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Node, Node | None]:
     """Read a scenario without checking it; give its tree, and separately what it sweeps, if anything.
 
@@ -102,7 +123,7 @@ def dump_resolved(scenario: Scenario) -> str:
 
 
 def _with_absolute_paths(root: Node) -> Node:
-    keys: set[Key] = {("task", "path"), ("broker", "ca_file"), ("broker", "password_file")}
+    keys: set[Key] = {("task", "path"), ("task", "data"), ("broker", "ca_file"), ("broker", "password_file")}
     keys |= {("fleet", document.EACH, part, "file") for part in ("slowdown", "availability")}
     task = root.plain().get("task")
     module = task.get("module") if isinstance(task, dict) else None

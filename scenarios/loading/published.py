@@ -40,7 +40,7 @@ def publish_scenario(scenario: Scenario, most_bytes: int = MAX_TEXT_BYTES) -> by
     module = scenario.task.module
     if module is not None and is_file(module):
         module = Path(module).name
-    task = scenario.task.model_copy(update={"path": None, "module": module})
+    task = scenario.task.model_copy(update={"path": None, "data": None, "module": module})
     broker = BrokerSpec(packet_bytes=scenario.broker.packet_bytes, client_id=scenario.broker.client_id)
     text = dump_resolved(scenario.model_copy(update={"task": task, "broker": broker})).encode()
     if len(text) > MAX_TEXT_BYTES:

@@ -23,6 +23,7 @@ from broker.urls import masked
 from edge_client.__main__ import edge
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
+from scenarios.loading.own_data import data_setting
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
 from scenarios.schema.scenario import Scenario
@@ -87,6 +88,7 @@ Settings = Annotated[
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")]
+DATA = typer.Option("--data", help="With partition local: a folder with the data of each client.")
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
@@ -95,6 +97,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard out
 def run(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
@@ -124,7 +127,8 @@ def run(
     """
     if speed_up and not shape:
         raise RunError("--speed-up is for --shape: it divides the times of links")
-    loaded = load_scenario(scenario, settings or ())
+    changes = [*(settings or ()), *data_setting(data_folder)]
+    loaded = load_scenario(scenario, changes)
     access = _access(loaded, broker, ca_file, password_file)
     folder = out or Path("runs") / loaded.name
     finished = None if fresh else over(loaded, folder)
@@ -136,7 +140,7 @@ def run(
     with stop_on_signals() as stop, _watching(loaded, as_json=as_json) as watch:
         summary = run_here(
             scenario,
-            settings or (),
+            changes,
             folder=folder,
             processes=processes,
             watch=watch,
@@ -165,6 +169,7 @@ def _access(
 def simulate(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     timing_only: Annotated[
         bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
@@ -176,7 +181,7 @@ def simulate(
 
     After Ctrl-C, SIGTERM or a crash the same command goes on, unless it trains nothing: then it begins anew.
     """
-    loaded = load_scenario(scenario, settings or ())
+    loaded = load_scenario(scenario, [*(settings or ()), *data_setting(data_folder)])
     folder = out or Path("runs") / f"{loaded.name}-simulated"
     finished = None if fresh else standing_of(loaded, folder, timing_only=timing_only).finished
     if finished is not None:

@@ -1,4 +1,4 @@
-"""Whom `filtered_mean` leaves out, and that it forgets nobody: `server_node.aggregation.LossFilter`."""
+"""Whom `filtered_mean` leaves out, and that it forgets nobody (server_node.learning.aggregation)."""
 
 import asyncio
 import logging
@@ -18,8 +18,8 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.scenario import client_names
 from scenarios.training import head_vector
 from server_node import checkpoint
-from server_node.aggregation import CAP, MOST, LossFilter
 from server_node.checkpoint import Progress
+from server_node.learning.aggregation import CAP, MOST, LossFilter
 from server_node.live import serve
 from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
 from server_node.vocabulary.ledger import Ledger
