@@ -17,7 +17,7 @@ from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.transports.mqtt import MqttTransport
-from edge_client.bundle import own_bundle, own_settings
+from edge_client.bundle import own_bundle
 from edge_client.joining import join
 from edge_client.live import host
 from edge_client.silence import attentive
@@ -100,7 +100,7 @@ def edge(
     own = own_bundle(bundle, [*(client or ()), *filter(None, clients.split(","))]) if bundle else None
     if own is not None:
         client, run = [own.name], run or own.run
-        task_module, settings = task_module or own.task_module, [*own_settings(own), *(settings or ())]
+        task_module = task_module or own.task_module
         clients = ""
         if not run and not scenario:
             raise RunError(f"{bundle} names no run: give --run NAME")
@@ -108,9 +108,10 @@ def edge(
         raise RunError(
             "give a scenario, or --run NAME and --client C of a run whose server publishes its own"
         )
-    changes = [*(settings or ()), *data_setting(data)]
+    changes, place = [*(settings or ()), *data_setting(data)], own.data if own else ""
     if scenario:
-        loaded = load_scenario(scenario, [*changes, *([f"task.module={task_module}"] if task_module else [])])
+        module = [f"task.module={task_module}"] if task_module else []
+        loaded = load_scenario(scenario, [*changes, *module], data=place)
         fleet = client_names(loaded)
         names = pick(fleet, clients or ",".join(client or ["all"]))
         spec = loaded.broker
@@ -134,6 +135,7 @@ def edge(
             run=run,
             names=names,
             settings=changes,
+            data=place,
             module=task_module,
             say=_say,
         )

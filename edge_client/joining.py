@@ -23,6 +23,7 @@ async def join(
     names: Sequence[str],
     stop: asyncio.Event,
     settings: Sequence[str] = (),
+    data: str = "",
     module: str = "",
     jobs: int = 1,
     journal: Journal | None = None,
@@ -37,7 +38,8 @@ async def join(
         run: as of `host`, which this one ends with; so are `stop`, `jobs` and `journal`.
         names: of the clients, at least one.
         stop: see there.
-        settings: see read_published; they say where the device has its data.
+        settings: see read_published.
+        data: where the device has its data, see there.
         module: the device's own task, see read_published.
         jobs: see there.
         journal: see there.
@@ -59,7 +61,7 @@ async def join(
         packed = await _unless(stop, asyncio.create_task(_published(transport)))
     if packed is None:
         return dict.fromkeys(names, "stopped")
-    scenario = read_published(packed, settings, module=module)
+    scenario = read_published(packed, settings, data=data, module=module)
     say(
         f"scenario {scenario.name}: task {scenario.task.name}, {scenario.fleet_size} clients, "
         f"{scenario.training.rounds} rounds"

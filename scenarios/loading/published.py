@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
-from scenarios.loading.load import check, dump_resolved
+from scenarios.loading.load import check, dump_resolved, lay_over
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
@@ -60,7 +60,9 @@ def offer_scenario(scenario: Scenario) -> bytes:
         return b""
 
 
-def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str = "") -> Scenario:
+def read_published(
+    packed: bytes, settings: Sequence[str] = (), *, data: str = "", module: str = ""
+) -> Scenario:
     """Read and check a scenario that a server has published, as one from a file.
 
     It comes from outside: it extends nothing, and no file is read because it names it.
@@ -68,6 +70,7 @@ def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str =
     Args:
         packed: what `publish_scenario` gave.
         settings: such as "task.path=/data/femnist".
+        data: where this device has its data, see lay_over.
         module: this device's own task, a Python file or an importable module; empty: see Raises.
 
     Raises:
@@ -92,6 +95,5 @@ def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str =
             "device, and name it with --task-module PATH",
             key=MODULE,
         )
-    for setting in (*settings, *([f"{MODULE}={module}"] if module else ())):
-        root = document.override(root, setting)
-    return check(root, with_files=False)
+    own = [f"{MODULE}={module}"] if module else []
+    return check(lay_over(root, [*settings, *own], data=data), with_files=False)

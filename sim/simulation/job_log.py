@@ -99,13 +99,20 @@ class Lost(_Record, tag=8):
     why: str
 
 
-class ScoredIt(_Record, tag=9):
-    """Of Scored: of each client the sum of its scores and their number, or why not."""
+class ScoreSum(_Record, tag=9):
+    """Part of ScoredAll: a client's."""
 
-    scores: dict[str, tuple[float, int] | RefusedIt]
+    score_sum: float
+    samples: int
 
 
-Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost | ScoredIt
+class ScoredAll(_Record, tag=10):
+    """Of Scored."""
+
+    scores: dict[str, ScoreSum | RefusedIt]
+
+
+Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost | ScoredAll
 Result = Activations | HeadUpdate | WireError | TailResult
 """Of a job in virtual time, where no device looks at its data again."""
 
@@ -144,9 +151,9 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
         case Diverged(why):
             return Lost(why)
         case Scored(scores):
-            return ScoredIt(
+            return ScoredAll(
                 {
-                    client: _noted(outcome) if isinstance(outcome, WireError) else outcome
+                    client: _noted(outcome) if isinstance(outcome, WireError) else ScoreSum(*outcome)
                     for client, outcome in scores.items()
                 }
             )
@@ -182,11 +189,11 @@ def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
             return RoundClosed(fetch(head), metric, refusals)
         case Lost(why):
             return Diverged(why)
-        case ScoredIt(scores):
+        case ScoredAll(scores):
             return Scored(
                 {
-                    client: _told(outcome) if isinstance(outcome, RefusedIt) else outcome
-                    for client, outcome in scores.items()
+                    client: _told(sent) if isinstance(sent, RefusedIt) else (sent.score_sum, sent.samples)
+                    for client, sent in scores.items()
                 }
             )
 
@@ -211,7 +218,7 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
         case CloseRound():
             return isinstance(record, Closed | Lost)
         case ScoreBatches():
-            return isinstance(record, ScoredIt)
+            return isinstance(record, ScoredAll)
         case _:
             return isinstance(record, HeadEncoded | Updated | Lost)
 

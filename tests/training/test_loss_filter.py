@@ -21,7 +21,15 @@ from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.learning.aggregation import CAP, MOST, LossFilter
 from server_node.live import serve
-from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.jobs import (
+    CloseRound,
+    RoundClosed,
+    ScoreBatches,
+    Scored,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
 from server_node.vocabulary.ledger import Ledger
 from tests.helpers import small_scenario
 from tests.training.test_tail import activations, linear, make_tail, update, zero_head
@@ -190,6 +198,16 @@ def test_a_client_that_is_left_out_does_not_make_the_model_lost(tmp_path: Path) 
     updates = (("a", update(1, 2.0**63), 1.0), ("b", update(1, 2.0**63), 1.0))
     honest = tuple((name, update(1, 0.2), 1.0) for name in ("c", "d"))
     assert isinstance(server.run(CloseRound(1, updates + honest, evaluate=False)), RoundClosed)
+
+
+def test_it_learns_nothing_from_what_is_kept_for_evaluation(tmp_path: Path) -> None:
+    server = make_tail(tmp_path, linear(1, 2), FILTERED)
+    for number in range(9):
+        kept = tuple((client, GOOD if client != "c" else BAD) for client in "abc")
+        assert isinstance(server.run(ScoreBatches(number, kept)), Scored)
+        assert server.run(TailUpdate(number, 0)) is None
+    assert server.filter == LossFilter()
+    assert server.state().gradients.losses == {}
 
 
 @pytest.mark.parametrize("rule", ["mean", "clipped_mean", "trimmed_mean", "coordinate_median"])
