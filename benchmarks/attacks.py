@@ -33,8 +33,8 @@ import torch
 from broker.stopping import Stop
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
-from edge_client.core import ClientJob, ClientResult, FirstBatch
 from edge_client.device import Device
+from edge_client.jobs import BackwardStep, ClientJob, ClientResult, FirstBatch
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
@@ -95,6 +95,7 @@ def hostile(scenario: Scenario, task: Task, attack: str) -> Callable[[ClientJob]
     honest_rounds = scenario.training.rounds * 2 // 3 if attack == "late" else 0
 
     def run(job: ClientJob) -> ClientResult:
+        assert isinstance(job, FirstBatch | BackwardStep)
         number = job.assignment.round if isinstance(job, FirstBatch) else job.gradient.round
         if attack == "absent":
             return WireError("absent", f"takes no part in round {number}")

@@ -28,7 +28,7 @@ from scenarios.training import (
     load_head_vector,
     sgd_step,
 )
-from server_node.tail import gradient_to_activations
+from server_node.learning.tail_pass import gradient_to_activations
 
 
 class Loop:

@@ -11,8 +11,9 @@ from broker.console import command
 from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
 from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
-from edge_client.bundle import own_bundle, own_settings
+from edge_client.bundle import own_bundle
 from edge_client.memory import check_memory
+from scenarios.loading.own_data import data_setting
 
 
 @command
@@ -32,6 +33,10 @@ def edge(
     task_module: Annotated[
         str, typer.Option(help="This device's own task: a Python file, or an importable module.")
     ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With partition local: the data of this device, or a folder with one per client."),
+    ] = None,
     bundle: BundleOption = None,
     stay: Annotated[
         bool,
@@ -68,7 +73,7 @@ def edge(
     own = own_bundle(bundle, [*(client or ()), *filter(None, clients.split(","))]) if bundle else None
     if own is not None:
         client, run = [own.name], run or own.run
-        task_module, settings = task_module or own.task_module, [*own_settings(own), *(settings or ())]
+        task_module = task_module or own.task_module
         clients = ""
         stay = stay or not (run or scenario)
     if stay and scenario:
@@ -87,7 +92,8 @@ def edge(
         run=run,
         names=client or [],
         which=clients,
-        settings=settings or [],
+        settings=[*(settings or ()), *data_setting(data)],
+        data=own.data if own else "",
         module=task_module,
         stays=stay,
         threads=threads,

@@ -9,7 +9,8 @@ from broker.machine.actions import Compute, ComputeDone, Done, Publish, Received
 from broker.metrics import Metric, Sample
 from broker.transports.base import TransportStats
 from broker.wire.messages import Activations, HeadUpdate, Hello, Rejected, Released, RunState
-from edge_client.core import ClientAction, ClientCore, ClientEvent, FirstBatch
+from edge_client.core import ClientAction, ClientCore, ClientEvent
+from edge_client.jobs import FirstBatch
 
 log = logging.getLogger(__name__)
 

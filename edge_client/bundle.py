@@ -26,8 +26,3 @@ def own_bundle(folder: Path, clients: Sequence[str] = ()) -> Bundle:
             f"{', '.join(others)}, or take that client's bundle"
         )
     return bundle
-
-
-def own_settings(bundle: Bundle) -> list[str]:
-    """Give the settings of a scenario that are this device's own: where its data are."""
-    return [f"task.path={bundle.data}"] if bundle.data else []

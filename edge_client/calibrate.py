@@ -9,12 +9,14 @@ import numpy as np
 
 from broker.codecs import codec_to_wire, encode_activations, encode_gradient
 from broker.wire.messages import Assignment, Gradient
-from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
+from edge_client.jobs import BackwardStep, FirstBatch
+from scenarios.errors import ScenarioError
+from scenarios.loading.own_data import own_place, read_own
 from scenarios.schema.devices import DeviceProfile
-from scenarios.schema.scenario import Scenario, Training
+from scenarios.schema.scenario import Scenario, Training, client_names
 from scenarios.seeds import generator
-from scenarios.task import Task
+from scenarios.task import Split, Task
 from scenarios.tasks import load_task
 from scenarios.training import head_origin, initial_head, uncut
 
@@ -51,7 +53,7 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
     device, start = _device(task, scenario, split, timed)
     alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
     fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
-    zeros = np.zeros((device.samples, task.cut_size), np.float32)
+    zeros = np.zeros((device.stock.samples, task.cut_size), np.float32)
     rng = generator(scenario.seed, CLIENT)
     _, _, codewords = encode_activations(flows.activations_up, zeros, rng)
     gradient = encode_gradient(flows.gradient_down, zeros, codewords, rng)
@@ -77,7 +79,7 @@ def _device(
     device = Device(
         task,
         initial,
-        task.load().train.take(np.arange(scenario.task.batch_size)),
+        _batch(task, scenario),
         client=CLIENT,
         seed=scenario.seed,
         batch_size=scenario.task.batch_size,
@@ -94,6 +96,18 @@ def _device(
     return device, FirstBatch(
         CLIENT, Assignment(1, 1, 1, steps, training.head_lr, (up, down, update, state), head)
     )
+
+
+def _batch(task: Task, scenario: Scenario) -> Split:
+    """Give a full batch of samples; of own data those of the first client, several times if they are few."""
+    batch = np.arange(scenario.task.batch_size)
+    if scenario.task.partition != "local":
+        return task.load().train.take(batch)
+    first = client_names(scenario)[0]
+    own = read_own(scenario, task, first, own_place(scenario, first, alone=True))
+    if not len(own.targets):
+        raise ScenarioError(f"client {first} has no samples to measure with", key="task.data")
+    return own.take(batch % len(own.targets))
 
 
 def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:

@@ -2,10 +2,13 @@
 
     Assignment -> FirstBatch -> Activations -> Gradient -> BackwardStep -> Activations -> ... -> HeadUpdate
     Assignment without steps (FedAvg) -> FirstBatch -> HeadUpdate
+    Assignment of an evaluation -> FirstBatch -> Activations -> Gradient, empty -> HeldOutBatch -> Activations
 
-The client keeps no timers. The server waits for the answers, so it asks (Ask) when one does not come; the
-client says how far it is (Progress), and sends an answer again only when it is asked for that. A lost
-message, a duplicated one, a restarted device and a restarted server all come down to that.
+The client keeps no timers for that. The server waits for the answers, so it asks (Ask) when one does not
+come; the client says how far it is (Progress), and sends an answer again only when it is asked for that. A
+lost message, a duplicated one, a restarted device and a restarted server all come down to that.
+
+A client whose data may grow looks at them every LOOK_S, and greets again when their number has changed.
 """
 
 from dataclasses import dataclass
@@ -23,7 +26,9 @@ from broker.machine.actions import (
     Publish,
     Received,
     Report,
+    StartTimer,
     StopAsked,
+    TimerFired,
     Undecodable,
 )
 from broker.wire import topics
@@ -43,31 +48,23 @@ from broker.wire.messages import (
     Standing,
     Status,
 )
+from edge_client.jobs import (
+    BackwardStep,
+    ClientJob,
+    ClientResult,
+    FirstBatch,
+    HeldOutBatch,
+    LookAtData,
+    Stock,
+)
+
+LOOK = "look"
+"""Timer: it is time to look at the data."""
+LOOK_S = 10.0
+"""From one look at the data to the next."""
 
 FATAL = ("scenario", "model", "roster", "version")
 """Reasons of Rejected after which this client cannot take part in the run."""
-
-
-class FirstBatch(msgspec.Struct, frozen=True):
-    """Job: take the assigned head and send the first batch through it; without steps, train it to the end.
-
-    Its result is the answer to publish: Activations, or HeadUpdate when the assignment has no steps, or
-    WireError when it cannot be used.
-    """
-
-    client: str
-    assignment: Assignment
-
-
-class BackwardStep(msgspec.Struct, frozen=True):
-    """Job: one corrected backward pass and optimizer step, then the next batch or the round's update.
-
-    Its result is the answer to publish: Activations or HeadUpdate, or WireError.
-    """
-
-    client: str
-    gradient: Gradient
-    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,6 @@ class ProtocolWarning:
     what: str
 
 
-ClientJob = FirstBatch | BackwardStep
-ClientResult = Activations | HeadUpdate | WireError
 ClientAction = Action[ClientJob, ProtocolWarning]
 ClientEvent = Event[ClientJob, ClientResult]
 
@@ -92,6 +87,7 @@ class ClientCore:
         client: its name.
         hello: what it says of itself to every incarnation of the server.
         first_session: its connections are numbered from here on; higher than those before a restart.
+        looks: its data may change while it runs.
     """
 
     __slots__ = (  # a simulated fleet may be large
@@ -99,8 +95,10 @@ class ClientCore:
         "_busy",
         "_client",
         "_first_session",
+        "_first_step",
         "_greeted",
         "_hello",
+        "_looks",
         "_refused",
         "_round",
         "_run",
@@ -110,17 +108,21 @@ class ClientCore:
         "_steps",
     )
 
-    def __init__(self, run: str, client: str, hello: Hello, first_session: int = 0) -> None:
+    def __init__(
+        self, run: str, client: str, hello: Hello, first_session: int = 0, *, looks: bool = False
+    ) -> None:
         self._run = run
         self._client = client
         self._hello = hello
         self._first_session = self._session = first_session
         self._server = 0  # the incarnation that is in charge; 0 before one was heard of
         self._greeted = False
+        self._looks = looks  # and has no timer yet
         self._forget_round()
 
     def _forget_round(self) -> None:
         self._round = 0
+        self._first_step = 0  # above 0 in an evaluation
         self._steps = 0
         self._step = 0  # see Progress.step
         self._busy: ClientJob | None = None
@@ -145,12 +147,16 @@ class ClientCore:
         match event:
             case Received():
                 return self._received(event.message)
-            case ComputeDone(job, result) if job is self._busy:
+            case ComputeDone(job, result) if job is self._busy or isinstance(job, LookAtData):
                 return self._computed(result)
             case Online(connection):
                 self._session = self._first_session + connection
                 self._greeted = False
-                return [self._status(online=True)]
+                looks, self._looks = self._looks, False
+                timer = [StartTimer(LOOK, LOOK_S)] if looks else []
+                return [self._status(online=True), *timer]
+            case TimerFired():
+                return [Compute(LookAtData(self._client))]
             case Undecodable(error=error) if error.reason == "version" and not self._greeted:
                 return self._leave(str(error))  # with a server of its own version at work it stays with that
             case Undecodable(error=error):
@@ -201,6 +207,12 @@ class ClientCore:
             return []
         return self._greet()
 
+    def _counted(self, samples: int, held_out: int) -> list[ClientAction]:
+        """Tell a server that was greeted how many samples there are now, if it is another number."""
+        hello = msgspec.structs.replace(self._hello, samples=samples, held_out=held_out)
+        changed, self._hello = hello != self._hello, hello
+        return self._greet() if changed and self._greeted else []
+
     def _follow(self, server: int) -> list[ClientAction]:
         """Turn to a new server; what it said came before this client had heard of it, so greet it first."""
         self._forget_round()
@@ -213,10 +225,11 @@ class ClientCore:
         return [Publish(topics.up(self._run, self._client), hello)]
 
     def _assigned(self, assignment: Assignment) -> list[ClientAction]:
-        if assignment.round <= self._round:
+        if (assignment.round, assignment.first_step) <= (self._round, self._first_step):
             return []
         self._forget_round()
         self._round = assignment.round
+        self._first_step = self._step = assignment.first_step
         self._steps = assignment.steps
         self._busy = FirstBatch(self._client, assignment)
         return [Compute(self._busy)]
@@ -225,8 +238,14 @@ class ClientCore:
         due = isinstance(self._answer, Activations) and gradient.step == self._answer.step
         if gradient.round != self._round or self._busy is not None or not due:
             return []
+        last = gradient.step + 1 == self._steps
+        if self._first_step and last:
+            return []  # an evaluation has no head update
         self._step = gradient.step + 1
-        self._busy = BackwardStep(self._client, gradient, last=self._step == self._steps)
+        if self._first_step:
+            self._busy = HeldOutBatch(self._client, self._round, self._step)
+        else:
+            self._busy = BackwardStep(self._client, gradient, last=last)
         return [Compute(self._busy)]
 
     def _asked(self, ask: Ask) -> list[ClientAction]:
@@ -249,17 +268,18 @@ class ClientCore:
         return self._greet() if released.greet else []
 
     def _computed(self, result: ClientResult) -> list[ClientAction]:
-        self._busy = None
         match result:
             case Activations() | HeadUpdate():
-                self._answer = result
+                self._busy, self._answer = None, result
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():
-                self._refused = True
+                self._busy, self._refused = None, True
                 return [
                     self._warn(f"refused a message of the server: {result}"),
                     self._progress(0, Standing.REFUSED),
                 ]
+            case Stock(samples, held_out):
+                return [*self._counted(samples, held_out), StartTimer(LOOK, LOOK_S)]
 
     def _progress(self, number: int, standing: Standing) -> Publish:
         progress = Progress(self._server, number, self._round, self._step, standing)

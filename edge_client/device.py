@@ -24,25 +24,36 @@ from broker.codecs import (
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
 from edge_client.device_state import DeviceState, OutAtServer
+from edge_client.jobs import (
+    BackwardStep,
+    ClientJob,
+    ClientResult,
+    FirstBatch,
+    HeldOutBatch,
+    LookAtData,
+    Stock,
+)
+from edge_client.own_data import DeviceData
 from scenarios.schema.scenario import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
-from scenarios.training import BatchSampler, head_origin, head_vector, load_head_vector, sgd_step
+from scenarios.training import head_origin, head_vector, load_head_vector, sgd_step
 
 
 class Device:
     """One client's head and data.
 
     Attributes:
-        samples: how many it has.
+        data: its samples.
 
     Args:
         task: the learning task.
         initial: the head that the run starts from, shape (P,), for all devices the same array.
-        data: this client's samples.
+        data: this client's samples for training.
+        held_out: further ones, for evaluation; None: there are none.
+        look: gives both anew if they have changed on the device since the last call; None: they never do.
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
@@ -63,24 +74,29 @@ class Device:
         seed: int,
         batch_size: int,
         training: Training,
+        held_out: Split | None = None,
+        look: Callable[[], tuple[Split, Split] | None] | None = None,
         error_feedback: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._task = task
         self._initial = initial
-        self._data = data
         self._client = client
         self._seed = seed
-        self.samples = len(data.targets)
-        self._sampler = BatchSampler(self.samples, batch_size, seed=seed, client=client)
+        self.data = DeviceData(data, held_out, look, client=client, seed=seed, batch_size=batch_size)
         self._head = task.head()
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
-        self._round = self._server = 0
+        self._round = self._server = self._first_step = 0
         self._out: int | None = None  # step of the batch that is out at the server
+
+    @property
+    def stock(self) -> Stock:
+        """How many samples it has."""
+        return self.data.stock
 
     def state(self) -> DeviceState | None:
         """Give what must be kept of the device; None if it is as it was made. A head has parameters only."""
@@ -92,7 +108,7 @@ class Device:
         return DeviceState(lost, OutAtServer(self._assignment, self._out, head, received, *counts))
 
     def restore(self, state: DeviceState) -> None:
-        """Be as the device was that gave a state; the batch that was out is computed again."""
+        """Be as the device was that gave a state; a batch that was out for training is computed again."""
         if state.lost is not None:
             self._lost = state.lost.numpy()
         out = state.out
@@ -101,7 +117,9 @@ class Device:
         self._begin(out.assignment)
         self._received = out.received.numpy()
         load_head_vector(self._head, out.head.numpy())
-        self._forward(out.step)
+        self._out = out.step
+        if not self._first_step:
+            self._forward(out.step)
         self._trained, self._error_energy, self._energy = out.trained, out.error_energy, out.energy
 
     def run(self, job: ClientJob) -> ClientResult:
@@ -112,13 +130,21 @@ class Device:
             except WireError as error:
                 return error
 
-    def _do(self, job: ClientJob) -> Activations | HeadUpdate:
+    def _do(self, job: ClientJob) -> Activations | HeadUpdate | Stock:
+        if isinstance(job, LookAtData):
+            return self.data.look()
         self._out = None
         match job:
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
                     self._take(assignment)
+                if assignment.first_step:
+                    return self._evaluate(assignment.first_step)
                 return self._forward(0) if assignment.steps else self._train_alone()
+            case HeldOutBatch(round=number, step=step) if number == self._round:
+                return self._evaluate(step)
+            case HeldOutBatch():
+                raise WireError("order", f"an evaluation of round {job.round} in round {self._round}")
             case BackwardStep(gradient=gradient) if gradient.round != self._round:
                 raise WireError("order", f"a gradient of round {gradient.round} in round {self._round}")
             case BackwardStep(gradient=gradient, last=last):
@@ -131,6 +157,9 @@ class Device:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
     def _take(self, assignment: Assignment) -> None:
+        self.data.begin_round()
+        if not (assignment.first_step or len(self.data)):
+            raise WireError("empty", "this device has no samples to train on")
         self._begin(assignment)
         change = decode_update(self._state_codec, assignment.head, self._initial.size)
         self._received = change + head_origin(self._state_codec, self._initial)
@@ -144,6 +173,7 @@ class Device:
         self._activations_codec, self._update_codec = codec_from_wire(activations), codec_from_wire(update)
         self._gradient_codec = gradient_codec_from_wire(gradient, self._activations_codec)
         self._state_codec = codec_from_wire(state)
+        self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
         self._assignment = msgspec.structs.replace(assignment, head=b"")
         self._trained = 0
@@ -153,22 +183,34 @@ class Device:
         with self._timed("compute"):
             self._z, targets = self._through_head(step)
         with self._timed("encode"):
-            activations = self._encode(step, targets)
+            activations = self._encode(step, self._z, targets, "encode")
+        self._out = step
+        return activations
+
+    def _evaluate(self, step: int) -> Activations:
+        """Send the step's share of the samples that are kept for evaluation through the head."""
+        inputs, targets = self.data.held_out_batch(step - self._first_step)
+        if not len(targets):
+            raise WireError("empty", "this device has no more samples for evaluation")
+        self._head.eval()
+        with self._timed("compute"), torch.no_grad():
+            z = self._head(inputs)
+        with self._timed("encode"):
+            activations = self._encode(step, z, targets, "encode_held_out")
         self._out = step
         return activations
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
         """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
-        rows = self._sampler.rows(self._round, step)
-        inputs, targets = self._data.batch(rows)
-        self._trained += len(rows)
+        inputs, targets = self.data.batch(self._round, step)
+        self._trained += len(targets)
         self._head.train()
         with seeded(derive_seed(self._seed, "dropout", self._client, self._round, step)):
             return self._head(inputs), targets
 
-    def _encode(self, step: int, targets: Tensor) -> Activations:
-        z = self._z.detach().numpy()
-        rng = generator(self._seed, "encode", self._client, self._round, step)
+    def _encode(self, step: int, activations: Tensor, targets: Tensor, purpose: str) -> Activations:
+        z = activations.detach().numpy()
+        rng = generator(self._seed, purpose, self._client, self._round, step)
         with _own_values("activations"):
             payload, arrives, self._codewords = encode_activations(self._activations_codec, z, rng)
         self._residual: npt.NDArray[np.float32] = z - arrives

@@ -26,6 +26,7 @@ async def join(
     names: Sequence[str],
     stop: asyncio.Event,
     settings: Sequence[str] = (),
+    data: str = "",
     module: str = "",
     jobs: int = 1,
     journal: Journal | None = None,
@@ -41,7 +42,8 @@ async def join(
         run: as of `host`, which this one ends with; so are `stop`, `jobs` and `journal`.
         names: of the clients, at least one.
         stop: see there.
-        settings: see read_published; they say where the device has its data.
+        settings: see read_published.
+        data: where the device has its data, see there.
         module: the device's own task, see read_published.
         jobs: see there.
         journal: see there.
@@ -71,6 +73,7 @@ async def join(
         names=names,
         stop=stop,
         settings=settings,
+        data=data,
         module=module,
         jobs=jobs,
         journal=journal,
@@ -87,6 +90,7 @@ async def host_published(
     names: Sequence[str],
     stop: asyncio.Event,
     settings: Sequence[str] = (),
+    data: str = "",
     module: str = "",
     jobs: int = 1,
     journal: Journal | None = None,
@@ -94,7 +98,7 @@ async def host_published(
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, str]:
     """Take part in a run whose published scenario is known; arguments and errors as of `join`."""
-    scenario = read_published(packed, settings, module=module)
+    scenario = read_published(packed, settings, data=data, module=module)
     say(
         f"scenario {scenario.name}: task {scenario.task.name}, {scenario.fleet_size} clients, "
         f"{scenario.training.rounds} rounds"
@@ -113,6 +117,7 @@ async def stay_in_fleet(
     names: Sequence[str],
     stop: asyncio.Event,
     settings: Sequence[str] = (),
+    data: str = "",
     module: str = "",
     jobs: int = 1,
     journal: Journal | None = None,
@@ -134,6 +139,7 @@ async def stay_in_fleet(
             names=names,
             stop=stop_or_leave,
             settings=settings,
+            data=data,
             module=module,
             jobs=jobs,
             journal=journal,

@@ -13,10 +13,12 @@ from broker.transports.base import Connect, Will
 from broker.wire import packing, topics
 from broker.wire.messages import Hello, Status
 from edge_client.board import Board, WatchedClient
-from edge_client.core import ClientCore, ClientJob, ClientResult
+from edge_client.core import ClientCore
 from edge_client.device import Device
 from edge_client.devices import make_devices
+from edge_client.jobs import ClientJob, ClientResult
 from edge_client.observer import log_warning
+from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import Scenario, scenario_digest
 from scenarios.tasks import task_of
@@ -48,19 +50,30 @@ async def host(
         board: takes note of what happens, for whoever looks at it.
 
     Returns:
-        Why each client ended.
+        Why each client ended; of one whose own data cannot be used, why it did not begin ("data: ...").
 
     Raises:
-        ScenarioError: see make_devices.
+        ScenarioError: see make_devices; or no client's own data can be used.
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())
     board = board or Board.of(run, names)
-    devices = make_devices(scenario, names, journal)
+    unfit: dict[str, str] = {}
+    devices = make_devices(scenario, names, journal, unfit=unfit)
+    if not devices:
+        raise ScenarioError("\n".join(dict.fromkeys(unfit.values())))
+    for name, why in unfit.items():
+        log.error("%s does not take part: %s", name, why)
+    for name, device in devices.items():
+        if not device.stock.samples:
+            log.warning("%s has no samples yet; it waits for some, and is not chosen before", name)
     digest, model = scenario_digest(scenario), model_fingerprint(scenario, task_of(scenario))
 
     def greeting(device: Device) -> Hello:
-        return Hello(0, digest, device.samples, package=package_version(), model=model)
+        stock = device.stock
+        return Hello(
+            0, digest, stock.samples, package=package_version(), model=model, held_out=stock.held_out
+        )
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
         async with asyncio.TaskGroup() as group:
@@ -81,7 +94,9 @@ async def host(
                 )
                 for name, device in devices.items()
             }
-    return {name: client.result() for name, client in clients.items()}
+    return {name: client.result() for name, client in clients.items()} | {
+        name: f"data: {why}" for name, why in unfit.items()
+    }
 
 
 async def _client(
@@ -113,5 +128,7 @@ async def _client(
     async with connected(transport, stop) as there:
         if not there:
             return STOPPED
-        core = WatchedClient(ClientCore(run, name, hello, first_session), name, board)
+        core = WatchedClient(
+            ClientCore(run, name, hello, first_session, looks=device.data.looks), name, board
+        )
         return await Driver(core, transport, compute, journal, log_warning).run(stop)

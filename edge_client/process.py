@@ -40,6 +40,7 @@ def take_part(
     names: Sequence[str] = (),
     which: str = "",
     settings: Sequence[str] = (),
+    data: str = "",
     module: str = "",
     stays: bool = False,
     threads: int | None = None,
@@ -59,6 +60,7 @@ def take_part(
         names: of the clients that live here.
         which: with a scenario, in place of names: see pick.
         settings: changes of the scenario, key.path=value.
+        data: where a bundle says that the device's data are; settings win.
         module: the device's own task.
         stays: without a scenario: when a run is over, wait for the next one.
         threads: for the mathematics; None: one for each core.
@@ -75,7 +77,8 @@ def take_part(
         UserError: of `host`, `join` and `load_scenario`, or a journal that cannot be written.
     """
     if scenario:
-        loaded = load_scenario(scenario, [*settings, *([f"task.module={module}"] if module else [])])
+        changes = [*settings, *([f"task.module={module}"] if module else [])]
+        loaded = load_scenario(scenario, changes, data=data)
         fleet = client_names(loaded)
         here = pick(fleet, which or ",".join(names or ["all"]))
         access = access_for(spec=loaded.broker)
@@ -101,6 +104,7 @@ def take_part(
             run=run,
             names=here,
             settings=settings,
+            data=data,
             module=module,
             say=functools.partial(print, file=sys.stderr),
         )

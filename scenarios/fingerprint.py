@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from scenarios.errors import ScenarioError
-from scenarios.schema.scenario import Scenario, TaskSpec
+from scenarios.schema.scenario import Scenario
+from scenarios.schema.task_spec import TaskSpec
 from scenarios.task import Task
 from scenarios.tasks.user_module import is_file
 

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scenarios.errors import MissingDataError, ScenarioError
-from scenarios.schema.scenario import Dirichlet, Partition, Scenario
+from scenarios.schema.scenario import Scenario
+from scenarios.schema.task_spec import Dirichlet, Partition
 from scenarios.seeds import generator
 from scenarios.task import Dataset
 
@@ -30,7 +31,8 @@ def split_clients(
 
     Args:
         partition: iid, shuffled shares whose sizes differ by one at most; natural, an owner per client,
-            chosen at random when there are more owners; or a Dirichlet class mixture per client.
+            chosen at random when there are more owners; or a Dirichlet class mixture per client. With
+            local, nothing is divided.
         targets: shape (N, *target_shape).
         owners: the owner of each row, shape (N,), or None.
         clients: how many.
@@ -39,6 +41,8 @@ def split_clients(
     Raises:
         ScenarioError: the data do not suffice, or have no owners or no classes where they are needed.
     """
+    if partition == "local":
+        raise ScenarioError("local: each device has its own data, there is nothing to divide", key=KEY)
     if len(targets) < clients:
         raise MissingDataError(
             f"{len(targets)} training samples are not enough for {clients} clients", key=KEY

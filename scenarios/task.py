@@ -8,11 +8,14 @@ Letters: n samples, z the activations at the cut with shape (n, d), where d is `
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from scenarios.errors import ScenarioError
 
 __all__ = ["Dataset", "Split", "Task"]
 
@@ -69,6 +72,10 @@ class Dataset:
     owners: npt.NDArray[np.int64] | None = None
 
 
+def _nothing_shared() -> Dataset:
+    raise ScenarioError("must be local: this task has only what devices have", key="task.partition")
+
+
 @dataclass(frozen=True)
 class Task:
     """A learning task with its model cut in two.
@@ -88,7 +95,11 @@ class Task:
         tail: makes the server's part, z (n, d) -> outputs.
         loss: outputs, targets -> loss of each sample, shape (n,).
         score: outputs, targets -> score of each sample, shape (n,), float32.
-        load: reads the data.
+        load: reads the data; a task whose devices all have their own needs none.
+        load_local: reads a client's own data, for `partition: local`, from the place that the device's owner
+            names, a file or a folder; it gets that and the client's name. None: reads what `fedlite data
+            export` writes, see scenarios.local.read_share. There may be no samples.
+        load_test: reads what the server evaluates on with `partition: local`. None: `load` gives it.
     """
 
     name: str
@@ -100,7 +111,18 @@ class Task:
     tail: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     score: Callable[[Tensor, Tensor], Tensor]
-    load: Callable[[], Dataset]
+    load: Callable[[], Dataset] = _nothing_shared
+    load_local: Callable[[Path, str], Split] | None = None
+    load_test: Callable[[], Split] | None = None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether the server has something to evaluate on."""
+        return self.load_test is not None or self.load is not _nothing_shared
+
+    def test(self) -> Split:
+        """Read what the server evaluates on."""
+        return self.load().test if self.load_test is None else self.load_test()
 
     @property
     def cut_size(self) -> int:

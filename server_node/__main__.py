@@ -62,7 +62,7 @@ def server(
     `fedlite stop` ends it for good. `fedlite watch` shows it from any machine that reaches the broker.
     """
     loaded = load_scenario(scenario, settings or ())
-    rehearse(loaded)
+    rehearse(loaded, with_devices=False)
     member = read_bundle(bundle, "server") if bundle else None
     name = run or (member.name if member else loaded.name)
     if member is not None and name != member.name:

@@ -11,7 +11,7 @@ from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
-from scenarios.tasks import load_task
+from scenarios.tasks import load_task, test_of
 from scenarios.training import head_vector, initial_model
 from server_node.tail import Tail
 from server_node.vocabulary.jobs import CloseRound, TailStep, TailUpdate
@@ -43,8 +43,16 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run=NAME, head_size=head_vector(head).size)
     plan = replace(plan, by_link={})
+    test = test_of(scenario, task)
     teaches_nothing = scenario.training.model_copy(update={"tail_lr": 0.0})  # for what it sees is made up
-    worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=teaches_nothing)
+    worker = Tail(
+        task,
+        test,
+        head=head,
+        tail=tail,
+        plan=plan,
+        training=teaches_nothing,
+    )
     jobs = _jobs(plan, cohort_of(scenario))
     while True:
         seconds = {}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
-from server_node.aggregation import LabelFilter
+from server_node.learning.aggregation import LabelFilter
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"

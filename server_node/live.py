@@ -27,7 +27,7 @@ from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
-from scenarios.tasks import task_of
+from scenarios.tasks import task_of, test_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.board.board import Board
@@ -120,7 +120,8 @@ async def serve(
                 await _tell_who_waits(transport, core, stop)
             return finished[0]
         _go_on(folder, standing, head, tail)
-        worker = Tail(task, task.load().test, head=head, tail=tail, plan=plan, training=scenario.training)
+        test = test_of(scenario, task)
+        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
         worker.filter = standing.filter
         ledger = standing.ledger
         record = RunFolder(

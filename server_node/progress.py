@@ -13,8 +13,8 @@ from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
-from server_node.aggregation import LabelFilter
 from server_node.checkpoint import Progress
+from server_node.learning.aggregation import LabelFilter
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
 
@@ -84,7 +84,7 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     settings = without_defaults(scenario)
     for key in ("name", "broker", "network"):
         settings.pop(key, None)
-    for part, key in (("task", "path"), ("task", "module"), ("training", "rounds")):
+    for part, key in (("task", "path"), ("task", "data"), ("task", "module"), ("training", "rounds")):
         settings[part].pop(key, None)
     return settings
 

@@ -10,7 +10,7 @@ from server_node.vocabulary.ledger import CONTROL, FLOWS
 
 
 class Metric(TypedDict):
-    """The task's metric on the test split; None when nothing was evaluated."""
+    """The task's metric, on test data or what devices keep for it; None when nothing was evaluated."""
 
     name: str
     final: float | None

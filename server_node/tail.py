@@ -27,13 +27,18 @@ from scenarios.training import (
     load_module_tensors,
     module_tensors,
 )
-from server_node.aggregation import LabelFilter, aggregate
-from server_node.tail_pass import LARGEST, Batch, TailGradients, TailState, is_sound, send_all
+from server_node.learning.aggregation import LabelFilter, aggregate
+from server_node.learning.gradients import Batch, TailGradients
+from server_node.learning.probe import Probe
+from server_node.learning.tail_pass import LARGEST, gradient_to_activations, score_one, send_all
+from server_node.learning.tail_state import TailState
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     EncodeHead,
     RoundClosed,
+    ScoreBatches,
+    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -41,9 +46,6 @@ from server_node.vocabulary.jobs import (
     TailUpdate,
 )
 from server_node.vocabulary.plan import Plan
-
-PROBE_SAMPLES = 16
-"""Test samples on which the server tries whether its model still gives numbers."""
 
 
 def _is_too_large(error: WireError) -> bool:
@@ -56,7 +58,7 @@ class Tail:
 
     Args:
         task: the learning task.
-        test: what to evaluate on.
+        test: what to evaluate on; None: devices send what they keep for evaluation.
         head: initial head.
         tail: initial tail.
         plan: gives the seed and everybody's codecs.
@@ -70,7 +72,7 @@ class Tail:
     def __init__(
         self,
         task: Task,
-        test: Split,
+        test: Split | None,
         *,
         head: nn.Module,
         tail: nn.Module,
@@ -89,6 +91,7 @@ class Tail:
         self._rule = training.aggregation
         self._unsound: dict[str, WireError] = {}
         self.filter = LabelFilter()
+        self._probe = Probe(test)
         self._begin_step()
         self._head_origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
@@ -103,6 +106,8 @@ class Tail:
                 return self._update(job)
             case CloseRound():
                 return self._close(job)
+            case ScoreBatches():
+                return Scored({client: self._score(client, message) for client, message in job.batches})
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
@@ -110,7 +115,7 @@ class Tail:
         """Give what must be kept; tensors are not copies."""
         head, tail = map(module_tensors, (self.head, self.tail))
         unsound = {client: (why.reason, why.detail) for client, why in self._unsound.items()}
-        return TailState(head, tail, self._gradients.state(), unsound, self.filter)
+        return TailState(head, tail, self._gradients.state(), unsound, self.filter, self._probe.last)
 
     def restore(self, state: TailState) -> None:
         """Be as the tail was that gave a state."""
@@ -119,6 +124,7 @@ class Tail:
         self._gradients.restore(state.gradients)
         self._unsound = {client: WireError(*why) for client, why in state.unsound.items()}
         self.filter = state.filter
+        self._probe.last = state.probe
 
     def _begin_step(self) -> None:
         """Forget what the step before has added up."""
@@ -150,6 +156,7 @@ class Tail:
         gradients |= refused
         self._unsound |= {client: why for client, why in refused.items() if why.reason == "range"}
         for group in groups:
+            self._probe.keep(group.batches[0])
             self._gradients.add(group)
             ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
             encoded = self._map_batches(self._encode, group.batches, np.split(group.downlink, ends))
@@ -217,15 +224,7 @@ class Tail:
         """
         if not refused or good >= len(refused):
             return False
-        return len(refused) > 1 or not self._gives_numbers()
-
-    def _gives_numbers(self) -> bool:
-        """Try head and tail on a few test samples: is every output finite and below LARGEST?"""
-        inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
-        self.head.eval()
-        self.tail.eval()
-        with torch.no_grad():
-            return is_sound(self.tail(self.head(inputs)))
+        return len(refused) > 1 or not self._probe.passes(self.head, self.tail)
 
     def _close(self, job: CloseRound) -> RoundClosed | Diverged:
         refused: dict[str, WireError] = {}
@@ -241,10 +240,16 @@ class Tail:
         unsound = self._average(received, weights) | too_large
         if self._is_lost(len(job.updates) - len(refused | unsound), unsound):
             return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
-        metric = evaluate(self._task, self._test, self.head, self.tail) if job.evaluate else None
+        metric = None
+        if job.evaluate and self._test is not None:
+            metric = evaluate(self._task, self._test, self.head, self.tail)
         if metric is not None and not np.isfinite(metric):
             return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
         return RoundClosed(self._encode_head(job.round), metric, refused | unsound)
+
+    def _score(self, client: str, message: Activations) -> tuple[float, int] | WireError:
+        batch = self._read((client, message, 1.0))
+        return batch if isinstance(batch, WireError) else score_one(self.tail, self._task.score, batch)
 
     def _read_update(self, client: str, update: HeadUpdate) -> npt.NDArray[np.float32] | WireError:
         """Decode one head update, shape (P,), and check every number in it."""
@@ -273,7 +278,7 @@ class Tail:
             vectors = [received[client] for client in clients]
             change = aggregate(self._rule, vectors, [weights[client] for client in clients])
             load_head_vector(self.head, parameters + change)
-            if self._gives_numbers():
+            if self._probe.passes(self.head, self.tail):
                 break
             longest = max(clients, key=lambda client: float(np.linalg.norm(received[client].astype(float))))
             refused[longest] = WireError("range", "with its update the model gives no finite outputs")
@@ -292,9 +297,3 @@ def _named(refused: dict[str, WireError]) -> str:
     names = sorted(refused)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
     return f"{refused[names[-1]]} ({', '.join(names[:5])}{more})"
-
-
-def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
-    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
-    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
-    return lengths[0] / lengths[1] if lengths[1] else 0.0

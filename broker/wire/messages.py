@@ -45,11 +45,12 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
         session: of the connection it is sent on.
         scenario: digest of what both sides must agree upon; another one is rejected. Empty when the client
             has none and wants a Welcome.
-        samples: training samples on the device.
+        samples: training samples on the device; one that has none is not chosen for rounds.
         wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
         package: version of the client's software.
         model: fingerprint of the task's code (scenarios.fingerprint), which must be the server's; empty: the
             client has none of it.
+        held_out: further samples on the device, which are kept for evaluation.
     """
 
     session: Session
@@ -58,6 +59,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     wants_welcome: bool = False
     package: Word = ""
     model: Word = ""
+    held_out: Count = 0
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -100,6 +102,9 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
         head_lr: learning rate of the client's SGD in this round.
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
+        first_step: above 0 in an evaluation, which follows the round of that number: in the steps from this
+            one to `steps` - 1 the client sends the samples that it keeps for evaluation, in their order, and
+            trains nothing.
     """
 
     server: Incarnation
@@ -109,6 +114,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     head_lr: float
     codecs: CodecSpecs
     head: bytes
+    first_step: Step = 0
 
 
 class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -144,7 +150,8 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
         step: as in the Activations answered.
         attempt: counts repetitions of this message.
         correction: lambda; the scale is that of the mean loss over the client's batch.
-        payload: dh/dz~ of that mean loss, shape (n, d), under the second codec.
+        payload: dh/dz~ of that mean loss, shape (n, d), under the second codec; empty in an evaluation, where
+            it only asks for the next batch.
     """
 
     server: Incarnation

@@ -8,22 +8,31 @@ import msgpack
 import msgspec
 
 from broker.wire.errors import WireError
-from broker.wire.messages import VERSION, Assignment, Gradient, HeadUpdate, Message
+from broker.wire.messages import VERSION, Assignment, Gradient, HeadUpdate, Hello, Message
 
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_ADDED: dict[type, int] = {Hello: 0, Assignment: 0}
+"""Messages whose last field was added to version 2, with its default. Then it is left out, and the bytes are
+what they were before."""
 _FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
 
 
 def encode(message: Message) -> bytes:
     """Give the message's bytes, before chunking."""
-    packed: bytes = msgpack.packb([VERSION, *msgspec.to_builtins(message, builtin_types=(bytes,))])
+    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    if _ADDED.get(type(message)) == fields[-1]:
+        del fields[-1]
+    packed: bytes = msgpack.packb([VERSION, *fields])
     return packed
 
 
 def encoded_bytes(message: Message) -> int:
     """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
     total = 3  # array of up to 15, version, type
-    for field in msgspec.structs.astuple(message):
+    fields = msgspec.structs.astuple(message)
+    if _ADDED.get(type(message)) == fields[-1]:
+        fields = fields[:-1]
+    for field in fields:
         kind = type(field)
         if kind is bytes:
             size = len(field)

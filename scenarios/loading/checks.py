@@ -13,7 +13,8 @@ from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import device_of
 from scenarios.schema.flows import unfit_codecs
 from scenarios.schema.network import taken_names, unknown_access_points
-from scenarios.schema.scenario import Buffered, Deadline, Dirichlet, OverSelect, Scenario
+from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario
+from scenarios.schema.task_spec import Dirichlet
 from scenarios.task import Task
 from scenarios.tasks import task_of
 
@@ -86,7 +87,23 @@ def _broker(broker: BrokerSpec) -> Iterator[Problem]:
         yield ("broker", "password_file"), "goes with a url that names a user, as mqtts://user@host"
 
 
+def _own_data(scenario: Scenario, task: Task) -> Iterator[Problem]:
+    spec = scenario.task
+    if spec.partition != "local":
+        for key, value in (("data", spec.data), ("held_out", spec.held_out)):
+            if value:
+                yield ("task", key), "goes with partition: local; here devices take shares of the task's data"
+    elif scenario.training.method == "fedavg" and spec.held_out:
+        yield ("task", "held_out"), "goes with method: split; with fedavg the server needs test data"
+    elif not (task.has_test or spec.held_out):
+        yield (
+            ("task", "held_out"),
+            f"{task.name} has no test data for the server: state a share of each device's rows, such as 0.2",
+        )
+
+
 def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
+    yield from _own_data(scenario, task)
     if isinstance(scenario.task.partition, Dirichlet) and task.target_shape:
         yield ("task", "partition"), "dirichlet_alpha needs one class per sample; this task has several"
     if scenario.training.aggregation == "filtered_mean" and task.target_shape:

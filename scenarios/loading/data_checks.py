@@ -25,7 +25,7 @@ def wrong_kind(data: object, task: Task) -> str | None:
     if not 1 <= task.classes <= MAX_CLASSES:
         return f"classes must be 1 to {MAX_CLASSES}, not {task.classes}"
     for name, split in (("training", data.train), ("test", data.test)):
-        wrong = _wrong_split(name, split, task)
+        wrong = wrong_split(name, split, task)
         if wrong:
             return wrong
     if data.owners is not None and np.shape(data.owners) != (len(data.train.targets),):
@@ -36,7 +36,15 @@ def wrong_kind(data: object, task: Task) -> str | None:
     return None
 
 
-def _wrong_split(name: str, split: object, task: Task) -> str | None:
+def wrong_split(name: str, split: object, task: Task, *, may_be_empty: bool = False) -> str | None:
+    """Say what keeps a split from being one of the task; its values are not looked at.
+
+    Args:
+        name: which split it is, for the message.
+        split: what a function of the task gave.
+        task: says what targets are like.
+        may_be_empty: no samples are fine.
+    """
     if not isinstance(split, Split):
         return f"the {name} data must be a scenarios.task.Split, not {_kind(split)}"
     parts: dict[str, object] = {"inputs": split.inputs, "targets": split.targets}
@@ -46,7 +54,7 @@ def _wrong_split(name: str, split: object, task: Task) -> str | None:
         if values.device.type != "cpu":
             return f"the {part} of the {name} split must be on the CPU, not on {values.device}"
     if not len(split.targets):
-        return f"the {name} split has no samples"
+        return None if may_be_empty else f"the {name} split has no samples"
     if split.targets.is_floating_point() or split.targets.is_complex():
         return f"the targets of the {name} split must be integers, not {_dtype(split.targets)}"
     shape = tuple(split.targets.shape[1:])

@@ -14,7 +14,7 @@ SHARES = {"%": 0.01, "percent": 0.01}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "kbps": "kbit/s"}
 """What a number is counted in, by the last part of its key."""
 
-SHARE_KEYS = {"loss"}
+SHARE_KEYS = {"held_out", "loss"}
 PERCENT = range(1, 100)
 
 PATTERNS = {r"^[A-Za-z0-9_-]{1,32}$": "text of 1 to 32 letters, digits, _ or -"}

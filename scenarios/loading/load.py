@@ -1,5 +1,6 @@
 """Makes a checked Scenario from a file, and YAML from a Scenario."""
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,30 +31,69 @@ PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
 """Keys whose value may be the path of a file that `fedlite calibrate` wrote. Its content is put there."""
 
 
-def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(name_or_path: str | Path, overrides: Sequence[str] = (), *, data: str = "") -> Scenario:
     """Load a scenario.
 
     Args:
         name_or_path: a shipped scenario's name, or the path of a YAML file.
         overrides: such as "training.cohort=5"; they change the file, in this order.
+        data: see lay_over.
 
     Raises:
         ScenarioError: everything that is wrong, one line for each mistake: where, which key, what is allowed.
     """
-    root, _ = read_tree(name_or_path, overrides)
+    root, _ = read_tree(name_or_path, overrides, data=data)
     return check(root)
 
 
-def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Node, Node | None]:
+def plain_scenario(task: str, clients: int, overrides: Sequence[str] = ()) -> Scenario:
+    """Make the plainest scenario with a task: equal random shares, nothing compressed, one round.
+
+    Args:
+        task: its name.
+        clients: how many.
+        overrides: as of load_scenario.
+
+    Raises:
+        ScenarioError: as of load_scenario.
+    """
+    text = (
+        f"{{name: plain, task: {{name: {task}, partition: iid}}, "
+        f"training: {{rounds: 1, cohort: 1, head_lr: 0.1}}, fleet: [{{count: {clients}}}]}}"
+    )
+    return check(lay_over(document.parse(text, task, Path(), numbered=False), overrides))
+
+
+def read_tree(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, data: str = ""
+) -> tuple[Node, Node | None]:
     """Read a scenario without checking it; give its tree, and separately what it sweeps, if anything.
 
     Raises:
         ScenarioError: a file or an override that cannot be read.
     """
-    root = document.read(locate(str(name_or_path), Path()))
-    for assignment in overrides:
-        root = document.override(root, assignment)
+    root = lay_over(document.read(locate(str(name_or_path), Path())), overrides, data=data)
     return root, root.value.pop(SWEEP, None)
+
+
+def lay_over(root: Node, overrides: Sequence[str], *, data: str = "") -> Node:
+    """Lay settings over a tree, and before them where a device has its data.
+
+    Args:
+        root: the tree.
+        overrides: such as "training.cohort=5".
+        data: a path, as a device's bundle names it; empty: none. With `partition: local` it is task.data, of
+            other runs task.path.
+
+    Raises:
+        ScenarioError: a setting that cannot be read.
+    """
+    changed = functools.reduce(document.override, overrides, root)
+    if not data:
+        return changed
+    task = changed.plain().get("task")
+    key = "data" if isinstance(task, dict) and task.get("partition") == "local" else "path"
+    return functools.reduce(document.override, [f"task.{key}={json.dumps(data)}", *overrides], root)
 
 
 def check(root: Node, *, with_files: bool = True) -> Scenario:
@@ -102,7 +142,7 @@ def dump_resolved(scenario: Scenario) -> str:
 
 
 def _with_absolute_paths(root: Node) -> Node:
-    keys: set[Key] = {("task", "path"), ("broker", "ca_file"), ("broker", "password_file")}
+    keys: set[Key] = {("task", "path"), ("task", "data"), ("broker", "ca_file"), ("broker", "password_file")}
     keys |= {("fleet", document.EACH, part, "file") for part in ("slowdown", "availability")}
     task = root.plain().get("task")
     module = task.get("module") if isinstance(task, dict) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
-from scenarios.loading.load import check, dump_resolved
+from scenarios.loading.load import check, dump_resolved, lay_over
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
@@ -40,7 +40,7 @@ def publish_scenario(scenario: Scenario, most_bytes: int = MAX_TEXT_BYTES) -> by
     module = scenario.task.module
     if module is not None and is_file(module):
         module = Path(module).name
-    task = scenario.task.model_copy(update={"path": None, "module": module})
+    task = scenario.task.model_copy(update={"path": None, "data": None, "module": module})
     broker = BrokerSpec(packet_bytes=scenario.broker.packet_bytes, client_id=scenario.broker.client_id)
     text = dump_resolved(scenario.model_copy(update={"task": task, "broker": broker})).encode()
     if len(text) > MAX_TEXT_BYTES:
@@ -60,7 +60,9 @@ def offer_scenario(scenario: Scenario) -> bytes:
         return b""
 
 
-def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str = "") -> Scenario:
+def read_published(
+    packed: bytes, settings: Sequence[str] = (), *, data: str = "", module: str = ""
+) -> Scenario:
     """Read and check a scenario that a server has published, as one from a file.
 
     It comes from outside: it extends nothing, and no file is read because it names it.
@@ -68,6 +70,7 @@ def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str =
     Args:
         packed: what `publish_scenario` gave.
         settings: such as "task.path=/data/femnist".
+        data: where this device has its data, see lay_over.
         module: this device's own task, a Python file or an importable module; empty: see Raises.
 
     Raises:
@@ -92,6 +95,5 @@ def read_published(packed: bytes, settings: Sequence[str] = (), *, module: str =
             "device, and name it with --task-module PATH",
             key=MODULE,
         )
-    for setting in (*settings, *([f"{MODULE}={module}"] if module else ())):
-        root = document.override(root, setting)
-    return check(root, with_files=False)
+    own = [f"{MODULE}={module}"] if module else []
+    return check(lay_over(root, [*settings, *own], data=data), with_files=False)

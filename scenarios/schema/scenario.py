@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -18,41 +17,7 @@ from scenarios.schema.base import (
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.flows import Flows
 from scenarios.schema.network import FleetGroup, Network, names_of
-
-
-def _partition_form(value: object) -> str:
-    return "mixture" if isinstance(value, dict | Dirichlet) else "name"
-
-
-class Dirichlet(Part):
-    """Clients of equal size, each with its own random class mixture."""
-
-    dirichlet_alpha: Positive = Field(
-        description="concentration of every class; small: each client has few classes, large: all are alike"
-    )
-
-
-Partition = Annotated[
-    Annotated[Literal["iid", "natural"], Tag("name")] | Annotated[Dirichlet, Tag("mixture")],
-    Discriminator(_partition_form),
-]
-
-
-class TaskSpec(Part):
-    """The task, and how its data are divided among the clients."""
-
-    name: str = Field(
-        default="digits28", description="a built-in task, or the name of your own one in `module`"
-    )
-    module: str | None = Field(
-        default=None,
-        description="your own task: a Python file, or an importable module, with `task() -> Task`",
-    )
-    path: Path | None = Field(default=None, description="folder of the data, for tasks that need one")
-    partition: Partition = Field(
-        description="iid: equal random shares; natural: an owner (writer, speaker) per client; or a mixture"
-    )
-    batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
+from scenarios.schema.task_spec import PLACES, TaskSpec
 
 
 class Correction(Part):
@@ -241,8 +206,8 @@ def scenario_digest(scenario: Scenario) -> str:
     """Hash what must be the same for server and devices: what changes what a device computes.
 
     That is the seed, the task, the names of the fleet, the codecs, and what devices need of the training; the
-    rounds only if rates depend on them, so that rounds can be added to a run. The paths of the task's data
-    and module are left out, since machines may differ there. So is what has its default: a release that
+    rounds only if rates depend on them, so that rounds can be added to a run. The places of the task's
+    data and module are left out, since machines may differ there. So is what has its default: a release that
     brings a new key refuses no device.
 
     Returns:
@@ -250,7 +215,7 @@ def scenario_digest(scenario: Scenario) -> str:
     """
     whole, training = without_defaults(scenario), scenario.training
     agreed: dict[str, Any] = {key: whole[key] for key in ("seed", "task", "flows") if key in whole}
-    agreed["task"] = {key: value for key, value in whole["task"].items() if key not in ("path", "module")}
+    agreed["task"] = {key: value for key, value in whole["task"].items() if key not in PLACES}
     of_devices = ["method", "local_steps", "head_lr", "lr_decay", "correction"]
     if training.lr_decay != "none" or training.correction.schedule != "constant":
         of_devices.append("rounds")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
-from scenarios.task import Task
+from scenarios.task import Split, Task
 from scenarios.tasks import (
     debtags,
     digits28,
@@ -20,7 +20,8 @@ from scenarios.tasks.user_module import own_task
 from scenarios.training import uncut
 
 if TYPE_CHECKING:
-    from scenarios.schema.scenario import Scenario, TaskSpec
+    from scenarios.schema.scenario import Scenario
+    from scenarios.schema.task_spec import TaskSpec
 
 TASKS: dict[str, Callable[[Path | None], Task]] = {
     "digits28": digits28.task,
@@ -53,6 +54,15 @@ def load_task(spec: "TaskSpec") -> Task:
             f"unknown task '{spec.name}'{known}; your own one needs task.module", key="task.name"
         )
     return TASKS[spec.name](spec.path)
+
+
+def test_of(scenario: "Scenario", task: Task) -> Split | None:
+    """Read what the server evaluates on; None if the metric comes from rows that devices keep for it.
+
+    Raises:
+        ScenarioError: the data cannot be found or used.
+    """
+    return None if scenario.task.held_out else task.test()
 
 
 def task_of(scenario: "Scenario") -> Task:

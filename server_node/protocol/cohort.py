@@ -16,6 +16,7 @@ from server_node.vocabulary.plan import Plan
 from server_node.vocabulary.reports import Dropped
 
 if TYPE_CHECKING:
+    from server_node.protocol.evaluation import Evaluation
     from server_node.protocol.round import Round
 
 ASK = "ask"
@@ -34,13 +35,13 @@ class Cohort:
 
     Attributes:
         members: the exchange of each, by client.
-        round: the one under way; None between two.
+        round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, number: int) -> None:
         self.members: dict[str, Exchange] = {}
-        self.round: Round | None = None
+        self.round: Round | Evaluation | None = None
         self.number = number
         self._plan = plan
         self._ledger = ledger
@@ -55,11 +56,11 @@ class Cohort:
         member = self._match(client, message.round, message.step)
         if isinstance(member, WireError):
             return member
-        if message.step >= self._plan.steps:
-            return WireError("order", f"step {message.step} of {self._plan.steps}")
         if member is None:
             self._ledger.discarded_late += 1
             return None
+        if message.step >= member.assignment.steps:
+            return WireError("order", f"step {message.step} of {member.assignment.steps}")
         if message.step < member.step or member.turn is Turn.TAIL:
             self._duplicate(member, now_s)
             return None
@@ -78,7 +79,7 @@ class Cohort:
         if member is None:
             self._ledger.discarded_late += 1
             return None
-        if member.turn is Turn.DONE:
+        if member.turn is Turn.DONE or member.evaluates:
             self._duplicate(member, now_s)
             return None
         error = check_update(self._plan, self._plan.codecs_of(client), message, member.samples)
@@ -129,6 +130,25 @@ class Cohort:
         if self.round is not None:
             self.round.answered(client)
         return self._say(client, gradient)
+
+    def scored(self, client: str, now_s: float) -> list[ServerAction]:
+        """Ask a member of an evaluation for its next batch, unless this was the last; then it is none."""
+        member = self.members.get(client)
+        if member is None or member.activations is None:
+            return []
+        batch, codec = member.activations, self._plan.codecs_of(client).activations_up
+        self._ledger.tensor("activations_up", batch.count, self._plan.cut_size)
+        self._ledger.paper(codec, batch.count, self._plan.cut_size, len(batch.payload))
+        if member.ends_with_next_batch:
+            del self.members[client]
+            if self.round is not None:
+                self.round.left(client)
+            return [CancelTimer(f"rejoin:{client}")]
+        gradient = member.answer(0.0, b"", now_s)
+        self._earliest_s = min(self._earliest_s, member.ask_at_s)
+        if self.round is not None:
+            self.round.answered(client)
+        return [self._say(client, gradient)]
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

@@ -205,35 +205,44 @@ class ServerCore:
         if isinstance(result, Diverged):
             return self._finish(f"diverged: {result.why}")
         online = len(self._presence.online)
-        actions, refused = self._rounds.computed(job, result, now_s, online=online)
+        actions, refused = self._rounds.computed(
+            job,
+            result,
+            now_s,
+            online=online,
+            held_out=self._presence.evaluators(),
+        )
         refusals = [
             action for client, error in refused.items() for action in self._reception.refuse(client, error)
         ]
-        complete = self._cohort.round is None and self._cohort.number >= self._plan.rounds
-        return [*refusals, *actions, *(self._finish(COMPLETE) if complete else ())]
+        return [*refusals, *actions]
 
     def _advance(self, now_s: float) -> list[ServerAction]:
         """Start the next job or round if nothing is in its way."""
         if self._phase.is_over:
             return []
-        actions: list[ServerAction] = []
+        actions = self._rounds.next_job()
+        if self._rounds.is_idle and self._phase is Phase.RUNNING and self._cohort.number >= self._plan.rounds:
+            return [*actions, *self._finish(COMPLETE)]
         if self._rounds.is_idle and self._may_begin():
             online = self._presence.online
             if self._phase.is_gathering:
                 self._phase, self._reception.gathers = Phase.RUNNING, False
-                actions = [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
+                actions += [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
             actions += self._rounds.begin(online, self._rivals.incarnation, now_s)
         return [*actions, *self._rounds.next_job(), *self._cohort.timer(now_s)]
 
     def _may_begin(self) -> bool:
-        online = len(self._presence.online)
+        online, empty = len(self._presence.online), len(self._presence.empty)
         match self._phase:
+            case _ if not online:
+                return False
             case Phase.RUNNING:
-                return online > 0
+                return True
             case Phase.LATE:
-                return online >= self._plan.cohort
+                return online >= min(self._plan.cohort, len(self._plan.clients) - empty)
             case _:
-                return online >= len(self._plan.clients)
+                return online + empty >= len(self._plan.clients)
 
     # How the run ends.
 

@@ -86,7 +86,18 @@ class Exchange:
     resends: int = 0
 
     def __post_init__(self) -> None:
+        self.step = self.assignment.first_step
         self._wait_from(self.sent_s)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it is of an evaluation, in which nothing is trained."""
+        return self.assignment.first_step > 0
+
+    @property
+    def ends_with_next_batch(self) -> bool:
+        """Whether the batch that it owes, or that is here, is the last one."""
+        return self.step + 1 == self.assignment.steps
 
     def _wait_from(self, now_s: float) -> None:
         """Start to wait for the answer to a new message."""
@@ -157,7 +168,8 @@ class Exchange:
         if claim.round != self.assignment.round:
             if claim.round > self.assignment.round:
                 return Repair.NOTHING
-            repair = Repair.START_OVER if self.step <= 1 else Repair.DROP
+            done = self.step - self.assignment.first_step
+            repair = Repair.START_OVER if done <= 1 else Repair.DROP
         elif claim.standing is Standing.WORKING or claim.step > self.step:
             repair = Repair.NOTHING
         elif claim.step < self.step:

@@ -19,20 +19,42 @@ class Presence:
     Attributes:
         online: clients that can be chosen.
         sessions: of each client the connection that it spoke of last.
-        noticed: clients of which it was said that their software is of another version.
+        noticed: what was said of which client, once: that its software is of another version, or that it has
+            no samples.
+        empty: clients that are there and have no samples to train on; they cannot be chosen.
+        held_out: of each client the samples that it keeps for evaluation, if it keeps any.
         ungreeted: clients that say that they are online, and have not greeted since; they cannot be chosen.
     """
 
     online: set[str] = field(default_factory=set)
     sessions: dict[str, int] = field(default_factory=dict)
-    noticed: set[str] = field(default_factory=set)
+    noticed: set[tuple[str, str]] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
+    held_out: dict[str, int] = field(default_factory=dict)
     ungreeted: set[str] = field(default_factory=set)
 
-    def notice(self, client: str) -> bool:
+    def notice(self, client: str, what: str) -> bool:
         """Say whether this is the first time that it is noticed of a client."""
-        first = client not in self.noticed
-        self.noticed.add(client)
+        first = (client, what) not in self.noticed
+        self.noticed.add((client, what))
         return first
+
+    def has(self, client: str, samples: int, held_out: int) -> None:
+        """Note how many samples a client has."""
+        if held_out:
+            self.held_out[client] = held_out
+        else:
+            self.held_out.pop(client, None)
+        if samples:
+            self.empty.discard(client)
+        else:
+            self.empty.add(client)
+            self.online.discard(client)
+
+    def evaluators(self) -> dict[str, int]:
+        """Give the clients that are there and keep samples for evaluation, with their number."""
+        there = self.online | self.empty
+        return {client: samples for client, samples in self.held_out.items() if client in there}
 
     def says_online(self, client: str, session: int) -> None:
         """Note a client's present connection."""
@@ -48,6 +70,7 @@ class Presence:
         if session < self.sessions.get(client, 0):
             return False
         self.online.discard(client)
+        self.empty.discard(client)
         self.ungreeted.discard(client)
         return True
 

@@ -89,7 +89,7 @@ class Reception:
     def _appeared(self, client: str) -> list[ServerAction]:
         """Note a sign of life: whoever speaks is there."""
         self.presence.ungreeted.discard(client)
-        if client in self.presence.online:
+        if client in self.presence.online or client in self.presence.empty:
             return []
         self.presence.online.add(client)
         actions: list[ServerAction] = [CancelTimer(f"rejoin:{client}")]
@@ -103,8 +103,12 @@ class Reception:
         if differs is not None:
             return self.refuse(client, differs)
         self.presence.says_online(client, hello.session)
+        self.presence.has(client, hello.samples, hello.held_out)
         actions = self._appeared(client)
-        if hello.package and hello.package != self._plan.package and self.presence.notice(client):
+        if not hello.samples and self.presence.notice(client, "empty"):
+            actions.append(Report(Noticed(client, "has no samples; it is not chosen before it has some")))
+        other = hello.package and hello.package != self._plan.package
+        if other and self.presence.notice(client, "version"):
             packages = f"has version {hello.package} of the package, the server {self._plan.package}"
             actions.append(Report(Noticed(client, packages)))
         if client in self._rate_limit:
@@ -172,7 +176,7 @@ class Reception:
             return self.refuse(sender, error)
         whose = sender if sender in self._roster else ""
         self._ledger.reject(whose or "strangers", error.reason, str(error))
-        return [Report(Refused(sender, str(error)))] if self.presence.notice(whose) else []
+        return [Report(Refused(sender, str(error)))] if self.presence.notice(whose, "version") else []
 
     def refuse(self, client: str, error: WireError) -> list[ServerAction]:
         """Count a bad message; tell its sender unless it was told something a moment ago."""

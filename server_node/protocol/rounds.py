@@ -1,6 +1,9 @@
 """The rounds of a run, one after the other: who takes part, which job the tail has, what came of it."""
 
+import math
 from collections.abc import Mapping
+
+import msgspec
 
 from broker.codecs import codec_to_wire
 from broker.machine.actions import CancelTimer, Compute, Report, StartTimer
@@ -8,6 +11,7 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Assignment
 from scenarios.schema.flows import Codecs
 from server_node.protocol.cohort import Cohort
+from server_node.protocol.evaluation import Evaluation
 from server_node.protocol.presence import draw_cohort
 from server_node.protocol.round import Round
 from server_node.vocabulary.actions import ServerAction
@@ -15,6 +19,8 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
+    ScoreBatches,
+    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -22,6 +28,10 @@ from server_node.vocabulary.jobs import (
     TailUpdate,
 )
 from server_node.vocabulary.plan import Plan
+from server_node.vocabulary.reports import RoundReport
+
+MAX_HELD_OUT = 2_000
+"""Samples of one client that are evaluated at most, the first ones: nobody else waits for more."""
 
 Refused = Mapping[str, WireError]
 """Whose tensors the tail has refused, and why."""
@@ -39,6 +49,7 @@ class Rounds:
         self._plan = plan
         self._cohort = cohort
         self._head = b""
+        self._server = plan.incarnation
         self._job: TailJob | None = EncodeHead()  # the one that is computed; no round without the head
 
     @property
@@ -60,6 +71,7 @@ class Rounds:
         """
         plan, policy, cohort = self._plan, self._plan.round_policy, self._cohort
         actions: list[ServerAction] = []
+        self._server = server
         cohort.number += 1
         for client, member in list(cohort.members.items()):
             if cohort.number - member.assignment.round > (policy.max_staleness or 0):
@@ -97,6 +109,8 @@ class Rounds:
         current = self._cohort.round
         if self._job is not None or current is None:
             return []
+        if isinstance(current, Evaluation):
+            return self._go_on(current)
         actions: list[ServerAction] = []
         self._job = current.batches()
         if self._job is None:
@@ -108,8 +122,47 @@ class Rounds:
             self._job = current.next_job()
         return [*actions, Compute(self._job)]
 
+    def _go_on(self, current: Evaluation) -> list[ServerAction]:
+        """Score what has come for an evaluation, or end it."""
+        self._job = current.batches()
+        if self._job is not None:
+            return [Compute(self._job)]
+        if not current.is_over():
+            return []
+        late = [action for client in sorted(current.behind) for action in self._cohort.drop(client)]
+        self._cohort.round = None
+        return [*late, CancelTimer("deadline"), Report(current.report())]
+
+    def _evaluate(self, report: RoundReport, held_out: Mapping[str, int], now_s: float) -> list[ServerAction]:
+        """Begin the evaluation after a round, with all who keep samples for it and are not at work.
+
+        Args:
+            report: of the round; it is reported when the metric is there.
+            held_out: see `computed`.
+            now_s: the time.
+        """
+        plan, cohort = self._plan, self._cohort
+        clients = [client for client in plan.clients if held_out.get(client) and client not in cohort.members]
+        cohort.round = Evaluation(report, cohort.members, clients)
+        actions: list[ServerAction] = []
+        first = plan.steps + 1
+        for client in clients:
+            batches = math.ceil(min(held_out[client], MAX_HELD_OUT) / plan.batch_size)
+            assignment = self._assignment(plan.codecs_of(client), self._server)
+            assignment = msgspec.structs.replace(assignment, first_step=first, steps=first + batches)
+            actions.append(cohort.assign(client, assignment, now_s))
+        if plan.round_policy.deadline_s is not None:
+            actions.append(StartTimer("deadline", plan.round_policy.deadline_s))
+        return actions
+
     def computed(
-        self, job: TailJob, result: TailResult, now_s: float, *, online: int
+        self,
+        job: TailJob,
+        result: TailResult,
+        now_s: float,
+        *,
+        online: int,
+        held_out: Mapping[str, int] | None = None,
     ) -> tuple[list[ServerAction], Refused]:
         """Take the result of a job.
 
@@ -118,6 +171,7 @@ class Rounds:
             result: what came of it.
             now_s: the time.
             online: how many clients are, for the report.
+            held_out: of each client that is there how many samples it keeps for evaluation.
         """
         self._job = None
         match job, result:
@@ -128,7 +182,13 @@ class Rounds:
             case TailUpdate(), None:
                 pass
             case CloseRound(), RoundClosed():
-                return self._closed(job, result, online), result.refused
+                report = self._closed(job, result, online)
+                if self._plan.held_out and job.evaluate:
+                    begun = self._evaluate(report, held_out or {}, now_s)
+                    return [CancelTimer("deadline"), *begun], result.refused
+                return [CancelTimer("deadline"), Report(report)], result.refused
+            case ScoreBatches(), Scored():
+                return self._scored(result, now_s)
             case _:
                 raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
         return [], {}
@@ -136,7 +196,7 @@ class Rounds:
     def _stepped(self, result: TailStepped, now_s: float) -> tuple[list[ServerAction], Refused]:
         actions: list[ServerAction] = []
         refused: dict[str, WireError] = {}
-        assert self._cohort.round is not None
+        assert isinstance(self._cohort.round, Round)
         self._cohort.round.add_losses(result)
         for client, outcome in result.gradients.items():
             if isinstance(outcome, WireError):
@@ -149,10 +209,23 @@ class Rounds:
                 actions.append(answer)
         return actions, refused
 
-    def _closed(self, job: CloseRound, result: RoundClosed, online: int) -> list[ServerAction]:
+    def _scored(self, result: Scored, now_s: float) -> tuple[list[ServerAction], Refused]:
+        actions: list[ServerAction] = []
+        refused: dict[str, WireError] = {}
+        assert isinstance(self._cohort.round, Evaluation)
+        self._cohort.round.add(result)
+        for client, outcome in result.scores.items():
+            if isinstance(outcome, WireError):
+                refused[client] = outcome
+                actions += self._cohort.drop(client)
+            else:
+                actions += self._cohort.scored(client, now_s)
+        return actions, refused
+
+    def _closed(self, job: CloseRound, result: RoundClosed, online: int) -> RoundReport:
         current, self._cohort.round = self._cohort.round, None
-        assert current is not None
+        assert isinstance(current, Round)
         for client, _, _ in job.updates:
             del self._cohort.members[client]
         self._head = result.head
-        return [CancelTimer("deadline"), Report(current.report(job, result, online=online))]
+        return current.report(job, result, online=online)

@@ -2,6 +2,7 @@
 
 EncodeHead -> bytes        TailStep -> TailStepped
 TailUpdate -> None         CloseRound -> RoundClosed
+ScoreBatches -> Scored
 """
 
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class RoundClosed:
 
     Attributes:
         head: the next head, encoded.
-        metric: if it was measured.
+        metric: if it was measured on the server's test data.
         refused: whose updates were refused, and why.
     """
 
@@ -84,11 +85,31 @@ class RoundClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreBatches:
+    """Send batches that devices keep for evaluation through the tail, and score them; nothing is learned.
+
+    Attributes:
+        round: after which the model is evaluated.
+        batches: of each client its name and its batch.
+    """
+
+    round: int
+    batches: tuple[tuple[str, Activations], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of ScoreBatches: of each client the sum of its scores and their number, or why not."""
+
+    scores: dict[str, tuple[float, int] | WireError]
+
+
+@dataclass(frozen=True, slots=True)
 class Diverged:
     """The model is lost: `why` names what became infinite or NaN, and whose it was if that is known."""
 
     why: str
 
 
-TailJob = EncodeHead | TailStep | TailUpdate | CloseRound
-TailResult = bytes | TailStepped | RoundClosed | Diverged | None
+TailJob = EncodeHead | TailStep | TailUpdate | CloseRound | ScoreBatches
+TailResult = bytes | TailStepped | RoundClosed | Scored | Diverged | None

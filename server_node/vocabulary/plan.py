@@ -76,6 +76,7 @@ class Plan:
         batch_size: most samples in a step.
         targets_per_sample: integers in one target.
         classes: targets lie below it.
+        held_out: the metric comes from samples that devices keep for evaluation.
         evaluate_every: rounds between evaluations; the last round always has one.
         rejoin_s: how long a vanished member of the cohort may be away.
         retry_s: the most that lies between two questions to a silent member.
@@ -105,6 +106,7 @@ class Plan:
     rejoin_s: float
     retry_s: float
     join_s: float = 60.0
+    held_out: bool = False
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
@@ -175,6 +177,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         targets_per_sample=int(np.prod(task.target_shape)),
         classes=task.classes,
         evaluate_every=training.evaluate_every,
+        held_out=scenario.task.held_out > 0,
         rejoin_s=stragglers.rejoin_s,
         retry_s=stragglers.retry_s,
         packet_bytes=scenario.broker.packet_bytes,

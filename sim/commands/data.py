@@ -1,4 +1,4 @@
-"""The commands `fedlite data fetch` and `fedlite data list`."""
+"""The commands `fedlite data fetch`, `list` and `export`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +8,19 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.console import command
+from broker.files import writing
 from broker.stopping import interrupt_on_signals
 from scenarios.data.cache import data_folder
 from scenarios.data.fetch import SOURCES, fetch, is_there
+from scenarios.errors import ScenarioError, suggestion
+from scenarios.loading.load import load_scenario, plain_scenario
+from scenarios.loading.shipped import shipped
+from scenarios.local.shares import write_shares
+from scenarios.partition import client_rows
+from scenarios.schema.scenario import client_names
+from scenarios.tasks import TASKS, task_of
 
-app = typer.Typer(help="Get the data of tasks that do not bring them.", no_args_is_help=True)
+app = typer.Typer(help="Get the data of tasks, and write what each device would have.", no_args_is_help=True)
 
 
 @app.command("fetch")
@@ -37,3 +45,37 @@ def list_data() -> None:
         folder = data_folder(name)
         table.add_row(name, source.origin, source.licence, str(folder) if is_there(name, folder) else "no")
     Console().print(table)
+
+
+@app.command("export")
+@command
+def export_data(
+    what: Annotated[str, typer.Argument(metavar="TASK|SCENARIO", help="A task's name, or a scenario.")],
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which each client gets a folder of its name.")
+    ],
+    clients: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many; default: 3, or of a scenario as many as its fleet has."),
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+) -> None:
+    """Write the samples that each client of a task would get as local data, to try `partition: local`.
+
+    Of a task they are equal random shares. Of a scenario they are divided with its partition and seed. A run
+    with `task.partition=local` and `--data DIR` then is the same run.
+    """
+    if what in TASKS:
+        scenario = plain_scenario(what, clients or 3, settings or ())
+    elif what in shipped() or what.endswith((".yaml", ".yml")):
+        fewer = [] if clients is None else [f"fleet=[{{count: {clients}}}]", "training.cohort=1"]
+        scenario = load_scenario(what, [*fewer, *(settings or ())])
+    else:
+        known = suggestion(what, [*TASKS, *shipped()], label="known")
+        raise ScenarioError(f"no task or scenario '{what}'{known}; or give the path of a .yaml file")
+    data = task_of(scenario).load()
+    shares = dict(zip(client_names(scenario), client_rows(scenario, data), strict=True))
+    with interrupt_on_signals(), writing(to):
+        write_shares(to, ((client, data.train.take(rows)) for client, rows in shares.items()))
+    for client, rows in shares.items():
+        typer.echo(f"{to / client}: {len(rows)} samples")

@@ -13,6 +13,7 @@ from broker.options import CaFileOption, PasswordFileOption, access_from
 from broker.stopping import stop_on_signals
 from broker.transports.access import Access
 from scenarios.loading.load import load_scenario
+from scenarios.loading.own_data import data_setting
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.board.screen import watching_live
@@ -26,6 +27,7 @@ from sim.simulation.run import simulate as simulate_scenario
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; below runs/ if not given.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, over what the run folder has.")]
+DATA = typer.Option("--data", help="With partition local: a folder with the data of each client.")
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")]
 
 
@@ -33,6 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines on standard out
 def run(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
@@ -62,7 +65,8 @@ def run(
     """
     if speed_up and not shape:
         raise RunError("--speed-up is for --shape: it divides the times of links")
-    loaded = load_scenario(scenario, settings or ())
+    changes = [*(settings or ()), *data_setting(data_folder)]
+    loaded = load_scenario(scenario, changes)
     access = _access(loaded, broker, ca_file, password_file)
     folder = out or Path("runs") / loaded.name
     finished = None if fresh else over(loaded, folder)
@@ -75,7 +79,7 @@ def run(
     with stop_on_signals() as stop, watching_live(rounds, clients, as_json=as_json) as (watch, glance):
         summary = run_here(
             scenario,
-            settings or (),
+            changes,
             folder=folder,
             processes=processes,
             watch=watch,
@@ -104,6 +108,7 @@ def _access(
 def simulate(
     scenario: Spec,
     settings: Settings = None,
+    data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     timing_only: Annotated[
         bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
@@ -115,7 +120,7 @@ def simulate(
 
     After Ctrl-C, SIGTERM or a crash the same command goes on, unless it trains nothing: then it begins anew.
     """
-    loaded = load_scenario(scenario, settings or ())
+    loaded = load_scenario(scenario, [*(settings or ()), *data_setting(data_folder)])
     folder = out or Path("runs") / f"{loaded.name}-simulated"
     finished = None if fresh else standing_of(loaded, folder, timing_only=timing_only).finished
     if finished is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
-from edge_client.core import ClientJob, ClientResult, FirstBatch
+from edge_client.jobs import BackwardStep, ClientJob, ClientResult, FirstBatch, HeldOutBatch, LookAtData
 from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
@@ -59,7 +59,15 @@ class Computer:
         """Take a job of the device's state machine."""
         result = self._run(job)
         work = self._work
-        phases = work.start if isinstance(job, FirstBatch) else work.finish if job.last else work.learn
+        match job:
+            case FirstBatch() | HeldOutBatch():
+                phases = work.start
+            case BackwardStep(last=True):
+                phases = work.finish
+            case BackwardStep():
+                phases = work.learn
+            case LookAtData():
+                phases = ()  # in virtual time no data change
         factor = self._slowdown.factor()
         time_s = self._clock.now
         for name, seconds in phases:

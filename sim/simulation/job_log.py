@@ -11,11 +11,13 @@ import msgspec
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
-from edge_client.core import BackwardStep, ClientJob, ClientResult, FirstBatch
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     RoundClosed,
+    ScoreBatches,
+    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -97,8 +99,22 @@ class Lost(_Record, tag=8):
     why: str
 
 
-Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost
-Result = ClientResult | TailResult
+class ScoreSum(_Record, tag=9):
+    """Part of ScoredAll: a client's."""
+
+    score_sum: float
+    samples: int
+
+
+class ScoredAll(_Record, tag=10):
+    """Of Scored."""
+
+    scores: dict[str, ScoreSum | RefusedIt]
+
+
+Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost | ScoredAll
+Result = Activations | HeadUpdate | WireError | TailResult
+"""Of a job in virtual time, where no device looks at its data again."""
 
 
 def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
@@ -116,12 +132,12 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
             payload, error = lay_by(result.payload), result.quantization_error
             return UpdateSent(result.server, result.round, result.samples, error, payload)
         case WireError():
-            return RefusedIt(result.reason, result.detail)
+            return _noted(result)
         case bytes():
             return HeadEncoded(lay_by(result))
         case TailStepped(gradients, loss_sum, samples):
             sent = {
-                client: RefusedIt(outcome.reason, outcome.detail)
+                client: _noted(outcome)
                 if isinstance(outcome, WireError)
                 else GradientSent(lay_by(outcome[0]), outcome[1])
                 for client, outcome in gradients.items()
@@ -130,10 +146,17 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
         case None:
             return Updated()
         case RoundClosed(head, metric, refused):
-            refusals = {client: RefusedIt(error.reason, error.detail) for client, error in refused.items()}
+            refusals = {client: _noted(error) for client, error in refused.items()}
             return Closed(lay_by(head), metric, refusals)
         case Diverged(why):
             return Lost(why)
+        case Scored(scores):
+            return ScoredAll(
+                {
+                    client: _noted(outcome) if isinstance(outcome, WireError) else ScoreSum(*outcome)
+                    for client, outcome in scores.items()
+                }
+            )
 
 
 def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
@@ -149,25 +172,38 @@ def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
             return Activations(server, number, step, 1, count, fetch(payload), fetch(targets))
         case UpdateSent(server, number, samples, error, payload):
             return HeadUpdate(server, number, 1, samples, error, fetch(payload))
-        case RefusedIt(reason, detail):
-            return WireError(reason, detail)
+        case RefusedIt():
+            return _told(record)
         case HeadEncoded(head):
             return fetch(head)
         case Stepped(gradients, loss_sum, samples):
             outcomes = {
-                client: WireError(sent.reason, sent.detail)
-                if isinstance(sent, RefusedIt)
-                else (fetch(sent.payload), sent.correction)
+                client: _told(sent) if isinstance(sent, RefusedIt) else (fetch(sent.payload), sent.correction)
                 for client, sent in gradients.items()
             }
             return TailStepped(outcomes, loss_sum, samples)
         case Updated():
             return None
         case Closed(head, metric, refused):
-            refusals = {client: WireError(error.reason, error.detail) for client, error in refused.items()}
+            refusals = {client: _told(error) for client, error in refused.items()}
             return RoundClosed(fetch(head), metric, refusals)
         case Lost(why):
             return Diverged(why)
+        case ScoredAll(scores):
+            return Scored(
+                {
+                    client: _told(sent) if isinstance(sent, RefusedIt) else (sent.score_sum, sent.samples)
+                    for client, sent in scores.items()
+                }
+            )
+
+
+def _noted(error: WireError) -> RefusedIt:
+    return RefusedIt(error.reason, error.detail)
+
+
+def _told(record: RefusedIt) -> WireError:
+    return WireError(record.reason, record.detail)
 
 
 def belongs(record: Record, job: ClientJob | TailJob) -> bool:
@@ -175,10 +211,14 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
     match job:
         case FirstBatch() | BackwardStep():
             return isinstance(record, BatchSent | UpdateSent | RefusedIt)
+        case HeldOutBatch():
+            return isinstance(record, BatchSent | RefusedIt)
         case TailStep():
             return isinstance(record, Stepped)
         case CloseRound():
             return isinstance(record, Closed | Lost)
+        case ScoreBatches():
+            return isinstance(record, ScoredAll)
         case _:
             return isinstance(record, HeadEncoded | Updated | Lost)
 
@@ -192,6 +232,9 @@ def tensors_in(job: ClientJob | TailJob) -> Iterator[bytes]:
             yield gradient.payload
         case TailStep(batches=batches):
             for _, message, _ in batches:
+                yield from (message.payload, message.targets)
+        case ScoreBatches(batches=batches):
+            for _, message in batches:
                 yield from (message.payload, message.targets)
         case CloseRound(updates=updates):
             for _, update, _ in updates:

@@ -25,9 +25,9 @@ from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
 from server_node import checkpoint
+from server_node.learning.tail_state import TailState
 from server_node.progress import refuse_others, refuse_results, summary_of
 from server_node.summary import Summary
-from server_node.tail_pass import TailState
 from sim.simulation.recorder import Place
 
 _MOMENT = "moment"
@@ -56,6 +56,7 @@ class Moment(msgspec.Struct, frozen=True):
         tensors: that a job may still read, see Recorder.tensors.
         tail: of the server.
         devices: of those that are not as they were made, by client.
+        data: a digest of each device's samples, by client.
     """
 
     events: int
@@ -65,6 +66,7 @@ class Moment(msgspec.Struct, frozen=True):
     tensors: list[tuple[Place, bytes]]
     tail: TailState
     devices: dict[str, DeviceState]
+    data: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     settings = without_defaults(scenario)
     broker = scenario.broker
     settings["broker"] = {"packet_bytes": broker.packet_bytes, "client_id": broker.client_id}
-    for key in ("path", "module"):
+    for key in ("path", "data", "module"):
         settings["task"].pop(key, None)
     return settings
 

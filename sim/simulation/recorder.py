@@ -11,7 +11,7 @@ import msgspec
 
 from broker.errors import CannotGoOnError
 from broker.machine.actions import J, R
-from edge_client.core import FirstBatch
+from edge_client.jobs import FirstBatch
 from sim.simulation.job_log import Content, Record, Result, belongs, record_of, result_of, tensors_in
 
 RunJob = Callable[[J], R | Future[R]]

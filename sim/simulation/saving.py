@@ -1,5 +1,6 @@
 """Saves a simulated run while it trains, and goes on with one that was saved."""
 
+from broker.errors import CannotGoOnError
 from scenarios.schema.scenario import Scenario
 from server_node.record import RunFolder
 from server_node.saver import Pace
@@ -42,6 +43,7 @@ class Saving:
         self._record = record
         self._pace = pace or Pace(first_s=FIRST_S)
         self._header = Simulated(settings_of(scenario), code_of(scenario))
+        self._data = learners.data()
         self._rounds = 0
 
     def between(self, stops: bool) -> None:
@@ -62,15 +64,22 @@ class Saving:
         if not recorder.settle():
             return  # a job has failed: the run ends when its time has come
         run, log_, tensors = self._run, recorder.log(), recorder.tensors()
-        moment = Moment(run.events, run.now_s, self._record.wall_s, log_, tensors, *self._learners.state())
+        state = self._learners.state()
+        moment = Moment(run.events, run.now_s, self._record.wall_s, log_, tensors, *state, self._data)
         save(self._record.folder, self._header, moment)
 
     def go_on(self, moment: Moment) -> None:
         """Let virtual time pass up to a moment, silently, with the results of the jobs before it.
 
         Raises:
-            CannotGoOnError: that gives another moment.
+            CannotGoOnError: that gives another moment, or a device has other samples than it had.
         """
+        if changed := [client for client, digest in self._data.items() if moment.data[client] != digest]:
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""  # noqa: PLR2004
+            raise CannotGoOnError(
+                f"the data of {', '.join(changed[:5])}{more} have changed since this run began; "
+                "put the old ones back, or --fresh begins the run anew"
+            )
         run, recorder = self._run, self._learners.recorder
         run.repeat(moment.events)
         if run.reason is not None or recorder.jobs_done or run.now_s != moment.now_s:

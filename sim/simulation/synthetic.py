@@ -9,7 +9,7 @@ import math
 from broker.codecs import gradient_bytes
 from broker.wire import bits
 from broker.wire.messages import Activations, HeadUpdate
-from edge_client.core import BackwardStep, ClientJob, FirstBatch
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.jobs import (
     CloseRound,

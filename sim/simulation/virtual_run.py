@@ -153,19 +153,25 @@ class VirtualRun:
         self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
     ) -> None:
         """Give a device its state machine, and let it connect when it is there."""
-        plan, client, samples = who.plan, endpoint.client, who.samples[number]
+        plan, client, stock = who.plan, endpoint.client, who.stocks[number]
         computer = make_computer(
             client,
             group,
             scenario,
-            samples=samples,
+            samples=stock.samples,
             run=who.devices[number],
             clock=self._clock,
             trace=self._trace,
         )
-        core = ClientCore(
-            plan.run, client, Hello(0, plan.digest, samples, package=plan.package, model=plan.model)
+        hello = Hello(
+            0,
+            plan.digest,
+            stock.samples,
+            package=plan.package,
+            model=plan.model,
+            held_out=stock.held_out,
         )
+        core = ClientCore(plan.run, client, hello)
         publish = functools.partial(self._broker.publish, endpoint)
         actor = Actor(self._clock, core, publish, computer.compute, self._on_warning)
         computer.handle = endpoint.handle = actor.feed

@@ -12,18 +12,20 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.machine.actions import R
-from edge_client.core import ClientJob, ClientResult
 from edge_client.device import Device
 from edge_client.device_state import DeviceState
 from edge_client.devices import make_devices
+from edge_client.jobs import ClientJob, ClientResult, Stock
 from scenarios.errors import ScenarioError
+from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
+from scenarios.tasks import test_of
 from scenarios.training import head_vector, initial_model
+from server_node.learning.tail_state import TailState
 from server_node.tail import Tail
-from server_node.tail_pass import TailState
 from server_node.vocabulary.jobs import TailJob, TailResult
 from server_node.vocabulary.plan import Plan, make_plan
 from sim.simulation.recorder import Recorder, RunJob
@@ -56,6 +58,11 @@ class Learners:
         states = {client: device.state() for client, device in self.devices.items()}
         return self.tail.state(), {client: state for client, state in states.items() if state is not None}
 
+    def data(self) -> dict[str, str]:
+        """Give a digest of each device's samples, by client."""
+        digests = self.pool.map(lambda device: device.data.digest(), self.devices.values())
+        return dict(zip(self.devices, digests, strict=True))
+
     def restore(self, tail: TailState, devices: Mapping[str, DeviceState]) -> None:
         """Have learned what `state` gave."""
         self.tail.restore(tail)
@@ -70,14 +77,14 @@ class Workers:
         plan: what the server's state machine must know.
         tail: does the server's jobs.
         devices: do the clients' jobs, in the order of the fleet.
-        samples: that each device has.
+        stocks: how many samples each device has.
         learners: tail and devices; None when nothing is trained.
     """
 
     plan: Plan
     tail: RunJob[TailJob, TailResult]
     devices: Sequence[RunJob[ClientJob, ClientResult]]
-    samples: Sequence[int]
+    stocks: Sequence[Stock]
     learners: Learners | None
 
 
@@ -101,7 +108,7 @@ def training(
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, head_vector(head).size)
     devices = make_devices(scenario, plan.clients)
-    test, training = task.load().test, scenario.training
+    test, training = test_of(scenario, task), scenario.training
     # One torch thread per job: the number of threads changes the order of float additions and so the last
     # bits of results.
     with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:
@@ -110,7 +117,7 @@ def training(
             plan,
             recorder.on(own, worker.run),
             [recorder.on(pool, device.run) for device in devices.values()],
-            [device.samples for device in devices.values()],
+            [device.stock for device in devices.values()],
             Learners(worker, devices, recorder, pool),
         )
 
@@ -140,7 +147,10 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
         head_size = sum(parameter.numel() for parameter in task.head().parameters())
     plan = _plan(scenario, task, head_size)
     try:
-        samples = [len(rows) for rows in client_rows(scenario, task.load())]
+        if scenario.task.partition == "local":
+            samples = [len(read_own(scenario, task, client).targets) for client in plan.clients]
+        else:
+            samples = [len(rows) for rows in client_rows(scenario, task.load())]
     except ScenarioError:
         samples = [plan.batch_size] * len(plan.clients)
     device = functools.cache(lambda count, codecs: SyntheticDevice(plan, codecs, count).run)
@@ -148,7 +158,8 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
         device(min(count, plan.batch_size), plan.codecs_of(client))
         for client, count in zip(plan.clients, samples, strict=True)
     ]
-    yield Workers(plan, SyntheticTail(plan).run, devices, samples, None)
+    stocks = [Stock(count, 0) for count in samples]  # nothing is evaluated
+    yield Workers(plan, SyntheticTail(plan).run, devices, stocks, None)
 
 
 def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:

@@ -36,6 +36,14 @@ GOLDEN = [
         "98 02 01 cd012c a26431 50 c2 a5302e312e30 a530612d3162",
         id="hello",
     ),
+    pytest.param(
+        Hello(300, "d1", 80, held_out=25), "99 02 01 cd012c a26431 50 c2 a0 a0 19", id="hello with held out"
+    ),
+    pytest.param(
+        Assignment(3, 7, 1, 4, 0.5, (["int8"], ["int8"], ["int8"], ["int8"]), b"", first_step=2),
+        "9a 02 04 03 07 01 04 cb3fe0000000000000 94 " + "91a4696e7438" * 4 + " c400 02",
+        id="assignment of an evaluation",
+    ),
     pytest.param(Status(online=False, session=5), "94 02 02 c2 05", id="status"),
     pytest.param(
         RunState("running", 2, 9, 3, 300, ""), "98 02 03 a772756e6e696e67 02 09 03 cd012c a0", id="run state"
@@ -89,7 +97,7 @@ words = st.text(max_size=20)
 payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 some_messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, sessions, words, rounds, st.booleans(), words, words),
+    st.builds(Hello, sessions, words, rounds, st.booleans(), words, words, rounds),
     st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),

@@ -43,11 +43,18 @@ from broker.transports import (
 )
 
 DOCS = Path(__file__).parents[2] / "docs/extending.md"
-ROWS = re.findall(r"\| `(broker[.\w]*)` \| (.*) \|", DOCS.read_text().split("## Names to import")[1])
+ROWS = re.findall(
+    r"\| `((?:broker|scenarios)[.\w]*)` \| (.*) \|", DOCS.read_text().split("## Names to import")[1]
+)
 
 
-def test_users_are_told_of_the_codecs_the_transports_and_the_errors() -> None:
-    assert [module for module, _ in ROWS] == ["broker.codecs", "broker.transports", "broker.errors"]
+def test_users_are_told_of_the_readers_the_codecs_the_transports_and_the_errors() -> None:
+    assert [module for module, _ in ROWS] == [
+        "scenarios.local",
+        "broker.codecs",
+        "broker.transports",
+        "broker.errors",
+    ]
 
 
 @pytest.mark.parametrize(("module", "names"), ROWS, ids=[module for module, _ in ROWS])

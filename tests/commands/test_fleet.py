@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 from broker.commands import app
 from broker.provisioning.bundle import read_bundle
 from broker.provisioning.fleet import Fleet
-from edge_client.bundle import own_settings
 from tests.helpers import small_file
 from tests.provisioning.fleets import broker_of, free_port
 
@@ -103,9 +102,12 @@ def test_without_the_package_for_certificates_it_is_named(
 def test_a_bundle_says_where_a_device_has_its_data(tmp_path: Path) -> None:
     folder = init(tmp_path, "--broker=h") / "bundles/c0"
     file = folder / "edge.yaml"
-    assert own_settings(read_bundle(folder, "device")) == []
+    assert read_bundle(folder, "device").data == ""
     file.write_text(file.read_text() + "data: images\n")
-    assert own_settings(read_bundle(folder, "device")) == [f"task.path={folder / 'images'}"]
+    assert read_bundle(folder, "device").data == str(folder / "images")
+    command = ["edge", str(small_file(tmp_path)), f"--bundle={folder}", "--set=task.partition=local"]
+    assert f"no such file or folder: {folder / 'images'}" in invoke(*command).output
+    assert f"no such file or folder: {tmp_path / 'x'}" in invoke(*command, f"--data={tmp_path / 'x'}").output
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,11 @@ MESSAGES: list[Message] = [
     Claim(3, 7, takeover=True),
     StopRun("done"),
     RunScenario(b"\x78\x9c\x03\x00\x00\x00\x00\x01"),
+    # An evaluation: a client that keeps 25 samples for it sends them in steps 2 and 3, and is asked to go on.
+    Hello(300, "digest", 80, held_out=25),
+    Assignment(3, 7, 1, 4, 0.5, SPECS, bytes(40), first_step=2),
+    Activations(3, 7, 2, 1, 2, bytes(range(30)), b"\x21"),
+    Gradient(3, 7, 2, 1, 0.0, b""),
 ]
 TOKENS = [
     *(bytes([byte]) for byte in (0x80, 0x90, 0x91, 0x9F, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, 0xFF)),

@@ -152,6 +152,19 @@ async def test_a_device_without_the_tasks_code_is_told_what_it_needs(tmp_path: P
         await join(broker.transport, run="small", names=["c0"], stop=asyncio.Event())
 
 
+async def test_where_a_device_has_its_data_is_taken_for_its_own_if_the_run_says_so(tmp_path: Path) -> None:
+    broker = await with_published(small_scenario(tmp_path, "task.partition=local"), tmp_path)
+    with pytest.raises(ScenarioError, match=r"no such file or folder: /nowhere"):
+        await join(
+            broker.transport,
+            run="small",
+            names=["c0"],
+            stop=asyncio.Event(),
+            data="/nowhere",
+            module=str(TASK),
+        )
+
+
 async def test_a_device_with_other_code_of_the_task_leaves_and_both_sides_say_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

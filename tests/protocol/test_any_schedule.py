@@ -164,9 +164,14 @@ def check_the_end(world: World) -> None:
 class AnySchedule(RuleBasedStateMachine):
     """Short schedules, chosen by hypothesis, which also makes a failing one as short as it can be."""
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)), says_later=st.booleans(), has_rivals=st.booleans())
-    def begin(self, policy: str, *, says_later: bool, has_rivals: bool) -> None:
-        plan = replace(PLAN, round_policy=POLICIES[policy])
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        says_later=st.booleans(),
+        has_rivals=st.booleans(),
+        held_out=st.booleans(),
+    )
+    def begin(self, policy: str, *, says_later: bool, has_rivals: bool, held_out: bool) -> None:
+        plan = replace(PLAN, round_policy=POLICIES[policy], held_out=held_out)
         self.world = World(plan, says_later=says_later, has_rivals=has_rivals)
 
     @rule(data=st.data(), steps=st.integers(1, 30))
@@ -205,9 +210,11 @@ TestAnySchedule = AnySchedule.TestCase
 
 
 @each_policy
-def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str) -> None:
-    world = World(replace(PLAN, round_policy=POLICIES[policy]))
+@pytest.mark.parametrize("held_out", [False, True])
+def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str, *, held_out: bool) -> None:
+    world = World(replace(PLAN, round_policy=POLICIES[policy], held_out=held_out))
     world.settle()
+    assert world.metrics == ([None, 1.0, 1.0] if held_out else [None, None, None])
     assert world.ended == "complete"
     assert set(world.tensors.values()) == {1}
     assert world.said["Ask"] == world.said["Progress"] == 0
@@ -226,7 +233,7 @@ def test_any_long_schedule_counts_every_step_once_and_ends(policy: str) -> None:
 def play(policy: str, seed: int) -> None:
     """Let up to sixty things happen, half of them faults; then the run must come to its end."""
     rng = random.Random(seed)
-    plan = replace(PLAN, round_policy=POLICIES[policy])
+    plan = replace(PLAN, round_policy=POLICIES[policy], held_out=seed % 2 == 1)
     world = World(plan, says_later=rng.random() < 0.5, has_rivals=rng.random() < 0.5)
     for _ in range(60):
         if world.ended is not None:

@@ -33,7 +33,8 @@ from broker.wire.messages import (
     Status,
     Welcome,
 )
-from edge_client.core import BackwardStep, ClientAction, ClientCore, FirstBatch, ProtocolWarning
+from edge_client.core import ClientAction, ClientCore, ProtocolWarning
+from edge_client.jobs import BackwardStep, FirstBatch
 
 HELLO = Hello(0, "same", 9)
 RUNNING = RunState("running", 1, 0, 1, 5)

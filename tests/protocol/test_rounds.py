@@ -16,6 +16,7 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
+    ScoreBatches,
     TailResult,
     TailStep,
     TailStepped,
@@ -51,7 +52,7 @@ class Played:
         """Give the job that the tail gets now."""
         (action,) = self.rounds.next_job()
         assert isinstance(action, Compute)
-        assert not isinstance(action.job, EncodeHead)
+        assert not isinstance(action.job, EncodeHead | ScoreBatches)
         return action.job
 
     def close(self, *clients: str) -> list[ServerAction]:

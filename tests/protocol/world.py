@@ -35,7 +35,8 @@ from broker.wire.messages import (
     RunState,
     Status,
 )
-from edge_client.core import BackwardStep, ClientAction, ClientCore, ClientEvent, ClientJob, FirstBatch
+from edge_client.core import ClientAction, ClientCore, ClientEvent
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch
 from scenarios.schema.flows import Codecs
 from server_node.protocol.core import ServerCore
 from server_node.protocol.phase import Phase
@@ -44,6 +45,8 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
+    ScoreBatches,
+    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -59,6 +62,8 @@ UNNOTICED_S = 45.0
 """The broker gives up who is silent for one and a half keepalives."""
 
 FLEET = ("a", "b", "c", "d")
+HELD_OUT = {"a": 1, "b": 2, "c": 3, "d": 0}
+"""Samples that clients keep for evaluation, in a plan with `held_out`; each is a batch."""
 TENSORS = (Assignment, Activations, Gradient, HeadUpdate)
 PLAN = Plan(
     run="r",
@@ -146,6 +151,7 @@ class World:
         faults: how many there were; so much more than usual may be said.
         batches: how often each (incarnation, client, round, step) went through the tail.
         tensors: how often each message with a tensor was said, by (incarnation, client, kind, round, step).
+        metrics: of each round that was closed.
         rounds_done: in the checkpoint of the server in charge.
         servers: all that were started, the newest last.
         ended: why the run has ended; None while it has not.
@@ -161,6 +167,7 @@ class World:
         self.tensors: Counter[tuple[int, str, str, int, int]] = Counter()
         self.rounds_done = 0
         self.dropped: list[Dropped] = []
+        self.metrics: list[float | None] = []
         self.ended: str | None = None
         self.said: Counter[str] = Counter()
         self._tokens = itertools.count(1)
@@ -218,7 +225,8 @@ class World:
 
     def start_client(self, name: str) -> None:
         """Start a device that knows nothing of what was before."""
-        core = ClientCore("r", name, Hello(0, "same", 9), next(self._sessions) * 1000)
+        hello = Hello(0, "same", 9, held_out=HELD_OUT[name] if self.plan.held_out else 0)
+        core = ClientCore("r", name, hello, next(self._sessions) * 1000)
         self.clients[name] = Client(core)
         self.connect_client(name)
 
@@ -274,7 +282,10 @@ class World:
                 server.timers[key] = self.now_s + delay_s
             case CancelTimer(key):
                 server.timers.pop(key, None)
-            case Report(RoundReport(round=number)):
+            case Report(RoundReport(round=number, metric=metric)):
+                evaluated = self.plan.held_out and self.plan.evaluates(number)
+                assert metric is None or (evaluated and metric == 1.0)
+                self.metrics.append(metric)
                 self._closed(server, number)
             case Report(Dropped() as dropped):
                 self.dropped.append(dropped)
@@ -337,7 +348,7 @@ class World:
     def _count(self, message: Message, client: str, incarnation: int) -> None:
         self.said[type(message).__name__] += 1
         if isinstance(message, TENSORS):
-            step = getattr(message, "step", 0)
+            step = message.first_step if isinstance(message, Assignment) else getattr(message, "step", 0)
             self.tensors[incarnation, client, type(message).__name__, message.round, step] += 1
 
     def _say_state(self, state: RunState) -> None:
@@ -385,6 +396,10 @@ class World:
                 result = TailStepped(
                     {name: (bytes(4 * D), 0.0) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
+            case ScoreBatches(batches=held_out):
+                for client, batch in held_out:
+                    self.batches[server.core.incarnation, client, batch.round, batch.step] += 1
+                result = Scored({client: (1.0, 1) for client, _ in held_out})
             case EncodeHead():
                 result = bytes(4 * P)
             case CloseRound():
@@ -401,12 +416,15 @@ class World:
         answer: Activations | HeadUpdate
         match job:
             case FirstBatch(assignment=a):
-                answer = Activations(a.server, a.round, 0, 1, 1, bytes(4 * D), bytes(1))
+                answer = Activations(a.server, a.round, a.first_step, 1, 1, bytes(4 * D), bytes(1))
+            case HeldOutBatch(round=number, step=step):
+                server = client.core._server
+                answer = Activations(server, number, step, 1, 1, bytes(4 * D), bytes(1))
             case BackwardStep(gradient=g, last=False):
                 answer = Activations(g.server, g.round, g.step + 1, 1, 1, bytes(4 * D), bytes(1))
             case BackwardStep(gradient=g):
                 answer = HeadUpdate(g.server, g.round, 1, self.plan.steps, 0.0, bytes(4 * P))
-            case None:
+            case _:
                 return
         self.feed_client(name, ComputeDone(job, answer))
 

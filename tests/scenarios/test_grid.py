@@ -80,7 +80,7 @@ def test_a_single_run_knows_nothing_of_the_sweep(tmp_path: Path) -> None:
             "sweep: {task.partitoin: [iid]}",
             (
                 "my.yaml:12: task.partitoin: unknown key; did you mean 'partition'? allowed: "
-                "name, module, path, partition, batch_size"
+                "name, module, path, data, partition, held_out, batch_size"
             ),
         ),
         (

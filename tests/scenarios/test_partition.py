@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from scenarios.errors import ScenarioError
 from scenarios.partition import split_clients
-from scenarios.schema.scenario import Dirichlet, Partition
+from scenarios.schema.task_spec import Dirichlet, Partition
 
 Rows = npt.NDArray[np.int64]
 

@@ -47,6 +47,18 @@ def test_the_folder_of_the_data_is_each_machines_own(tmp_path: Path) -> None:
     assert read_published(data, [f"task.path={tmp_path}"]).task.path == tmp_path
 
 
+def test_what_a_bundle_says_of_data_is_the_devices_own_or_the_tasks_and_settings_win(tmp_path: Path) -> None:
+    place = str(tmp_path / "a: b")
+    shipped = small_scenario(tmp_path, "task={name: fashion_mnist, module: null}", "flows={}")
+    local = small_scenario(tmp_path, "task.partition=local", "task.data=/srv/data")
+    for scenario, key, module in ((shipped, "path", ""), (local, "data", TASK)):
+        data = publish_scenario(scenario)
+        task = read_published(data, data=place, module=module).task
+        assert {"path": task.path, "data": task.data} == {"path": None, "data": None, key: Path(place)}
+        told = read_published(data, [f"task.{key}={tmp_path}"], data=place, module=module).task
+        assert getattr(told, key) == tmp_path
+
+
 def test_a_task_of_the_users_own_must_be_on_the_device(tmp_path: Path) -> None:
     data = publish_scenario(small_scenario(tmp_path))
     assert complaint(data) == (

@@ -12,7 +12,8 @@ from scenarios.loading.load import ScenarioError, dump_resolved, load_scenario
 from scenarios.loading.shipped import question, shipped
 from scenarios.schema.flows import AnyCodec
 from scenarios.schema.network import FleetGroup
-from scenarios.schema.scenario import Dirichlet, Scenario, client_names, scenario_digest
+from scenarios.schema.scenario import Scenario, client_names, scenario_digest
+from scenarios.schema.task_spec import Dirichlet
 
 COMPLETE = """\
 name: small
@@ -364,7 +365,7 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:2: task.partition: "
-                    "must be iid or natural or a mapping with the key dirichlet_alpha, not 'idd'; "
+                    "must be iid, natural or local or a mapping with the key dirichlet_alpha, not 'idd'; "
                     "did you mean 'iid'?"
                 )
             ],
@@ -391,7 +392,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:2: task: "
-                    "must be a mapping with the keys name, module, path, partition, batch_size, not 3"
+                    "must be a mapping with the keys name, module, path, data, partition, held_out, "
+                    "batch_size, not 3"
                 )
             ],
             id="no mapping",
@@ -411,7 +413,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:1: task: required but missing; "
-                    "must be a mapping with the keys name, module, path, partition, batch_size"
+                    "must be a mapping with the keys name, module, path, data, partition, held_out, "
+                    "batch_size"
                 )
             ],
             id="missing part",

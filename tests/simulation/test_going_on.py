@@ -24,13 +24,14 @@ from broker.errors import AnotherServerError, CannotGoOnError, RunError
 from broker.exits import COMPLETE, STOPPED
 from broker.stopping import Stop
 from broker.wire.messages import HeadUpdate
+from scenarios.local import write_share
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
 from server_node.ownership import alone_in
 from server_node.progress import standing_of as live_standing_of
 from server_node.saver import SHARE, Pace
 from server_node.summary import Summary
-from server_node.vocabulary.jobs import CloseRound
+from server_node.vocabulary.jobs import CloseRound, ScoreBatches
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import Fact, RoundReport
 from sim.simulation import workers
@@ -39,6 +40,7 @@ from sim.simulation.recorder import Hollow, Recorder
 from sim.simulation.run import simulate
 from sim.simulation.saving import PATIENCE_S, Saving
 from tests.helpers import small_file, small_scenario
+from tests.small_task import points
 
 DEVICE = "{forward_s: 1, encode_s: 0.5, decode_s: 0.25, backward_s: 2, batch_size: 10, whole_model_s: 3}"
 STEADY = f"{{count: 2, link: lte, device: {DEVICE}, slowdown: {{distribution: lognormal, sigma: 0.5}}}}"
@@ -70,12 +72,15 @@ CODECS = (
     ("flows.by_link=[{uplink_below_kbps: 100, activations_up: {codec: float32}}]",),
 )
 FOLDER = Path(__file__).parents[1]
+KEPT = ("task.partition=local", "task.held_out=0.4")
 METHODS = (
     ("training.local_steps=1",),
     ("training.local_steps=3", f"task.module={FOLDER / 'drifting_task.py'}"),
     ("training.local_steps=2", "training.aggregation=trimmed_mean"),
     ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
+    ("training.local_steps=2", *KEPT),
+    ("training.aggregation=filtered_mean", "training.evaluate_every=1", *KEPT),
 )
 SAME = ("metrics.parquet", "trace.json", "model.safetensors")
 WALL_CLOCK = {"wall_seconds", "training_seconds", "client_steps_per_second"}
@@ -106,6 +111,13 @@ class After(Stop):
     @asked.setter
     def asked(self, _value: bool) -> None:
         pass
+
+
+def own_data(folder: Path) -> str:
+    """Write samples of different numbers for each device; gives the setting that names them."""
+    for number, samples in enumerate((60, 33, 12, 45, 25, 1)):
+        write_share(folder / f"c{number}", points(samples, number + 1))
+    return f"task.data={folder}"
 
 
 def always() -> Pace:
@@ -151,7 +163,8 @@ def test_a_run_goes_on_from_any_event_whatever_it_is(
 ) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
-        scenario = small_scenario(folder, *WORLD, f"stragglers={policy}", *method, *codecs)
+        own = [own_data(folder / "own")] if KEPT[0] in method else []
+        scenario = small_scenario(folder, *WORLD, f"stragglers={policy}", *method, *codecs, *own)
         whole = After(float("inf"))
         simulate(scenario, folder / "whole", threads=1, stop=whole, pace=never())
         for kills, part in stops:
@@ -160,6 +173,47 @@ def test_a_run_goes_on_from_any_event_whatever_it_is(
         assert summary["reason"] == COMPLETE
         assert comes_out_the_same(folder / "whole", folder / "run")
         assert not list((folder / "run").glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_run_goes_on_in_the_middle_of_an_evaluation(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_data(tmp_path / "own")
+    scenario = small_scenario(tmp_path, *WORLD, *CODECS[1], *KEPT, own, f"stragglers={policy}")
+    whole, scored, take = After(float("inf")), list[int](), Recorder._take
+
+    def note(self: Recorder, *taken: Any) -> Any:
+        if isinstance(taken[-1], ScoreBatches):
+            scored.append(whole.seen)
+        return take(self, *taken)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_take", note)
+        simulate(scenario, tmp_path / "whole", threads=1, stop=whole, pace=never())
+    for events in (scored[0], scored[0] + 2, scored[-1]):
+        folder = tmp_path / str(events)
+        stopped(scenario, folder, events)
+        found = newest(scenario, folder)
+        assert found is not None
+        out = [state.out for state in found[0].devices.values() if state.out is not None]
+        assert any(each.assignment.first_step for each in out)
+        simulate(scenario, folder, threads=1)
+        assert comes_out_the_same(tmp_path / "whole", folder)
+
+
+def test_what_devices_have_must_stay_and_its_place_may_change(tmp_path: Path) -> None:
+    settings = (*WORLD, *KEPT, "training.rounds=8")
+    scenario = small_scenario(tmp_path, *settings, own_data(tmp_path / "own"))
+    simulate(scenario, tmp_path / "whole", threads=1)
+    stopped(scenario, tmp_path / "run", 300)
+    for client, split in (("c1", points(33, 9)), ("c5", points(2, 6))):  # other values, one more
+        write_share(tmp_path / "own" / client, split)
+    with pytest.raises(CannotGoOnError, match="the data of c1, c5 have changed since this run began; put"):
+        simulate(scenario, tmp_path / "run")
+    moved = small_scenario(tmp_path, *settings, own_data(tmp_path / "moved"))
+    assert simulate(moved, tmp_path / "run")["reason"] == COMPLETE
+    assert comes_out_the_same(tmp_path / "whole", tmp_path / "run")
 
 
 LONGER = (*WORLD, *CODECS[1], "stragglers={policy: over_select, extra: 2}", "training.rounds=8")

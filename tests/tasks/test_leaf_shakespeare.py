@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
-from scenarios.schema.scenario import TaskSpec
+from scenarios.schema.task_spec import TaskSpec
 from scenarios.task import Split
 from scenarios.tasks import leaf_shakespeare, load_task
 from scenarios.training import initial_model

@@ -14,7 +14,7 @@ from scenarios.data import stackoverflow as files
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.models import next_word
-from scenarios.schema.scenario import TaskSpec
+from scenarios.schema.task_spec import TaskSpec
 from scenarios.task import Dataset, Task
 from scenarios.tasks import load_task, stackoverflow
 from scenarios.training import initial_model

@@ -18,7 +18,7 @@ from torch import nn
 
 from scenarios.errors import ScenarioError
 from scenarios.models import femnist_cnn
-from scenarios.schema.scenario import TaskSpec
+from scenarios.schema.task_spec import TaskSpec
 from scenarios.task import Split
 from scenarios.tasks import digits28, fashion_mnist, femnist, load_task
 from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector

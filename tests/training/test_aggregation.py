@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from scenarios.schema.scenario import Aggregation, TrimmedMean
-from server_node.aggregation import BLOCK, aggregate, trimmed_mean
+from server_node.learning.aggregation import BLOCK, aggregate, trimmed_mean
 
 NAMES: tuple[Aggregation, ...] = (
     "mean",

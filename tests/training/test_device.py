@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from broker.codecs import Float32, Pq, codec_to_wire
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
+from edge_client.jobs import BackwardStep, FirstBatch
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Dataset, Split, Task
@@ -87,7 +87,7 @@ def begin(
 def learn(
     device: Device, number: int, step: int, gradient: float, *, last: bool = True, correction: float = 0.0
 ) -> Activations | HeadUpdate:
-    samples = np.full((device.samples, 1), gradient, np.float32)
+    samples = np.full((device.stock.samples, 1), gradient, np.float32)
     payload = Float32().encode(samples, np.random.default_rng(0))
     answer = device.run(BackwardStep("c0", Gradient(1, number, step, 1, correction, payload), last=last))
     assert isinstance(answer, Activations | HeadUpdate)

@@ -13,8 +13,8 @@ from broker.codecs import CodewordMean, Float16, Float32, Int2, Pq, TopK, codec_
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, ClientResult, FirstBatch
 from edge_client.device import Device, corrected
+from edge_client.jobs import BackwardStep, ClientResult, FirstBatch
 from scenarios.schema.flows import Codecs
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
@@ -41,7 +41,9 @@ class Scales(nn.Module):
 class Hand:
     """A device of round 3 that serves incarnation 5 with a rate of 0.5, and the phases of its jobs."""
 
-    def __init__(self, folder: Path, *settings: str, batch_size: int = 2, **options: bool) -> None:
+    def __init__(
+        self, folder: Path, *settings: str, batch_size: int = 2, error_feedback: bool = False
+    ) -> None:
         self.phases: list[str] = []
         task = Task(
             name="by hand",
@@ -65,7 +67,7 @@ class Hand:
             batch_size=batch_size,
             training=training,
             timed=self._timed,
-            **options,
+            error_feedback=error_feedback,
         )
 
     @contextmanager
@@ -140,8 +142,8 @@ def test_each_flow_has_the_codec_of_its_place_in_the_assignment(tmp_path: Path) 
 
 
 def test_what_a_codec_lost_of_an_update_is_added_to_the_next_one(tmp_path: Path) -> None:
-    def updates(**options: bool) -> list[list[float]]:
-        hand, decoded = Hand(tmp_path, **options), []
+    def updates(*, error_feedback: bool = False) -> list[list[float]]:
+        hand, decoded = Hand(tmp_path, error_feedback=error_feedback), []
         half = TopK(fraction=0.5)
         for number in (1, 2, 3):
             hand.assigned(number=number, codecs=Codecs(Float32(), Float32(), half, Float32()))
@@ -271,7 +273,7 @@ def test_a_head_that_gives_nothing_has_no_quantization_error(tmp_path: Path) -> 
 
 
 def test_a_device_knows_how_many_samples_it_has(tmp_path: Path) -> None:
-    assert Hand(tmp_path).device.samples == 2
+    assert Hand(tmp_path).device.stock.samples == 2
 
 
 def test_an_idle_device_keeps_no_gradients(tmp_path: Path) -> None:

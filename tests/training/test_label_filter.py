@@ -1,4 +1,4 @@
-"""Whom `filtered_mean` leaves out, and that nobody stays out: `server_node.aggregation.LabelFilter`."""
+"""Whom the rule `filtered_mean` leaves out, and that nobody stays out."""
 
 import asyncio
 import logging
@@ -18,8 +18,8 @@ from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import client_names
 from scenarios.training import head_vector
 from server_node import checkpoint
-from server_node.aggregation import LEAST, LabelFilter, agreements
 from server_node.checkpoint import Progress
+from server_node.learning.aggregation import LEAST, LabelFilter, agreements
 from server_node.live import serve
 from server_node.tail import Tail
 from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate

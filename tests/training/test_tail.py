@@ -68,12 +68,18 @@ def task(head: nn.Module, tail: nn.Module) -> Task:
     )
 
 
-def make_tail(folder: Path, tail: nn.Module, *settings: str, head: nn.Module | None = None) -> Tail:
+def make_tail(
+    folder: Path,
+    tail: nn.Module,
+    *settings: str,
+    head: nn.Module | None = None,
+    test: Split | None = TEST,
+) -> Tail:
     """Make a server's part with the small scenario's settings, float32 on every flow, and a rate of 0.1."""
     scenario = small_scenario(folder, *FLOAT32, "training.tail_lr=0.1", *settings)
     made = task(head or nn.Linear(2, 2), tail)
     plan = plan_of(scenario, made)
-    return Tail(made, TEST, head=made.head(), tail=tail, plan=plan, training=scenario.training)
+    return Tail(made, test, head=made.head(), tail=tail, plan=plan, training=scenario.training)
 
 
 def activations(z: list[list[float]], targets: list[int]) -> Activations:
@@ -351,6 +357,22 @@ def test_an_update_with_which_the_model_gives_no_numbers_is_refused(tmp_path: Pa
     why = "range: with its update the model gives no finite outputs"
     assert {client: str(error) for client, error in closed.refused.items()} == {"x": why}
     assert head_vector(head).tolist() == pytest.approx([0.4] * 4)
+
+
+def test_without_test_data_it_is_tried_on_the_last_batch_also_when_it_goes_on(tmp_path: Path) -> None:
+    closes = []
+    for stops in (False, True):
+        server = make_tail(tmp_path, layer := linear(1, 2), head=zero_head(), test=None)
+        server.run(TailStep(1, 0, (("a", A, 1.0),)))
+        if stops:
+            state = server.state()
+            server = make_tail(tmp_path, layer := linear(1, 2), head=zero_head(), test=None)
+            server.restore(state)
+        with torch.no_grad():
+            layer.weight.fill_(1e30)
+        closes.append(server.run(CloseRound(1, (("a", update(10, 0.4), 1.0),), evaluate=False)))
+    assert isinstance(closes[0], Diverged)
+    assert closes[0] == closes[1]
 
 
 def test_updates_of_most_clients_that_are_too_large_end_the_run_and_are_named(tmp_path: Path) -> None:

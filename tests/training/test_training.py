@@ -11,9 +11,9 @@ import torch
 from broker.codecs import Float32, Int4, Pq, TopK, codec_to_wire
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.core import BackwardStep, FirstBatch
 from edge_client.device import Device
 from edge_client.devices import make_devices
+from edge_client.jobs import BackwardStep, FirstBatch
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
@@ -84,7 +84,7 @@ def test_the_corrected_gradient_is_that_of_the_penalised_loss(tmp_path: Path) ->
     head, tail = initial_model(task, scenario.seed)
     data = task.load()
     shard = data.train.take(client_rows(scenario, data)[0])
-    inputs, targets = shard.batch(devices["c0"]._sampler.rows(1, 0))
+    inputs, targets = shard.batch(devices["c0"].data._sampler.rows(1, 0))
     with seeded(derive_seed(scenario.seed, "dropout", "c0", 1, 0)):
         z = head(inputs)
     codec = scenario.flows.activations_up
@@ -157,7 +157,7 @@ def test_the_tail_follows_the_gradient_averaged_over_the_cohorts_samples(tmp_pat
     rows = client_rows(scenario, data)
     z, labels = [], []
     for number, name in enumerate(sent):
-        inputs, targets = data.train.take(rows[number]).batch(devices[name]._sampler.rows(1, 0))
+        inputs, targets = data.train.take(rows[number]).batch(devices[name].data._sampler.rows(1, 0))
         with seeded(derive_seed(scenario.seed, "dropout", name, 1, 0)):
             z.append(head(inputs))
         labels.append(targets)

@@ -21,7 +21,8 @@ from broker.wire.messages import (
     RunState,
 )
 from edge_client.board import Board, WatchedClient
-from edge_client.core import ClientAction, ClientCore, ClientEvent, ClientJob, ClientResult
+from edge_client.core import ClientAction, ClientCore, ClientEvent
+from edge_client.jobs import ClientJob, ClientResult
 from edge_client.watching import watching
 
 CODECS = (["float32"], ["float32"], ["float32"], ["float32"])

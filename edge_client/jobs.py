@@ -1,0 +1,58 @@
+"""What a client's state machine asks its device to compute, and what comes back."""
+
+import msgspec
+
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+
+
+class FirstBatch(msgspec.Struct, frozen=True):
+    """Job: take the assigned head and send the first batch through it; without steps, train it to the end.
+
+    In an evaluation the batch is of the samples that are kept for it.
+
+    Its result is the answer to publish: Activations, or HeadUpdate when the assignment has no steps, or
+    WireError when it cannot be used.
+    """
+
+    client: str
+    assignment: Assignment
+
+
+class BackwardStep(msgspec.Struct, frozen=True):
+    """Job: one corrected backward pass and optimizer step, then the next batch or the round's update.
+
+    Its result is the answer to publish: Activations or HeadUpdate, or WireError.
+    """
+
+    client: str
+    gradient: Gradient
+    last: bool
+
+
+class HeldOutBatch(msgspec.Struct, frozen=True):
+    """Job of an evaluation: send the next samples that are kept for it through the head.
+
+    Its result is the answer to publish: Activations, or WireError.
+    """
+
+    client: str
+    round: int
+    step: int
+
+
+class LookAtData(msgspec.Struct, frozen=True):
+    """Job: see whether the client's own data have changed, and read them; its result is a Stock."""
+
+    client: str
+
+
+class Stock(msgspec.Struct, frozen=True):
+    """How much data a client has: samples to train on, and samples that are kept for evaluation."""
+
+    samples: int
+    held_out: int
+
+
+ClientJob = FirstBatch | BackwardStep | HeldOutBatch | LookAtData
+ClientResult = Activations | HeadUpdate | Stock | WireError

@@ -1,0 +1,1 @@
+"""Tries a task: its model, with rows of its data."""

@@ -1,0 +1,165 @@
+"""Sends rows through head, cut, tail, loss, score and back; whatever goes wrong becomes a sentence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from broker.codecs import decode_activations, encode_activations
+from scenarios.errors import ScenarioError
+from scenarios.loading.data_checks import Rows
+from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_gradients
+from scenarios.schema.scenario import Scenario
+from scenarios.seeded import seeded
+from scenarios.seeds import derive_seed, generator
+from scenarios.task import Split, Task
+
+MOST_ROWS = 32
+"""In the batch that is tried: enough to see every mistake, and quick with any model."""
+
+
+class Wrong(Exception):  # noqa: N818 - it is always told as a ScenarioError
+    """A sentence about a mistake in a task."""
+
+
+class telling:  # noqa: N801 - used like a function
+    """Context manager that tells a mistake as one of the key that names the task."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._key = "task.module" if scenario.task.module else "task.name"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Wrong):
+            raise ScenarioError(str(error), key=self._key) from error
+
+
+def refuse(wrong: str | None) -> None:
+    """Raise Wrong if there is a sentence."""
+    if wrong:
+        raise Wrong(wrong)
+
+
+def tried(what: str, act: Callable[[], Any], hint: str = "") -> Any:
+    """Do what may run a user's code; whatever it raises becomes a sentence."""
+    try:
+        return act()
+    except (ScenarioError, Wrong):
+        raise
+    except Exception as error:  # whatever the user's code raises
+        text = " ".join(str(error).split())
+        raise Wrong(f"{what} fails: {type(error).__name__}: {text}{hint}") from error
+
+
+def batch_of(scenario: Scenario, task: Task, train: Split, shares: dict[str, Rows]) -> Rows:
+    """Choose the rows to try: those of a batch of the largest client, and the rows with extreme numbers.
+
+    Extreme are the smallest and the largest integer, such as a word that an embedding does not have. The
+    number of rows differs from every size of the task, so that no other dimension looks like that of samples.
+    """
+    own = max(shares.values(), key=len)
+    size = min(len(own), scenario.task.batch_size, MOST_ROWS)
+    rows = list(map(int, own[: max(size, 2)]))
+    inputs = train.inputs
+    if inputs.dtype in {torch.int64, torch.int32, torch.int16} and inputs.numel():
+        known = np.concatenate(list(shares.values()))
+        values = inputs[torch.from_numpy(known)].reshape(len(known), -1)
+        extremes = (int(values.amin(1).argmin()), int(values.amax(1).argmax()))
+        rows = [*(int(known[at]) for at in extremes), *rows]
+    sizes = {task.classes, task.cut_size, *task.target_shape, *task.cut_shape}
+    while len(rows) > 2 and len(rows) in sizes:  # noqa: PLR2004 - fewer rows than two tell nothing
+        rows.pop()
+    return np.array(rows, np.int64)
+
+
+class Trial:
+    """Head and tail of a task, to send rows through; model_checks has what is checked."""
+
+    def __init__(self, scenario: Scenario, task: Task, head: nn.Module, tail: nn.Module) -> None:
+        self._scenario, self._task = scenario, task
+        self._head, self._tail = head, tail
+        self._split = scenario.training.method == "split"
+
+    def forward(self, split: Split, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Send rows through the head; gives z, or with FedAvg the model's outputs, and the targets."""
+        inputs, targets = split.batch(rows)
+        name = "head" if self._split else "model"
+        hint = "; inputs.float() makes them float32" if inputs.dtype == torch.float64 else ""
+        self._head.train()
+        with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            z = tried(f"the {name}, given inputs of {_form(inputs)},", lambda: self._head(inputs), hint)
+        if self._split:
+            refuse(unfit_cut(z, len(rows), self._task))
+        return z, targets
+
+    def train(self, split: Split, rows: Rows) -> None:
+        """Send rows through everything and back, as a step of a round does."""
+        z, targets = self.forward(split, rows)
+        if not self._split:
+            self._losses(z, targets).mean().backward()  # type: ignore[no-untyped-call]
+            refuse(unfit_gradients(self._head, "model"))
+            return
+        arrived = self._through_codec(z.detach()).requires_grad_()
+        self._losses(self._through_tail(arrived), targets).mean().backward()  # type: ignore[no-untyped-call]
+        if arrived.grad is None:
+            raise Wrong("the loss does not depend on the activations: tail or loss cut the gradient off")
+        if not torch.isfinite(arrived.grad).all():
+            raise Wrong("the gradient of the loss at the cut has values that are not finite")
+        refuse(unfit_gradients(self._tail, "tail"))
+        tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
+        refuse(unfit_gradients(self._head, "head"))
+
+    def train_one(self, split: Split, rows: Rows, client: str) -> None:
+        """Send a batch of one sample through, as a client with one sample, or batch_size 1, does."""
+        try:
+            self.train(split, rows)
+        except Wrong as error:
+            raise Wrong(f"client {client} has batches of one sample, and with one {error}") from error
+
+    @torch.no_grad()
+    def score(self, test: Split) -> None:
+        """Score the first test rows, as an evaluation does."""
+        count = min(len(test.targets), MOST_ROWS - 1)
+        sizes = {self._task.classes, *self._task.target_shape}
+        count -= count > 2 and count in sizes  # noqa: PLR2004 - fewer rows than two tell nothing
+        inputs, targets = test.batch(slice(0, count))
+        self._head.eval()
+        self._tail.eval()
+        what = f"the model, given test inputs of {_form(inputs)},"
+        outputs = tried(what, lambda: self._tail(self._head(inputs)))
+        scores = tried("score", lambda: self._task.score(outputs, targets))
+        refuse(one_for_each("score", scores, count))
+
+    def _through_codec(self, z: Tensor) -> Tensor:
+        codec = self._scenario.flows.activations_up
+        rng = generator(self._scenario.seed, "rehearsal")
+        what = f"{codec.codec}, for activations_up,"
+        payload = tried(what, lambda: encode_activations(codec, z.numpy(), rng)[0])
+        arrived = torch.from_numpy(np.array(decode_activations(codec, payload, *z.shape)[0]))
+        if not torch.isfinite(arrived).all():
+            largest = float(z.abs().max())
+            raise Wrong(f"the activations go up to {largest:.3g}, too large for {codec.codec}")
+        return arrived
+
+    def _through_tail(self, arrived: Tensor) -> Any:
+        self._tail.train()
+        with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            what = f"the tail, given activations of shape {tuple(arrived.shape)},"
+            return tried(what, lambda: self._tail(arrived))
+
+    def _losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))
+        refuse(one_for_each("loss", losses, len(targets)))
+        if not losses.requires_grad:
+            raise Wrong("the loss has no gradient: it must be computed from the outputs by torch")
+        return losses  # type: ignore[no-any-return]
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"outputs that are a {type(value).__name__}"
+    return f"shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"

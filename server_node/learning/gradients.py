@@ -1,0 +1,142 @@
+"""The gradients at the tail's parameters that a step of SGD is made of."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from broker.codecs import Codewords
+from broker.wire.messages import Activations
+from scenarios.schema.scenario import Aggregation
+from scenarios.training import sgd_step
+from server_node.learning.aggregation import aggregate, agreements
+from server_node.learning.tail_state import AddedUp
+
+
+class Batch(NamedTuple):
+    """One client's batch, decoded."""
+
+    client: str
+    message: Activations
+    weight: float
+    z: npt.NDArray[np.float32]  # (n, d)
+    codewords: Codewords | None
+    targets: Tensor  # (n, *target_shape)
+
+
+class Passed(NamedTuple):
+    """What came of batches that went through the tail together.
+
+    Attributes:
+        batches: they.
+        losses: of their samples, shape (n,).
+        downlink: gradient at z~ of the sum of the losses, each times its batch's weight, shape (n, d).
+        gradients: of that sum at the tail's parameters that learn, in their order; None where it has none.
+    """
+
+    batches: Sequence[Batch]
+    losses: Tensor
+    downlink: npt.NDArray[np.float32]
+    gradients: tuple[Tensor | None, ...]
+
+    @property
+    def weight(self) -> float:
+        """Weight of the samples together."""
+        return sum(len(batch.z) * batch.weight for batch in self.batches)
+
+
+def learning(tail: nn.Module) -> list[nn.Parameter]:
+    """Give the parameters of the tail that learn."""
+    return [parameter for parameter in tail.parameters() if parameter.requires_grad]
+
+
+class TailGradients:
+    """The gradients at the tail's parameters that a step of SGD is made of.
+
+    With the rule mean they are added up where torch adds them up, at the parameters. Every other rule needs
+    one vector of each client: m times the tail's size in memory.
+
+    Attributes:
+        greatest_loss: of each client whose batches are in it.
+    """
+
+    def __init__(self, tail: nn.Module, rule: Aggregation) -> None:
+        self.greatest_loss: dict[str, float] = {}
+        self._sent: list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
+        self._tail = tail
+        self._rule = rule
+        self._weight = 0.0
+        self._of: dict[str, tuple[Tensor, float]] = {}  # the sum over a client's samples, and their weight
+
+    def state(self) -> AddedUp:
+        """Give what has been added up; tensors are not copies."""
+        sent = [(client, torch.tensor(z), torch.tensor(labels)) for client, z, labels in self._sent]
+        at_parameters = [parameter.grad for parameter in self._tail.parameters() if self._weight]
+        return AddedUp(at_parameters, self._weight, self._of, self.greatest_loss, sent)
+
+    def restore(self, state: AddedUp) -> None:
+        """Have added up what a state says."""
+        self._weight, self._of = state.weight, state.of_clients
+        self.greatest_loss = state.greatest_loss
+        self._sent = [(client, z.numpy(), labels.numpy()) for client, z, labels in state.sent]
+        for parameter, gradient in zip(
+            self._tail.parameters(), state.at_parameters, strict=bool(self._weight)
+        ):
+            parameter.grad = gradient
+
+    def add(self, group: Passed) -> None:
+        """Add batches that went through the tail together; a single one unless the rule is mean."""
+        ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
+        for batch, losses in zip(group.batches, np.split(group.losses.numpy(), ends), strict=True):
+            before = self.greatest_loss.get(batch.client, 0.0)
+            self.greatest_loss[batch.client] = max(before, float(np.abs(losses).max()))
+        pairs = list(zip(learning(self._tail), group.gradients, strict=True))
+        if self._rule == "mean":
+            first, self._weight = not self._weight, self._weight + group.weight
+            for parameter, gradient in pairs:
+                if gradient is not None:
+                    added = None if first else parameter.grad
+                    parameter.grad = gradient if added is None else added + gradient
+            return
+        (batch,) = group.batches
+        if self._rule == "filtered_mean":
+            self._sent.append((batch.client, batch.z, batch.targets.numpy()))
+        whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
+        earlier, weight = self._of.get(batch.client, (torch.zeros_like(whole), 0.0))
+        self._of[batch.client] = earlier + whole, weight + group.weight
+
+    def agreements(self) -> dict[str, float]:
+        """Compare the labels of clients with one another; see `server_node.learning.aggregation.agreements`."""
+        if not self._sent:
+            return {}
+        clients, z, labels = zip(*self._sent, strict=True)
+        owners = np.repeat(clients, [len(each) for each in labels])
+        return agreements(owners, np.concatenate(z), np.concatenate(labels))
+
+    def leave_out(self, clients: Collection[str]) -> None:
+        """Forget the gradients of some clients; the rule is not mean."""
+        self._of = {client: each for client, each in self._of.items() if client not in clients}
+
+    def step(self, lr: float) -> bool:
+        """Move the tail against what the rule makes of the gradients; says whether its parameters are finite.
+
+        Args:
+            lr: the rate for the gradient of a mean loss. The gradients of clients are such ones, too.
+        """
+        if self._weight:
+            sgd_step(self._tail, lr / self._weight)
+        elif self._of:
+            vectors = [(whole / weight).numpy() for _, (whole, weight) in sorted(self._of.items())]
+            weights = [weight for _, (_, weight) in sorted(self._of.items())]
+            gradient = torch.from_numpy(aggregate(self._rule, vectors, weights))
+            parameters = learning(self._tail)
+            parts = torch.split(gradient, [parameter.numel() for parameter in parameters])
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.grad = part.view_as(parameter).clone()
+            sgd_step(self._tail, lr)
+        else:
+            return True
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._tail.parameters())

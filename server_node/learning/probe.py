@@ -1,0 +1,47 @@
+"""Tries whether the server's model still gives numbers."""
+
+import torch
+from torch import Tensor, nn
+
+from scenarios.task import Split
+from server_node.learning.gradients import Batch
+from server_node.learning.tail_pass import is_sound
+
+PROBE_SAMPLES = 16
+"""So many are tried."""
+
+
+class Probe:
+    """What head and tail are tried on: test samples of the server's, or activations that the tail could take.
+
+    Args:
+        test: the server's test samples; None: it has none.
+
+    Attributes:
+        last: activations at the cut of the last batch that is known, shape (n, d); None: of none yet.
+    """
+
+    def __init__(self, test: Split | None) -> None:
+        self._test = test
+        self.last: Tensor | None = None
+
+    def keep(self, batch: Batch) -> None:
+        """Keep what is of use of a batch that the tail could take."""
+        if self._test is None:
+            self.last = torch.from_numpy(batch.z[:PROBE_SAMPLES])
+
+    @torch.no_grad()
+    def passes(self, head: nn.Module, tail: nn.Module) -> bool:
+        """Say whether every output is finite and below LARGEST.
+
+        Without test samples the tail is tried on the last activations that it could take, and of the head
+        only the parameters are looked at.
+        """
+        head.eval()
+        tail.eval()
+        if self._test is not None:
+            inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
+            return is_sound(tail(head(inputs)))
+        if not all(is_sound(parameter) for parameter in head.parameters()):
+            return False
+        return self.last is None or is_sound(tail(self.last))

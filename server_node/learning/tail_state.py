@@ -1,0 +1,44 @@
+"""What the server has that is not made from the scenario; a simulated run keeps it when it is stopped."""
+
+import msgspec
+from torch import Tensor
+
+from server_node.learning.aggregation import LabelFilter
+
+
+class AddedUp(msgspec.Struct, frozen=True):
+    """What the step under way has added up.
+
+    Attributes:
+        at_parameters: gradients at the tail's parameters, None where there is none; empty between two steps.
+        weight: of the samples together; with the rule mean.
+        of_clients: of each client the sum over its samples, and their weight; with other rules.
+        greatest_loss: of each client.
+        sent: client, z~ and labels of each batch; with the rule filtered_mean.
+    """
+
+    at_parameters: list[Tensor | None]
+    weight: float
+    of_clients: dict[str, tuple[Tensor, float]]
+    greatest_loss: dict[str, float]
+    sent: list[tuple[str, Tensor, Tensor]]
+
+
+class TailState(msgspec.Struct, frozen=True):
+    """What the server has that is not made from the scenario.
+
+    Attributes:
+        head: its parameters and buffers.
+        tail: the same.
+        gradients: of the step under way.
+        unsound: clients whose numbers were refused in this step for their size; reason and detail of each.
+        filter: what the rule filtered_mean remembers of clients.
+        probe: see Probe.last.
+    """
+
+    head: list[Tensor]
+    tail: list[Tensor]
+    gradients: AddedUp
+    unsound: dict[str, tuple[str, str]]
+    filter: LabelFilter
+    probe: Tensor | None
