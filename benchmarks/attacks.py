@@ -33,8 +33,8 @@ import torch
 from broker.stopping import Stop
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
-from edge_client.device import Device
 from edge_client.jobs import BackwardStep, ClientJob, ClientResult, FirstBatch
+from edge_client.training.device import Device
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from broker.errors import BrokerError
 from broker.provisioning.configuration import CONFIG, port_of
 from broker.servers.spawn import LOCALHOST, Kind, run_broker

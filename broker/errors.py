@@ -10,7 +10,7 @@ Exception
 │   │   └── CannotGoOnError   what the run folder has cannot be gone on from; --fresh begins anew
 │   ├── ReportError         run folders that no report can be made of
 │   ├── StudyError          a study or sweep that cannot be run as asked
-│   ├── MissingExtraError   a package that an extra brings is not installed (broker.extras)
+│   ├── MissingExtraError   a package that an extra brings is not installed (broker.cli.extras)
 │   ├── MemoryLimitError    a device with too little memory (edge_client.memory)
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
 └── ValueError

@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
+from broker.cli.options import (
+    BrokerOption,
+    BundleOption,
+    CaFileOption,
+    PasswordFileOption,
+    access_from,
+)
 from broker.errors import RunError
 from broker.exits import COMPLETE, DIVERGED, ENDED, STOPPED, exit_of
-from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from edge_client.bundle import own_bundle
 from edge_client.memory import check_memory
-from scenarios.loading.own_data import data_setting
 
 
 @command
@@ -92,7 +97,8 @@ def edge(
         run=run,
         names=client or [],
         which=clients,
-        settings=[*(settings or ()), *data_setting(data)],
+        settings=settings or [],
+        data_folder=data,
         data=own.data if own else "",
         module=task_module,
         stays=stay,

@@ -14,10 +14,10 @@ from broker.wire import packing, topics
 from broker.wire.messages import Hello, Status
 from edge_client.board import Board, WatchedClient
 from edge_client.core import ClientCore
-from edge_client.device import Device
-from edge_client.devices import make_devices
 from edge_client.jobs import ClientJob, ClientResult
 from edge_client.observer import log_warning
+from edge_client.training.device import Device
+from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import Scenario, scenario_digest

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from broker.console import run_until_stopped
+from broker.cli.console import run_until_stopped
+from broker.cli.screen import tell_what_happens
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.machine.looking import looking
 from broker.metrics import serving_metrics
-from broker.screen import tell_what_happens
 from broker.transports.access import Access
 from broker.transports.mqtt import MqttTransport
 from edge_client.board import METRICS, Board
@@ -27,6 +27,7 @@ from edge_client.silence import attentive
 from edge_client.watching import watching
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
+from scenarios.local.places import data_setting
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import client_names
 
@@ -40,6 +41,7 @@ def take_part(
     names: Sequence[str] = (),
     which: str = "",
     settings: Sequence[str] = (),
+    data_folder: Path | None = None,
     data: str = "",
     module: str = "",
     stays: bool = False,
@@ -60,6 +62,7 @@ def take_part(
         names: of the clients that live here.
         which: with a scenario, in place of names: see pick.
         settings: changes of the scenario, key.path=value.
+        data_folder: the device's own data, or a folder with one for each client.
         data: where a bundle says that the device's data are; settings win.
         module: the device's own task.
         stays: without a scenario: when a run is over, wait for the next one.
@@ -76,6 +79,7 @@ def take_part(
     Raises:
         UserError: of `host`, `join` and `load_scenario`, or a journal that cannot be written.
     """
+    settings = [*settings, *data_setting(data_folder)]
     if scenario:
         changes = [*settings, *([f"task.module={module}"] if module else [])]
         loaded = load_scenario(scenario, changes, data=data)

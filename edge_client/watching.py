@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from broker.screen import LINE_S, status_shown
+from broker.cli.screen import LINE_S, status_shown
 from edge_client.board import Board
 
 

@@ -7,15 +7,21 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command, run_until_stopped
+from broker.cli.console import command, run_until_stopped
+from broker.cli.options import (
+    BrokerOption,
+    BundleOption,
+    CaFileOption,
+    PasswordFileOption,
+    access_from,
+)
+from broker.cli.screen import tell_what_happens
 from broker.errors import RunError
 from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, STOPPED, SUPERSEDED, exit_of
 from broker.files import writing
 from broker.machine.event_log import Journal
 from broker.metrics import serving_metrics
-from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.provisioning.bundle import read_bundle
-from broker.screen import tell_what_happens
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse

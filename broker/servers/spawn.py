@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from broker.console import run_until_stopped
+from broker.cli.console import run_until_stopped
 from broker.errors import BrokerError
 from broker.files import writing
 from broker.servers.mosquitto import find_mosquitto, serve_mosquitto

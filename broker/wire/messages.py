@@ -43,13 +43,11 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     Attributes:
         session: of the connection it is sent on.
-        scenario: digest of what both sides must agree upon; another one is rejected. Empty when the client
-            has none and wants a Welcome.
+        scenario: digest of what both sides must agree upon. Empty: it has none and wants a Welcome.
         samples: training samples on the device; one that has none is not chosen for rounds.
         wants_welcome: the client knows neither the settings nor the initial head; see Welcome.
         package: version of the client's software.
-        model: fingerprint of the task's code (scenarios.fingerprint), which must be the server's; empty: the
-            client has none of it.
+        model: fingerprint of the task's code (scenarios.fingerprint), the server's; empty: it has none.
         held_out: further samples on the device, which are kept for evaluation.
     """
 

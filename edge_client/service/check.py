@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from broker.errors import BrokerError, RunError
 from broker.exits import Exit
 from broker.installing.commands import opened

@@ -1,6 +1,5 @@
 """Reads and tries the data that a device has itself (`partition: local`)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,6 @@ from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
-
-
-def data_setting(path: Path | None) -> list[str]:
-    """Give what --data PATH means as a setting; none without a path."""
-    return [] if path is None else [f"{KEY}={json.dumps(str(path.absolute()))}"]
 
 
 def own_place(scenario: Scenario, client: str, *, alone: bool) -> Path:

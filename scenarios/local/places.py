@@ -1,5 +1,6 @@
 """Where the data of a client are on its device, and whether they have changed."""
 
+import json
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -8,6 +9,11 @@ from scenarios.errors import ScenarioError
 
 KEY = "task.data"
 MAX_TOLD = 5
+
+
+def data_setting(path: Path | None) -> list[str]:
+    """Give what --data PATH means as a setting; none without a path."""
+    return [] if path is None else [f"{KEY}={json.dumps(str(path.absolute()))}"]
 
 
 def place_of(root: Path, client: str, *, alone: bool, fleet: Sequence[str]) -> Path:

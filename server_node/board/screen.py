@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from broker.screen import status_shown
+from broker.cli.screen import status_shown
 from server_node.board.views import View
 from server_node.board.words import run_line
 from server_node.vocabulary.ledger import Ledger

@@ -1,6 +1,6 @@
 """A run in one line, for a screen or a log."""
 
-from broker.wording import format_bytes
+from broker.cli.wording import format_bytes
 from server_node.board.pages import RunPage
 from server_node.vocabulary.ledger import DOWN, UP
 

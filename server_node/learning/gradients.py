@@ -109,7 +109,7 @@ class TailGradients:
         self._of[batch.client] = earlier + whole, weight + group.weight
 
     def agreements(self) -> dict[str, float]:
-        """Compare the labels of clients with one another; see `server_node.learning.aggregation.agreements`."""
+        """Compare the labels of clients with one another; see aggregation.agreements."""
         if not self._sent:
             return {}
         clients, z, labels = zip(*self._sent, strict=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from broker.errors import RunError
 from broker.installing import service
 from broker.installing.archive import read_files

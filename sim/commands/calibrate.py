@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
+from broker.cli.console import command
 from broker.codecs import GradientCodec, codec_to_wire
-from broker.console import command
 from broker.files import writing
-from edge_client.calibrate import device_profile, timed_batches
+from edge_client.training.calibrate import device_profile, timed_batches
 from scenarios.loading.load import load_scenario
 from scenarios.schema.base import Part
 from scenarios.schema.scenario import Scenario

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.console import command
+from broker.cli.console import command
 from broker.files import writing
 from broker.stopping import interrupt_on_signals
 from scenarios.data.cache import data_folder

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.console import command
+from broker.cli.console import command
 from broker.errors import RunError
 from broker.provisioning.members import Run
 from broker.provisioning.rights import ROLES, role_of, user_of

@@ -10,12 +10,18 @@ from typing import Annotated
 import msgspec
 import typer
 
-from broker.console import command
+from broker.cli.console import command
+from broker.cli.options import (
+    BrokerOption,
+    BundleOption,
+    CaFileOption,
+    PasswordFileOption,
+    access_from,
+)
 from broker.errors import RunError, UnreachableError
 from broker.exits import ENDED
 from broker.machine.actions import Received
 from broker.machine.asyncio_driver import event_of
-from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.provisioning.bundle import read_bundle
 from broker.stopping import interrupt_on_signals
 from broker.transports.base import Connect, Frame, Transport

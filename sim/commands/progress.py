@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from broker.screen import progress_bar
-from broker.wording import format_bytes, format_ratio
+from broker.cli.screen import progress_bar
+from broker.cli.wording import format_bytes, format_ratio
 from server_node.board.screen import round_as_json
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import DOWN, UP, Ledger

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from sim.report.page import write_report
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from broker.files import writing
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from scenarios.errors import ScenarioError, suggestion

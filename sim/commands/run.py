@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
+from broker.cli.options import CaFileOption, PasswordFileOption, access_from
 from broker.errors import RunError
 from broker.exits import COMPLETE, STOPPED, exit_of
-from broker.options import CaFileOption, PasswordFileOption, access_from
 from broker.stopping import stop_on_signals
 from broker.transports.access import Access
 from scenarios.loading.load import load_scenario
-from scenarios.loading.own_data import data_setting
+from scenarios.local.places import data_setting
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from server_node.board.screen import watching_live

@@ -4,7 +4,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.console import command
+from broker.cli.console import command
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from broker.console import command
+from broker.cli.console import command
+from broker.cli.wording import format_bytes
 from broker.errors import StudyError
 from broker.stopping import STOPPED, stop_on_signals
-from broker.wording import format_bytes
 from scenarios.loading.grid import load_grid
 from sim.commands.options import Settings, Spec
 from sim.commands.progress import watching_sweep

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker.console import command
+from broker.cli.console import command
 from broker.errors import RunError
 from broker.machine.event_log import read_notes
 from scenarios.loading.load import load_scenario

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from broker.console import run_until_stopped
+from broker.cli.console import run_until_stopped
+from broker.cli.options import BROKER_VARIABLE, access_from
 from broker.errors import RunError
 from broker.exits import ANOTHER_SERVER, SUPERSEDED, Exit
 from broker.files import writing
 from broker.machine.event_log import Journal, Notes, read_notes
-from broker.options import BROKER_VARIABLE, access_from
 from broker.servers.spawn import local_broker
 from broker.stopping import Stop
 from broker.transports.access import Access

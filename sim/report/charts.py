@@ -6,7 +6,7 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from broker.wording import format_bytes, format_seconds
+from broker.cli.wording import format_bytes, format_seconds
 from server_node.summary import wire_bytes_so_far
 from server_node.vocabulary.ledger import DOWN, FLOWS, UP
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime

@@ -11,8 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from broker.cli.wording import format_bytes, format_seconds
 from broker.files import atomic_write, writing
-from broker.wording import format_bytes, format_seconds
 from server_node.summary import total_wire_bytes
 from sim.report import charts, words
 from sim.report.rounds import RoundTime, round_times

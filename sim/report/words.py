@@ -3,8 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from broker.cli.wording import format_bytes, format_seconds
 from broker.exits import COMPLETE
-from broker.wording import format_bytes, format_seconds
 from server_node.summary import total_wire_bytes, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime

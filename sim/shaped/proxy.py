@@ -19,7 +19,7 @@ from pathlib import Path
 
 import typer
 
-from broker.console import command, run_until_stopped
+from broker.cli.console import command, run_until_stopped
 from broker.errors import BrokerError
 from broker.servers.spawn import LOCALHOST
 from broker.urls import Address, parse_url

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from broker.errors import CannotGoOnError
 from broker.exits import COMPLETE, STOPPED
-from edge_client.device_state import DeviceState
+from edge_client.training.device_state import DeviceState
 from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.loading.load import load_scenario

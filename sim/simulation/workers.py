@@ -12,10 +12,10 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.machine.actions import R
-from edge_client.device import Device
-from edge_client.device_state import DeviceState
-from edge_client.devices import make_devices
 from edge_client.jobs import ClientJob, ClientResult, Stock
+from edge_client.training.device import Device
+from edge_client.training.device_state import DeviceState
+from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario

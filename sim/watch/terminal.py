@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from broker.wording import format_seconds
+from broker.cli.wording import format_seconds
 from server_node.board.pages import ClientLine, EventLine
 from server_node.board.words import run_line
 from sim.watch.picture import Picture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.console import run_until_stopped
+from broker.cli.console import run_until_stopped
 from broker.notify import SOCKET, WATCHDOG, WATCHDOG_PID, notify, pause_s, telling_manager
 
 

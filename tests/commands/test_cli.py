@@ -7,8 +7,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from broker.commands import app
-from broker.wording import format_bytes
+from broker.cli.commands import app
+from broker.cli.wording import format_bytes
 from tests.helpers import small_file
 
 runner = CliRunner()

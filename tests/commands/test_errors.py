@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
-from broker.console import REPORT_TO, command
+from broker.cli.commands import app
+from broker.cli.console import REPORT_TO, command
 from broker.errors import BrokerError, RunError
 from broker.files import writing
 from scenarios.errors import ScenarioError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import AnotherServerError, BrokerError, RefusedError, UnreachableError, UserError
 from broker.exits import EPILOG, Exit, exit_of
 from broker.servers.spawn import local_broker

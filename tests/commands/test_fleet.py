@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.provisioning.bundle import read_bundle
 from broker.provisioning.fleet import Fleet
 from tests.helpers import small_file

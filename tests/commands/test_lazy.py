@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from broker.commands import COMMANDS, app
-from broker.extras import extras, missing_extra
+from broker.cli.commands import COMMANDS, app
+from broker.cli.extras import extras, missing_extra
 
 EXTRA = {"amqtt", "jinja2", "pandas", "plotly", "pyarrow", "safetensors", "simpy"}
 
@@ -25,7 +25,7 @@ def loaded(code: str) -> set[str]:
 
 def loaded_by(*words: str) -> set[str]:
     return loaded(
-        f"from typer.testing import CliRunner\nfrom broker.commands import app\n"
+        f"from typer.testing import CliRunner\nfrom broker.cli.commands import app\n"
         f"assert CliRunner().invoke(app, {list(words)}).exit_code == 0"
     )
 
@@ -36,13 +36,13 @@ def test_the_list_of_commands_needs_none_of_them(words: tuple[str, ...]) -> None
     assert loaded_by(*words) & (EXTRA | rooms | {"torch", "numpy", "aiomqtt"}) == set()
 
 
-@pytest.mark.parametrize("command", ["edge", "broker", "stop", "clear", "data"])
+@pytest.mark.parametrize("command", ["edge", "broker", "stop", "clear"])
 def test_help_of_what_needs_no_model_does_without_torch(command: str) -> None:
     assert loaded_by(command, "--help") & (EXTRA | {"torch"}) == set()
 
 
 def test_an_edge_loads_no_room_but_its_own_and_nothing_that_an_extra_brings() -> None:
-    found = loaded("import broker.commands, edge_client.__main__, edge_client.process")
+    found = loaded("import broker.cli.commands, edge_client.__main__, edge_client.process")
     assert "torch" in found
     assert found & (EXTRA | {"sim", "server_node"}) == set()
 
@@ -72,7 +72,7 @@ def test_h_is_help_everywhere(words: tuple[str, ...]) -> None:
 
 def without(package: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command where a package cannot be imported."""
-    code = f"import sys; sys.modules[{package!r}] = None; import broker.cli as f; f.main()"
+    code = f"import sys; sys.modules[{package!r}] = None; import broker.cli.__main__ as f; f.main()"
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
 
 

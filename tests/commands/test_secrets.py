@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from broker.commands import app
-from broker.console import command
-from broker.options import BROKER_VARIABLE, PASSWORD_VARIABLE, access_from
+from broker.cli.commands import app
+from broker.cli.console import command
+from broker.cli.options import BROKER_VARIABLE, PASSWORD_VARIABLE, access_from
 from broker.servers.spawn import local_broker
 from scenarios.loading.load import dump_resolved, load_scenario
 from tests.helpers import SMALL, small_file

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from broker.console import run_until_stopped
+from broker.cli.console import run_until_stopped
 from broker.stopping import Stop, stop_on_signals
 from scenarios.loading.grid import load_grid
 from server_node.vocabulary.ledger import Ledger

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import StudyError
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import shipped

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from scenarios.loading.grid import GridPoint, load_grid
 from sim.experiments.grid_runs import sweep
 from sim.experiments.pool import local_pool

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import RunError
 from broker.machine.event_log import Journal
 from broker.transports.base import Connect, Frame

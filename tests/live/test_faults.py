@@ -78,7 +78,15 @@ async def test_a_broker_that_goes_away_and_comes_back(
 def fedlite_run(folder: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
     """Start `fedlite run --json` on the small scenario; two edge processes."""
     options = [f"--set={setting}" for setting in settings]
-    command = [sys.executable, "-m", "broker.cli", "run", str(small_file(folder)), "--json", "--processes=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "broker.cli",
+        "run",
+        str(small_file(folder)),
+        "--json",
+        "--processes=2",
+    ]
     with subprocess.Popen(
         [*command, f"--out={folder / 'run'}", *options],
         stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import RunError
 from broker.machine.event_log import Journal, MessageSeen, Notes, Span, read_notes
 from broker.transports.memory import MemoryBroker

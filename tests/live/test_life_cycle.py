@@ -24,8 +24,8 @@ from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 from broker.wire import packing, topics
 from broker.wire.messages import RunState, Status
-from edge_client.device import Device
 from edge_client.live import host
+from edge_client.training.device import Device
 from scenarios.schema.scenario import Scenario, client_names
 from server_node import checkpoint
 from server_node.live import serve
@@ -318,7 +318,14 @@ async def test_of_two_servers_with_two_folders_one_goes_on(tmp_path: Path, broke
 @contextlib.contextmanager
 def server_process(folder: Path, url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Start `fedlite server` on the small scenario with rounds without end."""
-    command = [sys.executable, "-m", "broker.cli", "server", str(small_file(folder)), f"--broker={url}"]
+    command = [
+        sys.executable,
+        "-m",
+        "broker.cli",
+        "server",
+        str(small_file(folder)),
+        f"--broker={url}",
+    ]
     with subprocess.Popen(
         [*command, f"--out={folder / 'run'}", "--set=training.rounds=100000", *options],
         stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from safetensors.torch import load_model
 from torch import nn
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.exits import COMPLETE
 from broker.servers.spawn import local_broker
 from broker.transports.memory import MemoryBroker

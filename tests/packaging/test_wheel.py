@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.commands import COMMANDS
+from broker.cli.commands import COMMANDS
 from broker.servers.spawn import local_broker
 from tests.packaging.test_requirements import PROJECT, closure, packages_of
 
@@ -102,7 +102,7 @@ def test_a_device_takes_part_with_the_base_packages_alone(
 
 
 LOAD = """
-from broker.commands import COMMANDS, load
+from broker.cli.commands import COMMANDS, load
 for name in COMMANDS:
     try:
         load(name)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
+from broker.cli.wording import format_seconds
 from broker.errors import ReportError
-from broker.wording import format_seconds
 from server_node.vocabulary.ledger import CONTROL, FLOWS
 from sim.report import words
 from sim.report.rounds import RoundTime

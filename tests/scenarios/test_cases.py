@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.exits import COMPLETE
 from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.load import load_scenario

@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.exits import Exit
 from broker.provisioning.bundle import read_bundle
 from broker.transports.access import Access

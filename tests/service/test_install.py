@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import RunError
 from broker.installing import commands, steps
 from broker.installing.commands import describe

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.installing import commands
 from broker.installing.mosquitto import USER, install_mosquitto
 from broker.installing.service import SERVER, Machine

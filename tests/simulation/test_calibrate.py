@@ -10,8 +10,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from broker.commands import app
-from edge_client.calibrate import device_profile, timed_batches
+from broker.cli.commands import app
+from edge_client.training.calibrate import device_profile, timed_batches
 from scenarios.loading.load import load_scenario
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.network import ServerModel

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from broker.errors import AnotherServerError, CannotGoOnError, RunError
 from broker.exits import COMPLETE, STOPPED
 from broker.stopping import Stop
@@ -497,8 +497,8 @@ def test_a_tensor_that_was_not_kept_is_never_trained_with() -> None:
 @pytest.mark.slow
 def test_a_run_that_is_killed_for_real_goes_on(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "broker.cli", "simulate", str(small_file(tmp_path)), "--set=training.rounds=400",
-        f"--out={tmp_path / 'run'}",
+        sys.executable, "-m", "broker.cli", "simulate", str(small_file(tmp_path)),
+        "--set=training.rounds=400", f"--out={tmp_path / 'run'}",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as killed:
         while not (tmp_path / "run" / checkpoint.FILE).exists():

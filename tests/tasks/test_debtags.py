@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from scenarios.data import debian
 from scenarios.data.cache import write_arrays
 from scenarios.errors import ScenarioError

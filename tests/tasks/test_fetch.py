@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from scenarios.data import fetch as fetching
 from scenarios.data.cache import data_folder, read_arrays, write_arrays
 from scenarios.data.fetch import SOURCES, fetch

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from broker.commands import app
+from broker.cli.commands import app
 from scenarios.data import fetch as fetching
 from scenarios.data import plays
 from scenarios.data.cache import write_arrays

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from broker.codecs import Float32, Pq, codec_to_wire
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.device import Device
 from edge_client.jobs import BackwardStep, FirstBatch
+from edge_client.training.device import Device
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Dataset, Split, Task

@@ -13,8 +13,8 @@ from broker.codecs import CodewordMean, Float16, Float32, Int2, Pq, TopK, codec_
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.device import Device, corrected
 from edge_client.jobs import BackwardStep, ClientResult, FirstBatch
+from edge_client.training.device import Device, corrected
 from scenarios.schema.flows import Codecs
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task

@@ -61,7 +61,9 @@ async def test_a_device_whose_data_are_nan_is_named_and_the_others_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, method: str
 ) -> None:
     """Before a run such data are refused; here they go bad after that."""
-    monkeypatch.setattr("edge_client.devices.rehearse_devices", lambda _scenario, task, _names: task.load())
+    monkeypatch.setattr(
+        "edge_client.training.devices.rehearse_devices", lambda _scenario, task, _names: task.load()
+    )
     monkeypatch.setattr("sim.simulation.run.rehearse", lambda *_: None)
     scenario = nan_in_the_data_of_c3(tmp_path, f"training.method={method}")
     summary = await run(scenario, tmp_path / "run")

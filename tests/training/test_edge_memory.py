@@ -92,9 +92,9 @@ def test_no_limit_is_known_on_another_system(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS does not hold elsewhere")
 def test_the_edge_is_refused_before_torch_is_imported() -> None:
     code = (
-        "import resource, sys; import broker.commands\n"
+        "import resource, sys; import broker.cli.commands\n"
         "resource.setrlimit(resource.RLIMIT_AS, (200 << 20, resource.RLIM_INFINITY))\n"
-        "try: broker.commands.app(['edge', '--broker=mqtt://127.0.0.1:1', '--run=r', '--client=c'])\n"
+        "try: broker.cli.commands.app(['edge', '--broker=mqtt://127.0.0.1:1', '--run=r', '--client=c'])\n"
         "finally: assert 'torch' not in sys.modules"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -16,9 +16,9 @@ from broker.codecs import Float32, codec_to_wire
 from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
 from broker.wire.messages import Assignment
-from edge_client.devices import make_devices
 from edge_client.jobs import FirstBatch
 from edge_client.live import host
+from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows

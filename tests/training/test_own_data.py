@@ -10,9 +10,9 @@ from broker.codecs import Float32, codec_to_wire
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient
-from edge_client.device import Device
 from edge_client.jobs import BackwardStep, ClientResult, FirstBatch, HeldOutBatch, LookAtData, Stock
-from edge_client.own_data import OwnData
+from edge_client.training.device import Device
+from edge_client.training.own_data import OwnData
 from scenarios.errors import ScenarioError
 from scenarios.task import Split
 from scenarios.training import initial_head

@@ -11,9 +11,9 @@ import torch
 from broker.codecs import Float32, Int4, Pq, TopK, codec_to_wire
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.device import Device
-from edge_client.devices import make_devices
 from edge_client.jobs import BackwardStep, FirstBatch
+from edge_client.training.device import Device
+from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario

@@ -22,7 +22,7 @@ from server_node.board.pages import (
     encode,
 )
 from server_node.board.words import run_line
-from sim.commands.watch import _Lines
+from sim.watch.command import _Lines
 from sim.watch.follow import follow
 from sim.watch.picture import Picture
 from sim.watch.terminal import line_of, screen

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from broker.cli.wording import format_seconds
 from broker.files import writing
 from broker.stopping import Stop
-from broker.wording import format_seconds
 from scenarios.data.cache import data_folder
 from scenarios.data.fetch import SOURCES, is_there
 from scenarios.errors import ScenarioError

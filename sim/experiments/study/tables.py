@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-from broker.wording import format_bytes, format_ratio
+from broker.cli.wording import format_bytes, format_ratio
 from scenarios.schema.scenario import Scenario
 from sim.experiments.study.results import Group, Result, by_arm, evaluated_as_often
 from sim.experiments.study.study import Study

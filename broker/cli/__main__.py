@@ -6,7 +6,7 @@ from broker.stopping import end_on_signals
 def main() -> None:
     """Run the command line; from the first line on, Ctrl-C ends it with exit code 130."""
     end_on_signals()
-    from broker.commands import app  # noqa: PLC0415  takes a moment, in which a signal may come
+    from broker.cli.commands import app  # noqa: PLC0415  takes a moment, in which a signal may come
 
     app()
 

@@ -13,12 +13,18 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from broker.console import command, run_until_stopped
+from broker.cli.console import command, run_until_stopped
+from broker.cli.options import (
+    BrokerOption,
+    BundleOption,
+    CaFileOption,
+    PasswordFileOption,
+    access_from,
+)
+from broker.cli.screen import LINE_S
 from broker.errors import RunError
 from broker.exits import STOPPED, exit_of
-from broker.options import BrokerOption, BundleOption, CaFileOption, PasswordFileOption, access_from
 from broker.provisioning.bundle import read_bundle
-from broker.screen import LINE_S
 from broker.transports.mqtt import MqttTransport
 from broker.wire import topics
 from broker.wire.messages import RunState

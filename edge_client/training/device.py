@@ -24,7 +24,6 @@ from broker.codecs import (
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
-from edge_client.device_state import DeviceState, OutAtServer
 from edge_client.jobs import (
     BackwardStep,
     ClientJob,
@@ -34,7 +33,8 @@ from edge_client.jobs import (
     LookAtData,
     Stock,
 )
-from edge_client.own_data import DeviceData
+from edge_client.training.device_state import DeviceState, OutAtServer
+from edge_client.training.own_data import DeviceData
 from scenarios.schema.scenario import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator

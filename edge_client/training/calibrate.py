@@ -9,8 +9,8 @@ import numpy as np
 
 from broker.codecs import codec_to_wire, encode_activations, encode_gradient
 from broker.wire.messages import Assignment, Gradient
-from edge_client.device import Device
 from edge_client.jobs import BackwardStep, FirstBatch
+from edge_client.training.device import Device
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.schema.devices import DeviceProfile

@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
+from broker.cli.extras import missing_extra
 from broker.errors import UserError
 from broker.exits import Exit
-from broker.extras import missing_extra
 from broker.notify import telling_manager
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from broker.urls import masked

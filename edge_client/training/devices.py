@@ -4,8 +4,8 @@ import functools
 from collections.abc import Sequence
 
 from broker.machine.event_log import Journal
-from edge_client.device import Device
-from edge_client.own_data import OwnData
+from edge_client.training.device import Device
+from edge_client.training.own_data import OwnData
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.loading.rehearsal import rehearse_devices

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from broker.console import telling
+from broker.cli.console import telling
 from broker.exits import EPILOG
 from broker.urls import masked
 
@@ -108,7 +108,7 @@ COMMANDS = {
         "Stop the service and remove its user, its files and its unit; the package itself stays.",
     ),
     "watch": Command(
-        "sim.commands.watch:watch",
+        "sim.watch.command:watch",
         "Show a live run: its progress, its fleet, the round under way, what has happened.",
     ),
     "fleet": Command(
@@ -129,7 +129,7 @@ COMMANDS = {
         "Measure how long this machine computes for a scenario's task and codecs, and write it to a file.",
     ),
     "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
-    "data": Command("sim.commands.data:app", "Get the data of tasks that do not bring them."),
+    "data": Command("sim.commands.data:app", "Get the data of tasks, and write what each device would have."),
 }
 """By name."""
 

@@ -1,0 +1,1 @@
+"""What a device computes: its data, its head, encoding, and how long that takes."""
