@@ -4,6 +4,8 @@ A receiver looks at version and lengths before anything is unpacked, and skips f
 without building them.
 """
 
+import math
+
 import msgpack
 import msgspec
 
@@ -74,10 +76,18 @@ def decode(data: bytes) -> Message:
         message = _decoder.decode(bytes((data[0] - 1,)) + memoryview(data)[2:])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WireError("malformed", str(error)[:200]) from error
-    match message:
-        case Gradient(correction=number) | HeadUpdate(quantization_error=number) | Assignment(head_lr=number):
-            if number != number or abs(number) == float("inf"):  # noqa: PLR0124  NaN differs from itself
-                raise WireError("not-finite", f"{type(message).__name__} carries {number}")
-        case _:
-            pass
+    for number in _numbers(message):
+        if not math.isfinite(number):
+            raise WireError("not-finite", f"{type(message).__name__} carries {number}")
     return message
+
+
+def _numbers(message: Message) -> list[float]:
+    """Give the floating-point numbers of a message, those in tensors apart."""
+    match message:
+        case Gradient(correction=number) | HeadUpdate(quantization_error=number):
+            return [number]
+        case Assignment(head_lr=number, codecs=codecs):
+            return [number, *(each for codec in codecs for each in codec if isinstance(each, float))]
+        case _:
+            return []

@@ -96,9 +96,14 @@ attempts = st.integers(1, 2**16 - 1)
 words = st.text(max_size=20)
 payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+specs = st.lists(words | rounds | numbers, min_size=1, max_size=8)
+assignments = st.builds(
+    Assignment, servers, rounds, attempts, steps, numbers, st.tuples(specs, specs, specs, specs), payloads
+)
 some_messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, sessions, words, rounds, st.booleans(), words, words, rounds),
     st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
+    assignments,
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
     st.builds(Ask, servers, rounds, rounds, steps, st.booleans()),
@@ -114,6 +119,16 @@ def test_what_is_encoded_decodes_and_its_size_is_known_beforehand(message: Messa
     data = encode(message)
     assert decode(data) == message
     assert encoded_bytes(message) == len(data)
+
+
+@given(assignments, st.sampled_from([math.nan, math.inf, -math.inf]), st.data())
+def test_a_codec_with_a_number_that_is_none_is_refused(
+    message: Assignment, number: float, data: st.DataObject
+) -> None:
+    spec = data.draw(st.sampled_from(message.codecs))
+    spec[data.draw(st.integers(0, len(spec) - 1))] = number
+    with pytest.raises(WireError, match="not-finite"):
+        decode(encode(message))
 
 
 @given(st.binary(max_size=200))

@@ -322,7 +322,7 @@ async def survive(folder: Path, kind: Kind, faults: Sequence[Fault], steps: int 
         faults: what happens, one after the other.
         steps: local steps of a round.
     """
-    rounds = 4 * len(faults) + 4
+    rounds = 8 * (len(faults) + 1)
     settings = [f"training.rounds={rounds}", f"training.local_steps={steps}"]
     outcome = Outcome()
     async with started(folder, kind, settings) as (fleet, spy):
