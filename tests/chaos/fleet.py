@@ -138,8 +138,8 @@ class Spy:
 
     async def watch(self, transport: MqttTransport) -> None:
         async for event in transport.events():
-            if isinstance(event, Frame):
-                await self._saw(topics.parse(event.topic).client, packing.decode(event.payload))
+            if isinstance(event, Frame) and (place := topics.parse(event.topic)).kind != "watch":
+                await self._saw(place.client, packing.decode(event.payload))
 
     async def _saw(self, client: str, message: messages.Message) -> None:
         async with self._news:
