@@ -1,6 +1,7 @@
 """Whom the rule `filtered_mean` leaves out, and that nobody stays out."""
 
 import asyncio
+import copy
 import logging
 from pathlib import Path
 from random import Random
@@ -56,6 +57,12 @@ def test_who_has_labels_of_its_own_agrees_with_nobody_else_is_harmed(scale: floa
     assert of(sent, scale)["c"] == 0
     sent["d"] = right
     assert of(sent) == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0}
+
+
+def test_many_samples_of_ones_own_are_no_evidence() -> None:
+    """With its own samples in the centers c would agree with itself."""
+    right = [(0, 0), (1, 1)]
+    assert of({"a": right, "b": right, "c": [(0, 1), (1, 0)] * 5})["c"] == 0
 
 
 def test_samples_whose_label_nobody_else_has_are_not_judged() -> None:
@@ -206,6 +213,17 @@ def test_batches_that_arrive_apart_are_judged_together(tmp_path: Path) -> None:
             server.run(TailUpdate(number, 0))
     assert servers[0].filter == servers[1].filter
     assert servers[0].filter.out == ["c"]
+
+
+def test_a_tail_that_goes_on_in_the_middle_of_a_step_judges_all_of_it(tmp_path: Path) -> None:
+    whole, second = (make_tail(tmp_path, linear(1, 2), FILTERED) for _ in range(2))
+    whole.run(TailStep(1, 0, THREE[:2]))
+    second.restore(copy.deepcopy(whole.state()))
+    for server in (whole, second):
+        server.run(TailStep(1, 0, THREE[2:]))
+        server.run(TailUpdate(1, 0))
+    assert second.filter == whole.filter
+    assert second.filter.agreement.keys() == {"a", "b", "c"}
 
 
 def test_a_round_of_clients_that_are_all_left_out_changes_nothing_and_ends_nothing(tmp_path: Path) -> None:
