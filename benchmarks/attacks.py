@@ -149,6 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(format="    %(message)s")
+    logging.getLogger("edge_client").setLevel(logging.ERROR)  # one that is absent says so in each round
     scores: dict[tuple[str, str], list[float]] = {}
     for rule in options.rules:
         for attack in options.attacks:
