@@ -27,7 +27,7 @@ BLOCK = 65_536
 
 MEMORY = 0.8
 """What is left of a client's running agreement after a step; see `LabelFilter`."""
-LEAST = 0.5
+LEAST = 1 / 3
 """A client whose running agreement is below this share of the median is left out."""
 TINY = 1e-30
 """In the place of a length of 0."""
@@ -168,7 +168,7 @@ class LabelFilter(msgspec.Struct):
 
     Client i is left out of the step, and of the next average of the heads, while s_i < LEAST median_j s_j
     over the clients of the step. What is left is averaged as `clipped_mean`. Whoever is left out goes on
-    sending, so it is seen, and it is back after at most four steps in which it agrees as the median does.
+    sending, so it is seen, and it is back after at most two steps in which it agrees as the median does.
     While fewer than half of a step's clients are hostile, the median lies between two honest agreements. A
     step with fewer than FEWEST clients that can be judged says nothing.
 
