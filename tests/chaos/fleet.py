@@ -91,6 +91,7 @@ class Outcome:
         small_rounds: rounds that began while a device was away, with fewer members than the cohort.
         doubled: client steps above what the rounds have.
         trouble: what else went wrong.
+        notes: of each round with missing steps, what is known of it.
     """
 
     recoveries: list[tuple[Fault, float]] = field(default_factory=list)
@@ -99,6 +100,7 @@ class Outcome:
     small_rounds: int = 0
     doubled: int = 0
     trouble: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_flawless(self) -> bool:
@@ -362,6 +364,8 @@ def _count(folder: Path, rounds: int, steps: int, spy: Spy, outcome: Outcome) ->
         members = len(by_server[max(by_server)]) if by_server else COHORT
         outcome.small_rounds += members < COHORT
         outcome.missing += max(0, members * steps - counted)
+        if counted < members * steps:
+            outcome.notes.append(f"round {number}: {counted} client steps, assigned by server {by_server}")
         outcome.doubled += max(0, counted - COHORT * steps)
 
 
@@ -386,4 +390,4 @@ def figures(outcomes: Sequence[Outcome]) -> str:
             f"{verb:9} {part:7} {len(times):3} times: recovery {statistics.median(times):5.1f} s median,"
             f" {max(times):5.1f} s at worst"
         )
-    return "\n".join(lines + [trouble for outcome in outcomes for trouble in outcome.trouble])
+    return "\n".join(lines + [each for outcome in outcomes for each in (*outcome.trouble, *outcome.notes)])
