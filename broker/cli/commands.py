@@ -114,7 +114,6 @@ COMMANDS = {
     "fleet": Command(
         "sim.commands.fleet:app",
         "Make and keep the certificates, passwords and rights of a fleet of your own.",
-        extra="fleet",
     ),
     "stop": Command(
         "sim.commands.operate:stop",

@@ -116,7 +116,7 @@ for name in COMMANDS:
 def test_without_extras_a_command_says_which_one_it_needs(edge_alone: Path, tmp_path: Path) -> None:
     ran = run(edge_alone.with_name("python"), tmp_path, "-c", LOAD)
     alone = {name for name, command in COMMANDS.items() if not command.extra} | {"broker"}  # mosquitto
-    assert set(ran.stdout.split()) == alone, ran.stderr
+    assert set(ran.stdout.splitlines()) == alone, ran.stderr
     said = [f"pip install 'fedlite-mqtt[{COMMANDS[name].extra}]'" for name in COMMANDS if name not in alone]
     lines = ran.stderr.splitlines()
     assert len(lines) == len(said)
