@@ -96,7 +96,9 @@ def quantile_s(counts: Sequence[int], share: float) -> float:
     return float(_FINEST_S * _RATIO ** (place + 1))
 
 
-def scenario_file(folder: Path, clients: int, cohort: int, local_steps: int) -> Path:
+def scenario_file(
+    folder: Path, clients: int, cohort: int, local_steps: int, *, rounds: int = 1_000_000, batch: int = 4
+) -> Path:
     """Write the scenario of the run."""
     told = {
         "name": RUN,
@@ -104,10 +106,10 @@ def scenario_file(folder: Path, clients: int, cohort: int, local_steps: int) -> 
             "name": "tiny",
             "module": str(Path(__file__).with_name("tiny_task.py")),
             "partition": "iid",
-            "batch_size": 4,
+            "batch_size": batch,
         },
         "training": {
-            "rounds": 1_000_000,
+            "rounds": rounds,
             "cohort": cohort,
             "local_steps": local_steps,
             "head_lr": 0.01,
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--cohort", type=int, default=0, help="clients at work at once; all if not given")
     parser.add_argument("--local-steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=4, help="samples of a step; each is 64 bytes, each way")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--port", type=int, default=18883)
     parser.add_argument("--out", type=Path, help="folder to make; a temporary one if not given")
@@ -265,7 +268,8 @@ def main() -> None:
 def run(folder: Path, options: argparse.Namespace) -> None:
     """Start all parts, and watch them for as long as was asked for."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = str(scenario_file(folder, options.clients, options.cohort or options.clients, options.local_steps))
+    cohort = options.cohort or options.clients
+    file = str(scenario_file(folder, options.clients, cohort, options.local_steps, batch=options.batch))
     fleet, data, port = str(folder / "fleet"), str(folder / "broker"), str(options.port)
     subprocess.run([*_FEDLITE, "fleet", "init", file, "--broker", "localhost", "--port", port, "--to", fleet],
                    check=True, stdout=subprocess.DEVNULL)  # fmt: skip
