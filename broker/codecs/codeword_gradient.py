@@ -6,7 +6,7 @@ magnitude, and whatever a decoder makes of hostile bytes, its caller gets arrays
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 
@@ -60,9 +60,16 @@ class CodewordMean:
 GradientCodec = Codec | CodewordMean
 
 
+_clusters: dict[type[Codec], bool] = {}
+"""By class: to tell, Python looks at all members of the protocol, which takes longer than a small batch."""
+
+
 def clustering(codec: Codec) -> ClusteringCodec | None:
     """Returns the codec if it has codewords, else None."""
-    return codec if isinstance(codec, ClusteringCodec) else None
+    kind = type(codec)
+    if kind not in _clusters:
+        _clusters[kind] = isinstance(codec, ClusteringCodec)
+    return cast("ClusteringCodec", codec) if _clusters[kind] else None
 
 
 def encode_activations(
