@@ -1,4 +1,7 @@
-"""Runs the server over a transport: the state machine on the event loop, the tail on one thread."""
+"""Runs the server over a transport: the state machine on the event loop, the tail on one thread.
+
+Codecs of large messages are on a pool of further threads, for which the tail's waits.
+"""
 
 import asyncio
 import copy
@@ -13,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import nn
 
 from broker.errors import BrokerError, RunError
@@ -35,6 +39,7 @@ from server_node.board.labels import labels_of
 from server_node.board.screen import Glance
 from server_node.board.show import Show
 from server_node.board.views import Views
+from server_node.learning.spreading import spreading
 from server_node.observer import observer
 from server_node.ownership import SupersededError, owning
 from server_node.progress import Standing, over, settings_of, standing_of
@@ -97,7 +102,7 @@ async def serve(
     journal = journal or Journal(())
     token = secrets.randbits(31)
     topics.check_name(run)
-    with owning(folder, token, takeover=takeover) as owner:
+    with owning(folder, token, takeover=takeover) as owner, spreading(torch.get_num_threads()) as mapping:
         if fresh:
             checkpoint.remove(folder)
         standing = Standing() if fresh else standing_of(scenario, folder)
@@ -121,7 +126,16 @@ async def serve(
             return finished[0]
         _go_on(folder, standing, head, tail)
         test = test_of(scenario, task)
-        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
+        worker = Tail(
+            task,
+            test,
+            head=head,
+            tail=tail,
+            plan=plan,
+            training=scenario.training,
+            map_batches=mapping(scenario.task.batch_size * task.cut_size),
+            map_updates=mapping(parameters.size),
+        )
         worker.filter = standing.filter
         ledger = standing.ledger
         record = RunFolder(

@@ -3,9 +3,6 @@
 Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -30,6 +27,7 @@ from scenarios.training import (
 from server_node.learning.aggregation import LabelFilter, aggregate
 from server_node.learning.gradients import Batch, TailGradients
 from server_node.learning.probe import Probe
+from server_node.learning.spreading import Map
 from server_node.learning.tail_pass import LARGEST, gradient_to_activations, score_one, send_all
 from server_node.learning.tail_state import TailState
 from server_node.vocabulary.jobs import (
@@ -64,6 +62,7 @@ class Tail:
         plan: gives the seed and everybody's codecs.
         training: the scenario's; has the learning rate of the tail's SGD.
         map_batches: `map`, or `executor.map` to decode and encode the batches of a step in parallel.
+        map_updates: the same for the head updates of a round.
 
     Attributes:
         filter: whom the rule filtered_mean leaves out; no other rule uses it.
@@ -78,7 +77,8 @@ class Tail:
         tail: nn.Module,
         plan: Plan,
         training: Training,
-        map_batches: Callable[..., Iterable[Any]] = map,
+        map_batches: Map = map,
+        map_updates: Map = map,
     ) -> None:
         self.head = head
         self.tail = tail
@@ -87,7 +87,7 @@ class Tail:
         self._plan = plan
         self._seed = plan.seed
         self._training = training
-        self._map_batches = map_batches
+        self._map_batches, self._map_updates = map_batches, map_updates
         self._rule = training.aggregation
         self._unsound: dict[str, WireError] = {}
         self.filter = LabelFilter()
@@ -134,9 +134,8 @@ class Tail:
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
         arrived: list[Batch] = []
-        for (client, _, _), batch in zip(
-            job.batches, self._map_batches(self._read, job.batches), strict=True
-        ):
+        batches = self._map_batches(self._read, job.batches)
+        for (client, _, _), batch in zip(job.batches, batches, strict=True):
             if not isinstance(batch, WireError):
                 arrived.append(batch)
                 continue
@@ -230,8 +229,8 @@ class Tail:
         refused: dict[str, WireError] = {}
         received: dict[str, npt.NDArray[np.float32]] = {}
         weights: dict[str, float] = {}
-        for client, update, weight in job.updates:
-            change = self._read_update(client, update)
+        changes = self._map_updates(self._read_update, job.updates)
+        for (client, update, weight), change in zip(job.updates, changes, strict=True):
             if isinstance(change, WireError):
                 refused[client] = change
             elif client not in self.filter.out:
@@ -251,8 +250,9 @@ class Tail:
         batch = self._read((client, message, 1.0))
         return batch if isinstance(batch, WireError) else score_one(self.tail, self._task.score, batch)
 
-    def _read_update(self, client: str, update: HeadUpdate) -> npt.NDArray[np.float32] | WireError:
+    def _read_update(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
         """Decode one head update, shape (P,), and check every number in it."""
+        client, update, _ = sent
         if not 0 <= update.quantization_error < LARGEST:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
