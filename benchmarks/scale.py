@@ -195,14 +195,15 @@ def watch(parts: dict[str, psutil.Process], folder: Path, minutes: float) -> str
     end_s = time.monotonic() + 60 * minutes
     with (folder / "samples.csv").open("w") as file:
         table = csv.writer(file)
-        table.writerow(["s", *(f"{name} {what}" for name in parts for what in ("MiB", "cpu s"))])
+        table.writerow(["s", "steps", *(f"{name} {what}" for name in parts for what in ("MiB", "cpu s"))])
         begin_s = time.monotonic()
         while (now_s := time.monotonic()) < end_s:
             for name, process in parts.items():
                 if process.poll() is not None:
                     return name
             used = [number for process in parts.values() for number in usage(process)]
-            table.writerow([f"{number:.2f}" for number in (now_s - begin_s, *used)])
+            steps = sum(sum(json.loads(each.read_text())["answer"]) for each in folder.glob("edge-*.json"))
+            table.writerow([f"{number:.2f}" for number in (now_s - begin_s, steps, *used)])
             file.flush()
             time.sleep(min(EVERY_S, max(end_s - time.monotonic(), 0)))
     return ""
@@ -213,14 +214,14 @@ def tell(folder: Path, processes: int) -> None:
     rows = np.genfromtxt(folder / "samples.csv", delimiter=",", names=True, deletechars="", replace_space=" ")
     assert rows.dtype.names is not None
     seconds = rows["s"]
-    print(f"{seconds[-1] / 60:.1f} minutes; memory in MiB, and share of a core used in the second half")
+    print(f"{seconds[-1] / 60:.1f} minutes; memory in MiB; then processor time of a step, in the second half")
     for name in (column.removesuffix(" MiB") for column in rows.dtype.names if column.endswith(" MiB")):
         memory, used_s = rows[f"{name} MiB"], rows[f"{name} cpu s"]
         at = [float(np.interp(share * seconds[-1], seconds, memory)) for share in (0.1, 0.25, 0.5, 0.75, 1)]
         half = len(seconds) // 2
-        share = (used_s[-1] - used_s[half]) / (seconds[-1] - seconds[half])
+        step_us = 1e6 * (used_s[-1] - used_s[half]) / max(rows["steps"][-1] - rows["steps"][half], 1)
         words = "  ".join(f"{each:7.1f}" for each in at)
-        print(f"  {name:8} after 10, 25, 50, 75, 100 %: {words}   {100 * share:3.0f} %")
+        print(f"  {name:8} after 10, 25, 50, 75, 100 %: {words}   {step_us:5.0f} us")
     edges = [json.loads((folder / f"edge-{number}.json").read_text()) for number in range(processes)]
     for what in ("answer", "step"):
         counts = np.sum([edge[what] for edge in edges], axis=0)
