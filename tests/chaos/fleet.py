@@ -89,6 +89,7 @@ class Outcome:
         released: members that the server let go; nobody is late here, so it should be none.
         missing: client steps of assigned members that did not count.
         small_rounds: rounds that began while a device was away, with fewer members than the cohort.
+        unseen: rounds whose assignment the spy has missed, since its broker was down; they are not judged.
         doubled: client steps above what the rounds have.
         trouble: what else went wrong.
         notes: of each round with missing steps, what is known of it.
@@ -98,6 +99,7 @@ class Outcome:
     released: int = 0
     missing: int = 0
     small_rounds: int = 0
+    unseen: int = 0
     doubled: int = 0
     trouble: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -360,13 +362,17 @@ def _count(folder: Path, rounds: int, steps: int, spy: Spy, outcome: Outcome) ->
         outcome.trouble.append(f"{summary['reason']} with rounds {[row['round'] for row in rows]}")
     for row in rows:
         number, counted = row["round"], row["client_steps"]
-        by_server = {server: clients for (each, server), clients in spy.assigned.items() if each == number}
-        members = len(by_server[max(by_server)]) if by_server else COHORT
+        outcome.doubled += max(0, counted - COHORT * steps)
+        newest = max((server for each, server in spy.assigned if each <= number), default=0)
+        assigned = spy.assigned.get((number, newest))  # what an older server has assigned was done again
+        if assigned is None:
+            outcome.unseen += 1
+            continue
+        members = len(assigned)
         outcome.small_rounds += members < COHORT
         outcome.missing += max(0, members * steps - counted)
         if counted < members * steps:
-            outcome.notes.append(f"round {number}: {counted} client steps, assigned by server {by_server}")
-        outcome.doubled += max(0, counted - COHORT * steps)
+            outcome.notes.append(f"round {number}: {counted} client steps of {sorted(assigned)}")
 
 
 def figures(outcomes: Sequence[Outcome]) -> str:
@@ -382,6 +388,8 @@ def figures(outcomes: Sequence[Outcome]) -> str:
     lines = [f"{len(recoveries)} faults in {len(outcomes)} runs: {told}"]
     small = sum(outcome.small_rounds for outcome in outcomes)
     lines.append(f"{small} rounds began with fewer members, since a device was away")
+    unseen = sum(outcome.unseen for outcome in outcomes)
+    lines.append(f"{unseen} rounds were assigned while the spy had no broker, and are not judged")
     by_kind: dict[tuple[str, str], list[float]] = {}
     for fault, seconds in recoveries:
         by_kind.setdefault((fault.verb, fault.part.partition("-")[0]), []).append(seconds)
