@@ -7,6 +7,7 @@ import queue
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -19,6 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from broker.errors import BrokerError, RefusedError, UnreachableError
 
 ANSWER_S = 10.0
+ALERT_S = 2.0
 """How long each answer of a broker is waited for."""
 
 _NO_SUCH_VERSION = 132
@@ -57,6 +59,21 @@ def shake_hands(place: Place, context: ssl.SSLContext | None) -> dict[str, Any]:
             raise
         except OSError as error:
             raise ssl.SSLError(f"it hangs up: {error.strerror or error}") from error
+
+
+def hear_alert(place: Place, context: ssl.SSLContext) -> None:
+    """Connect by TLS and say nothing: so the broker's alert against our certificate arrives.
+
+    Whoever writes first may get a reset instead, and with it nothing of what the broker has said. The context
+    takes note of the alert.
+    """
+    with (
+        suppress(OSError),
+        socket.create_connection((place.host, place.port), timeout=ANSWER_S) as plain,
+        context.wrap_socket(plain, server_hostname=place.host.partition("%")[0]) as encrypted,
+    ):
+        encrypted.settimeout(ALERT_S)
+        encrypted.recv(1)
 
 
 @dataclass(frozen=True, slots=True)

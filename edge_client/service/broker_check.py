@@ -6,7 +6,7 @@ from contextlib import suppress
 from broker.errors import BrokerError, RefusedError, UserError
 from broker.exits import Exit
 from broker.transports.access import Context
-from broker.transports.probe import Probe
+from broker.transports.probe import Probe, hear_alert
 from broker.urls import Address
 from broker.wire import packing, topics
 from broker.wire.chunks import MAX_PACKET_BYTES
@@ -42,9 +42,12 @@ def _refusal(address: Address, context: Context | None, error: BrokerError) -> B
     """Give what the broker has against us: its answer, or its alert against our certificate."""
     if isinstance(error, RefusedError):
         return error
+    if context is None or not address.tls:
+        return None
     try:
-        if context is not None:
-            context.check(address)
+        context.check(address)
+        hear_alert(address, context)
+        context.check(address)
     except RefusedError as alert:
         return alert
     return None
