@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 from broker.errors import RunError
 from broker.machine.actions import Received, Undecodable
@@ -18,6 +19,26 @@ from scenarios.loading.published import read_published
 from scenarios.schema.scenario import Scenario
 
 
+class Hosting(TypedDict, total=False):
+    """How clients are hosted once the scenario is known.
+
+    Attributes:
+        settings: see read_published.
+        data: where the device has its data, see there.
+        module: the device's own task, see there.
+        jobs: see `host`.
+        journal: see there.
+        board: see there.
+    """
+
+    settings: Sequence[str]
+    data: str
+    module: str
+    jobs: int
+    journal: Journal | None
+    board: Board | None
+
+
 async def join(
     connect: Connect,
     *,
@@ -25,13 +46,8 @@ async def join(
     run: str,
     names: Sequence[str],
     stop: asyncio.Event,
-    settings: Sequence[str] = (),
-    data: str = "",
-    module: str = "",
-    jobs: int = 1,
-    journal: Journal | None = None,
-    board: Board | None = None,
     say: Callable[[str], None] = lambda _line: None,
+    **hosting: Unpack[Hosting],
 ) -> dict[str, str]:
     """Wait until the run's scenario is published, then take part with some of its clients.
 
@@ -39,16 +55,11 @@ async def join(
         connect: makes the transport that reads the scenario.
         connect_for: gives what makes the clients' transports, with the scenario's packet size; None:
         `connect`.
-        run: as of `host`, which this one ends with; so are `stop`, `jobs` and `journal`.
+        run: as of `host`, which this one ends with; so is `stop`.
         names: of the clients, at least one.
         stop: see there.
-        settings: see read_published.
-        data: where the device has its data, see there.
-        module: the device's own task, see read_published.
-        jobs: see there.
-        journal: see there.
-        board: see there.
         say: shows a line to the person at the screen.
+        hosting: see Hosting.
 
     Returns:
         Why each client ended.
@@ -66,20 +77,8 @@ async def join(
         packed = await _unless(stop, asyncio.create_task(_published(transport)))
     if packed is None:
         return dict.fromkeys(names, "stopped")
-    return await host_published(
-        packed,
-        connect_for or (lambda _scenario: connect),
-        run=run,
-        names=names,
-        stop=stop,
-        settings=settings,
-        data=data,
-        module=module,
-        jobs=jobs,
-        journal=journal,
-        board=board,
-        say=say,
-    )
+    connect_for = connect_for or (lambda _scenario: connect)
+    return await host_published(packed, connect_for, run=run, names=names, stop=stop, say=say, **hosting)
 
 
 async def host_published(
@@ -116,18 +115,14 @@ async def stay_in_fleet(
     run: str,
     names: Sequence[str],
     stop: asyncio.Event,
-    settings: Sequence[str] = (),
-    data: str = "",
-    module: str = "",
-    jobs: int = 1,
-    journal: Journal | None = None,
-    board: Board | None = None,
     say: Callable[[str], None] = lambda _line: None,
+    **hosting: Unpack[Hosting],
 ) -> dict[str, str]:
     """Take part in the runs of a fleet, one after the other; arguments as of `join`, errors as of `stand`.
 
     With a name of a run, only that one counts, as often as its server begins again.
     """
+    board = hosting.get("board")
 
     async def take_part(offer: Offer, watch: Watch, stop_or_leave: asyncio.Event) -> dict[str, str]:
         if board is not None:
@@ -138,13 +133,8 @@ async def stay_in_fleet(
             run=offer.run,
             names=names,
             stop=stop_or_leave,
-            settings=settings,
-            data=data,
-            module=module,
-            jobs=jobs,
-            journal=journal,
-            board=board,
             say=say,
+            **hosting,
         )
 
     return await stand(connect, take_part, names=names, stop=stop, only=run, say=say)
