@@ -13,7 +13,8 @@ from broker.transports.base import Connect, Will
 from broker.transports.memory import MemoryBroker
 from broker.wire import packing, topics
 from broker.wire.messages import RunScenario, RunState
-from edge_client.joining import host_published
+from edge_client.board import Board
+from edge_client.joining import host_published, stay_in_fleet
 from edge_client.service.chooser import MAX_RUNS, Chooser, Offer
 from edge_client.service.standing import TakePart, Watch, stand
 from scenarios.loading.published import publish_scenario
@@ -277,6 +278,31 @@ async def test_a_device_leaves_a_run_that_stays_paused_and_takes_it_up_again(tmp
         offers(broker, "first", packed, server=2)
         await until(lambda: device.taken == ["first", "second", "first"])
         device.stop.set()
+
+
+async def test_the_board_is_that_of_the_run_under_way(tmp_path: Path) -> None:
+    broker, packed = MemoryBroker(), publish_scenario(of_two(tmp_path))
+    board, stop = Board.of("", ["c0"]), asyncio.Event()
+    offers(broker, "first", packed)
+    staying = stay_in_fleet(
+        broker.transport,
+        connect_for=lambda _scenario: broker.transport,
+        run="",
+        names=["c0"],
+        stop=stop,
+        module=str(TASK),
+        board=board,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(staying)
+        await until(lambda: board.records["c0"].is_connected)
+        assert board.run == "first"
+        board.records["c0"].answers = 7
+        offers(broker, "first", packed, "finished")
+        offers(broker, "second", packed)
+        await until(lambda: board.run == "second" and board.records["c0"].is_connected)
+        assert (board.records["c0"].answers, board.records["c0"].reason) == (0, "")
+        stop.set()
 
 
 async def test_a_short_pause_keeps_the_device_in_its_run(tmp_path: Path) -> None:
