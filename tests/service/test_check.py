@@ -15,9 +15,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
+from broker.errors import RefusedError
 from broker.exits import Exit
 from broker.provisioning.bundle import read_bundle
 from broker.transports.access import Access
+from broker.transports.probe import hear_alert
 from broker.urls import parse_url
 from broker.wire import packing, topics
 from broker.wire.messages import RunScenario, RunState
@@ -180,6 +182,20 @@ def test_a_certificate_of_the_devices_own(brokers: Brokers, tmp_path: Path, whos
         assert worst(found.values()) == Exit.AUTHENTICATION
     else:
         assert "pi-07 by certificate speaks for pi-07 in run first" in found["access list"].text
+
+
+def test_who_says_nothing_hears_why_a_certificate_is_refused(brokers: Brokers, tmp_path: Path) -> None:
+    """Who writes may get a reset instead, now and then."""
+    address = parse_url(brokers.url("mutual"))
+    for number in range(10):  # a file of its own each time, since contexts are kept by the names of files
+        for end in ("crt", "key"):
+            shutil.copy(brokers.folder / f"client-stranger.{end}", tmp_path / f"{number}.{end}")
+        own = tmp_path / f"{number}.crt"
+        context = Access((address,), brokers.folder / "ca.crt", own, own.with_suffix(".key")).context()
+        assert context is not None
+        hear_alert(address, context)
+        with pytest.raises(RefusedError, match="refuses our certificate: unknown ca"):
+            context.check(address)
 
 
 def test_a_user_whose_name_is_not_the_devices(brokers: Brokers, tmp_path: Path) -> None:
