@@ -266,7 +266,10 @@ class World:
     def feed_server(self, server: Server, event: ServerEvent) -> None:
         """Let something happen to a server."""
         if server.ended is None:
-            for action in server.core.handle(event, self.now_s):
+            had_begun = has_begun(server)
+            actions = server.core.handle(event, self.now_s)
+            assert had_begun or server.connected or not has_begun(server), "a server begins that hears nobody"
+            for action in actions:
                 self._of_server(server, action)
 
     def _of_server(self, server: Server, action: ServerAction) -> None:
