@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from edge_client import memory
 from edge_client.memory import LEAST_BYTES, MemoryLimitError, check_memory
+from edge_client.service import check
+from edge_client.service.findings import failed
 
 MIB = 2**20
 NONE: Mapping[str, object] = MappingProxyType({})
@@ -79,10 +81,12 @@ def test_the_smallest_limit_decides(limits: list[int], tmp_path_factory: pytest.
         dict(zip(names, groups, strict=True)),
     )  # fmt: skip
     if min(total // 1024 * 1024, *groups) < LEAST_BYTES:
-        with pytest.raises(MemoryLimitError):
+        with pytest.raises(MemoryLimitError) as caught:
             check_memory(root)
+        assert check.check_memory(root) == failed("memory", str(caught.value))  # `edge check` says so, too
     else:
         check_memory(root)
+        assert check.check_memory(root).text.startswith(f"{total // 1024 // 1024} MiB")
 
 
 def test_no_limit_is_known_on_another_system(tmp_path: Path) -> None:
