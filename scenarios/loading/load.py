@@ -13,8 +13,8 @@ from scenarios.errors import ScenarioError
 from scenarios.loading import document
 from scenarios.loading.checks import problems
 from scenarios.loading.document import Node
-from scenarios.loading.explain import explain
-from scenarios.loading.json_schema import tree_of, with_default_tags
+from scenarios.loading.explaining.explain import explain
+from scenarios.loading.explaining.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
 from scenarios.schema.base import Key, Part
 from scenarios.schema.scenario import Scenario

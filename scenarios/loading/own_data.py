@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from scenarios.errors import MissingDataError, ScenarioError
-from scenarios.loading.data_checks import wrong_split, wrong_values
+from scenarios.loading.trial.data_checks import wrong_split, wrong_values
 from scenarios.loading.trial.trial import Trial, Wrong, batch_of, refuse, tried
 from scenarios.local.places import KEY, place_of
 from scenarios.local.shares import read_share

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from scenarios.errors import MissingDataError, ScenarioError
-from scenarios.loading.data_checks import Rows, wrong_kind, wrong_split, wrong_values
 from scenarios.loading.own_data import read_own
+from scenarios.loading.trial.data_checks import Rows, wrong_kind, wrong_split, wrong_values
 from scenarios.loading.trial.model_checks import shared_parts
 from scenarios.loading.trial.trial import Trial, Wrong, batch_of, refuse, telling, tried
 from scenarios.local.held_out import held_out

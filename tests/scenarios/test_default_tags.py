@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios.loading.document import TAGS
-from scenarios.loading.json_schema import Schema, below, default_tag, tag_of, tree_of, with_default_tags
+from scenarios.loading.explaining.json_schema import (
+    Schema,
+    below,
+    default_tag,
+    tag_of,
+    tree_of,
+    with_default_tags,
+)
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from tests.helpers import small_scenario

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from broker.codecs import decode_activations, encode_activations
 from scenarios.errors import ScenarioError
-from scenarios.loading.data_checks import Rows
+from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_gradients
 from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded

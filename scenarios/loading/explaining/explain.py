@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from scenarios.errors import nearest, suggestion
-from scenarios.loading.hints import (
+from scenarios.loading.explaining.hints import (
     PATTERNS,
     key_in_other_unit,
     key_of_other_tool,
     number_to_write,
     words_of_unit,
 )
-from scenarios.loading.json_schema import Schema, below, default_tag, member_for, tag_of
+from scenarios.loading.explaining.json_schema import Schema, below, default_tag, member_for, tag_of
 from scenarios.schema.base import Key
 
 RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

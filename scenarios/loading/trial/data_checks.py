@@ -1,4 +1,4 @@
-"""Checks a task's data before a run: kind, shape and range of inputs and targets, row by row.
+"""Checks a task's data before a run: their kind, and the inputs row by row; target_checks has the targets.
 
 Each check takes one split, or the rows of one client, and gives a sentence on what is wrong, or None.
 """
@@ -10,20 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scenarios.loading.trial.target_checks import unfit_target, unfit_targets, unfit_task
 from scenarios.task import Dataset, Split, Task
 
 Rows = npt.NDArray[np.int64]
-
-MAX_CLASSES = 2**16
-"""Targets travel as unsigned integers of at most 16 bits."""
 
 
 def wrong_kind(data: object, task: Task) -> str | None:
     """Say what keeps the result of `load` from being the data of a task; values are not looked at."""
     if not isinstance(data, Dataset):
         return f"load() must give a scenarios.task.Dataset, not {_kind(data)}"
-    if not 1 <= task.classes <= MAX_CLASSES:
-        return f"classes must be 1 to {MAX_CLASSES}, not {task.classes}"
+    if wrong := unfit_task(task):
+        return wrong
     for name, split in (("training", data.train), ("test", data.test)):
         wrong = wrong_split(name, split, task)
         if wrong:
@@ -55,12 +53,7 @@ def wrong_split(name: str, split: object, task: Task, *, may_be_empty: bool = Fa
             return f"the {part} of the {name} split must be on the CPU, not on {values.device}"
     if not len(split.targets):
         return None if may_be_empty else f"the {name} split has no samples"
-    if split.targets.is_floating_point() or split.targets.is_complex():
-        return f"the targets of the {name} split must be integers, not {_dtype(split.targets)}"
-    shape = tuple(split.targets.shape[1:])
-    if shape != task.target_shape:
-        return f"target_shape says {task.target_shape}, a target of the {name} split has shape {shape}"
-    return None
+    return unfit_targets(name, split.targets, task)
 
 
 def wrong_values(split: Split, task: Task, *, whose: str, rows: Rows | None = None) -> str | None:
@@ -73,15 +66,9 @@ def wrong_values(split: Split, task: Task, *, whose: str, rows: Rows | None = No
         rows: the rows to look at; None: all.
     """
     picked = None if rows is None else torch.from_numpy(rows)
-    targets = split.targets if picked is None else split.targets[picked]
-    bad = (targets < 0) | (targets >= task.classes)
-    if bad.any():
-        at = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
-        value = targets[at][bad[at]].reshape(-1)[0].item()
-        return (
-            f"a target of {whose} is {value}, in row {_row(rows, at)}: with classes {task.classes}, targets "
-            f"must be 0 to {task.classes - 1}{_advice(value, task.classes)}"
-        )
+    found = unfit_target(split.targets if picked is None else split.targets[picked], task)
+    if found:
+        return f"a target of {whose} is {found.value}, in row {_row(rows, found.at)}: {found.rule}"
     if not split.inputs.is_floating_point():
         return None
     inputs = split.inputs if picked is None else split.inputs[picked]
@@ -100,19 +87,9 @@ def _not_finite(inputs: Tensor) -> Iterator[int]:
         yield from (1024 * first + (~finite).nonzero()[:, 0]).tolist()
 
 
-def _advice(value: float, classes: int) -> str:
-    if value == classes:
-        return "; labels that begin with 1 need 1 subtracted"
-    return "; there is no label to be ignored, leave such samples out" if value < 0 else ""
-
-
 def _row(rows: Rows | None, at: int) -> int:
     return at if rows is None else int(rows[at])
 
 
 def _kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
-
-
-def _dtype(values: Tensor) -> str:
-    return str(values.dtype).removeprefix("torch.")
