@@ -12,7 +12,7 @@ from broker.codecs import decode_activations, decode_update, encode_gradient
 from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
-from scenarios.schema.scenario import Training
+from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
 from scenarios.training import (

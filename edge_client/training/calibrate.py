@@ -14,7 +14,8 @@ from edge_client.training.device import Device
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.schema.devices import DeviceProfile
-from scenarios.schema.scenario import Scenario, Training, client_names
+from scenarios.schema.scenario import Scenario, client_names
+from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task
 from scenarios.tasks import load_task

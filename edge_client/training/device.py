@@ -35,7 +35,7 @@ from edge_client.jobs import (
 )
 from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.own_data import DeviceData
-from scenarios.schema.scenario import Training
+from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from scenarios.schema.scenario import Aggregation, TrimmedMean
+from scenarios.schema.training import Aggregation, TrimmedMean
 
 log = logging.getLogger(__name__)
 

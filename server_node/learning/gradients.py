@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Codewords
 from broker.wire.messages import Activations
-from scenarios.schema.scenario import Aggregation
+from scenarios.schema.training import Aggregation
 from scenarios.training import sgd_step
 from server_node.learning.aggregation import aggregate, agreements
 from server_node.learning.tail_state import AddedUp

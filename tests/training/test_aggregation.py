@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scenarios.schema.scenario import Aggregation, TrimmedMean
+from scenarios.schema.training import Aggregation, TrimmedMean
 from server_node.learning.aggregation import BLOCK, aggregate, trimmed_mean
 
 NAMES: tuple[Aggregation, ...] = (

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
-from scenarios.schema.scenario import Correction
+from scenarios.schema.training import Correction
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.experiments.results import Row, finished
