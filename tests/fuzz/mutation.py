@@ -8,12 +8,12 @@ import numpy as np
 
 from broker.codecs.coding.neighbour_coder import encode_codes
 from broker.wire import packing, topics
+from broker.wire.fields import CodecSpecs
 from broker.wire.messages import (
     Activations,
     Ask,
     Assignment,
     Claim,
-    CodecSpecs,
     Gradient,
     HeadUpdate,
     Hello,

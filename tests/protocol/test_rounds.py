@@ -1,13 +1,14 @@
 """Rounds one after the other: who is assigned what, which job the tail has, what comes of it."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.codecs import Float16, Float32, Int8
 from broker.machine.actions import CancelTimer, Compute, Publish, Report, StartTimer
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, CodecSpecs, Gradient, Message, Released
+from broker.wire.messages import Activations, Assignment, Gradient, Message, Released
 from scenarios.schema.flows import Codecs
 from server_node.protocol.cohort import Cohort
 from server_node.protocol.rounds import Rounds
@@ -26,6 +27,9 @@ from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan, RoundPolicy
 from server_node.vocabulary.reports import Dropped, RoundReport
 from tests.protocol.test_server_core import HEAD, PLAN, activations, reports, said, update
+
+if TYPE_CHECKING:
+    from broker.wire.fields import CodecSpecs
 
 ABC = replace(PLAN, clients=tuple("abc"), round_policy=RoundPolicy(3), rounds=9)
 TEN = replace(ABC, clients=tuple("abcdefghij"))
