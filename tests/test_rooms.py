@@ -78,7 +78,7 @@ WITHIN: dict[
     "server_node": {
         "vocabulary": set(),
         "protocol": {"vocabulary"},
-        "learning": set(),
+        "learning": {"vocabulary"},
         "board": {"protocol", "vocabulary"},
         "service": set(),
     },

@@ -14,7 +14,8 @@ from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.jobs import BackwardStep, ClientResult, FirstBatch
-from edge_client.training.device import Device, corrected
+from edge_client.training.cut import corrected
+from edge_client.training.device import Device
 from scenarios.schema.flows import Codecs
 from scenarios.seeds import generator
 from scenarios.task import Dataset, Split, Task
@@ -163,14 +164,14 @@ def test_codecs_that_draw_hang_on_seed_client_round_and_step(tmp_path: Path) -> 
     for step in (0, 1):
         answer = hand.learns(step=0, last=False) if step else hand.assigned(steps=2, codecs=codecs)
         assert isinstance(answer, Activations)
-        z = hand.device._z.detach().numpy()
+        z = hand.device._head.z.detach().numpy()
         assert answer.payload == coarse.encode(z, generator(11, "encode", "c7", 3, step))
     for number in range(3, 12):
         hand.assigned(number=number, codecs=codecs)
-        before = hand.device._received
+        before = hand.device._head.received
         update = hand.learns(number=number)
         assert isinstance(update, HeadUpdate)
-        change = np.array([p.detach().numpy() for p in hand.device._head.parameters()]) - before
+        change = np.array([p.detach().numpy() for p in hand.device._head.module.parameters()]) - before
         assert update.payload == coarse.encode(change, generator(11, "update", "c7", number))
 
 
@@ -221,7 +222,7 @@ def test_each_step_of_a_device_alone_has_a_batch_of_its_own(tmp_path: Path) -> N
 def test_a_gradient_for_each_codeword_goes_to_all_samples_that_have_it(tmp_path: Path) -> None:
     hand, one = Hand(tmp_path), Pq(subvectors=1, groups=1, centroids=1)
     hand.assigned(codecs=Codecs(one, CodewordMean(), Float32(), Float32()))
-    codewords = hand.device._codewords
+    codewords = hand.device._cut.codewords
     payload = encode_gradient(
         CodewordMean(), np.array([[0.5, 0.0], [0.0, 0.0]], np.float32), codewords, NO_RNG
     )
@@ -280,7 +281,7 @@ def test_an_idle_device_keeps_no_gradients(tmp_path: Path) -> None:
     hand = Hand(tmp_path)
     hand.assigned()
     hand.learns()
-    assert [p.grad for p in hand.device._head.parameters()] == [None]
+    assert [p.grad for p in hand.device._head.module.parameters()] == [None]
 
 
 def test_the_corrected_gradient_is_the_gradient_where_nothing_was_lost_or_lambda_is_zero() -> None:

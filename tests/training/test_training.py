@@ -12,6 +12,7 @@ from broker.codecs import Float32, Int4, Pq, TopK, codec_to_wire
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.jobs import BackwardStep, FirstBatch
+from edge_client.training.cut import DeviceCut
 from edge_client.training.device import Device
 from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
@@ -107,7 +108,7 @@ def test_lambda_may_be_relative_to_the_sizes_of_gradient_and_activations(tmp_pat
     scenario, server, devices, encoded = both_sides(tmp_path, *settings)
     sent = devices["c0"].run(FirstBatch("c0", assignment(scenario, encoded)))
     assert isinstance(sent, Activations)
-    seen = server._read(("c0", sent, 1.0))
+    seen = server._cut.read(("c0", sent, 1.0))
     assert not isinstance(seen, WireError)
     strengths = []
     for number in (1, 2):
@@ -133,8 +134,8 @@ def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) ->
     arrived = np.zeros((1, 144), np.float32)
     device._update_codec, device._server = coarse, 1
     for number, change in enumerate(learned, start=1):
-        device._round, device._trained, device._energy, device._error_energy = number, 10, 1.0, 0.0
-        device._received = head_vector(device._head) - change[0]
+        device._round, device._trained, device._cut = number, 10, DeviceCut((codec_to_wire(Float32()),) * 4)
+        device._head.received = device._head.vector() - change[0]
         arrived += coarse.decode(device._finish().payload, 1, 144)
     assert np.count_nonzero(arrived) <= 28
     np.testing.assert_allclose(arrived + device._lost, sum(learned), atol=1e-5)
@@ -204,10 +205,10 @@ def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: P
     scenario, _, devices, head = both_sides(tmp_path)
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, head)))
-    before = head_vector(device._head)
+    before = device._head.vector()
     answer = device.run(BackwardStep("c0", Gradient(1, 7, 0, 1, 0.0, b""), last=True))
     assert isinstance(answer, WireError)
-    np.testing.assert_array_equal(head_vector(device._head), before)
+    np.testing.assert_array_equal(device._head.vector(), before)
 
 
 def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
     assert np.abs(arrived - moved).max() <= np.abs(moved).max() / 7 * 1.01
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, closed.head)))
-    np.testing.assert_array_equal(device._received, arrived + initial)
+    np.testing.assert_array_equal(device._head.received, arrived + initial)
 
 
 def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: Path) -> None:

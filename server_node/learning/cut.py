@@ -1,0 +1,69 @@
+"""The server's side of the cut: payloads to batches, and the gradients of their losses to payloads.
+
+Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from broker.codecs import decode_activations, encode_gradient
+from broker.wire import bits
+from broker.wire.errors import WireError
+from broker.wire.messages import Activations
+from scenarios.schema.training import Training
+from scenarios.seeds import generator
+from scenarios.task import Task
+from server_node.learning.gradients import Batch
+from server_node.learning.tail_pass import gradient_to_activations
+from server_node.vocabulary.plan import Plan
+
+
+class ServerCut:
+    """What crosses the cut.
+
+    Args:
+        task: the learning task.
+        plan: gives the seed and everybody's codecs.
+        training: the scenario's; has the strength of the correction.
+    """
+
+    def __init__(self, task: Task, plan: Plan, training: Training) -> None:
+        self._task = task
+        self._plan = plan
+        self._training = training
+
+    def read(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
+        """Decode one batch, and check every number in it before torch sees any."""
+        client, message, weight = sent
+        task, n = self._task, message.count
+        try:
+            codec = self._plan.codecs_of(client).activations_up
+            z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
+            shape = (n, *task.target_shape)
+            targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
+        except WireError as error:
+            return error
+        if targets.size and int(targets.max()) >= task.classes:
+            return WireError("range", f"target {targets.max()} of {task.classes} classes")
+        labels = torch.from_numpy(targets.astype(np.int64).reshape(shape))
+        return Batch(client, message, weight, z, codewords, labels)
+
+    def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
+        """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
+
+        Args:
+            batch: one client's.
+            downlink: gradient of the sum of the step's losses, each times its batch's weight, at z~; (n, d).
+                Dividing by n and by the weight gives the gradient of this client's mean loss.
+        """
+        mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
+        rng = generator(self._plan.seed, "gradient", batch.client, batch.message.round, batch.message.step)
+        codec = self._plan.codecs_of(batch.client).gradient_down
+        try:
+            payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+        except ValueError as error:
+            return WireError("range", f"the gradient at the cut is {error}")
+        relative = self._training.correction.relative  # 0 saves two passes over the batch
+        ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
+        return payload, self._training.lambda_in(batch.message.round, ratio)

@@ -1,0 +1,86 @@
+"""The server's copy of the head: what devices' updates make of it, and how it is sent to them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from broker.codecs import decode_update
+from broker.wire.errors import WireError
+from broker.wire.messages import HeadUpdate
+from scenarios.schema.training import Aggregation
+from scenarios.seeds import generator
+from scenarios.task import Task
+from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
+from server_node.learning.aggregation import aggregate
+from server_node.learning.tail_pass import LARGEST
+from server_node.vocabulary.plan import Plan
+
+
+class ServerHead:
+    """The server's copy of the head.
+
+    Attributes:
+        module: the head itself.
+
+    Args:
+        module: the initial head.
+        task: the learning task.
+        plan: gives the seed and everybody's codecs.
+        rule: by which many updates become one.
+    """
+
+    def __init__(self, module: nn.Module, task: Task, plan: Plan, rule: Aggregation) -> None:
+        self.module = module
+        self._plan = plan
+        self._rule = rule
+        self._origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
+
+    def encode(self, number: int) -> bytes:
+        """Give the payload of the head as it is after a round."""
+        rng = generator(self._plan.seed, "head", number)
+        codec = self._plan.codecs.head_state_down
+        return codec.encode((head_vector(self.module) - self._origin)[None, :], rng)
+
+    def read(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
+        """Decode a client's update, shape (P,), and check every number in it."""
+        client, update, _ = sent
+        if not 0 <= update.quantization_error < LARGEST:
+            return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
+        try:
+            codec = self._plan.codecs_of(client).head_update_up
+            return decode_update(codec, update.payload, self._plan.head_size)
+        except WireError as error:
+            return error
+
+    def average(
+        self,
+        received: dict[str, npt.NDArray[np.float32]],
+        weights: dict[str, float],
+        works: Callable[[], bool],
+    ) -> dict[str, WireError]:
+        """Move the head by what the rule makes of the updates.
+
+        Args:
+            received: of each client its update, shape (P,).
+            weights: of each client.
+            works: says whether the model gives numbers. While it does not, the longest update is refused.
+
+        Returns:
+            Whose updates were refused; they are taken out of `received`.
+        """
+        refused: dict[str, WireError] = {}
+        parameters = head_vector(self.module)
+        while received:
+            clients = sorted(received)
+            vectors = [received[client] for client in clients]
+            change = aggregate(self._rule, vectors, [weights[client] for client in clients])
+            load_head_vector(self.module, parameters + change)
+            if works():
+                break
+            longest = max(clients, key=lambda client: float(np.linalg.norm(received[client].astype(float))))
+            refused[longest] = WireError("range", "with its update the model gives no finite outputs")
+            del received[longest]
+            load_head_vector(self.module, parameters)
+        return refused
