@@ -80,6 +80,7 @@ WITHIN: dict[
         "protocol": {"vocabulary"},
         "learning": {"vocabulary"},
         "board": {"protocol", "vocabulary"},
+        "trackers": {"vocabulary"},
         "service": set(),
     },
     "sim": {
