@@ -16,3 +16,6 @@ Word = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=512)]
 CodecSpec = Annotated[list[str | int | float], Meta(min_length=1, max_length=8)]
 CodecSpecs = tuple[CodecSpec, CodecSpec, CodecSpec, CodecSpec]
+TargetSpecs = Annotated[
+    list[Annotated[list[str | int], Meta(min_length=4, max_length=8)]], Meta(max_length=64)
+]

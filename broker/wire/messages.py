@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from broker.wire.fields import Count, Incarnation, Round, Session, Step, Text, Word
+from broker.wire.fields import Count, Incarnation, Round, Session, Step, TargetSpecs, Text, Word
 from broker.wire.round_messages import Activations, Assignment, Gradient, HeadUpdate
 
 __all__ = [
@@ -166,10 +166,12 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=12):
         batch_size: samples in a batch, fewer if the client has fewer.
         local_steps: batches a round.
         cut_size: d, values of one sample at the cut.
-        classes: targets lie below it.
+        classes: targets are integers below it; 0 if they are no integers of a fixed length, see `targets`.
         targets_per_sample: integers in one target.
         packet_bytes: largest payload of an MQTT packet.
         head: the initial head as float32 values, shape (P,).
+        targets: of each output its name, kind, levels and values of a sample, see broker.codecs.targets;
+            empty: `classes` and `targets_per_sample` say it.
     """
 
     server: Incarnation
@@ -180,6 +182,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=12):
     targets_per_sample: Count
     packet_bytes: Count
     head: bytes
+    targets: TargetSpecs = []
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, tag=13):

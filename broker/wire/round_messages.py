@@ -45,7 +45,7 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
         attempt: counts repetitions of this message.
         count: n, the samples in the batch.
         payload: activations z~, shape (n, d), under the first codec.
-        targets: the n targets, integers below the task's number of classes, packed (broker.wire.bits).
+        targets: of the n samples, see broker.codecs.targets.
     """
 
     server: Incarnation

@@ -72,7 +72,7 @@ GOLDEN = [
     pytest.param(Released(3, 7, greet=False), "95 02 0b 03 07 c2", id="released"),
     pytest.param(
         Welcome(3, 20, 1, 9216, 10, 1, 128_000, b"\x01"),
-        "9a 02 0c 03 14 01 cd2400 0a 01 ce0001f400 c40101",
+        "9b 02 0c 03 14 01 cd2400 0a 01 ce0001f400 c40101 90",
         id="welcome",
     ),
     pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),

@@ -30,6 +30,7 @@ from broker.wire.messages import (
 )
 from tests.fuzz.targets import (
     CODECS,
+    KINDS,
     SUBVECTORS,
     TARGETS,
     codec,
@@ -37,6 +38,7 @@ from tests.fuzz.targets import (
     entropy_coded,
     message,
     reassembly,
+    targets,
     topic,
 )
 
@@ -53,7 +55,7 @@ MESSAGES: list[Message] = [
     Ask(3, 9, 7, 1, resend=True),
     Progress(3, 9, 7, 1, Standing.ANSWERED),
     Released(3, 7, greet=False),
-    Welcome(3, 20, 1, 9216, 10, 1, 128_000, bytes(12)),
+    Welcome(3, 20, 1, 9216, 0, 0, 128_000, bytes(12), [["digit", "labels", 10, 1], ["", "tags", 2, 9]]),
     Claim(3, 7, takeover=True),
     StopRun("done"),
     RunScenario(b"\x78\x9c\x03\x00\x00\x00\x00\x01"),
@@ -104,6 +106,8 @@ def seeds() -> list[bytes]:
         codes = np.minimum(rng.geometric(0.3, (4, 201)) - 1, (1 << bits) - 1).astype(np.uint16)
         choices = bytes([len(codes) - 1, codes.shape[1] // 4, bits, width - 1, 9])
         add(entropy_coded, choices + encode_codes(codes, 1 << bits, width, b"some seed"))
+    for number, kind in enumerate(KINDS):
+        add(targets, bytes([number, 4, 0]) + kind.encode(kind.example(5, rng)))
     return found
 
 

@@ -33,6 +33,7 @@ from broker.codecs import (
 )
 from broker.codecs.codeword_gradient import LARGEST_AT_CUT, LARGEST_PARAMETER
 from broker.codecs.coding.neighbour_coder import decode_codes
+from broker.codecs.targets import Labels, Numbers, Probabilities, Several, Tags, Targets
 from broker.wire import chunks, messages, packing, topics
 from broker.wire.chunks import Reassembler, ReassemblyLimits
 from broker.wire.errors import WireError
@@ -61,6 +62,16 @@ CODECS: list[Codec] = [
     Pq(subvectors=2, groups=1, centroids=1),
     CodedPq(subvectors=4, centroids=3, width=2),
     CodedPq(subvectors=8, centroids=64, width=8),
+]
+MOST_VALUES = 64  # of a target of each kind below
+KINDS: list[Targets] = [
+    Labels(10),
+    Labels(4, ignore=-100),
+    Labels(21, (8, 8), ignore=255),
+    Numbers((2,)),
+    Tags(60),
+    Probabilities(12),
+    Several({"a": Labels(3), "b": Tags(40), "c": Numbers()}),
 ]
 SUBVECTORS = 8  # every row has a multiple of so many values, and each codec above divides it
 
@@ -226,6 +237,26 @@ def entropy_coded(data: bytes) -> None:
     assert len(seed) == seed_bytes
 
 
+def targets(data: bytes) -> None:
+    """Targets of every kind are read, or refused; what is read can be written and read again."""
+    if len(data) < 3:
+        return
+    which, n, how = data[:3]
+    kind, n, sent = KINDS[which % len(KINDS)], 1 + n % 20, data[3:]
+    plain = kind.size_bytes(n)
+    if how & 1:
+        sent = sent[:plain].ljust(plain, b"\0")
+    with bounded_memory(OVERHEAD_BYTES + 4 * (len(sent) + MOST_VALUES * 8 * n) + 16 * 8 * len(sent)):
+        try:
+            values = kind.decode(sent, n)
+        except WireError:
+            return
+    again = kind.encode(values)
+    assert kind.fits(len(again), n)
+    assert len(again) <= plain
+    np.testing.assert_equal(kind.decode(again, n), values)
+
+
 TARGETS: list[Callable[[bytes], None]] = [
     message,
     codec_name,
@@ -234,6 +265,7 @@ TARGETS: list[Callable[[bytes], None]] = [
     raw_chunk,
     codec,
     entropy_coded,
+    targets,
 ]
 
 

@@ -34,6 +34,7 @@ from broker.codecs import (
     encode_gradient,
 )
 from broker.codecs.base import Matrix
+from broker.codecs.targets import Labels, Numbers, Probabilities, Several, Tags, Targets
 from broker.wire import bits, chunks, packing
 from broker.wire.errors import WireError
 from tests.fuzz.mutation import MESSAGES
@@ -180,6 +181,39 @@ def of_refusals() -> list[dict[str, Any]]:
     return found
 
 
+KINDS: list[tuple[Targets, int]] = [
+    (Labels(10), 5),
+    (Labels(4, ignore=-100), 5),
+    (Labels(3, (6, 6)), 2),
+    (Numbers((2,)), 3),
+    (Tags(100), 4),
+    (Tags(3), 4),
+    (Probabilities(3), 2),
+    (Several({"digit": Labels(10), "tags": Tags(50), "angle": Numbers()}), 2),
+]
+
+
+def of_targets() -> list[dict[str, Any]]:
+    """Targets of every kind; those of a map are alike, so that they are entropy-coded."""
+    found = []
+    for number, (kind, n) in enumerate(KINDS):
+        values = kind.example(n, np.random.default_rng(number))
+        if isinstance(values, np.ndarray) and isinstance(kind, Labels) and kind.shape:
+            values[:, 1:] = values[:, :1]
+        if isinstance(values, np.ndarray) and isinstance(kind, Labels) and kind.ignore is not None:
+            values[1] = kind.ignore
+        told = {"": values} if isinstance(values, np.ndarray) else values
+        found.append(
+            {
+                "outputs": kind.wire_parts(),
+                "n": n,
+                "values": {name: each.reshape(n, -1).tolist() for name, each in told.items()},
+                "bytes": kind.encode(values).hex(),
+            }
+        )
+    return found
+
+
 VECTORS = {
     "messages": of_messages,
     "codecs": of_codecs,
@@ -187,6 +221,7 @@ VECTORS = {
     "bits": of_bits,
     "chunks": of_chunks,
     "refusals": of_refusals,
+    "targets": of_targets,
 }
 
 

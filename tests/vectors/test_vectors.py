@@ -15,9 +15,10 @@ from broker.codecs import (
 )
 from broker.codecs.base import Matrix
 from broker.codecs.registry import GRADIENT_CODECS
+from broker.codecs.targets import Targets
 from broker.wire import bits, chunks, messages, packing
 from broker.wire.errors import WireError
-from tests.vectors.make import VECTORS, of_bits, of_chunks, of_messages, of_refusals
+from tests.vectors.make import KINDS, VECTORS, of_bits, of_chunks, of_messages, of_refusals, of_targets
 
 FOLDER = Path(__file__).parent
 
@@ -45,6 +46,7 @@ def test_what_has_one_form_is_written_as_in_the_vectors() -> None:
         "bits": of_bits,
         "chunks": of_chunks,
         "refusals": of_refusals,
+        "targets": of_targets,
     }.items():
         assert json.loads(json.dumps(make())) == read(name), name
 
@@ -71,6 +73,15 @@ def test_tensors_are_decoded_to_the_bit(vector: dict[str, Any]) -> None:
     assert codec.decode(payload, n, d).tobytes() == tensor(vector["output"], n, d).tobytes()
     if vector["exact"]:
         assert codec.encode(tensor(vector["input"], n, d), np.random.default_rng(7)) == payload
+
+
+@pytest.mark.parametrize(("kind", "vector"), [*zip(KINDS, read("targets"), strict=True)])
+def test_targets_are_read_as_in_the_vectors(kind: tuple[Targets, int], vector: dict[str, Any]) -> None:
+    assert kind[0].wire_parts() == vector["outputs"]
+    values = kind[0].decode(bytes.fromhex(vector["bytes"]), vector["n"])
+    for name, told in vector["values"].items():
+        read_as = values[name] if isinstance(values, dict) else values
+        np.testing.assert_array_equal(read_as.reshape(vector["n"], -1), np.array(told, read_as.dtype))
 
 
 @pytest.mark.parametrize("vector", read("gradients"), ids=lambda vector: str(vector["codec"]))
