@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scenarios.errors import MissingDataError, ScenarioError
+from scenarios.outputs import arrays, outputs_of
 from scenarios.schema.scenario import Scenario
 from scenarios.schema.task_spec import Dirichlet, Partition
 from scenarios.seeds import generator
@@ -15,9 +16,8 @@ KEY = "task.partition"
 
 def client_rows(scenario: Scenario, data: Dataset) -> list[Rows]:
     """Give the training rows of each client of the fleet, in its order; see `split_clients`."""
-    return split_clients(
-        scenario.task.partition, data.train.targets.numpy(), data.owners, scenario.fleet_size, scenario.seed
-    )
+    targets = next(iter(arrays(outputs_of(data.train.targets)).values()))  # of one output, if they matter
+    return split_clients(scenario.task.partition, targets, data.owners, scenario.fleet_size, scenario.seed)
 
 
 def split_clients(

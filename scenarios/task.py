@@ -6,18 +6,21 @@ Letters: n samples, z the activations at the cut with shape (n, d), where d is `
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from broker.codecs.targets import Labels, Numbers, Output, Probabilities, Several, Tags, Targets
 from scenarios.errors import ScenarioError
+from scenarios.outputs import of_each
 
-__all__ = ["Dataset", "Split", "Task"]
+__all__ = ["Dataset", "Labels", "Numbers", "Probabilities", "Split", "Tags", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,40 @@ class Split:
 
     Attributes:
         inputs: shape (N, ...); uint8 pixels, or any dtype the head takes.
-        targets: shape (N, *target_shape), integers; `batch` gives them as int64.
+        targets: a tensor of shape (N, ...) as the kind of the task's targets says; of several outputs a dict
+            of such. `batch` gives integers as int64, and others as float32.
     """
 
     inputs: Tensor
-    targets: Tensor
+    targets: Any
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets):
-            raise ValueError(f"{len(self.inputs)} inputs but {len(self.targets)} targets")
+        of_each(self._check, self.targets)
+
+    def _check(self, targets: Any) -> None:
+        if len(self.inputs) != len(targets):
+            raise ValueError(f"{len(self.inputs)} inputs but {len(targets)} targets")
+
+    def __len__(self) -> int:
+        """Give N."""
+        return len(self.inputs)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Split":
         """Copy some samples, so that the others can be freed."""
         picked = torch.from_numpy(rows)
-        return Split(self.inputs[picked], self.targets[picked])
+        return Split(self.inputs[picked], of_each(lambda each: each[picked], self.targets))
 
-    def batch(self, rows: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
-        """Give the head's inputs, shape (n, ...), and the targets, shape (n, *target_shape), of some rows."""
+    def batch(self, rows: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Any]:
+        """Give the head's inputs, shape (n, ...), and the targets of some rows."""
         picked = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         inputs = self.inputs[picked]
         if inputs.dtype == torch.uint8:
             inputs = inputs.float().div_(255)
-        return inputs, self.targets[picked].long()
+        return inputs, of_each(lambda each: _as_computed(each[picked]), self.targets)
+
+
+def _as_computed(targets: Tensor) -> Tensor:
+    return targets.float() if targets.is_floating_point() else targets.long()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,7 @@ def _nothing_shared() -> Dataset:
     raise ScenarioError("must be local: this task has only what devices have", key="task.partition")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A learning task with its model cut in two.
 
@@ -87,8 +102,9 @@ class Task:
     Attributes:
         name: as in the scenario.
         metric: what the mean of `score` is called, such as accuracy.
-        classes: targets are integers in [0, classes).
-        target_shape: of one sample's target; () for one label.
+        classes: for targets that are integers in [0, classes): the same as targets=Labels(classes).
+        target_shape: with classes: of one sample's target; () for one label.
+        targets: every other kind: Labels, Numbers, Tags or Probabilities; of several outputs a dict of them.
         cut_shape: of one sample's activation, channels last.
         head: makes the clients' part, inputs (n, ...) -> z (n, d), float32, flattened channels-last. It may
             have no buffers (running statistics), since devices share parameters only.
@@ -104,16 +120,29 @@ class Task:
 
     name: str
     metric: str
-    classes: int
-    target_shape: tuple[int, ...]
+    classes: int = 0
+    target_shape: tuple[int, ...] = ()
+    targets: Output | Mapping[str, Output] | None = None
     cut_shape: tuple[int, ...]
     head: Callable[[], nn.Module]
     tail: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    score: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Any], Tensor]
+    score: Callable[[Any, Any], Tensor]
     load: Callable[[], Dataset] = _nothing_shared
     load_local: Callable[[Path, str], Split] | None = None
     load_test: Callable[[], Split] | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets is not None and (self.classes or self.target_shape):
+            raise ValueError("targets says what classes and target_shape say: give one or the other")
+        _ = self.kind  # raises ValueError if it cannot be
+
+    @property
+    def kind(self) -> Targets:
+        """What the targets are."""
+        if self.targets is None:
+            return Labels(self.classes, self.target_shape)
+        return Several(self.targets) if isinstance(self.targets, Mapping) else self.targets
 
     @property
     def has_test(self) -> bool:

@@ -114,10 +114,10 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
     head.eval()
     tail.eval()
     total = 0.0
-    for first in range(0, len(test.targets), EVALUATION_BATCH):
+    for first in range(0, len(test), EVALUATION_BATCH):
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
         total += float(task.score(tail(head(inputs)), targets).sum())
-    return total / len(test.targets)
+    return total / len(test)
 
 
 def sgd_step(module: nn.Module, lr: float) -> None:

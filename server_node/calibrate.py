@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from broker.wire import bits
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
@@ -69,8 +68,7 @@ def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRou
     rng = generator(plan.seed, NAME)
     n = plan.batch_size
     z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
-    targets = rng.integers(0, plan.classes, n * plan.targets_per_sample).astype(np.uint16)
-    packed = bits.pack(targets, bits.bits_for(plan.classes))
+    packed = plan.targets.encode(plan.targets.example(n, rng))
     batch = Activations(1, 1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
     change = plan.codecs.head_update_up.encode(np.zeros((1, plan.head_size), np.float32), rng)
     update = HeadUpdate(1, 1, 1, n, 0.0, change)

@@ -106,9 +106,9 @@ def _batch(task: Task, scenario: Scenario) -> Split:
         return task.load().train.take(batch)
     first = client_names(scenario)[0]
     own = read_own(scenario, task, first, own_place(scenario, first, alone=True))
-    if not len(own.targets):
+    if not len(own):
         raise ScenarioError(f"client {first} has no samples to measure with", key="task.data")
-    return own.take(batch % len(own.targets))
+    return own.take(batch % len(own))
 
 
 def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from broker.codecs import codec_from_wire
-from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from edge_client.jobs import (
@@ -27,6 +27,7 @@ from edge_client.training.cut import DeviceCut, own_values
 from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
+from scenarios.outputs import arrays
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task
@@ -175,7 +176,7 @@ class Device:
     def _evaluate(self, step: int) -> Activations:
         """Send the step's share of the samples that are kept for evaluation through the head."""
         inputs, targets = self.data.held_out_batch(step - self._first_step)
-        if not len(targets):
+        if not len(inputs):
             raise WireError("empty", "this device has no more samples for evaluation")
         with self._timed("compute"):
             z = self._head.evaluate(inputs)
@@ -187,10 +188,10 @@ class Device:
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
         """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
         inputs, targets = self.data.batch(self._round, step)
-        self._trained += len(targets)
+        self._trained += len(inputs)
         return self._head.forward(inputs, self._round, step), targets
 
-    def _encode(self, step: int, activations: Tensor, targets: Tensor, purpose: str) -> Activations:
+    def _encode(self, step: int, activations: Tensor, targets: Any, purpose: str) -> Activations:
         z = activations.detach().numpy()
         rng = generator(self._seed, purpose, self._client, self._round, step)
         return Activations(
@@ -200,7 +201,7 @@ class Device:
             attempt=1,
             count=len(z),
             payload=self._cut.encode(z, rng),
-            targets=bits.pack(targets.numpy().astype(np.uint16), bits.bits_for(self._task.classes)),
+            targets=self._task.kind.encode(arrays(targets)),
         )
 
     def _backward(self, gradient: Gradient) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from edge_client.jobs import Stock
 from scenarios.errors import ScenarioError
 from scenarios.local.places import state_of
+from scenarios.outputs import arrays, outputs_of
 from scenarios.task import Split
 from scenarios.training import BatchSampler
 
@@ -87,7 +89,7 @@ class DeviceData:
         self._look = look
         self._next: Parts | None = None
         self._use(data, held_out or data.take(np.empty(0, np.int64)))
-        self.stock = Stock(len(data.targets), len(self._held_out.targets))
+        self.stock = Stock(len(data), len(self._held_out))
 
     @property
     def looks(self) -> bool:
@@ -98,7 +100,7 @@ class DeviceData:
         """Read the data if they have changed; a round that is under way goes on with those that it has."""
         if self._look is not None and (new := self._look()) is not None:
             self._next = new
-            self.stock = Stock(*(len(split.targets) for split in new))
+            self.stock = Stock(*(len(split) for split in new))
         return self.stock
 
     def begin_round(self) -> None:
@@ -109,18 +111,18 @@ class DeviceData:
 
     def _use(self, data: Split, held_out: Split) -> None:
         self._data, self._held_out = data, held_out
-        samples = len(data.targets)
+        samples = len(data)
         self._sampler = BatchSampler(samples, self._batch_size, seed=self._seed, client=self._client)
 
     def __len__(self) -> int:
         """Give how many samples there are to train on in the round under way."""
-        return len(self._data.targets)
+        return len(self._data)
 
-    def batch(self, number: int, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, step: int) -> tuple[Tensor, Any]:
         """Give inputs and targets of a step of a round, as of Split.batch."""
         return self._data.batch(self._sampler.rows(number, step))
 
-    def held_out_batch(self, number: int) -> tuple[Tensor, Tensor]:
+    def held_out_batch(self, number: int) -> tuple[Tensor, Any]:
         """Give inputs and targets of a batch for evaluation, numbered from 0; after the last one none."""
         first = number * self._batch_size
         return self._held_out.batch(slice(first, first + self._batch_size))
@@ -129,7 +131,7 @@ class DeviceData:
         """Give a digest of all values: another one when any has changed."""
         digest = blake2b(digest_size=8)
         for split in (self._data, self._held_out):
-            for values in (split.inputs.numpy(), split.targets.numpy()):
+            for values in (split.inputs.numpy(), *arrays(outputs_of(split.targets)).values()):
                 digest.update(f"{values.dtype} {values.shape} ".encode())
                 digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()

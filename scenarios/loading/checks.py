@@ -104,12 +104,15 @@ def _own_data(scenario: Scenario, task: Task) -> Iterator[Problem]:
 
 def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     yield from _own_data(scenario, task)
-    if isinstance(scenario.task.partition, Dirichlet) and task.target_shape:
-        yield ("task", "partition"), "dirichlet_alpha needs one class per sample; this task has several"
-    if scenario.training.aggregation == "filtered_mean" and task.target_shape:
+    if isinstance(scenario.task.partition, Dirichlet) and not task.kind.has_one_class:
+        yield (
+            ("task", "partition"),
+            "dirichlet_alpha needs one class per sample; this task has other targets",
+        )
+    if scenario.training.aggregation == "filtered_mean" and not task.kind.has_one_class:
         yield (
             ("training", "aggregation"),
-            "filtered_mean needs one class per sample; this task has several: take clipped_mean",
+            "filtered_mean needs one class per sample; this task has other targets: take clipped_mean",
         )
     own = ("task", "module") if scenario.task.module else ("task", "name")
     head = "head" if scenario.training.method == "split" else "whole model"

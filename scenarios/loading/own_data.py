@@ -48,10 +48,10 @@ def read_own(scenario: Scenario, task: Task, client: str, place: Path | None = N
         split = tried(f"load_local() of the task, for client {client},", lambda: read(place, client))
         refuse(wrong_split("local", split, task, may_be_empty=True))
         refuse(wrong_values(split, task, whose=f"client {client}"))
-        if len(split.targets):
+        if len(split):
             with seeded(derive_seed(scenario.seed, "rehearsal")):
                 trial = Trial(scenario, task, task.head(), nn.Identity())
-            rows = np.arange(len(split.targets))
+            rows = np.arange(len(split))
             trial.forward(split, batch_of(scenario, task, split, {client: rows}))
     except Wrong as error:
         raise ScenarioError(f"{place}, the data of client {client}: {error}", key=KEY) from error

@@ -59,8 +59,8 @@ def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> No
     shares: dict[str, Split] = {}
     for client in names:
         own, _ = held_out(read_own(scenario, task, client), scenario.task.held_out, scenario.seed)
-        if len(own.targets):
-            shares[client] = own.take(np.arange(min(len(own.targets), scenario.task.batch_size)))
+        if len(own):
+            shares[client] = own.take(np.arange(min(len(own), scenario.task.batch_size)))
     if names and not shares:
         raise ScenarioError("no client has any sample", key="task.data")
     test = None if scenario.task.held_out else _test(scenario, task)
@@ -68,11 +68,11 @@ def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> No
         trial = _trial(scenario, task)
         for split in [test or next(iter(shares.values()), None)]:
             if split is not None:
-                rows = np.arange(len(split.targets))
+                rows = np.arange(len(split))
                 trial.train(split, batch_of(scenario, task, split, {"": rows}))
                 trial.score(split)
         for client, split in shares.items():
-            if len(split.targets) == 1:
+            if len(split) == 1:
                 trial.train_one(split, np.arange(1), client)
                 break
 

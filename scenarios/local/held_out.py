@@ -4,6 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from scenarios.outputs import arrays, outputs_of
 from scenarios.seeds import derive_seed
 from scenarios.task import Split
 
@@ -25,9 +26,11 @@ def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     if share == 0.0:
         return split, split.take(np.empty(0, np.int64))
     key = derive_seed(seed, "held_out").to_bytes(8, "big")
-    tested = np.zeros(len(split.targets), np.bool_)
-    for row, (sample, target) in enumerate(zip(split.inputs.numpy(), split.targets.numpy(), strict=True)):
-        digest = blake2b(sample.tobytes() + target.tobytes(), digest_size=8, key=key).digest()
+    tested = np.zeros(len(split), np.bool_)
+    parts = [split.inputs.numpy(), *arrays(outputs_of(split.targets)).values()]
+    for row in range(len(split)):
+        values = b"".join(part[row].tobytes() for part in parts)
+        digest = blake2b(values, digest_size=8, key=key).digest()
         tested[row] = int.from_bytes(digest, "big") < share * 2**64
     if tested.all():
         tested[:1] = False

@@ -12,6 +12,7 @@ import torch
 
 from scenarios.errors import ScenarioError
 from scenarios.local.places import files_of
+from scenarios.outputs import arrays, outputs_of
 from scenarios.task import Split
 
 FILE = "share.npz"
@@ -19,7 +20,9 @@ _BROKEN = (
     OSError, ValueError, TypeError, AttributeError, EOFError, SyntaxError, NotImplementedError, RuntimeError,
     MemoryError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-KINDS = {"inputs": "uifb", "targets": "ui"}
+NUMBERS = "uifb"
+Stored = dict[str, npt.NDArray[np.generic]]
+"""The arrays of a file by their names."""
 
 
 def write_shares(to: Path, shares: Iterable[tuple[str, Split]]) -> None:
@@ -47,45 +50,56 @@ def write_share(folder: Path, split: Split) -> None:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / FILE, inputs=split.inputs.numpy(), targets=split.targets.numpy())
+    targets = arrays(outputs_of(split.targets))
+    named = {f"targets.{output}" if output else "targets": each for output, each in targets.items()}
+    np.savez_compressed(folder / FILE, inputs=split.inputs.numpy(), **named)
 
 
 def read_share(path: Path, _client: str = "") -> Split:
     """Read an npz file, or all files *.npz of a folder by name, one after the other.
 
-    Each has two arrays, inputs and targets, as Split has them. A folder without such files has no samples.
+    Each has two arrays, inputs and targets, as Split has them; of several outputs, targets.NAME of each. A
+    folder without such files has no samples.
 
     Raises:
         ScenarioError: a file cannot be read, has other arrays, or does not go with the file before it.
     """
-    inputs, targets = list[npt.NDArray[np.generic]](), list[npt.NDArray[np.generic]]()
+    parts: list[Stored] = []
     for file in files_of(path, [".npz"]):
-        one, other = _arrays(file)
-        if inputs and (one.shape[1:], one.dtype) != (inputs[0].shape[1:], inputs[0].dtype):
-            raise ScenarioError(
-                f"{file}: inputs of shape {one.shape[1:]} and dtype {one.dtype}, but those of the files "
-                f"before have {inputs[0].shape[1:]} and {inputs[0].dtype}"
-            )
-        inputs.append(one)
-        targets.append(other)
-    if not inputs:
+        parts.append(_stored(file))
+        _refuse_unlike(file, parts[-1], parts[0])
+    if not parts:
         return Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
-    return Split(torch.from_numpy(np.concatenate(inputs)), torch.from_numpy(np.concatenate(targets)))
+    whole = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    inputs, single = whole.pop("inputs"), whole.get("targets")
+    outputs = {name.partition(".")[2]: values for name, values in whole.items()}
+    return Split(inputs, outputs if single is None else single)
 
 
-def _arrays(file: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+def _refuse_unlike(file: Path, stored: Stored, first: Stored) -> None:
+    if stored.keys() != first.keys():
+        raise ScenarioError(f"{file}: has {', '.join(stored)}, but the files before have {', '.join(first)}")
+    for name, values in stored.items():
+        before = first[name]
+        if values.shape[1:] != before.shape[1:] or (name == "inputs" and values.dtype != before.dtype):
+            raise ScenarioError(
+                f"{file}: {name} of shape {values.shape[1:]} and dtype {values.dtype}, but those of the "
+                f"files before have {before.shape[1:]} and {before.dtype}"
+            )
+
+
+def _stored(file: Path) -> Stored:
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in KINDS}
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            names = ["inputs", *([name for name in archive if name.startswith("targets.")] or ["targets"])]
+            stored = {name: archive[name] for name in names}
     except KeyError as error:
         raise ScenarioError(f"{file}: needs the arrays inputs and targets: {error.args[0]}") from error
     except _BROKEN as error:
         raise ScenarioError(f"{file}: cannot be read as an npz file: {error}") from error
-    for name, values in arrays.items():
-        if values.ndim == 0 or values.dtype.kind not in KINDS[name]:
-            kind = "numbers" if name == "inputs" else "integers"
-            raise ScenarioError(f"{file}: {name} must be {kind}, a row for each sample, not {values.dtype}")
-    inputs, targets = (each.astype(each.dtype.newbyteorder("="), copy=False) for each in arrays.values())
-    if len(inputs) != len(targets):
-        raise ScenarioError(f"{file}: {len(inputs)} inputs but {len(targets)} targets")
-    return inputs, targets
+    for name, values in stored.items():
+        if values.ndim == 0 or values.dtype.kind not in NUMBERS:
+            raise ScenarioError(f"{file}: {name} must be numbers, a row for each sample, not {values.dtype}")
+        if len(values) != len(stored["inputs"]):
+            raise ScenarioError(f"{file}: {len(stored['inputs'])} inputs but {len(values)} {name}")
+    return {name: each.astype(each.dtype.newbyteorder("="), copy=False) for name, each in stored.items()}

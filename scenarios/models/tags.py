@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from scenarios.task import Dataset, Split, Task
+from scenarios.task import Dataset, Split, Tags, Task
 
 WIDTH = 128
 GUESSES = 5
@@ -39,8 +39,7 @@ def tags_task(name: str, *, vocabulary: int, tags: int, load: Callable[[], Datas
     return Task(
         name=name,
         metric="recall@5",
-        classes=2,
-        target_shape=(tags,),
+        targets=Tags(tags),
         cut_shape=(WIDTH,),
         head=partial(Head, vocabulary),
         tail=partial(tail, tags),

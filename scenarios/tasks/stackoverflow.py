@@ -88,6 +88,6 @@ def load_next_word(folder: Path) -> Dataset:
 
 
 def _filled(data: Dataset, folder: Path) -> Dataset:
-    if not len(data.train.targets) or not len(data.test.targets):
+    if not len(data.train) or not len(data.test):
         raise ScenarioError(f"{folder}: its files hold no sentences to train on, or none to test on")
     return data

@@ -5,12 +5,11 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from broker.codecs import decode_activations, encode_gradient
-from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
+from scenarios.outputs import tensors
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
@@ -40,14 +39,10 @@ class ServerCut:
         try:
             codec = self._plan.codecs_of(client).activations_up
             z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
-            shape = (n, *task.target_shape)
-            targets = bits.unpack(message.targets, bits.bits_for(task.classes), int(np.prod(shape)))
+            targets = task.kind.decode(message.targets, n)
         except WireError as error:
             return error
-        if targets.size and int(targets.max()) >= task.classes:
-            return WireError("range", f"target {targets.max()} of {task.classes} classes")
-        labels = torch.from_numpy(targets.astype(np.int64).reshape(shape))
-        return Batch(client, message, weight, z, codewords, labels)
+        return Batch(client, message, weight, z, codewords, tensors(targets))
 
     def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.

@@ -1,7 +1,7 @@
 """The gradients at the tail's parameters that a step of SGD is made of."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     weight: float
     z: npt.NDArray[np.float32]  # (n, d)
     codewords: Codewords | None
-    targets: Tensor  # (n, *target_shape)
+    targets: Any  # a tensor of shape (n, ...), or of several outputs a dict of them
 
 
 class Passed(NamedTuple):

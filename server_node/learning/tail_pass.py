@@ -4,7 +4,8 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from broker.wire.errors import WireError
+from scenarios.outputs import joined
 from scenarios.seeded import seeded
 from server_node.learning.gradients import Batch, Passed, learning
 
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 LARGEST = 2.0**64
 """Numbers of this magnitude are refused: their squares are infinite in float32."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 SeedOf = Callable[[str], int]
 
 
@@ -30,9 +32,21 @@ def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np
     return lengths[0] / lengths[1] if lengths[1] else 0.0
 
 
-def is_sound(values: Tensor) -> bool:
-    """Say whether every value is finite and below LARGEST."""
-    return bool((values.abs() < LARGEST).all())  # NaN is not below
+def is_sound(values: Any) -> bool:
+    """Say whether every value is finite and below LARGEST.
+
+    Args:
+        values: a tensor, or what a model gives in its place, such as a dict or tuple of tensors.
+    """
+    match values:
+        case Tensor():
+            return bool((values.abs() < LARGEST).all())  # NaN is not below
+        case Mapping():
+            return all(map(is_sound, values.values()))
+        case list() | tuple():
+            return all(map(is_sound, values))
+        case _:
+            return True
 
 
 def send_all(
@@ -117,7 +131,7 @@ def _through(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed: int) -
     z = torch.from_numpy(np.concatenate([batch.z for batch in batches])).requires_grad_()
     with seeded(seed):
         outputs = tail(z)
-    losses = loss(outputs, torch.cat([batch.targets for batch in batches]))
+    losses = loss(outputs, joined([batch.targets for batch in batches]))
     weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in batches])
     total = (losses * weights).sum()
     found: tuple[Tensor | None, ...] = torch.autograd.grad(total, [z, *learning(tail)], allow_unused=True)

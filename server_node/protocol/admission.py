@@ -3,7 +3,6 @@
 Both are asked before anything is decoded.
 """
 
-from broker.wire import bits
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate, Hello
 from scenarios.schema.flows import Codecs
@@ -43,9 +42,9 @@ def check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireE
     codec, size = codecs.activations_up, len(message.payload)
     if not codec.fits(size, n, plan.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
-    expected = bits.packed_bytes(n * plan.targets_per_sample, bits.bits_for(plan.classes))
-    if len(message.targets) != expected:
-        return WireError("shape", f"targets of {len(message.targets)} bytes, not {expected}")
+    if not plan.targets.fits(len(message.targets), n):
+        most = plan.targets.size_bytes(n)
+        return WireError("shape", f"targets of {len(message.targets)} bytes for {n} samples, not {most}")
     return None
 
 

@@ -1,5 +1,6 @@
 """Who comes, who is greeted, who is refused: what the server does about clients apart from their work."""
 
+from broker.codecs.targets import Labels
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
@@ -156,15 +157,19 @@ class Reception:
 
     def _welcome(self) -> Welcome:
         plan = self._plan
+        outputs = plan.targets.wire_parts()
+        plain = isinstance(plan.targets, Labels)
+        classes, values = map(int, outputs[0][2:] if plain else (0, 0))
         return Welcome(
             self._rivals.incarnation,
             plan.batch_size,
             plan.local_steps,
             plan.cut_size,
-            plan.classes,
-            plan.targets_per_sample,
+            classes,
+            values,
             plan.packet_bytes,
             plan.initial_head,
+            [] if plain else outputs,
         )
 
     def undecodable(self, sender: str, error: WireError) -> list[ServerAction]:

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
@@ -74,8 +73,7 @@ class Plan:
         cut_size: d, values of one sample at the cut.
         head_size: parameters of the head.
         batch_size: most samples in a step.
-        targets_per_sample: integers in one target.
-        classes: targets lie below it.
+        targets: the kind of the task's targets.
         held_out: the metric comes from samples that devices keep for evaluation.
         evaluate_every: rounds between evaluations; the last round always has one.
         rejoin_s: how long a vanished member of the cohort may be away.
@@ -100,8 +98,7 @@ class Plan:
     cut_size: int
     head_size: int
     batch_size: int
-    targets_per_sample: int
-    classes: int
+    targets: Targets
     evaluate_every: int
     rejoin_s: float
     retry_s: float
@@ -174,8 +171,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         cut_size=task.cut_size,
         head_size=head_size,
         batch_size=scenario.task.batch_size,
-        targets_per_sample=int(np.prod(task.target_shape)),
-        classes=task.classes,
+        targets=task.kind,
         evaluate_every=training.evaluate_every,
         held_out=scenario.task.held_out > 0,
         rejoin_s=stragglers.rejoin_s,

@@ -7,7 +7,6 @@ import functools
 import math
 
 from broker.codecs import gradient_bytes
-from broker.wire import bits
 from broker.wire.messages import Activations, HeadUpdate
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch
 from scenarios.schema.flows import Codecs
@@ -34,12 +33,11 @@ class SyntheticDevice:
     """
 
     def __init__(self, plan: Plan, codecs: Codecs, samples: int) -> None:
-        targets_bytes = bits.packed_bytes(samples * plan.targets_per_sample, bits.bits_for(plan.classes))
         self._samples = samples
         self._activations = bytes(
             codecs.activations_up.size_bytes(samples, plan.cut_size) if plan.steps else 0
         )
-        self._targets = bytes(targets_bytes)
+        self._targets = bytes(plan.targets.size_bytes(samples))
         self._update = bytes(codecs.head_update_up.size_bytes(1, plan.head_size))
         self._round_samples = samples * plan.local_steps
 

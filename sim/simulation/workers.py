@@ -148,7 +148,7 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
     plan = _plan(scenario, task, head_size)
     try:
         if scenario.task.partition == "local":
-            samples = [len(read_own(scenario, task, client).targets) for client in plan.clients]
+            samples = [len(read_own(scenario, task, client)) for client in plan.clients]
         else:
             samples = [len(rows) for rows in client_rows(scenario, task.load())]
     except ScenarioError:

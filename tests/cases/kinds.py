@@ -99,9 +99,8 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "a label of -1": (
         kind(load=data(lambda split: Split(split.inputs, split.targets - 1))),
         (
-            "is -1, in row N: with classes 4, targets must be 0 to 3; there is no label to be ignored, "
-            "leave such "
-            "samples out"
+            "is -1, in row N: with classes 4, targets must be 0 to 3; a label that the loss leaves out needs "
+            "targets=Labels(4, ignore=-1)"
         ),
     ),
     "inputs of 64 bits": (
@@ -119,7 +118,10 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "a NaN in one row": (kind(load=data(spoilt)), "is nan, in row 7: inputs must be finite"),
     "targets with a fraction": (
         kind(load=data(lambda split: Split(split.inputs, split.targets.float()))),
-        "the targets of the training split must be integers, not float32",
+        (
+            "the targets of the training split must be integers, not float32; numbers to be predicted need "
+            "targets=Numbers() in the task"
+        ),
     ),
     "targets of another shape": (
         kind(load=data(lambda split: Split(split.inputs, split.targets[:, None]))),

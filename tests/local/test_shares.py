@@ -56,8 +56,8 @@ def test_a_folder_without_files_has_no_samples(tmp_path: Path) -> None:
     [
         ({"inputs": np.zeros(3)}, "needs the arrays inputs and targets"),
         (
-            {"inputs": np.zeros(3), "targets": np.zeros(3)},
-            "targets must be integers, a row for each sample",
+            {"inputs": np.zeros(3), "targets": np.array(["a", "b", "c"])},
+            "targets must be numbers, a row for each sample",
         ),
         ({"inputs": np.array(["a"]), "targets": np.zeros(1, int)}, "inputs must be numbers"),
         ({"inputs": np.zeros(3), "targets": np.zeros(2, int)}, "3 inputs but 2 targets$"),

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 
 from broker.codecs import Float16, Float32
+from broker.codecs.targets import Numbers
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.flows import Codecs
 from server_node.protocol.admission import check_activations, check_update
 from tests.protocol.test_server_core import PLAN
 
-# Batches of at most 4 samples; 6 values at the cut, 2 targets of 4 bits a sample; 5 parameters in the head.
-SMALL = replace(PLAN, batch_size=4, cut_size=6, targets_per_sample=2, classes=10, head_size=5, local_steps=3)
+# Batches of at most 4 samples; 6 values at the cut, targets are numbers; 5 parameters in the head.
+SMALL = replace(PLAN, batch_size=4, cut_size=6, targets=Numbers(), head_size=5, local_steps=3)
 CODECS = Codecs(Float16(), Float32(), Float32(), Float16())
 PAYLOAD_BYTES = {n: 1 + 2 * 6 * n for n in range(6)}
 
@@ -23,17 +24,17 @@ def activations(n: int, payload_bytes: int, targets_bytes: int) -> Activations:
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
-    assert check_activations(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], n)) is None
+    assert check_activations(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], 4 * n)) is None
 
 
 @pytest.mark.parametrize(
     ("n", "payload_bytes", "targets_bytes", "what"),
     [
-        (5, PAYLOAD_BYTES[5], 5, "5 samples in a batch of at most 4"),
-        (3, 36, 3, "activations of 36 bytes for 3 samples in Float16(codec='float16')"),
-        (3, 38, 3, "activations of 38 bytes for 3 samples in Float16(codec='float16')"),
-        (3, 37, 2, "targets of 2 bytes, not 3"),
-        (3, 37, 4, "targets of 4 bytes, not 3"),
+        (5, PAYLOAD_BYTES[5], 20, "5 samples in a batch of at most 4"),
+        (3, 36, 12, "activations of 36 bytes for 3 samples in Float16(codec='float16')"),
+        (3, 38, 12, "activations of 38 bytes for 3 samples in Float16(codec='float16')"),
+        (3, 37, 11, "targets of 11 bytes for 3 samples, not 12"),
+        (3, 37, 13, "targets of 13 bytes for 3 samples, not 12"),
     ],
 )
 def test_a_batch_of_other_sizes_is_not(n: int, payload_bytes: int, targets_bytes: int, what: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.codecs.targets import Labels
 from broker.errors import RunError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.schema.scenario import scenario_digest
@@ -45,8 +46,7 @@ def test_every_number_of_the_plan_is_the_scenarios(tmp_path: Path) -> None:
         cut_size=16,
         head_size=144,
         batch_size=7,
-        targets_per_sample=6,
-        classes=task.classes,
+        targets=Labels(4, (2, 3)),
         evaluate_every=4,
         rejoin_s=1.5,
         retry_s=2.5,
@@ -59,7 +59,7 @@ def test_every_number_of_the_plan_is_the_scenarios(tmp_path: Path) -> None:
 def test_a_first_server_has_the_lowest_incarnation_and_one_target_a_sample(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path)
     plan = make_plan(scenario, task_of(scenario), run="r", head_size=144)
-    assert (plan.incarnation, plan.targets_per_sample) == (1, 1)
+    assert (plan.incarnation, plan.targets) == (1, Labels(4))
     assert plan.by_link == {}
 
 

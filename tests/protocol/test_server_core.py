@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from broker.codecs import Float32
+from broker.codecs.targets import Labels
 from broker.machine.actions import (
     Compute,
     ComputeDone,
@@ -73,8 +74,7 @@ PLAN = Plan(
     cut_size=D,
     head_size=P,
     batch_size=2,
-    targets_per_sample=1,
-    classes=10,
+    targets=Labels(10),
     evaluate_every=2,
     rejoin_s=5.0,
     retry_s=600.0,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from broker.codecs.targets import Labels
 from broker.machine.actions import (
     CancelTimer,
     Compute,
@@ -142,13 +143,11 @@ def test_while_too_few_are_there_they_are_called_again_and_again() -> None:
 
 
 def test_a_client_without_the_scenario_is_told_what_it_must_know() -> None:
-    plan = replace(
-        PLAN, batch_size=7, local_steps=3, cut_size=6, classes=10, targets_per_sample=5, packet_bytes=7000
-    )
+    plan = replace(PLAN, batch_size=7, local_steps=3, cut_size=6, targets=Labels(10, (5,)), packet_bytes=7000)
     server = Server(replace(plan, initial_head=b"head"))
     server.handle(Online())
     actions = server.hear("a", Hello(1, "same", 9, wants_welcome=True))
-    assert actions[-1] == Publish("fl/2/r/down/a", Welcome(1, 7, 3, 6, 10, 5, 7000, b"head"))
+    assert actions[-1] == Publish("fl/2/r/down/a", Welcome(1, 7, 3, 6, 10, 5, 7000, b"head", []))
     assert server.hear("b", hello())[-1] == quiet("b")
 
 

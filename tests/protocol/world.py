@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from broker.codecs import Float32
+from broker.codecs.targets import Labels
 from broker.machine.actions import (
     CancelTimer,
     Compute,
@@ -80,8 +81,7 @@ PLAN = Plan(
     cut_size=D,
     head_size=P,
     batch_size=1,
-    targets_per_sample=1,
-    classes=10,
+    targets=Labels(10),
     evaluate_every=2,
     rejoin_s=20.0,
     retry_s=600.0,

@@ -573,7 +573,7 @@ def test_broker_urls_must_fit_their_kind(tmp_path: Path, broker: str, message: s
         pytest.param(
             "(3,)",
             "nn.Linear(4, 6)",
-            "task.partition: dirichlet_alpha needs one class per sample; this task has several",
+            "task.partition: dirichlet_alpha needs one class per sample; this task has other targets",
             id="several targets",
         ),
         pytest.param(

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scenarios.loading.trial.target_checks import unfit_target, unfit_targets, unfit_task
+from scenarios.loading.trial.target_checks import unfit_target, unfit_targets
+from scenarios.outputs import of_each, outputs_of
 from scenarios.task import Dataset, Split, Task
 
 Rows = npt.NDArray[np.int64]
@@ -20,15 +21,13 @@ def wrong_kind(data: object, task: Task) -> str | None:
     """Say what keeps the result of `load` from being the data of a task; values are not looked at."""
     if not isinstance(data, Dataset):
         return f"load() must give a scenarios.task.Dataset, not {_kind(data)}"
-    if wrong := unfit_task(task):
-        return wrong
     for name, split in (("training", data.train), ("test", data.test)):
         wrong = wrong_split(name, split, task)
         if wrong:
             return wrong
-    if data.owners is not None and np.shape(data.owners) != (len(data.train.targets),):
+    if data.owners is not None and np.shape(data.owners) != (len(data.train),):
         return (
-            f"owners must name one owner for each of the {len(data.train.targets)} training samples, "
+            f"owners must name one owner for each of the {len(data.train)} training samples, "
             f"but their shape is {np.shape(data.owners)}"
         )
     return None
@@ -45,13 +44,14 @@ def wrong_split(name: str, split: object, task: Task, *, may_be_empty: bool = Fa
     """
     if not isinstance(split, Split):
         return f"the {name} data must be a scenarios.task.Split, not {_kind(split)}"
-    parts: dict[str, object] = {"inputs": split.inputs, "targets": split.targets}
+    parts: dict[str, object] = {"inputs": split.inputs}
+    parts |= {f"targets {output}".rstrip(): each for output, each in outputs_of(split.targets).items()}
     for part, values in parts.items():
         if not isinstance(values, Tensor):
             return f"the {part} of the {name} split must be a torch.Tensor, not {_kind(values)}"
         if values.device.type != "cpu":
             return f"the {part} of the {name} split must be on the CPU, not on {values.device}"
-    if not len(split.targets):
+    if not len(split):
         return None if may_be_empty else f"the {name} split has no samples"
     return unfit_targets(name, split.targets, task)
 
@@ -61,14 +61,15 @@ def wrong_values(split: Split, task: Task, *, whose: str, rows: Rows | None = No
 
     Args:
         split: training or test data of the right kind.
-        task: has the number of classes.
+        task: says what targets are like.
         whose: who has the rows, for the message, such as "client c3".
         rows: the rows to look at; None: all.
     """
     picked = None if rows is None else torch.from_numpy(rows)
-    found = unfit_target(split.targets if picked is None else split.targets[picked], task)
+    targets = split.targets if picked is None else of_each(lambda each: each[picked], split.targets)
+    found = unfit_target(targets, task)
     if found:
-        return f"a target of {whose} is {found.value}, in row {_row(rows, found.at)}: {found.rule}"
+        return f"a target of {whose} {found.what}, in row {_row(rows, found.at)}: {found.rule}"
     if not split.inputs.is_floating_point():
         return None
     inputs = split.inputs if picked is None else split.inputs[picked]

@@ -70,7 +70,7 @@ def batch_of(scenario: Scenario, task: Task, train: Split, shares: dict[str, Row
         values = inputs[torch.from_numpy(known)].reshape(len(known), -1)
         extremes = (int(values.amin(1).argmin()), int(values.amax(1).argmax()))
         rows = [*(int(known[at]) for at in extremes), *rows]
-    sizes = {task.classes, task.cut_size, *task.target_shape, *task.cut_shape}
+    sizes = {task.cut_size, *task.kind.sizes, *task.cut_shape}
     while len(rows) > 2 and len(rows) in sizes:  # noqa: PLR2004 - fewer rows than two tell nothing
         rows.pop()
     return np.array(rows, np.int64)
@@ -84,7 +84,7 @@ class Trial:
         self._head, self._tail = head, tail
         self._split = scenario.training.method == "split"
 
-    def forward(self, split: Split, rows: Rows) -> tuple[Tensor, Tensor]:
+    def forward(self, split: Split, rows: Rows) -> tuple[Tensor, Any]:
         """Send rows through the head; gives z, or with FedAvg the model's outputs, and the targets."""
         inputs, targets = split.batch(rows)
         name = "head" if self._split else "model"
@@ -100,11 +100,11 @@ class Trial:
         """Send rows through everything and back, as a step of a round does."""
         z, targets = self.forward(split, rows)
         if not self._split:
-            self._losses(z, targets).mean().backward()  # type: ignore[no-untyped-call]
+            self._losses(z, targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
             refuse(unfit_gradients(self._head, "model"))
             return
         arrived = self._through_codec(z.detach()).requires_grad_()
-        self._losses(self._through_tail(arrived), targets).mean().backward()  # type: ignore[no-untyped-call]
+        self._losses(self._through_tail(arrived), targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
         if arrived.grad is None:
             raise Wrong("the loss does not depend on the activations: tail or loss cut the gradient off")
         if not torch.isfinite(arrived.grad).all():
@@ -123,8 +123,8 @@ class Trial:
     @torch.no_grad()
     def score(self, test: Split) -> None:
         """Score the first test rows, as an evaluation does."""
-        count = min(len(test.targets), MOST_ROWS - 1)
-        sizes = {self._task.classes, *self._task.target_shape}
+        count = min(len(test), MOST_ROWS - 1)
+        sizes = self._task.kind.sizes
         count -= count > 2 and count in sizes  # noqa: PLR2004 - fewer rows than two tell nothing
         inputs, targets = test.batch(slice(0, count))
         self._head.eval()
@@ -151,9 +151,9 @@ class Trial:
             what = f"the tail, given activations of shape {tuple(arrived.shape)},"
             return tried(what, lambda: self._tail(arrived))
 
-    def _losses(self, outputs: Any, targets: Tensor) -> Tensor:
+    def _losses(self, outputs: Any, targets: Any, n: int) -> Tensor:
         losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))
-        refuse(one_for_each("loss", losses, len(targets)))
+        refuse(one_for_each("loss", losses, n))
         if not losses.requires_grad:
             raise Wrong("the loss has no gradient: it must be computed from the outputs by torch")
         return losses  # type: ignore[no-any-return]
