@@ -80,7 +80,6 @@ WITHIN: dict[
         "protocol": {"vocabulary"},
         "learning": {"vocabulary"},
         "board": {"protocol", "vocabulary"},
-        "trackers": {"vocabulary"},
         "service": set(),
     },
     "sim": {
@@ -88,11 +87,10 @@ WITHIN: dict[
         "simulation": {"network"},
         "shaped": {"network", "simulation"},
         "live": {"shaped"},
-        "statistics": set(),
-        "report": {"statistics"},
+        "report": set(),
         "watch": set(),
-        "experiments": {"simulation", "statistics"},
-        "commands": {"network", "simulation", "live", "experiments", "report", "watch", "statistics"},
+        "experiments": {"simulation"},
+        "commands": {"network", "simulation", "live", "experiments", "report", "watch"},
     },
 }
 
@@ -111,9 +109,7 @@ def test_a_folder_knows_only_those_below_it(room: str) -> None:
     assert wrong == set()
 
 
-@pytest.mark.parametrize(
-    "folder", ["sim/network", "sim/simulation", "sim/experiments", "sim/report", "sim/statistics"]
-)
+@pytest.mark.parametrize("folder", ["sim/network", "sim/simulation", "sim/experiments", "sim/report"])
 def test_virtual_time_needs_nothing_that_is_called_live(folder: str) -> None:
     names = {name for file in (ROOT / folder).rglob("*.py") for name in imports(file)}
     assert {name for name in names if "live" in name.split(".")} == set()

@@ -127,6 +127,11 @@ COMMANDS = {
         "sim.commands.calibrate:calibrate",
         "Measure how long this machine computes for a scenario's task and codecs, and write it to a file.",
     ),
+    "links": Command(
+        "sim.network.links.importing.command:app",
+        "List, convert, make and draw links: presets, and traces of links that change as time goes.",
+        extra="sim",
+    ),
     "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
     "data": Command("sim.commands.data:app", "Get the data of tasks, and write what each device would have."),
 }

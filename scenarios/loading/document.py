@@ -246,12 +246,16 @@ def _put(node: Node | None, key: list[str], new: Node) -> Node:
     return merge(node, patch) if node else patch
 
 
-def absolute_paths(node: Node, keys: set[Key]) -> Node:
+def absolute_paths(node: Node, keys: set[Key], is_path: Callable[[str], bool] = bool) -> Node:
     """Make the paths at some keys absolute, each relative to where it was written; `~` is the home.
 
-    EACH in a key stands for every item of a list.
+    EACH in a key stands for every item of a list, and every key of a mapping. What is no path stays.
     """
-    return _replace_at(node, keys, lambda path, _: replace(path, value=str(_resolved(path))))
+
+    def absolute(path: Node, _: Key) -> Node:
+        return replace(path, value=str(_resolved(path))) if is_path(path.value) else path
+
+    return _replace_at(node, keys, absolute)
 
 
 def include(node: Node, keys: set[Key]) -> Node:
@@ -277,7 +281,7 @@ def _resolved(path: Node) -> Path:
 
 
 def _replace_at(node: Node, keys: set[Key], new: Callable[[Node, Key], Node], at: Key = ()) -> Node:
-    """Replace the texts at some keys below `at`; EACH in a key stands for every item of a list."""
+    """Replace the texts at some keys below `at`, as of absolute_paths."""
     if () in keys and isinstance(node.value, str):
         return new(node, at)
     if isinstance(node.value, list):
@@ -287,7 +291,9 @@ def _replace_at(node: Node, keys: set[Key], new: Callable[[Node, Key], Node], at
     if not isinstance(node.value, dict):
         return node
     children = {
-        name: _replace_at(child, {key[1:] for key in keys if key and key[0] == name}, new, (*at, name))
+        name: _replace_at(
+            child, {key[1:] for key in keys if key and key[0] in (name, EACH)}, new, (*at, name)
+        )
         for name, child in node.value.items()
     }
     return Node(children, node.origin)

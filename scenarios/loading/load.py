@@ -17,6 +17,7 @@ from scenarios.loading.explaining.explain import explain
 from scenarios.loading.explaining.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
 from scenarios.schema.base import Key, Part
+from scenarios.schema.links import names_a_file
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
 
@@ -27,6 +28,11 @@ P = TypeVar("P", bound=Part)
 SWEEP = "sweep"
 """The key of what `fedlite sweep` varies. A single run ignores it."""
 
+TRACES: set[Key] = {
+    ("fleet", document.EACH, "link", "trace"),
+    ("network", "server", "link", "trace"),
+    ("network", "access_points", document.EACH, "trace"),
+}
 PROFILES: set[Key] = {("fleet", document.EACH, "device"), ("network", "server")}
 """Keys whose value may be the path of a file that `fedlite calibrate` wrote. Its content is put there."""
 
@@ -109,6 +115,7 @@ def check(root: Node, *, with_files: bool = True) -> Scenario:
     root = _with_absolute_paths(root)
     if with_files:
         root = document.include(root, PROFILES)
+    root = document.absolute_paths(root, TRACES, names_a_file)
     scenario = typed(root, Scenario)
     refuse(root, problems(scenario))
     return scenario

@@ -1,4 +1,4 @@
-"""Links between a device and the broker: named presets, or written out. sim.network.link is their model."""
+"""Links between a device and the broker: named presets, or written out. sim.network.links has their model."""
 
 from typing import Annotated, Literal
 
@@ -6,9 +6,70 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from scenarios.schema.base import NotNegative, Part, Positive, form, preset
 
+Share = Annotated[float, Field(ge=0, le=0.5)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""1000 bit/s; 0 is an outage."""
+
+
+MOST_LOST = 0.5
+
+
+class GilbertElliott(Part):
+    """Loss in bursts: a good and a bad state, each with its share of lost packets.
+
+    Gilbert 1960, Elliott 1963. `tc netem loss gemodel P R 1-H 1-K` takes the same four numbers, in this
+    order.
+    """
+
+    p: Annotated[float, Field(gt=0, le=1)] = Field(description="share of packets after which good turns bad")
+    r: Annotated[float, Field(gt=0, le=1)] = Field(description="share of packets after which bad turns good")
+    loss_in_bad: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="share of packets lost in the bad state"
+    )
+    loss_in_good: Share = Field(default=0.0, description="share of packets lost in the good state")
+
+    @property
+    def mean(self) -> float:
+        """Give the share of packets lost in the long run."""
+        bad = self.p / (self.p + self.r)
+        return bad * self.loss_in_bad + (1 - bad) * self.loss_in_good
+
+    @model_validator(mode="after")
+    def _carries_something(self) -> "GilbertElliott":
+        if self.mean > MOST_LOST:
+            raise ValueError(f"loses {self.mean:.2f} of all packets in the long run, more than {MOST_LOST}")
+        return self
+
+
+def _loss_form(value: object) -> str:
+    return "bursts" if isinstance(value, dict | GilbertElliott) else "share"
+
+
+LossChoice = Annotated[
+    Annotated[Share, Tag("share")] | Annotated[GilbertElliott, Tag("bursts")], Discriminator(_loss_form)
+]
+
+
+class LinkState(Part):
+    """What a link that changes is like for a while; what is not given is as in the link itself."""
+
+    uplink_kbps: Rate | None = Field(default=None, description="rate up in 1000 bit/s; 0: an outage")
+    downlink_kbps: Rate | None = Field(default=None, description="rate down; 0: an outage")
+    latency_ms: NotNegative | None = Field(default=None, description="mean time one way")
+    loss: Share | None = Field(default=None, description="share of IP packets lost")
+
+
+class MarkovState(LinkState):
+    """A state of a link that stays in it for an exponential time, then turns to any other one."""
+
+    mean_s: Positive = Field(description="mean time in this state")
+
 
 class Link(Part):
-    """A device's link to the broker, with the same latency in both directions."""
+    """A device's link to the broker, with the same latency in both directions.
+
+    With `trace` or `states` it changes as time goes.
+    """
 
     uplink_kbps: Positive | None = Field(
         default=None, description="rate up in 1000 bit/s, IP headers included; unlimited if not given"
@@ -19,8 +80,29 @@ class Link(Part):
     jitter: Literal["normal", "lognormal", "uniform"] = Field(
         default="normal", description="distribution of the time one way; never below 0"
     )
-    loss: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        default=0.0, description="share of IP packets lost; TCP repeats them and slows down"
+    loss: LossChoice = Field(
+        default=0.0,
+        description="share of IP packets lost, or loss in bursts; TCP repeats them and slows down",
+    )
+    trace: str | None = Field(
+        default=None,
+        description=(
+            "rates, latency and loss over time: a shipped trace's name, or a CSV file with the column time_s "
+            "and any of uplink_kbps, downlink_kbps, latency_ms, loss"
+        ),
+    )
+    repeat: bool = Field(
+        default=True, description="begin the trace again at its end; else its last row stays"
+    )
+    start: Literal["per_client", "together"] = Field(
+        default="per_client",
+        description=(
+            "each client begins at its own place in the trace, drawn from the seed, or all begin at its "
+            "start; without repeat they do"
+        ),
+    )
+    states: tuple[MarkovState, ...] | None = Field(
+        default=None, min_length=2, description="instead of a trace: a Markov chain of states"
     )
     source: str = Field(default="", description="where the numbers come from")
 
@@ -29,6 +111,27 @@ class Link(Part):
         if self.jitter_ms and self.jitter == "lognormal" and not self.latency_ms:
             raise ValueError("lognormal jitter needs a latency_ms above 0, its mean")
         return self
+
+    @model_validator(mode="after")
+    def _changes_in_one_way(self) -> "Link":
+        if self.trace is not None and self.states is not None:
+            raise ValueError("takes trace or states, one of the two")
+        if self.trace is None and (not self.repeat or self.start == "together"):
+            raise ValueError("repeat and start go with a trace")
+        for rate in ("uplink_kbps", "downlink_kbps"):
+            if self.states and all(getattr(state, rate) == 0 for state in self.states):
+                raise ValueError(f"{rate} is 0 in every state: nothing would ever arrive")
+        return self
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is another link at another time."""
+        return self.trace is not None or self.states is not None
+
+
+def names_a_file(trace: str) -> bool:
+    """Say whether a trace is given as a path, with a slash or ending in .csv; else it is a shipped one."""
+    return "/" in trace or trace.endswith(".csv")
 
 
 LINKS = {

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from scenarios.errors import suggestion
 from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
 from scenarios.schema.devices import DeviceChoice, Slowdown
-from scenarios.schema.links import LinkChoice
+from scenarios.schema.links import Link, LinkChoice, MarkovState
 
 
 class Always(Part):
@@ -98,6 +98,33 @@ class AccessPoint(Part):
 
     uplink_kbps: Positive | None = Field(default=None, description="rate up; unlimited if not given")
     downlink_kbps: Positive | None = Field(default=None, description="rate down; unlimited if not given")
+    trace: str | None = Field(
+        default=None,
+        description="rates over time: a shipped trace's name, or a CSV file; not its latency and loss",
+    )
+    repeat: bool = Field(
+        default=True, description="begin the trace again at its end; else its last row stays"
+    )
+    states: tuple[MarkovState, ...] | None = Field(
+        default=None, min_length=2, description="instead of a trace: a Markov chain of rates"
+    )
+
+    @property
+    def link(self) -> Link:
+        """The same as a link of nobody: its rates over time."""
+        return Link(
+            uplink_kbps=self.uplink_kbps,
+            downlink_kbps=self.downlink_kbps,
+            trace=self.trace,
+            repeat=self.repeat,
+            start="per_client" if self.trace is None else "together",
+            states=self.states,
+        )
+
+    @model_validator(mode="after")
+    def _is_a_link(self) -> "AccessPoint":
+        assert self.link
+        return self
 
 
 class BrokerModel(Part):

@@ -20,8 +20,9 @@ from sim.chrome_trace import Trace
 from sim.network.broker_queues import ServiceQueue, Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, InFlight, NetworkStats
-from sim.network.link import HEADER_BYTES, TcpLink, framed_bytes
-from sim.network.shared_link import SharedTcpLink
+from sim.network.links.link import TcpLink
+from sim.network.links.path import HEADER_BYTES, framed_bytes
+from sim.network.links.shared_link import SharedTcpLink
 
 PUBACK_BYTES = 4
 """MQTT 3.1.1, 3.4."""

@@ -1,21 +1,18 @@
-"""Reads the CSV files that a scenario may name: slowdown factors, and when clients are there.
+"""Reads the CSV files that a scenario may name: slowdown factors, when clients are there, traces of links."""
 
-Files of spreadsheets are read as they are: with a byte order mark, with spaces round the values, with
-semicolons between them.
-"""
-
-import csv
 import functools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.devices import TraceSlowdown
+from scenarios.schema.links import link_of
 from scenarios.schema.network import PresenceTrace
 from scenarios.schema.scenario import Scenario, client_names
+from sim.network.csv_file import number, rows
+from sim.network.links.traces import check_trace
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ Interval = tuple[float, float]
 
 
 def check_csv_inputs(scenario: Scenario) -> None:
-    """Read all the files that a scenario's fleet names, before a run.
+    """Read all the files that a scenario's fleet and network name, before a run.
 
     A warning is logged when a file leaves out clients of its group, or when all of them leave for good: a
     run that lasts longer then stands still.
@@ -34,14 +31,18 @@ def check_csv_inputs(scenario: Scenario) -> None:
     """
     names = client_names(scenario)
     first = 0
-    for number, group in enumerate(scenario.fleet):
+    for place, group in enumerate(scenario.fleet):
         members = names[first : first + group.size]
         first += group.size
         if isinstance(group.availability, PresenceTrace):
-            key = f"fleet.{number}.availability.file"
+            key = f"fleet.{place}.availability.file"
             _check_clients(group.availability.file, members, key)
         if isinstance(group.slowdown, TraceSlowdown):
             read_factors(group.slowdown.file)
+        check_trace(link_of(group.link), f"fleet.{place}.link.trace")
+    check_trace(link_of(scenario.network.server.link), "network.server.link.trace")
+    for name, point in scenario.network.access_points.items():
+        check_trace(point.link, f"network.access_points.{name}.trace")
 
 
 def _check_clients(file: Path, members: list[str], key: str) -> None:
@@ -69,8 +70,8 @@ def read_factors(file: Path) -> tuple[float, ...]:
         ScenarioError: the file cannot be read or says something else.
     """
     factors = []
-    for where, row in _rows(file, ("factor",)):
-        factors.append(_number(where, row["factor"]))
+    for where, row in rows(file, ("factor",)):
+        factors.append(number(where, row["factor"]))
         if not 0 < factors[-1] < math.inf:
             raise ScenarioError(f"{where}: a factor must be above 0")
     if not factors:
@@ -87,9 +88,9 @@ def read_presence(file: Path) -> dict[str, list[Interval]]:
             overlap.
     """
     presence: dict[str, list[Interval]] = defaultdict(list)
-    for where, row in _rows(file, ("client", "from_s", "to_s")):
-        from_s = _number(where, row["from_s"])
-        to_s = _number(where, row["to_s"]) if row["to_s"] else math.inf
+    for where, row in rows(file, ("client", "from_s", "to_s")):
+        from_s = number(where, row["from_s"])
+        to_s = number(where, row["to_s"]) if row["to_s"] else math.inf
         before = presence[row["client"]]
         if not (before[-1][1] if before else 0.0) <= from_s < to_s:
             raise ScenarioError(
@@ -99,41 +100,3 @@ def read_presence(file: Path) -> dict[str, list[Interval]]:
     if not presence:
         raise ScenarioError(f"{file}: no rows below the names of the columns")
     return dict(presence)
-
-
-def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Give each row's place, for messages, and its values by column, without spaces round them."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{file}: cannot be read: {error}") from error
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    try:
-        table = list(enumerate(csv.reader(lines, delimiter=separator, strict=True), 1))
-    except csv.Error as error:
-        raise ScenarioError(f"{file}: not CSV: {error}") from error
-    names = [name.strip() for name in table[0][1]] if table else []
-    if not set(columns) <= set(names):
-        found = f", not {', '.join(names)}" if any(names) else ""
-        raise ScenarioError(f"{file}:1: the first line must name the columns {', '.join(columns)}{found}")
-    for line, values in table[1:]:
-        row = [value.strip() for value in values]
-        if not any(row):
-            continue
-        if len(row) > len(names):
-            raise ScenarioError(
-                f"{file}:{line}: {len(row)} values for {len(names)} columns{_commas(separator)}"
-            )
-        yield f"{file}:{line}", dict.fromkeys(names, "") | dict(zip(names, row, strict=False))
-
-
-def _commas(separator: str) -> str:
-    return "; write 0.5, not 0,5" if separator == "," else ""
-
-
-def _number(where: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        comma = f"; write {text.replace(',', '.')}" if "," in text else ""
-        raise ScenarioError(f"{where}: '{text}' is no number{comma}") from None

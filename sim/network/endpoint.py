@@ -9,8 +9,8 @@ import msgspec
 from broker.machine.actions import Publish
 from edge_client.core import ClientEvent
 from sim.network.broker_queues import Window
-from sim.network.link import TcpLink
-from sim.network.shared_link import SharedTcpLink
+from sim.network.links.link import TcpLink
+from sim.network.links.shared_link import SharedTcpLink
 
 Handle = Callable[[ClientEvent], None]
 

@@ -26,8 +26,8 @@ from broker.urls import Address, parse_url
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
-from sim.network.link import TcpLink
-from sim.network.shared_link import SharedTcpLink
+from sim.network.links.link import TcpLink
+from sim.network.links.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import Packet, PacketSplitter, client_id
 from sim.shaped.shaping import PacketPath, links_by_client
 

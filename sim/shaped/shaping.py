@@ -13,8 +13,10 @@ from scenarios.schema.links import Link, link_of
 from scenarios.schema.scenario import Scenario
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
-from sim.network.link import TcpLink, links_of, path_of
-from sim.network.shared_link import SharedTcpLink
+from sim.network.links.changing_link import links_of
+from sim.network.links.link import TcpLink
+from sim.network.links.path import path_of
+from sim.network.links.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, SUBACK, Packet
 from sim.simulation.devices import make_endpoints
 
@@ -69,18 +71,19 @@ class PacketPath:
         clock: virtual time.
         link: the client's, in this direction.
         deliver: takes what arrives.
-
-    Attributes:
-        room_bytes: what the link needs under way to be busy all the time.
     """
 
     def __init__(self, clock: Clock, link: TcpLink | SharedTcpLink, deliver: Callable[[bytes], None]) -> None:
-        capacity_bytes = link.path.bytes_per_s * max(link.latency_s, 1e-9)
-        self.room_bytes = MAX_PIECE_BYTES + int(min(capacity_bytes, _MOST_IN_FLIGHT_BYTES))
         self._clock = clock
         self._link = link
         self._deliver = deliver
         self._packets: deque[_InFlight] = deque()
+
+    @property
+    def room_bytes(self) -> int:
+        """What the link needs under way to be busy all the time, as it is now."""
+        capacity_bytes = self._link.path.bytes_per_s * max(self._link.latency_s, 1e-9)
+        return MAX_PIECE_BYTES + int(min(capacity_bytes, _MOST_IN_FLIGHT_BYTES))
 
     def send(self, packet: Packet) -> None:
         """Take a packet, or a piece of a large one."""

@@ -1,6 +1,5 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -11,12 +10,14 @@ from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from sim.chrome_trace import Trace
-from sim.network.bottleneck import Bottleneck
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
-from sim.network.link import TcpLink, links_of
-from sim.network.shared_link import SharedTcpLink
+from sim.network.links.access_point import bottlenecks_of
+from sim.network.links.bottleneck import Bottleneck
+from sim.network.links.changing_link import links_of
+from sim.network.links.link import TcpLink
+from sim.network.links.shared_link import SharedTcpLink
 from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
 from sim.simulation.recorder import RunJob
 
@@ -91,17 +92,13 @@ def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
 def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
     access_points = {
-        name: (_bottleneck(clock, point.uplink_kbps), _bottleneck(clock, point.downlink_kbps))
+        name: bottlenecks_of(clock, point, seed=scenario.seed, owner=f"access point {name}")
         for name, point in scenario.network.access_points.items()
     }
     endpoints = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
-        up: TcpLink | SharedTcpLink
-        down: TcpLink | SharedTcpLink
-        up, down = links_of(link_of(group.link), seed=scenario.seed, owner=client)
-        if group.via is not None:
-            shared_up, shared_down = access_points[group.via]
-            up, down = SharedTcpLink(clock, up, shared_up), SharedTcpLink(clock, down, shared_down)
+        own = links_of(link_of(group.link), seed=scenario.seed, owner=client)
+        up, down = own if group.via is None else _shared(clock, own, access_points[group.via])
         endpoints[client] = Endpoint(
             client,
             up,
@@ -143,5 +140,8 @@ def make_computer(
     return Computer(clock, run, work, slowdown, trace, trace.lane(client))
 
 
-def _bottleneck(clock: Clock, kbps: float | None) -> Bottleneck:
-    return Bottleneck(clock, kbps * 1000 / 8 if kbps else math.inf)
+def _shared(
+    clock: Clock, own: tuple[TcpLink, TcpLink], point: tuple[Bottleneck, Bottleneck]
+) -> tuple[SharedTcpLink, SharedTcpLink]:
+    up, down = (SharedTcpLink(clock, link, bottleneck) for link, bottleneck in zip(own, point, strict=True))
+    return up, down

@@ -28,7 +28,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, NetworkStats
-from sim.network.link import links_of
+from sim.network.links.changing_link import links_of
 from sim.simulation.devices import group_of_each, make_computer, make_endpoints
 from sim.simulation.driver import Actor
 from sim.simulation.workers import Workers, settled

@@ -11,7 +11,8 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
-from sim.network.link import TcpLink, path_of
+from sim.network.links.link import TcpLink
+from sim.network.links.path import path_of
 from sim.shaped.mqtt_packets import CONNECT, PUBLISH, SUBACK, Packet
 from sim.shaped.shaping import SERVER, PacketPath, check_shape, links_by_client
 from tests.helpers import small_scenario

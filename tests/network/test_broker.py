@@ -9,7 +9,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint
-from sim.network.link import links_of
+from sim.network.links.changing_link import links_of
 
 
 def broker_with(

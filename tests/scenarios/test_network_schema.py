@@ -148,7 +148,7 @@ def test_mistakes_name_the_key_and_what_is_allowed(tmp_path: Path, fleet: str, e
         ("3", "network.access_points: must be a mapping of names of your own, not 3"),
         (
             "{a: 3}",
-            "network.access_points.a: must be a mapping with the keys uplink_kbps, downlink_kbps, not 3",
+            "network.access_points.a: must be a mapping with the keys uplink_kbps, downlink_kbps, trace",
         ),
         (
             "{a: {uplink_kbp: 3}}",

@@ -70,11 +70,7 @@ class Study(Part):
     links: Annotated[
         tuple[StudyLink, ...],
         Field(
-            min_length=1,
-            description=(
-                "training runs over the first; over the others time is modelled only, unless a link can "
-                "change what is learned: a policy other than wait_all, clients that go away, codecs by link"
-            ),
+            min_length=1, description="training runs over the first; over the others time is modelled only"
         ),
     ]
 

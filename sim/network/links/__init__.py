@@ -1,0 +1,1 @@
+"""A device's link, alone or behind an access point that it shares: when does a message arrive?"""

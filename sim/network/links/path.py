@@ -1,0 +1,112 @@
+"""What one direction of a link is like at a moment, and the packets that a message takes there."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from scenarios.schema.links import GilbertElliott, Link, LinkState
+
+SEGMENT_BYTES = 1448
+"""TCP payload of a full packet: an MTU of 1500 less the headers."""
+
+HEADER_BYTES = 52
+"""IPv4 20, TCP 20, timestamp option 12; in every packet. The layers below are not counted."""
+
+ACKNOWLEDGED_SEGMENTS = 2
+"""Receivers acknowledge every second segment, RFC 5681, 4.2."""
+
+MIN_RTO_MARGIN_S = 0.2
+"""Linux: the retransmission timeout is at least so much above the round trip."""
+
+_standard_normal = NormalDist().inv_cdf
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What all devices on the same kind of link share, for one direction.
+
+    Attributes:
+        bytes_per_s: rate for packets with their headers; infinite if unlimited, 0 in an outage.
+        segment_s: time a full packet takes at that rate.
+        latency_s: mean time one way.
+        one_way_s: quantile function of the time one way; None where that does not vary.
+        loss: probability that a packet is lost, in the long run.
+        bursts: how losses follow each other; None: each packet is lost by chance alone.
+        round_trip_s: of two full packets and their acknowledgement on an idle link.
+        timeout_s: TCP's retransmission timeout.
+        instant: whether nothing takes time on it.
+    """
+
+    bytes_per_s: float
+    segment_s: float
+    latency_s: float
+    one_way_s: Callable[[float], float] | None
+    loss: float
+    bursts: GilbertElliott | None
+    round_trip_s: float
+    timeout_s: float
+    instant: bool
+
+
+AS_IT_IS = LinkState()
+
+
+@functools.lru_cache(maxsize=4096)
+def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_IT_IS) -> Path:
+    """Give one direction of a link in seconds and bytes, while it is in a state."""
+    own, now = (
+        (link.uplink_kbps, state.uplink_kbps)
+        if direction == "up"
+        else (link.downlink_kbps, state.downlink_kbps)
+    )
+    kbps = own if now is None else now
+    latency_s = (link.latency_ms if state.latency_ms is None else state.latency_ms) / 1000
+    loss = link.loss if state.loss is None else state.loss
+    bursts = loss if isinstance(loss, GilbertElliott) else None
+    full_packet_bytes = SEGMENT_BYTES + HEADER_BYTES
+    segment_s = full_packet_bytes * 8 / (kbps * 1000) if kbps else 0.0
+    round_trip_s = 2 * latency_s + ACKNOWLEDGED_SEGMENTS * segment_s
+    return Path(
+        bytes_per_s=math.inf if kbps is None else full_packet_bytes / segment_s if kbps else 0.0,
+        segment_s=segment_s,
+        latency_s=latency_s,
+        one_way_s=_with_jitter(latency_s, link.jitter_ms / 1000, link.jitter),
+        loss=loss.mean if isinstance(loss, GilbertElliott) else loss,
+        bursts=bursts,
+        round_trip_s=round_trip_s,
+        timeout_s=round_trip_s + MIN_RTO_MARGIN_S,
+        instant=not (link.changes or kbps is not None or latency_s or link.jitter_ms or loss),
+    )
+
+
+def _with_jitter(
+    mean_s: float, deviation_s: float, distribution: Literal["normal", "lognormal", "uniform"]
+) -> Callable[[float], float] | None:
+    """Give the quantile function of times with this mean and standard deviation, never below 0."""
+    if deviation_s == 0.0 or (distribution == "lognormal" and mean_s == 0.0):
+        return None
+    match distribution:
+        case "normal":
+            return lambda probability: max(0.0, mean_s + deviation_s * _standard_normal(probability))
+        case "uniform":
+            half_width_s = math.sqrt(3) * deviation_s
+            return lambda probability: max(0.0, mean_s + half_width_s * (2 * probability - 1))
+        case "lognormal":
+            variance = math.log1p((deviation_s / mean_s) ** 2)
+            sigma, mu = math.sqrt(variance), math.log(mean_s) - variance / 2
+            return lambda probability: math.exp(mu + sigma * _standard_normal(probability))
+
+
+@functools.lru_cache(maxsize=1024)
+def segments_of(payload_bytes: int) -> int:
+    """Give the TCP segments that a message takes."""
+    return -(-payload_bytes // SEGMENT_BYTES)
+
+
+@functools.lru_cache(maxsize=1024)
+def framed_bytes(payload_bytes: int) -> int:
+    """Give a message's bytes with the TCP/IP headers of all its packets."""
+    return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)

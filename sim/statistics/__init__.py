@@ -1,1 +1,0 @@
-"""Runs that differ in nothing but the seed are replicates: means, intervals, paired differences."""
