@@ -48,12 +48,13 @@ from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
 from scenarios.loading.load import load_scenario
+from scenarios.optimizers import sgd_step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
 from scenarios.task import Task
 from scenarios.tasks import load_task
-from scenarios.training import BatchSampler, initial_model, sgd_step
+from scenarios.training import BatchSampler, initial_model
 
 PIXELS = 144  # sub-vectors of the FEMNIST CNN's feature map, one a pixel
 LINE = 12

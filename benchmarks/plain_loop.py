@@ -1,8 +1,9 @@
 """The same training as a run, as a plain PyTorch loop in one process: no messages, no broker.
 
 The yardstick of benchmarks/throughput.py and benchmarks/virtual_time.py: same task, data shares, cohorts,
-batches, codecs of all four flows, learning rates and evaluations; one client after the other, as many torch
-threads as it is given. With method fedavg it trains the whole model on each client, as a run does.
+batches, codecs of all four flows, optimizers of head and tail, learning rates and evaluations; one client
+after the other, as many torch threads as it is given. With method fedavg it trains the whole model on each
+client, as a run does.
 """
 
 import time
@@ -14,6 +15,7 @@ from torch import nn
 
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
+from scenarios.optimizers import Moments, step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
@@ -26,7 +28,6 @@ from scenarios.training import (
     head_vector,
     initial_model,
     load_head_vector,
-    sgd_step,
 )
 from server_node.learning.tail_pass import gradient_to_activations
 
@@ -48,6 +49,8 @@ class Loop:
         self.tail = tail
         self.rng = generator(scenario.seed, "plain loop")
         self.samples = 0  # of the round so far
+        self.head_moments: Moments = []
+        self.tail_moments: Moments = []
 
     def split_step(self, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Do a step of split learning: the head learns, the tail adds up its gradient."""
@@ -64,13 +67,25 @@ class Loop:
         strength = training.lambda_in(number, gradient_to_activations(mean_loss_gradient, seen))
         gradient += np.float32(strength) * (sent - seen)
         z.backward(torch.from_numpy(gradient))
-        sgd_step(self.head, training.head_lr * training.lr_factor(number))
+        self.head_step(number)
 
     def whole_step(self, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Do a step of the whole model."""
-        training = self.scenario.training
         self.task.loss(self.head(inputs), targets).mean().backward()  # type: ignore[no-untyped-call]
-        sgd_step(self.head, training.head_lr * training.lr_factor(number))
+        self.head_step(number)
+
+    def head_step(self, number: int) -> None:
+        """Let the head learn."""
+        training = self.scenario.training
+        lr = training.head_lr * training.lr_factor(number)
+        step(list(self.head.parameters()), training.head_optimizer, self.head_moments, lr)
+
+    def tail_step(self, number: int) -> None:
+        """Let the tail learn from the round's samples."""
+        training = self.scenario.training
+        lr = training.tail_lr * training.lr_factor(number)
+        parameters, optimizer = list(self.tail.parameters()), training.tail_optimizer
+        step(parameters, optimizer, self.tail_moments, lr, weight=self.samples)
 
     def client(
         self, number: int, share: Split, sampler: BatchSampler, received: npt.NDArray[np.float32]
@@ -78,11 +93,12 @@ class Loop:
         """Train one client in a round; gives the change of its head, times its samples."""
         training = self.scenario.training
         load_head_vector(self.head, received)
-        step = self.whole_step if training.method == "fedavg" else self.split_step
+        self.head_moments = []
+        learn = self.whole_step if training.method == "fedavg" else self.split_step
         samples = 0
         for local in range(training.local_steps):
             inputs, targets = share.batch(sampler.rows(number, local))
-            step(number, inputs, targets)
+            learn(number, inputs, targets)
             samples += len(inputs)
         self.samples += samples
         delta = (head_vector(self.head) - received)[None, :]
@@ -112,7 +128,7 @@ def train(scenario: Scenario) -> tuple[float, float]:
         loop.tail.train()
         for client in cohort:
             change += loop.client(number, shares[client], samplers[client], received)
-        sgd_step(loop.tail, training.tail_lr * training.lr_factor(number) / loop.samples)
+        loop.tail_step(number)
         parameters += change / np.float32(loop.samples)
         if number % training.evaluate_every == 0 or number == training.rounds:
             load_head_vector(loop.head, parameters)

@@ -1,4 +1,4 @@
-"""What device, server and benchmarks need to train a task: batches, models as vectors, a step of SGD."""
+"""What device, server and benchmarks need to train a task: batches, and models as vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,13 +83,24 @@ def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
         ValueError: the vector is of another length.
     """
     parameters = list(head.parameters())
-    size = sum(parameter.numel() for parameter in parameters)
-    if vector.shape != (size,):
-        raise ValueError(f"a vector of shape {vector.shape} for {size} parameters")
     with torch.no_grad():
-        parts = torch.split(torch.tensor(vector), [parameter.numel() for parameter in parameters])
-        for parameter, values in zip(parameters, parts, strict=True):
-            parameter.copy_(values.view(parameter.shape))
+        for parameter, values in zip(parameters, parts_of(torch.tensor(vector), parameters), strict=True):
+            parameter.copy_(values)
+
+
+def parts_of(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Give views of a vector, shape (P,), each shaped like one of the parameters, in their order.
+
+    Raises:
+        ValueError: the vector is of another length.
+    """
+    sizes = [parameter.numel() for parameter in parameters]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"a vector of shape {tuple(vector.shape)} for {sum(sizes)} parameters")
+    return [
+        part.view(parameter.shape)
+        for part, parameter in zip(torch.split(vector, sizes), parameters, strict=True)
+    ]
 
 
 def module_tensors(module: nn.Module) -> list[Tensor]:
@@ -118,16 +129,3 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
         total += float(task.score(tail(head(inputs)), targets).sum())
     return total / len(test)
-
-
-def sgd_step(module: nn.Module, lr: float) -> None:
-    """Move a module's parameters against their gradients, and clear these for the next step.
-
-    Plain SGD is written out because importing torch.optim loads torch's compiler: 80 MB and more than a
-    second in every process, too much for a small device.
-    """
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                parameter.add_(parameter.grad, alpha=-lr)
-                parameter.grad.zero_()

@@ -1,9 +1,9 @@
 """Files from which a stopped or killed server goes on: the newest checkpoint, and the one before it.
 
-That of a live run holds head, tail, the rows of the rounds so far, the byte ledger, and what the rule
-filtered_mean remembers of clients. Nothing else is needed: plain SGD keeps no state, every random choice is
-made from the seed and the round, and clients greet a new incarnation. What that of a simulated run holds is
-in sim.simulation.moment.
+That of a live run holds head, tail, what the server's optimizers remember of them, the rows of the rounds so
+far, the byte ledger, and what the rule filtered_mean remembers of clients. Nothing else is needed: every
+random choice is made from the seed and the round, and clients greet a new incarnation. What that of a
+simulated run holds is in sim.simulation.moment.
 
 A checkpoint is a safetensors file. Its header has a checksum of the whole file, computed with zeros in the
 checksum's place: a file in which any bit is another one is not loaded. It is on the disk, not only with the
@@ -23,11 +23,15 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
+from scenarios.optimizers import Moments, moments_named, named_moments
 from server_node.learning.aggregation import LabelFilter
 from server_node.vocabulary.ledger import Ledger
 
 FILE = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+
+TAIL_OPTIMIZER = "tail_optimizer"
+SERVER_OPTIMIZER = "server_optimizer"
 
 _DIGITS = 32
 _ZEROS = b"0" * _DIGITS
@@ -65,6 +69,16 @@ def tensors_of(head: nn.Module, tail: nn.Module) -> dict[str, Tensor]:
         for part, module in (("head", head), ("tail", tail))
         for name, value in module.state_dict().items()
     }
+
+
+def tensors_of_optimizers(tail: Moments, head: Moments) -> dict[str, Tensor]:
+    """Copy what the optimizers of the tail and of the averaged head remember; nothing with plain SGD."""
+    return named_moments(TAIL_OPTIMIZER, tail) | named_moments(SERVER_OPTIMIZER, head)
+
+
+def optimizers_in(tensors: Mapping[str, Tensor]) -> tuple[Moments, Moments]:
+    """Find in a checkpoint what `tensors_of_optimizers` gave; the inverse."""
+    return moments_named(TAIL_OPTIMIZER, tensors), moments_named(SERVER_OPTIMIZER, tensors)
 
 
 def save(

@@ -137,6 +137,7 @@ async def serve(
             map_updates=mapping(parameters.size),
         )
         worker.filter = standing.filter
+        worker.moments = checkpoint.optimizers_in(standing.tensors or {})
         ledger = standing.ledger
         record = RunFolder(
             folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows

@@ -26,7 +26,7 @@ class Standing:
     Attributes:
         rows: of the rounds that are done.
         ledger: of those.
-        tensors: head and tail after them; None: the initial ones.
+        tensors: head, tail and what their optimizers remember after them; None: the initial ones.
         filter: see server_node.checkpoint.Progress.
         damaged: a checkpoint that was newer, and what was wrong with it.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from broker.errors import RunError
 from server_node import checkpoint
-from server_node.checkpoint import Progress, tensors_of
+from server_node.checkpoint import Progress, tensors_of, tensors_of_optimizers
 from server_node.ownership import Ownership
 from server_node.record import RunFolder
 from server_node.tail import Tail
@@ -36,7 +36,7 @@ class Snapshot:
 
     Attributes:
         progress: rows and ledger of that moment.
-        tensors: copies of head and tail.
+        tensors: copies of head and tail, and of what their optimizers remember.
     """
 
     progress: Progress
@@ -219,7 +219,8 @@ class Keeper:
     def _copy(self, progress: Progress, *, must: bool) -> Future[None]:
         self.tensors = tensors_of(self._worker.head, self._worker.tail)
         progress = msgspec.structs.replace(progress, filter=copy.deepcopy(self._worker.filter))
-        return self._saver.offer(Snapshot(progress, self.tensors), must=must)
+        tensors = {**self.tensors, **tensors_of_optimizers(*self._worker.moments)}
+        return self._saver.offer(Snapshot(progress, tensors), must=must)
 
     def _write(self, snapshot: Snapshot) -> None:
         self._owner.check()

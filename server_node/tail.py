@@ -3,19 +3,22 @@
 Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
+from scenarios.optimizers import Moments
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
 from scenarios.training import evaluate, load_module_tensors, module_tensors
 from server_node.learning.aggregation import LabelFilter
 from server_node.learning.cut import ServerCut
-from server_node.learning.gradients import Batch, TailGradients
+from server_node.learning.gradients import Batch, Passed, TailGradients
 from server_node.learning.head import ServerHead
 from server_node.learning.probe import Probe
 from server_node.learning.spreading import Map
@@ -51,7 +54,7 @@ class Tail:
         head: initial head.
         tail: initial tail.
         plan: gives the seed and everybody's codecs.
-        training: the scenario's; has the learning rate of the tail's SGD.
+        training: the scenario's; has rates and optimizers.
         map_batches: `map`, or `executor.map` to decode and encode the batches of a step in parallel.
         map_updates: the same for the head updates of a round.
 
@@ -82,8 +85,9 @@ class Tail:
         self._unsound: dict[str, WireError] = {}
         self.filter = LabelFilter()
         self._probe = Probe(test)
+        self._moments: Moments = []
         self._begin_step()
-        self._server_head = ServerHead(head, task, plan, self._rule)
+        self._server_head = ServerHead(head, task, plan, training)
         self._cut = ServerCut(task, plan, training)
 
     def run(self, job: TailJob) -> TailResult:
@@ -106,7 +110,9 @@ class Tail:
         """Give what must be kept; tensors are not copies."""
         head, tail = map(module_tensors, (self.head, self.tail))
         unsound = {client: (why.reason, why.detail) for client, why in self._unsound.items()}
-        return TailState(head, tail, self._gradients.state(), unsound, self.filter, self._probe.last)
+        return TailState(
+            head, tail, self._gradients.state(), unsound, self.filter, self._probe.last, self.moments
+        )
 
     def restore(self, state: TailState) -> None:
         """Be as the tail was that gave a state."""
@@ -116,10 +122,20 @@ class Tail:
         self._unsound = {client: WireError(*why) for client, why in state.unsound.items()}
         self.filter = state.filter
         self._probe.last = state.probe
+        self.moments = state.moments
+
+    @property
+    def moments(self) -> tuple[Moments, Moments]:
+        """What the optimizers of the tail and of the averaged head remember; not copies."""
+        return self._moments, self._server_head.moments
+
+    @moments.setter
+    def moments(self, moments: tuple[Moments, Moments]) -> None:
+        self._moments, self._server_head.moments = moments
 
     def _begin_step(self) -> None:
         """Forget what the step before has added up."""
-        self._gradients = TailGradients(self.tail, self._rule)
+        self._gradients = TailGradients(self.tail, self._training)
         self._unsound = {}
 
     def _step(self, job: TailStep) -> TailStepped:
@@ -135,14 +151,7 @@ class Tail:
                 self._unsound[client] = batch
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
-        self.tail.train()
-        groups, refused = send_all(
-            self.tail,
-            self._task.loss,
-            arrived,
-            lambda first: derive_seed(self._seed, "dropout", "server", first, job.round, job.step),
-            apart=self._rule != "mean",
-        )
+        groups, refused = self._through_tail(arrived, job.round, job.step)
         gradients |= refused
         self._unsound |= {client: why for client, why in refused.items() if why.reason == "range"}
         for group in groups:
@@ -154,15 +163,41 @@ class Tail:
         loss_sum = sum(group.losses.sum().item() for group in groups)
         return TailStepped(gradients, loss_sum, sum(len(group.losses) for group in groups))
 
+    def _through_tail(
+        self, batches: Sequence[Batch], *where: int
+    ) -> tuple[list[Passed], dict[str, WireError]]:
+        """Send batches through the tail, and back; `where` tells their dropout from that of other batches."""
+        self.tail.train()
+        return send_all(
+            self.tail,
+            self._task.loss,
+            batches,
+            lambda first: derive_seed(self._seed, "dropout", "server", first, *where),
+            apart=self._rule != "mean",
+        )
+
     def _update(self, job: TailUpdate) -> Diverged | None:
-        """Take a step of SGD with what has come through the tail since the step before."""
+        """Take a step of the optimizer with what has come through the tail since the step before.
+
+        With `tail_updates` above 1 the same batches go through the tail that has learned, for a further step
+        (MU-SplitFed's unbalanced update, Liang et al. 2025, arXiv 2510.21155, here with exact gradients).
+        """
         where = f"round {job.round}, step {job.step}"
         if self._is_lost(len(self._gradients.greatest_loss), self._unsound):
             return Diverged(f"{where}: activations_up: {_named(self._unsound)}")
         if self._rule == "filtered_mean":
             self._gradients.leave_out(self.filter.learn(self._gradients.agreements(), where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
-        if not self._gradients.step(lr):
+        sound = self._gradients.step(lr, self._moments)
+        for number in range(1, self._training.tail_updates):
+            batches = self._gradients.batches
+            if not (sound and batches):
+                break
+            self._begin_step()
+            for group in self._through_tail(batches, job.round, job.step, number)[0]:
+                self._gradients.add(group)
+            sound = self._gradients.step(lr, self._moments)
+        if not sound:
             losses = self._gradients.greatest_loss
             client = max(losses, key=losses.__getitem__)
             loss = losses[client]

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scenarios.optimizers import sgd_step
 from scenarios.task import Dataset, Task
-from scenarios.training import initial_model, sgd_step
+from scenarios.training import initial_model
 
 
 def losses(task: Task, data: Dataset, *, steps: int, lr: float) -> list[float]:

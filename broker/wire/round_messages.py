@@ -17,7 +17,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
         attempt: counts repetitions of this message.
         steps: local steps, each an exchange of Activations and Gradient; 0: the head is the whole model and
             the client trains it by itself, then sends its HeadUpdate (FedAvg).
-        head_lr: learning rate of the client's SGD in this round.
+        head_lr: learning rate of the client's steps in this round.
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
         first_step: above 0 in an evaluation, which follows the round of that number: in the steps from this

@@ -48,7 +48,7 @@ class Device:
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
-        training: the scenario's; has method and learning rate of the local SGD steps.
+        training: the scenario's; has method and optimizer of the local steps.
         error_feedback: whether what the codec lost of a HeadUpdate is added to the next one. A device that
             is restarted begins without.
         timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
@@ -74,7 +74,7 @@ class Device:
         self._client = client
         self._seed = seed
         self.data = DeviceData(data, held_out, look, client=client, seed=seed, batch_size=batch_size)
-        self._head = DeviceHead(task, initial, client=client, seed=seed)
+        self._head = DeviceHead(task, initial, client=client, seed=seed, training=training)
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
@@ -91,11 +91,12 @@ class Device:
     def state(self) -> DeviceState | None:
         """Give what must be kept of the device; None if it is as it was made. A head has parameters only."""
         lost = torch.from_numpy(self._lost) if isinstance(self._lost, np.ndarray) else None
+        moments = self._head.moments
         if self._out is None:
-            return None if lost is None else DeviceState(lost, None)
+            return None if lost is None and not moments else DeviceState(lost, None, moments)
         head, received = map(torch.from_numpy, (self._head.vector(), self._head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
-        return DeviceState(lost, OutAtServer(self._assignment, self._out, head, received, *counts))
+        return DeviceState(lost, OutAtServer(self._assignment, self._out, head, received, *counts), moments)
 
     def restore(self, state: DeviceState) -> None:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
@@ -103,8 +104,10 @@ class Device:
             self._lost = state.lost.numpy()
         out = state.out
         if out is None:
+            self._head.moments = state.moments
             return
         self._begin(out.assignment)
+        self._head.moments = state.moments
         self._head.received = out.received.numpy()
         self._head.load(out.head.numpy())
         self._out = out.step
@@ -158,6 +161,7 @@ class Device:
         """Begin a round, apart from its head."""
         if (self._training.method == "fedavg") != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
+        self._head.forget()
         self._cut = DeviceCut(assignment.codecs)
         self._update_codec, self._state_codec = map(codec_from_wire, assignment.codecs[2:])
         self._first_step = assignment.first_step

@@ -4,6 +4,7 @@ import msgspec
 from torch import Tensor
 
 from broker.wire.messages import Assignment
+from scenarios.optimizers import Moments
 
 
 class OutAtServer(msgspec.Struct, frozen=True):
@@ -34,7 +35,9 @@ class DeviceState(msgspec.Struct, frozen=True):
     Attributes:
         lost: what error feedback has to make up for, shape (1, P); None if nothing.
         out: in the middle of a round; None between two.
+        moments: what the head's optimizer remembers.
     """
 
     lost: Tensor | None
     out: OutAtServer | None
+    moments: Moments = []

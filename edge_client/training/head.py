@@ -1,18 +1,22 @@
-"""The head of a device while it trains: a batch forward, its gradient back, a step of SGD.
+"""The head of a device while it trains: a batch forward, its gradient back, a step of its optimizer.
 
 Letters as in the paper: z activations at the cut, shape (n, d).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from broker.codecs import Codec, decode_update
+from scenarios.optimizers import Moments, step
+from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Task
-from scenarios.training import head_origin, head_vector, load_head_vector, sgd_step
+from scenarios.training import head_origin, head_vector, load_head_vector, parts_of
 
 
 class DeviceHead:
@@ -22,25 +26,42 @@ class DeviceHead:
         module: the head itself.
         received: its parameters as the round began, shape (P,).
         z: of the batch that went through last.
+        moments: what the optimizer remembers of each parameter.
 
     Args:
         task: gives the head.
         initial: the head that the run starts from, shape (P,), for all devices the same array.
         client: the device's name, part of every seed.
         seed: the scenario's.
+        training: the scenario's; says by which rule the parameters are moved.
     """
 
     received: npt.NDArray[np.float32]
     z: Tensor
 
-    def __init__(self, task: Task, initial: npt.NDArray[np.float32], *, client: str, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        initial: npt.NDArray[np.float32],
+        *,
+        client: str,
+        seed: int,
+        training: Training,
+    ) -> None:
         self.module = task.head()
+        self.moments: Moments = []
+        self._training = training
         self._initial = initial
         self._client = client
         self._seed = seed
 
+    def forget(self) -> None:
+        """Forget what the optimizer remembers, unless the scenario wants that kept from round to round."""
+        if self._training.head_moments == "reset":
+            self.moments = []
+
     def receive(self, codec: Codec, payload: bytes) -> None:
-        """Begin a round with the head that the server sent; WireError if it cannot be used."""
+        """Take the head that the server sent for a round; WireError if it cannot be used."""
         change = decode_update(codec, payload, self._initial.size)
         self.received = change + head_origin(codec, self._initial)
         self.load(self.received)
@@ -74,12 +95,24 @@ class DeviceHead:
         torch.dot(self.z.flatten(), torch.from_numpy(dz).flatten()).backward()  # type: ignore[no-untyped-call]
 
     def descend(self, lr: float) -> None:
-        """Take a step of SGD."""
-        sgd_step(self.module, lr)
+        """Take a step of the optimizer."""
+        parameters = list(self.module.parameters())
+        if self._training.proximal_mu:
+            self._pull_back(parameters, self._training.proximal_mu)
+        step(parameters, self._training.head_optimizer, self.moments, lr)
+
+    @torch.no_grad()
+    def _pull_back(self, parameters: Sequence[nn.Parameter], mu: float) -> None:
+        """Add the gradient of mu/2 ||w - w_round||^2, FedProx's term (Li et al. 2020, arXiv 1812.06127)."""
+        received = parts_of(torch.from_numpy(self.received), parameters)
+        for parameter, origin in zip(parameters, received, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - origin, alpha=mu)
 
     def finish(self) -> npt.NDArray[np.float32]:
         """End the round; gives the change of the parameters in it, shape (P,)."""
         change = self.vector() - self.received
         del self.received
-        self.module.zero_grad()  # frees the gradients: an idle device of FedAvg keeps one model, not three
+        self.forget()
+        self.module.zero_grad()  # an idle device of FedAvg keeps one model, not three
         return change

@@ -23,7 +23,8 @@ Problem = tuple[Key, str]
 
 def problems(scenario: Scenario) -> list[Problem]:
     """Give everything that does not fit, as pairs of key and sentence."""
-    found = [*_fleet(scenario), *_method(scenario), *_stragglers(scenario), *_broker(scenario.broker)]
+    found = [*_fleet(scenario), *_method(scenario), *_warmup(scenario), *_stragglers(scenario)]
+    found += _broker(scenario.broker)
     try:
         task = task_of(scenario)
     except ScenarioError as error:
@@ -62,6 +63,15 @@ def _method(scenario: Scenario) -> Iterator[Problem]:
                 ("fleet", number, "device"),
                 "method: fedavg needs whole_model_s, seconds of a batch through the whole model and back",
             )
+
+
+def _warmup(scenario: Scenario) -> Iterator[Problem]:
+    training = scenario.training
+    if training.warmup_rounds >= training.rounds:
+        yield (
+            ("training", "warmup_rounds"),
+            f"must be below the run's {training.rounds} rounds, not {training.warmup_rounds}",
+        )
 
 
 def _stragglers(scenario: Scenario) -> Iterator[Problem]:

@@ -98,8 +98,9 @@ def scenario_digest(scenario: Scenario) -> str:
     whole, training = without_defaults(scenario), scenario.training
     agreed: dict[str, Any] = {key: whole[key] for key in ("seed", "task", "flows") if key in whole}
     agreed["task"] = {key: value for key, value in whole["task"].items() if key not in PLACES}
-    of_devices = ["method", "local_steps", "head_lr", "lr_decay", "correction"]
-    if training.lr_decay != "none" or training.correction.schedule != "constant":
+    of_devices = ["method", "local_steps", "head_lr", "lr_decay", "warmup_rounds", "correction"]
+    of_devices += ["head_optimizer", "head_moments", "proximal_mu"]
+    if training.rates_need_rounds:
         of_devices.append("rounds")
     agreed["training"] = {key: whole["training"][key] for key in of_devices if key in whole["training"]}
     agreed["fleet"] = client_names(scenario)

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt
+from scenarios.schema.base import NotNegative, NotNegativeInt, Part, Positive, PositiveInt
+from scenarios.schema.optimizers import LrDecay, Optimizer, ServerOptimizer, ServerSgd, Sgd, decayed
 
 
 class Correction(Part):
@@ -85,13 +86,45 @@ class Training(Part):
     rounds: PositiveInt = Field(description="rounds of the run")
     cohort: PositiveInt = Field(description="clients that take part in a round")
     local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
-    head_lr: Positive = Field(description="learning rate of the clients' SGD")
+    head_lr: Positive = Field(description="learning rate of the clients' optimizer")
     tail_lr: Positive = Field(
         default_factory=lambda before: before["head_lr"],
-        description="learning rate of the server's SGD; head_lr if not given",
+        description="learning rate of the server's optimizer; head_lr if not given",
     )
-    lr_decay: Literal["none", "linear"] = Field(
-        default="none", description="linear: both rates fall from round to round, towards 0 after the last"
+    lr_decay: LrDecay = Field(
+        default="none",
+        description=(
+            "how both rates change from round to round. linear: they fall towards 0 after the last; cosine: "
+            "the same along half a cosine; or a mapping: by a factor, every so many rounds"
+        ),
+    )
+    warmup_rounds: NotNegativeInt = Field(
+        default=0,
+        description="first, both rates rise in equal steps for so many rounds; then lr_decay begins",
+    )
+    head_optimizer: Optimizer = Field(default=Sgd(), description="of the clients' local steps")
+    head_moments: Literal["reset", "keep"] = Field(
+        default="reset",
+        description=(
+            "what becomes of the momenta and averages of a client's optimizer between its rounds; keep: it "
+            "goes on with them, and a restarted device begins without"
+        ),
+    )
+    proximal_mu: NotNegative = Field(
+        default=0.0,
+        description=(
+            "FedProx: in its local steps a client adds mu/2 times the squared distance from the head that it "
+            "received to its loss"
+        ),
+    )
+    tail_optimizer: Optimizer = Field(default=Sgd(), description="of the server's steps with the tail")
+    tail_updates: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="steps of the tail with the same activations; above 1 as in MU-SplitFed, its tau",
+    )
+    server_optimizer: ServerOptimizer = Field(
+        default=ServerSgd(),
+        description="how the server moves its head by what `aggregation` makes of the clients' changes",
     )
     correction: Correction = Field(default=Correction(), description="gradient correction")
     aggregation: Aggregation = Field(
@@ -105,7 +138,14 @@ class Training(Part):
 
     def lr_factor(self, round_number: int) -> float:
         """Give the factor on both learning rates in a round, counted from 1."""
-        return 1.0 if self.lr_decay == "none" else 1.0 - (round_number - 1) / self.rounds
+        if round_number <= self.warmup_rounds:
+            return round_number / (self.warmup_rounds + 1)
+        return decayed(self.lr_decay, round_number - 1 - self.warmup_rounds, self.rounds - self.warmup_rounds)
+
+    @property
+    def rates_need_rounds(self) -> bool:
+        """Whether a rate, or the correction, would be another one if the run had more rounds."""
+        return self.lr_decay in {"linear", "cosine"} or self.correction.schedule != "constant"
 
     def lambda_in(self, round_number: int, gradient_to_activations: float) -> float:
         """Give the gradient correction's lambda for a batch.

@@ -42,7 +42,7 @@ class ServerCut:
             targets = task.kind.decode(message.targets, n)
         except WireError as error:
             return error
-        return Batch(client, message, weight, z, codewords, tensors(targets))
+        return Batch(client, message.round, message.step, weight, z, codewords, tensors(targets))
 
     def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
@@ -53,7 +53,7 @@ class ServerCut:
                 Dividing by n and by the weight gives the gradient of this client's mean loss.
         """
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
-        rng = generator(self._plan.seed, "gradient", batch.client, batch.message.round, batch.message.step)
+        rng = generator(self._plan.seed, "gradient", batch.client, batch.round, batch.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
         try:
             payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
@@ -61,4 +61,4 @@ class ServerCut:
             return WireError("range", f"the gradient at the cut is {error}")
         relative = self._training.correction.relative  # 0 saves two passes over the batch
         ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
-        return payload, self._training.lambda_in(batch.message.round, ratio)
+        return payload, self._training.lambda_in(batch.round, ratio)

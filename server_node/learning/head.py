@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from broker.codecs import decode_update
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
-from scenarios.schema.training import Aggregation
+from scenarios.optimizers import Moments, moved
+from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
 from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
@@ -23,18 +25,20 @@ class ServerHead:
 
     Attributes:
         module: the head itself.
+        moments: what the rule by which the average moves it remembers.
 
     Args:
         module: the initial head.
         task: the learning task.
         plan: gives the seed and everybody's codecs.
-        rule: by which many updates become one.
+        training: the scenario's; says how many updates become one, and how that moves the head.
     """
 
-    def __init__(self, module: nn.Module, task: Task, plan: Plan, rule: Aggregation) -> None:
+    def __init__(self, module: nn.Module, task: Task, plan: Plan, training: Training) -> None:
         self.module = module
+        self.moments: Moments = []
         self._plan = plan
-        self._rule = rule
+        self._rule, self._optimizer = training.aggregation, training.server_optimizer
         self._origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
 
     def encode(self, number: int) -> bytes:
@@ -76,8 +80,12 @@ class ServerHead:
             clients = sorted(received)
             vectors = [received[client] for client in clients]
             change = aggregate(self._rule, vectors, [weights[client] for client in clients])
-            load_head_vector(self.module, parameters + change)
+            result, moments = moved(
+                torch.from_numpy(parameters), torch.from_numpy(change), self._optimizer, self.moments
+            )
+            load_head_vector(self.module, result.numpy())
             if works():
+                self.moments = moments
                 break
             longest = max(clients, key=lambda client: float(np.linalg.norm(received[client].astype(float))))
             refused[longest] = WireError("range", "with its update the model gives no finite outputs")

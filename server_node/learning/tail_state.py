@@ -3,6 +3,7 @@
 import msgspec
 from torch import Tensor
 
+from scenarios.optimizers import Moments
 from server_node.learning.aggregation import LabelFilter
 
 
@@ -14,14 +15,15 @@ class AddedUp(msgspec.Struct, frozen=True):
         weight: of the samples together; with the rule mean.
         of_clients: of each client the sum over its samples, and their weight; with other rules.
         greatest_loss: of each client.
-        sent: client, z~ and labels of each batch; with the rule filtered_mean.
+        sent: of each batch client, round, step, weight, z~, and the targets of each output by its name, ""
+            for the only one; see TailGradients.batches.
     """
 
     at_parameters: list[Tensor | None]
     weight: float
     of_clients: dict[str, tuple[Tensor, float]]
     greatest_loss: dict[str, float]
-    sent: list[tuple[str, Tensor, Tensor]]
+    sent: list[tuple[str, int, int, float, Tensor, dict[str, Tensor]]]
 
 
 class TailState(msgspec.Struct, frozen=True):
@@ -34,6 +36,7 @@ class TailState(msgspec.Struct, frozen=True):
         unsound: clients whose numbers were refused in this step for their size; reason and detail of each.
         filter: what the rule filtered_mean remembers of clients.
         probe: see Probe.last.
+        moments: what the optimizers of the tail and of the averaged head remember.
     """
 
     head: list[Tensor]
@@ -42,3 +45,4 @@ class TailState(msgspec.Struct, frozen=True):
     unsound: dict[str, tuple[str, str]]
     filter: LabelFilter
     probe: Tensor | None
+    moments: tuple[Moments, Moments] = ([], [])

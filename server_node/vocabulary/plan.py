@@ -78,7 +78,7 @@ class Plan:
         evaluate_every: rounds between evaluations; the last round always has one.
         rejoin_s: how long a vanished member of the cohort may be away.
         retry_s: the most that lies between two questions to a silent member.
-        head_lr_in: learning rate of the clients' SGD in a round.
+        head_lr_in: learning rate of the clients' steps in a round.
         packet_bytes: largest payload of an MQTT packet.
         initial_head: as float32 values, for clients that have not got the task's code; empty when unknown.
         join_s: how long to wait for the whole fleet before starting with those who are there.

@@ -69,6 +69,8 @@ class VirtualRun:
         self._trace = trace
         self._tail = who.tail
         self._model = scenario.network.server
+        self._tail_updates = scenario.training.tail_updates
+        self._samples_of_step = 0  # that have gone through the tail since its last update
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
         self._remember = remember
@@ -211,13 +213,19 @@ class VirtualRun:
     def _computed(self, job: TailJob, result: TailResult | Future[TailResult]) -> None:
         self._server.feed(ComputeDone(job, settled(result)))
 
+    def _pass_s(self, samples: int) -> float:
+        return self._model.tail_batch_s + samples * self._model.tail_sample_s
+
     def _seconds(self, job: TailJob) -> float:
         match job:
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
-                return self._model.tail_batch_s + samples * self._model.tail_sample_s
+                self._samples_of_step += samples
+                return self._pass_s(samples)
             case TailUpdate():
-                return self._model.update_s
+                samples, self._samples_of_step = self._samples_of_step, 0
+                again = self._tail_updates - 1
+                return self._model.update_s + again * (self._pass_s(samples) + self._model.update_s)
             case CloseRound():
                 return self._model.close_s
             case _:

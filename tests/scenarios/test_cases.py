@@ -106,7 +106,10 @@ def test_the_messages_in_the_guide_are_those_that_are_given() -> None:
             "flows.gradient_down={codec: int8, bit: 4}",
             "unknown key; allowed: codec; for 4 bits write codec: int4",
         ),
-        ("training.lr_decay=Liner", "must be none or linear, not 'Liner'; did you mean 'linear'?"),
+        (
+            "training.lr_decay=Liner",
+            "mapping with the keys step_size, gamma, not 'Liner'; did you mean 'linear'?",
+        ),
         ("stragglers={policy: deadline, deadline: 4}", "deadline: unknown key; did you mean 'deadline_s'?"),
         ("name=a b", "name: must be text of 1 to 32 letters, digits, _ or -, not 'a b'"),
     ],

@@ -288,8 +288,9 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
                 "my.yaml:3: training.cohort: required but missing; must be a whole number >= 1",
                 (
                     "my.yaml:5: training.cohrt: unknown key; did you mean 'cohort'? allowed: "
-                    "method, rounds, cohort, local_steps, head_lr, tail_lr, lr_decay, correction, "
-                    "aggregation, evaluate_every"
+                    "method, rounds, cohort, local_steps, head_lr, tail_lr, lr_decay, warmup_rounds, "
+                    "head_optimizer, head_moments, proximal_mu, tail_optimizer, tail_updates, "
+                    "server_optimizer, correction, aggregation, evaluate_every"
                 ),
             ],
             id="misspelt key",
@@ -485,7 +486,8 @@ def test_mistakes_are_told_with_line_key_and_what_is_allowed(
         ),
         pytest.param(
             "float16",
-            f"my.yaml:11: flows.activations_up: must be a mapping with a codec of {ANY_CODEC}, not 'float16'",
+            f"my.yaml:11: flows.activations_up: must be a mapping with a codec of {ANY_CODEC}, not 'float16'"
+            "; write {codec: float16}",
             id="no mapping",
         ),
         pytest.param(

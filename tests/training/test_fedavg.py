@@ -21,12 +21,13 @@ from edge_client.live import host
 from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
+from scenarios.optimizers import sgd_step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task, task_of
-from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector, sgd_step
+from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector
 from server_node.live import serve
 from server_node.vocabulary.ledger import FLOWS, Ledger
 from server_node.vocabulary.reports import Fact, RoundReport

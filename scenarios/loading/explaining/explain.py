@@ -95,6 +95,9 @@ def _elsewhere(word: str, data: object, schema: Schema) -> str:
 
 def _nearest_value(schema: Schema, value: object) -> str:
     """Give the end of a sentence about a text that is near to one of the words that are allowed."""
+    tag = tag_of(schema)
+    if tag and isinstance(value, str) and value in schema["discriminator"]["mapping"]:
+        return f"; write {{{tag}: {value}}}"
     members = [schema, *schema.get("oneOf", ())]
     words = [word for member in members for word in member.get("enum", [member.get("const")])]
     near = (
@@ -153,7 +156,14 @@ def _allowed(schema: Schema, key: Key) -> str:
     if schema["type"] in {"integer", "number"}:
         return _allowed_number(schema, str(key[-1]))
     if schema["type"] == "array":
-        return f"a list of at least {schema['minItems']}" if "minItems" in schema else "a list"
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        return (
+            "a list"
+            if least is None
+            else f"a list of {least}"
+            if least == most
+            else f"a list of at least {least}"
+        )
     pattern = schema.get("pattern")
     return PATTERNS.get(pattern, f"text like {pattern}") if pattern else "text"
 

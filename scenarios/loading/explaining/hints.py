@@ -31,6 +31,8 @@ ELSEWHERE = {
 }
 """Keys that other tools have, and what they are called here."""
 
+RATES = {"lr", "learning_rate"}
+
 
 class _Unit(NamedTuple):
     units: Mapping[str, float]
@@ -97,4 +99,6 @@ def key_in_other_unit(word: str, value: object, known: Iterable[str]) -> str:
 def key_of_other_tool(word: str, known: Iterable[str]) -> str:
     """Give the end of a sentence about an unknown key that other tools have; empty for none."""
     here = [key for key in ELSEWHERE.get(word, ()) if key in set(known)]
+    if not here and word in RATES:
+        return "; the rates are training.head_lr and training.tail_lr"
     return f"; did you mean {' or '.join(map(repr, here))}?" if here else ""
