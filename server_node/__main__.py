@@ -32,6 +32,7 @@ from server_node.board.views import View
 from server_node.live import serve
 from server_node.progress import over
 from server_node.summary import refusals
+from server_node.trackers.opening import Log, Observer, telling_trackers
 
 JOURNAL = "journal.json"
 """In the run folder: what `fedlite trace` needs of the server."""
@@ -58,6 +59,8 @@ def server(
     metrics: Annotated[
         str, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics; on 127.0.0.1 if no host.")
     ] = "",
+    log: Log = None,
+    observer: Observer = None,
     no_watch: Annotated[
         bool, typer.Option("--no-watch", help="Publish nothing for `fedlite watch`.")
     ] = False,
@@ -93,6 +96,7 @@ def server(
     latest: list[View] = []  # the last one only
     with (
         serving_metrics(metrics, METRICS, lambda: samples_of(latest[0]) if latest else ()),
+        telling_trackers(log, observer, folder) as tell,
         watching_live(loaded.training.rounds, loaded.fleet_size, as_json=as_json) as (watch, glance),
     ):
 
@@ -101,7 +105,9 @@ def server(
             glance(view)
 
         summary = run_until_stopped(
-            lambda stop: serving(stop=stop, journal=journal, watch=watch, glance=look, posts=not no_watch)
+            lambda stop: serving(
+                stop=stop, journal=journal, watch=watch, glance=look, posts=not no_watch, tell=tell
+            )
         )
     reason = summary["reason"]
     if as_json:

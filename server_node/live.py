@@ -48,6 +48,7 @@ from server_node.record import RunFolder
 from server_node.saver import Keeper
 from server_node.summary import Summary
 from server_node.tail import Tail
+from server_node.trackers.events import Tell, ended, silence
 from server_node.vocabulary.jobs import TailJob, TailResult, TailStep
 from server_node.vocabulary.plan import Plan, make_plan
 from server_node.vocabulary.reports import Fact, Gathering, RoundReport, Watch
@@ -72,6 +73,7 @@ async def serve(
     begun: asyncio.Event | None = None,
     posts: bool = False,
     glance: Glance = lambda _view: None,
+    tell: Tell = silence,
 ) -> Summary:
     """Serve one run to its end and leave its folder. It goes on from the folder's newest good checkpoint.
 
@@ -88,6 +90,7 @@ async def serve(
         begun: is set when the broker has it that this server is in charge.
         posts: publish pages for `fedlite watch`.
         glance: is shown the run once a second, and once more at its end.
+        tell: hears what trackers are told.
 
     Returns:
         The content of summary.json; when another server is in charge, that of this server's share, and
@@ -144,7 +147,7 @@ async def serve(
         )
         record.damaged = standing.damaged
         keeper = Keeper(folder, owner, record, worker, settings_of(scenario))
-        observe = observer(record, ledger, watch)
+        observe = observer(record, ledger, watch, tell)
 
         def report(fact: Fact) -> None:
             if isinstance(fact, Gathering | RoundReport):
@@ -166,11 +169,19 @@ async def serve(
                 async with bulletin or nullcontext(), looking(show.look):
                     return await driver.run(stop) if there else STOPPED
 
+        tell(record.began(run))
         reason = await _until_superseded(drive, keeper)
-        if reason in (SUPERSEDED, ANOTHER_SERVER):
-            return record.summary(reason)
-        record.checkpoint_error = keeper.error
-        return record.finish(reason, keeper.tensors)
+        summary = _finish(reason, record, keeper)
+        tell(ended(reason, summary))
+        return summary
+
+
+def _finish(reason: str, record: RunFolder, keeper: Keeper) -> Summary:
+    """Write what is left to write, unless the folder is another server's; give the summary."""
+    if reason in (SUPERSEDED, ANOTHER_SERVER):
+        return record.summary(reason)
+    record.checkpoint_error = keeper.error
+    return record.finish(reason, keeper.tensors)
 
 
 async def _until_superseded(drive: Callable[[], Awaitable[str]], keeper: Keeper) -> str:

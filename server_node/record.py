@@ -32,6 +32,7 @@ from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
 from server_node.summary import FlowBytes, FlowRatio, Summary
+from server_node.trackers.events import began
 from server_node.vocabulary.ledger import CONTROL, FLOWS, Flow, Ledger
 from server_node.vocabulary.reports import RoundReport
 
@@ -97,6 +98,17 @@ class RunFolder:
             with atomic_write(folder / "scenario.yaml") as part:
                 part.write_text(dump_resolved(scenario))
         self._write_json("environment.json", _environment())
+
+    def began(self, run: str) -> dict[str, Any]:
+        """Make the event that tells trackers of the run, called `run`: it begins, or goes on."""
+        return began(
+            self._scenario,
+            run=run,
+            mode=self._mode,
+            metric=self._metric,
+            rounds_done=len(self.rows),
+            folder=self.folder,
+        )
 
     def start_training_clock(self) -> None:
         """Start the clock of the training itself; until now the fleet gathered."""

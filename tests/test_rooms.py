@@ -80,6 +80,7 @@ WITHIN: dict[
         "protocol": {"vocabulary"},
         "learning": {"vocabulary"},
         "board": {"protocol", "vocabulary"},
+        "trackers": {"vocabulary"},
         "service": set(),
     },
     "sim": {
@@ -87,10 +88,11 @@ WITHIN: dict[
         "simulation": {"network"},
         "shaped": {"network", "simulation"},
         "live": {"shaped"},
-        "report": set(),
+        "statistics": set(),
+        "report": {"statistics"},
         "watch": set(),
-        "experiments": {"simulation"},
-        "commands": {"network", "simulation", "live", "experiments", "report", "watch"},
+        "experiments": {"simulation", "statistics"},
+        "commands": {"network", "simulation", "live", "experiments", "report", "watch", "statistics"},
     },
 }
 
@@ -109,7 +111,9 @@ def test_a_folder_knows_only_those_below_it(room: str) -> None:
     assert wrong == set()
 
 
-@pytest.mark.parametrize("folder", ["sim/network", "sim/simulation", "sim/experiments", "sim/report"])
+@pytest.mark.parametrize(
+    "folder", ["sim/network", "sim/simulation", "sim/experiments", "sim/report", "sim/statistics"]
+)
 def test_virtual_time_needs_nothing_that_is_called_live(folder: str) -> None:
     names = {name for file in (ROOT / folder).rglob("*.py") for name in imports(file)}
     assert {name for name in names if "live" in name.split(".")} == set()

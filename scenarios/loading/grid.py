@@ -16,6 +16,9 @@ from scenarios.loading.document import Node
 from scenarios.loading.load import SWEEP, check, dump_resolved, read_tree
 from scenarios.schema.scenario import Scenario
 
+SEED = "seed"
+"""Key of a scenario; runs that differ in nothing else are replicates."""
+
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
@@ -31,7 +34,10 @@ class GridPoint:
 
 
 def load_grid(
-    name_or_path: str | Path, overrides: Sequence[str] = (), grid: Sequence[str] = ()
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    grid: Sequence[str] = (),
+    seeds: int | None = None,
 ) -> list[GridPoint]:
     """Load all points of a scenario's grid; the last key varies fastest.
 
@@ -39,6 +45,7 @@ def load_grid(
         name_or_path: a shipped scenario's name, or the path of a YAML file.
         overrides: such as "training.cohort=5"; they change the file before the grid does.
         grid: such as "training.cohort=5,10"; adds a key to the file's grid, or replaces the values of one.
+        seeds: so many seeds for each point, from the scenario's on, in place of what the grid says of seeds.
 
     Raises:
         ScenarioError: everything that is wrong with any point, one line for each mistake; nothing to sweep;
@@ -48,9 +55,12 @@ def load_grid(
     axes = _axes(swept) if swept else {}
     for assignment in grid:
         axes |= _axis(assignment)
+    if seeds:
+        axes.pop(SEED, None)
+        axes |= _seeds(root, seeds)
     if not axes:
         raise ScenarioError(
-            f"{name_or_path}: sweeps nothing; give it a key sweep, or --grid training.cohort=5,10"
+            f"{name_or_path}: sweeps nothing; give it a key sweep, --grid training.cohort=5,10 or --seeds 5"
         )
     points, mistakes = [], []
     for nodes in itertools.product(*axes.values()):
@@ -98,6 +108,13 @@ def _axis(assignment: str) -> dict[str, list[Node]]:
     if not equals or not text or not document.is_key_path(key_path):
         raise ScenarioError(f"{label}: must be like training.cohort=5,10")
     return {key_path: document.parse(f"[{text}]", label, Path(), numbered=False).value}
+
+
+def _seeds(root: Node, count: int) -> dict[str, list[Node]]:
+    """Give an axis of the scenario's seed and the next ones."""
+    written = root.value.get(SEED)
+    first = written.value if written is not None and isinstance(written.value, int) else 0
+    return _axis(f"{SEED}={','.join(str(first + number) for number in range(count))}")
 
 
 def _refuse_twins(points: list[GridPoint]) -> None:

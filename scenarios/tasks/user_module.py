@@ -28,7 +28,7 @@ def own_task(module: str, name: str) -> Task:
         ScenarioError: there is no such module, it fails, or its task() returns no Task of that name.
     """
     try:
-        loaded = _import_file(Path(module)) if is_file(module) else importlib.import_module(module)
+        loaded = import_file(Path(module)) if is_file(module) else importlib.import_module(module)
         make = getattr(loaded, "task", None)
         task = make() if callable(make) else None
     except ScenarioError:
@@ -44,7 +44,12 @@ def own_task(module: str, name: str) -> Task:
     return task
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file of the user's, whatever folder it is in.
+
+    Raises:
+        ScenarioError: there is no such file. What its code raises comes as it is.
+    """
     if not path.is_file():
         raise ScenarioError(f"no such file: {path}", key=KEY)
     name = f"scenarios_own_{path.stem}"

@@ -19,6 +19,7 @@ from scenarios.tasks import load_task
 from server_node.board.screen import watching_live
 from server_node.progress import over
 from server_node.summary import Summary, refusals
+from server_node.trackers.opening import Log, Observer, telling_trackers
 from sim.commands.options import Settings, Spec
 from sim.commands.progress import summary_table, watching_run
 from sim.live.run import run_here
@@ -55,6 +56,8 @@ def run(
     ] = None,
     ca_file: CaFileOption = None,
     password_file: PasswordFileOption = None,
+    log: Log = None,
+    observer: Observer = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario here and now: broker, server and all clients on this machine.
@@ -76,7 +79,11 @@ def run(
         _tell(loaded, summary, folder, as_json=as_json)
         return
     rounds, clients = loaded.training.rounds, loaded.fleet_size
-    with stop_on_signals() as stop, watching_live(rounds, clients, as_json=as_json) as (watch, glance):
+    with (
+        telling_trackers(log, observer, folder) as tell,
+        stop_on_signals() as stop,
+        watching_live(rounds, clients, as_json=as_json) as (watch, glance),
+    ):
         summary = run_here(
             scenario,
             changes,
@@ -89,6 +96,7 @@ def run(
             fresh=fresh,
             takeover=takeover,
             shape=(speed_up or 1.0) if shape else None,
+            tell=tell,
         )
     _tell(loaded, summary, folder, as_json=as_json)
 
@@ -114,6 +122,8 @@ def simulate(
         bool, typer.Option("--timing-only", help="Train nothing: sizes and durations only.")
     ] = False,
     fresh: Fresh = False,
+    log: Log = None,
+    observer: Observer = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario in virtual time, over the network, devices and broker that it describes.
@@ -132,9 +142,10 @@ def simulate(
     watching = watching_run(
         rounds=loaded.training.rounds, clients=loaded.fleet_size, metric=metric, as_json=as_json
     )
-    with stop_on_signals() as stop, watching as watch:
+    telling = telling_trackers(log, observer, folder, waits=True)
+    with telling as tell, stop_on_signals() as stop, watching as watch:
         summary = simulate_scenario(
-            loaded, folder, timing_only=timing_only, watch=watch, stop=stop, fresh=fresh
+            loaded, folder, timing_only=timing_only, watch=watch, stop=stop, fresh=fresh, tell=tell
         )
     _tell(loaded, summary, folder, as_json=as_json, goes_on=not timing_only)
 

@@ -1,17 +1,13 @@
 """`fedlite sweep`: the command, and the table that it prints."""
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from broker.cli.console import command
-from broker.cli.wording import format_bytes
 from broker.errors import StudyError
 from broker.stopping import STOPPED, stop_on_signals
 from scenarios.loading.grid import load_grid
@@ -19,7 +15,9 @@ from sim.commands.options import Settings, Spec
 from sim.commands.progress import watching_sweep
 from sim.experiments.grid_runs import sweep as run_sweep
 from sim.experiments.pool import dask_pool, local_pool
-from sim.experiments.results import Mode, Row, short_keys, short_value
+from sim.experiments.results import Mode
+from sim.statistics.terminal import chosen_key, print_comparison
+from sim.statistics.trials import trial_of
 
 
 @command
@@ -32,7 +30,19 @@ def sweep(
             help="Sweep a key, besides or in place of what the scenario sweeps; repeatable.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Run each point with N seeds, the scenario's and the next ones."
+        ),
+    ] = None,
     settings: Settings = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Swept key whose values the table compares; default: what matters most."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Sweep folder; below runs/ if not given.")] = None,
     mode: Annotated[Mode, typer.Option(help="Train, or give sizes and durations only.")] = Mode.SIMULATE,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
@@ -47,7 +57,9 @@ def sweep(
     """Run a scenario in virtual time at every point of a grid; the same command goes on where it stopped."""
     if jobs and dask:
         raise StudyError("--jobs counts processes of this machine, --dask runs none here; give one of them")
-    points = load_grid(scenario, settings or (), grid or ())
+    points = load_grid(scenario, settings or (), grid or (), seeds)
+    keys = list(points[0].values)
+    by = chosen_key(by, keys)
     folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
     jobs = min(jobs or os.cpu_count() or 1, len(points))
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
@@ -55,7 +67,7 @@ def sweep(
         with watching_sweep(len(points), as_json=as_json) as watch:
             rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None)
         if not as_json and rows:
-            Console().print(_table(rows, list(points[0].values)))
+            print_comparison([trial_of(row, keys) for row in rows], by)
             typer.echo(f"\nresults in {folder}")
     failed = [row for row in rows if row["error"] is not None]
     for row in failed:
@@ -66,24 +78,3 @@ def sweep(
         raise typer.Exit(STOPPED)
     if failed:
         raise typer.Exit(1)
-
-
-def _table(rows: Sequence[Row], swept: Sequence[str]) -> Table:
-    """Make the table for people; sweep.csv has all columns."""
-    table = Table(*short_keys(swept).values(), box=None)
-    for name in ("metric", "bytes", "virtual s"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        values = [short_value(row[key_path]) for key_path in swept]
-        if row["error"] is not None:
-            table.add_row(*values, "failed")
-            continue
-        final = row["metric.final"]
-        wire = sum(value for key, value in row.items() if key.startswith("bytes.") and key.endswith(".wire"))
-        table.add_row(
-            *values,
-            "" if final is None else f"{final:.3f}",
-            format_bytes(wire),
-            f"{row['virtual_seconds']:.1f}",
-        )
-    return table

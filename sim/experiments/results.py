@@ -23,6 +23,7 @@ from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved
 from server_node.summary import Summary
 from sim.key_paths import flat
+from sim.statistics.setting_words import compact, short_keys
 
 Row = dict[str, Any]
 
@@ -36,26 +37,10 @@ class Mode(StrEnum):
     TIMING_ONLY = "timing-only"
 
 
-def short_keys(key_paths: Iterable[str]) -> dict[str, str]:
-    """Shorten key paths to their last part where that says which one is meant."""
-    paths = list(key_paths)
-    last = [path.rpartition(".")[2] for path in paths]
-    return {path: path if last.count(short) > 1 else short for path, short in zip(paths, last, strict=True)}
-
-
-def short_value(value: object) -> str:
-    """Write a value for people: of a mapping or list what is in it, such as pq-1152-1-2 for a codec."""
-    if isinstance(value, Mapping):
-        return "-".join(map(short_value, value.values()))
-    if isinstance(value, list):
-        return "-".join(map(short_value, value))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def run_name(point: GridPoint, mode: Mode) -> str:
     """Name a point's run folder: swept values, then a digest that no other scenario or mode has."""
     keys = short_keys(point.values)
-    text = ",".join(f"{keys[path]}={short_value(value)}" for path, value in point.values.items())
+    text = ",".join(f"{keys[path]}={compact(value)}" for path, value in point.values.items())
     digest = hashlib.blake2b(f"{mode}\n{dump_resolved(point.scenario)}".encode(), digest_size=4)
     readable = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", text)[:NAME_CHARACTERS]
     return f"{readable}-{digest.hexdigest()}"

@@ -33,6 +33,7 @@ from scenarios.schema.scenario import Scenario, client_names
 from server_node.board.screen import Glance
 from server_node.live import serve
 from server_node.summary import Summary
+from server_node.trackers.events import Tell, silence
 from server_node.vocabulary.reports import Watch
 from sim.live.join_trace import live_trace
 from sim.shaped.proxy import shaped_links
@@ -57,6 +58,7 @@ def run_here(
     fresh: bool = False,
     takeover: bool = False,
     shape: float | None = None,
+    tell: Tell = silence,
 ) -> Summary:
     """Run a scenario to its end on this machine.
 
@@ -73,6 +75,7 @@ def run_here(
         fresh: begin anew, over what the folder has; otherwise go on from its newest good checkpoint.
         takeover: take the run over from a server that is at work.
         shape: put the scenario's links between clients and broker, with link times divided by this.
+        tell: hears what trackers are told.
 
     Returns:
         The content of summary.json.
@@ -140,6 +143,7 @@ def run_here(
                     takeover=takeover,
                     journal=journal,
                     begun=begun,
+                    tell=tell,
                 )
             )
             # Clients that come before the server may find the broker's memory of an earlier run, and leave.

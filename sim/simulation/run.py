@@ -21,6 +21,7 @@ from server_node.ownership import alone_in
 from server_node.record import RunFolder
 from server_node.saver import Pace
 from server_node.summary import Summary
+from server_node.trackers.events import Tell, ended, silence
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import Watch
 from sim.chrome_trace import Trace
@@ -45,6 +46,7 @@ def simulate(
     stop: Stop | None = None,
     fresh: bool = False,
     pace: Pace | None = None,
+    tell: Tell = silence,
 ) -> Summary:
     """Run a scenario in virtual time and leave its folder; go on from the folder's newest good checkpoint.
 
@@ -60,6 +62,7 @@ def simulate(
         stop: ends the run early, cleanly, between two events; the summary's reason is then "stopped".
         fresh: begin anew, over what the folder has.
         pace: how often a run that trains is saved.
+        tell: hears what trackers are told.
 
     Returns:
         The content of summary.json.
@@ -100,22 +103,21 @@ def simulate(
                 clock=clock,
                 ledger=ledger,
                 trace=trace,
-                report=observer(record, ledger, watch),
+                report=observer(record, ledger, watch, tell),
                 remember=silent_observer(record),
             )
-            if who.learners is None:
-                reason = run.to_its_end(stop)
-            else:
-                saving = Saving(scenario, run, who.learners, record, pace)
-                if moment is not None:
-                    saving.go_on(moment)
-                reason = run.to_its_end(stop, saving.between)
+            saving = None if who.learners is None else Saving(scenario, run, who.learners, record, pace)
+            if saving is not None and moment is not None:
+                saving.go_on(moment)
+            tell(record.began(scenario.name))
+            reason = run.to_its_end(stop) if saving is None else run.to_its_end(stop, saving.between)
         with writing(folder):
             trace.write(folder / "trace.json")
         tensors = None if who.learners is None else tensors_of(*who.learners.model)
         summary = record.finish(reason, tensors, network=asdict(run.network_stats))
         if reason != STOPPED:
             checkpoint.remove(folder)  # nothing is left to go on with
+        tell(ended(reason, summary))
         return summary
 
 

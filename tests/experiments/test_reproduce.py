@@ -161,6 +161,54 @@ def test_a_run_is_an_arm_of_a_task_over_a_link(tmp_path: Path) -> None:
     assert (scenario.training.correction.lambda_, scenario.fleet[0].link) == (0.01, "nb-iot")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "stragglers: {policy: over_select, extra: 1}",
+        "fleet.0.availability: {pattern: on_off, mean_on_s: 60, mean_off_s: 60}",
+        "flows.by_link: [{uplink_below_kbps: 500, head_update_up: {codec: int8}}]",
+    ],
+)
+def test_arms_that_learn_otherwise_over_another_link_are_trained_there(tmp_path: Path, setting: str) -> None:
+    study = study_file(
+        tmp_path,
+        ("{training.correction.lambda: 0.01}", f"{{{setting}}}"),
+        (", stragglers.retry_s: 1000", ""),
+    )
+    _, runs = load_runs(str(study))
+    over = {(run.arm.name, run.trained) for run in runs if run.link.name == "nb-iot"}
+    assert over == {("splitfed", False), ("fedlite", False), ("fedavg", False), ("corrected", True)}
+
+
+def test_links_that_change_more_than_links_are_trained_over(tmp_path: Path) -> None:
+    study = study_file(tmp_path, ("nb-iot, stragglers.retry_s: 1000", "nb-iot, training.head_lr: 0.2"))
+    assert all(run.trained for run in load_runs(str(study))[1])
+
+
+def test_what_is_learned_over_another_link_decides_the_time_there(tmp_path: Path) -> None:
+    slow = "{uplink_kbps: 8, latency_ms: 10}"
+    mixed = f"fleet: [{{count: 3, link: ethernet}}, {{count: 1, link: {slow}}}]"
+    study = study_file(
+        tmp_path,
+        ("{training.correction.lambda: 0.01}", "{stragglers: {policy: over_select, extra: 1}}"),
+        ("set: {fleet.0.link: lte, stragglers.retry_s: 1000}", "set: {fleet: [{count: 4, link: lte}]}"),
+        ("set: {fleet.0.link: nb-iot, stragglers.retry_s: 1000}", f"set: {{{mixed}}}"),
+        ("target: 0.9", "target: 0.3"),
+    )
+    reproduce(study, "--budget=full", "--tasks=near")
+    _, runs = load_runs(str(study))
+    [there] = [r for r in runs if (r.arm.name, r.seed, r.link.name) == ("corrected", 0, "nb-iot")]
+    rounds = pq.read_table(tmp_path / "out" / there.grid_run.name / "metrics.parquet").to_pylist()
+    [row] = [row for row in rows_of(tmp_path) if (row["arm"], row["seed"]) == ("corrected", "0")]
+    reached = next(each for each in rounds if each["metric"] is not None and each["metric"] >= 0.3)
+    assert float(row["target_s.nb-iot"]) == reached["elapsed_s"]
+    assert row["bound.nb-iot"] == "False"
+    assert float(row["final.nb-iot"]) == rounds[-1]["metric"]
+    text = (tmp_path / "out/results.md").read_text()
+    assert "## The metric over each link" in text
+    assert "| corrected |" in text.partition("## The metric over each link")[2]
+
+
 def test_equal_scenarios_run_once(tmp_path: Path) -> None:
     study = study_file(tmp_path, ("{training.correction.lambda: 0.01}", "{training.correction.lambda: 0}"))
     reproduce(study, "--budget=full", "--tasks=near")

@@ -309,3 +309,29 @@ def test_json_is_a_line_per_point(tmp_path: Path) -> None:
     command = ["sweep", str(small_file(tmp_path)), "--grid=seed=1,2", "--mode=timing-only", "--json"]
     result = CliRunner().invoke(app, [*command, f"--out={tmp_path / 's'}"])
     assert [json.loads(line)["seed"] for line in result.stdout.splitlines()] == [1, 2]
+
+
+def test_seeds_are_replicates_of_each_point(tmp_path: Path) -> None:
+    points = load_grid(small_file(tmp_path), [], ["training.cohort=1,3"], seeds=3)
+    assert [(point.scenario.training.cohort, point.scenario.seed) for point in points] == [
+        (cohort, seed) for cohort in (1, 3) for seed in (3, 4, 5)
+    ]
+    assert len(load_grid(small_file(tmp_path), ["seed=7"], ["seed=1,2"], seeds=1)) == 1
+    command = ["sweep", str(small_file(tmp_path)), "--grid=training.cohort=1,3", "--seeds=3", "--jobs=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.commands.sweep.local_pool", lambda _jobs: Here())
+        result = CliRunner().invoke(app, [*command, "--mode=timing-only", f"--out={tmp_path / 's'}"])
+    assert result.exit_code == 0, result.output
+    assert len(table_of(tmp_path / "s")) == 6
+    first, *rows = [line.split() for line in result.output.splitlines()[:3]]
+    assert first == ["cohort", "seeds", "bytes", "virtual", "s", "difference", "verdict"]
+    assert [row[:2] for row in rows] == [["1", "3"], ["3", "3"]]
+
+
+def test_only_keys_that_differ_can_be_compared(tmp_path: Path) -> None:
+    command = ["sweep", str(small_file(tmp_path)), "--grid=training.cohort=1,3", "--seeds=2", "--by=seed"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert (
+        "--by seed: the runs do not differ in it; compared can be: cohort, training.cohort" in result.output
+    )

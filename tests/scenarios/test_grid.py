@@ -100,7 +100,7 @@ def test_a_single_run_knows_nothing_of_the_sweep(tmp_path: Path) -> None:
         ),
         ("sweep: {fleet.3.count: [1]}", "my.yaml:12: '3' is no item of the list; it has items 0 to 0"),
         ("sweep: {seed: [1, 2, 1]}", "sweep: {'seed': 1} and {'seed': 1} are the same scenario"),
-        ("", "my.yaml: sweeps nothing; give it a key sweep, or --grid training.cohort=5,10"),
+        ("", "my.yaml: sweeps nothing; give it a key sweep, --grid training.cohort=5,10 or --seeds 5"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_that_says_where(tmp_path: Path, sweep: str, message: str) -> None:

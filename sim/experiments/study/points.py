@@ -9,6 +9,7 @@ from scenarios.loading.document import Node
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import check, read_tree
 from scenarios.loading.shipped import locate
+from scenarios.schema.network import Network
 from scenarios.schema.scenario import Scenario
 from sim.experiments.grid_runs import GridRun
 from sim.experiments.results import Mode
@@ -17,7 +18,7 @@ from sim.experiments.study.study import Arm, Study, StudyLink, StudyTask, read_s
 
 @dataclass(frozen=True, slots=True)
 class StudyRun:
-    """One run: an arm of a task with a seed, trained over the first link or modelled over another one.
+    """One run: an arm of a task with a seed over a link.
 
     Attributes:
         task: of the study.
@@ -25,6 +26,7 @@ class StudyRun:
         link: of the study.
         seed: one of the task's.
         grid_run: the scenario, and whether to train.
+        first: whether the link is the study's first, whose trained runs the tables are about.
     """
 
     task: StudyTask
@@ -32,6 +34,7 @@ class StudyRun:
     link: StudyLink
     seed: int
     grid_run: GridRun
+    first: bool = True
 
     @property
     def trained(self) -> bool:
@@ -67,9 +70,15 @@ def load_runs(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Study, 
                 continue
             seeds = task.seeds[: arm.seeds]
             for s, seed in enumerate(seeds):
+                first = over_links[0][1]
                 for number, (link, scenario) in enumerate(over_links):
                     run = _run(
-                        task, arm, link, scenario.model_copy(update={"seed": seed}), trained=not number
+                        task,
+                        arm,
+                        link,
+                        scenario.model_copy(update={"seed": seed}),
+                        trained=not number or link_decides_what(first, scenario),
+                        first=not number,
                     )
                     ranked.append(((task.tier, -len(seeds), s, a, t, number), run))
     if mistakes:
@@ -94,7 +103,27 @@ def _over_links(
     return [(link, check(_lay(root, tree, "links", number))) for number, link in enumerate(study.links)]
 
 
-def _run(task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool) -> StudyRun:
+def link_decides_what(first: Scenario, other: Scenario) -> bool:
+    """Say whether a run over another link may learn anything else than over the first, and not only later.
+
+    It learns the same only if every round waits for all its members, all of them are always there, and
+    codecs do not follow the link: then a link decides when a round ends, and nothing else. And nothing but
+    links may differ between the two scenarios.
+    """
+    waits = first.stragglers.policy == "wait_all"
+    there = all(group.availability.pattern == "always" for group in (*first.fleet, *other.fleet))
+    alike = _without_links(first) == _without_links(other)
+    return not (waits and there and alike and not first.flows.by_link)
+
+
+def _without_links(scenario: Scenario) -> Scenario:
+    fleet = tuple(group.model_copy(update={"link": "none", "via": None}) for group in scenario.fleet)
+    return scenario.model_copy(update={"fleet": fleet, "network": Network()})
+
+
+def _run(
+    task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool, first: bool
+) -> StudyRun:
     # The folder's name comes from the scenario alone: arms that are the same scenario share a run.
     split = scenario.training.method == "split"
     values = {
@@ -104,4 +133,4 @@ def _run(task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trai
         "seed": scenario.seed,
     }
     mode = Mode.SIMULATE if trained else Mode.TIMING_ONLY
-    return StudyRun(task, arm, link, scenario.seed, GridRun(GridPoint(values, scenario), mode))
+    return StudyRun(task, arm, link, scenario.seed, GridRun(GridPoint(values, scenario), mode), first)

@@ -13,6 +13,7 @@ rounds, FLOW, up, down, total         bytes of the whole run
 target, target_rounds                 the task's target, and rounds to it
 target_up, target_down, target_total  bytes to it
 target_s.LINK                         virtual seconds to it; bound.LINK: these are an upper bound
+final.LINK                            the metric over that link, where a link decides what is learned
 wall_seconds                          that the training took
 """
 
@@ -33,23 +34,26 @@ from server_node.summary import Summary
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.experiments.results import Row, finished
 from sim.experiments.study.points import StudyRun
+from sim.statistics.trials import higher_is_better, reached
 
 LAST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Result:
-    """A trained run that has finished.
+    """A run over the first link that has finished.
 
     Attributes:
         run: which.
         row: its row of results.csv.
         rounds: of metrics.parquet, one a round.
+        higher_is_better: of its metric.
     """
 
     run: StudyRun
     row: Row
     rounds: list[Row]
+    higher_is_better: bool = True
 
     @property
     def evaluations(self) -> int:
@@ -79,7 +83,7 @@ def evaluated_as_often(results: Sequence[Result]) -> list[Result]:
 
 
 def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
-    """Read the trained runs of a study that have finished, in the order of the study's arms, and seeds."""
+    """Read the runs over the first link that have finished, in the order of the study's arms, and seeds."""
     grid_runs = {run.grid_run.name: run.grid_run for run in runs}
     summaries = {
         name: summary
@@ -89,14 +93,14 @@ def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
     baseline = {
         (run.task.name, run.seed): summaries[run.grid_run.name]
         for run in runs
-        if run.trained and run.arm.role == "uncompressed" and run.grid_run.name in summaries
+        if run.first and run.arm.role == "uncompressed" and run.grid_run.name in summaries
     }
     results = []
     for run in runs:
-        if run.trained and (summary := summaries.get(run.grid_run.name)) is not None:
+        if run.first and (summary := summaries.get(run.grid_run.name)) is not None:
             rounds = _rounds(folder, run)
             row = _row(run, summary, rounds, baseline.get((run.task.name, run.seed)))
-            results.append(Result(run, row, rounds))
+            results.append(Result(run, row, rounds, _higher_is_better(summary)))
     _add_times(results, runs, summaries, folder)
     return results
 
@@ -141,7 +145,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "up": sum(wire[name] for name in UP),
         "down": sum(wire[name] for name in DOWN),
         "total": sum(wire.values()),
-        **_to_target(run, rounds),
+        **_to_target(run, rounds, higher_better=_higher_is_better(summary)),
         "wall_seconds": round(summary["wall_seconds"], 1),
     }
 
@@ -156,14 +160,24 @@ def correction_in_words(correction: Correction) -> str:
     return f"{name} {strength:g}, {correction.schedule}"
 
 
-def target_index(run: StudyRun, rounds: Sequence[Row]) -> int | None:
+def target_index(run: StudyRun, rounds: Sequence[Row], *, higher_better: bool = True) -> int | None:
     """Give the index of the first evaluated round whose metric has the task's target."""
-    reached = (i for i, row in enumerate(rounds) if (row["metric"] or 0.0) >= run.task.target)
-    return next(reached, None)
+    return next(
+        (
+            i
+            for i, row in enumerate(rounds)
+            if reached(row["metric"], run.task.target, higher_better=higher_better)
+        ),
+        None,
+    )
 
 
-def _to_target(run: StudyRun, rounds: list[Row]) -> Row:
-    index = target_index(run, rounds)
+def _higher_is_better(summary: Summary) -> bool:
+    return higher_is_better(dict(summary["metric"]).get("better"))
+
+
+def _to_target(run: StudyRun, rounds: list[Row], *, higher_better: bool) -> Row:
+    index = target_index(run, rounds, higher_better=higher_better)
     if index is None:
         return {"target": run.task.target} | dict.fromkeys(
             ("target_rounds", "target_up", "target_down", "target_total")
@@ -185,23 +199,29 @@ def _to_target(run: StudyRun, rounds: list[Row]) -> Row:
 def _add_times(
     results: Sequence[Result], runs: Sequence[StudyRun], summaries: dict[str, Summary], folder: Path
 ) -> None:
-    """Add the seconds to the target over each link.
+    """Add the seconds to the target over each link, and the metric where it was trained over that link.
 
-    Cohorts wait for all of their members, so a link decides when something is learned and not what: round n
-    over another link is round n of the trained run. Codecs whose sizes depend on what they encode are taken
-    at their largest where nothing is trained; the bytes of both runs tell.
+    Of a run that trained nothing round n is round n of the run over the first link, see link_decides_what.
+    Codecs whose sizes depend on what they encode are taken at their largest there; the bytes of both tell.
     """
-    trained = {(result.run.task.name, result.run.arm.name, result.run.seed): result for result in results}
+    of_first = {(result.run.task.name, result.run.arm.name, result.run.seed): result for result in results}
     for run in runs:
-        result = trained.get((run.task.name, run.arm.name, run.seed))
+        result = of_first.get((run.task.name, run.arm.name, run.seed))
         if result is None:
             continue
-        index, name = target_index(result.run, result.rounds), run.link.name
+        summary, name = summaries.get(run.grid_run.name), run.link.name
         result.row[f"target_s.{name}"] = result.row[f"bound.{name}"] = None
-        if index is not None and run.grid_run.name in summaries:
-            rounds = result.rounds if run.trained else _rounds(folder, run)
+        if not run.first and run.trained:
+            result.row[f"final.{name}"] = summary["metric"]["final"] if summary else None
+        if summary is None:
+            continue
+        rounds = result.rounds if run.first else _rounds(folder, run)
+        learned = rounds if run.trained else result.rounds
+        index = target_index(run, learned, higher_better=result.higher_is_better)
+        if index is not None:
             result.row[f"target_s.{name}"] = rounds[index]["elapsed_s"]
-            result.row[f"bound.{name}"] = _wire(rounds[index]) != _wire(result.rounds[index])
+            bound = not run.trained and _wire(rounds[index]) != _wire(result.rounds[index])
+            result.row[f"bound.{name}"] = bound
 
 
 def _wire(row: Row) -> list[Any]:

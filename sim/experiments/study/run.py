@@ -121,7 +121,7 @@ def lacking_data(runs: Sequence[StudyRun]) -> dict[str, str]:
 
 
 def _title(run: StudyRun) -> str:
-    over = "" if run.trained else f" over {run.link.name}"
+    over = "" if run.first else f" over {run.link.name}"
     return f"{run.task.name} {run.arm.name} seed {run.seed}{over}"
 
 

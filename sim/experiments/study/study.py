@@ -70,7 +70,11 @@ class Study(Part):
     links: Annotated[
         tuple[StudyLink, ...],
         Field(
-            min_length=1, description="training runs over the first; over the others time is modelled only"
+            min_length=1,
+            description=(
+                "training runs over the first; over the others time is modelled only, unless a link can "
+                "change what is learned: a policy other than wait_all, clients that go away, codecs by link"
+            ),
         ),
     ]
 

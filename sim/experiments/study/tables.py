@@ -8,6 +8,7 @@ from broker.cli.wording import format_bytes, format_ratio
 from scenarios.schema.scenario import Scenario
 from sim.experiments.study.results import Group, Result, by_arm, evaluated_as_often
 from sim.experiments.study.study import Study
+from sim.statistics.estimates import difference, estimate
 
 
 def markdown(study: Study, results: Sequence[Result]) -> str:
@@ -17,6 +18,7 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
         COMPRESSION: _compression,
         CORRECTION: _correction,
         BYTES: _bytes,
+        LINKS: lambda groups: _over_links(groups, [link.name for link in study.links]),
         TARGET: lambda groups: _target(groups, [link.name for link in study.links]),
     }
     for title, table in tables.items():
@@ -31,7 +33,9 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
 
 
 ABOUT = """Written by `fedlite reproduce` from finished runs. Figures are means over seeds ± their standard
-deviation; differences and ratios are taken between runs of the same seed."""
+deviation; differences and ratios are taken between runs of the same seed. Whether a difference says anything
+stands in the column *verdict*: better or worse only if, of at least three seeds, the 95 % t-interval of the
+differences, widened so that it holds for all arms of the table at once, is on one side of 0."""
 
 COMPRESSION = """## Accuracy against compression
 
@@ -50,6 +54,11 @@ BYTES = """## Bytes
 Of a whole run, whole MQTT packets. *Fewer*: the uncompressed arm's bytes over these, at equal rounds.
 *Than FedAvg*: its bytes up to the target over these up to the target."""
 
+LINKS = """## The metric over each link
+
+Of arms that were trained over each link, because a link can change what they learn: cohorts that do not wait
+for all, clients that go away, or codecs by link."""
+
 TARGET = """## Bytes and virtual time to the target
 
 Of the runs that reached it; arms that are evaluated less often than the uncompressed one are left out. The
@@ -65,14 +74,14 @@ def _compression(groups: list[Group]) -> str:
             _mean(_values(group, "ratio_paper"), format_ratio),
             _mean(_values(group, "ratio_wire"), format_ratio),
             _spread(_values(group, "final")),
-            _difference(group, reference),
+            *_difference(group, reference, len(groups)),
             _mean(_values(group, "quantization_error"), "{:.3f}"),
             str(len(group)),
         ]
         for group in groups
     ]
     metric = groups[0][0].row["metric"] if groups else ""
-    return _table(["arm", "paper", "wire", metric, "difference", "error", "seeds"], rows)
+    return _table(["arm", "paper", "wire", metric, "difference", "verdict", "error", "seeds"], rows)
 
 
 def _correction(groups: list[Group]) -> str:
@@ -91,13 +100,13 @@ def _correction(groups: list[Group]) -> str:
                     group[0].run.arm.name,
                     strength,
                     _spread(_values(group, "final")),
-                    _difference(group, without),
+                    *_difference(group, without, len(by_strength)),
                     _mean(_values(group, "quantization_error"), "{:.3f}"),
                     str(len(group)),
                 ]
             )
     metric = groups[0][0].row["metric"] if groups else ""
-    return _table(["arm", "correction", metric, "difference", "error", "seeds"], rows)
+    return _table(["arm", "correction", metric, "difference", "verdict", "error", "seeds"], rows)
 
 
 def _without_correction(scenario: Scenario) -> str:
@@ -148,6 +157,17 @@ def _target(groups: list[Group], links: Sequence[str]) -> str:
     )
 
 
+def _over_links(groups: list[Group], links: Sequence[str]) -> str:
+    others = links[1:]
+    rows = [
+        [group[0].run.arm.name, _spread(_values(group, "final"))]
+        + [_spread(_values(group, f"final.{link}")) for link in others]
+        for group in groups
+        if any(_values(group, f"final.{link}") for link in others)
+    ]
+    return _table(["arm", *links], rows)
+
+
 def _time(group: Group, link: str) -> str:
     bound = "≤ " if any(each.row.get(f"bound.{link}") for each in group) else ""
     return _mean(_values(group, f"target_s.{link}"), bound + "{:,.0f} s")
@@ -173,10 +193,17 @@ def _pairs(group: Group, other: Group, column: str) -> list[tuple[float, float]]
     ]
 
 
-def _difference(group: Group, reference: Group) -> str:
+def _difference(group: Group, reference: Group, groups: int) -> tuple[str, str]:
+    """Write the difference to a reference that is one of so many groups, and what it says."""
     if group is reference:
-        return ""
-    return _spread([mine - its for mine, its in _pairs(group, reference, "final")], "{:+.4f}")
+        return "", ""
+    mine, its = ({each.run.seed: each.row["final"] for each in one if each.row["final"] is not None}
+                 for one in (group, reference))  # fmt: skip
+    higher = all(each.higher_is_better for each in group)
+    apart = difference(mine, its, higher_is_better=higher, at_once=max(1, groups - 1))
+    if apart is None:
+        return "", ""
+    return _spread([mine[seed] - its[seed] for seed in mine if seed in its], "{:+.4f}"), apart.in_words
 
 
 def _fewer(group: Group, reference: Group, column: str) -> str:
@@ -196,8 +223,10 @@ def _mean(values: Sequence[float], form: str | Callable[[float], str]) -> str:
 
 def _spread(values: Sequence[float], form: str = "{:.4f}") -> str:
     """Write mean ± sample standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return _mean(values, form) + deviation
+    of = estimate(values)
+    if of is None:
+        return ""
+    return form.format(of.mean) + ("" if of.deviation is None else f" ± {of.deviation:.4f}")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,1 @@
+"""Tells other programs how a run gets on: TensorBoard, MLflow, and functions of the user's own."""
