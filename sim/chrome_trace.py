@@ -1,19 +1,43 @@
 """The timeline of a run as a Chrome trace, to be opened in ui.perfetto.dev or chrome://tracing.
 
-One lane for the server and one for each client: compute, encode, queue, uplink, tail, downlink, decode,
-backward. Spans are in seconds since the run began; they come from virtual time, or from sim.live.join_trace.
-Large fleets and long runs are cut off: `otherData` in the file says how much is in it.
+The server and each client are a process, named with what the client is. A client computes, sends, receives
+and waits in lanes of its own; where spans of a lane overlap, the later one gets a further lane. An arrow
+leads from each batch of activations through the tail to its gradient.
+
+Spans are in seconds since the run began; they come from virtual time, or from sim.live.join_trace. Large
+fleets and long runs are cut off: `otherData` in the file says how much is in it.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.machine.event_log import MAX_CLIENTS
 
-SERVER = 0
-"""Lane of the server."""
+SERVER = 1
+"""Process of the server; those of the clients follow in the fleet's order. 0 is Linux's idle process."""
+
+LANES = {"uplink": "up", "downlink": "down", "queue": "waits", "tail": "at the server"}
+"""In which lane of a client a span stands; every other one is computing."""
+
+COMPUTES = "computes"
+FURTHER_LANES = 1000
+"""Thread numbers of one process; they are unique in the file, as Perfetto wants them."""
+
+Event = dict[str, Any]
+
+
+class Span(NamedTuple):
+    """What somebody did from when to when, in nanoseconds since the run began."""
+
+    who: int
+    name: str
+    from_ns: int
+    to_ns: int
+    details: dict[str, int]
 
 
 class Trace:
@@ -21,7 +45,8 @@ class Trace:
 
     Args:
         clients: names of the fleet, in its order.
-        max_clients: only the first so many have a lane.
+        kinds: what each client is, such as "raspberry-pi-4, lte"; empty: nothing is said of any.
+        max_clients: only the first so many are shown.
         max_spans: later spans are left out.
 
     Attributes:
@@ -29,45 +54,110 @@ class Trace:
     """
 
     def __init__(
-        self, clients: Sequence[str], *, max_clients: int = MAX_CLIENTS, max_spans: int = 100_000
+        self,
+        clients: Sequence[str],
+        kinds: Sequence[str] = (),
+        *,
+        max_clients: int = MAX_CLIENTS,
+        max_spans: int = 100_000,
     ) -> None:
         self._fleet_size = len(clients)
-        self._lanes = {client: lane for lane, client in enumerate(clients[:max_clients], SERVER + 1)}
+        self._numbers = {client: number for number, client in enumerate(clients[:max_clients], SERVER + 1)}
+        self._kinds = kinds
         self._max_spans = max_spans
-        self._spans: list[dict[str, Any]] = []
+        self._spans: list[Span] = []
         self.left_out = 0
 
     def lane(self, client: str) -> int | None:
-        """Give a client's lane; None when it has none."""
-        return self._lanes.get(client)
+        """Give a client's process; None when it is not shown."""
+        return self._numbers.get(client)
 
-    def span(self, lane: int, name: str, from_s: float, to_s: float, **details: int) -> None:
-        """Add a span to a lane, unless it takes no time."""
-        if to_s <= from_s:
+    def span(self, who: int, name: str, from_s: float, to_s: float, **details: int) -> None:
+        """Add a span, unless it takes no time."""
+        from_ns, to_ns = _nanoseconds(from_s), _nanoseconds(to_s)
+        if to_ns <= from_ns:
             return
         if len(self._spans) >= self._max_spans:
             self.left_out += 1
             return
-        times = {"ts": _microseconds(from_s), "dur": _microseconds(to_s - from_s)}
-        self._spans.append({"name": name, "ph": "X", "pid": 0, "tid": lane, **times, "args": details})
+        self._spans.append(Span(who, name, from_ns, to_ns, details))
 
     def write(self, file: Path) -> None:
         """Write the trace; the same spans give the same bytes."""
-        names = {SERVER: "server"} | {lane: client for client, lane in self._lanes.items()}
-        lanes = [
-            {"name": "thread_name", "ph": "M", "pid": 0, "tid": lane, "args": {"name": name}}
-            for lane, name in names.items()
-        ]
         extent = {
             "clients": self._fleet_size,
-            "clients_traced": len(self._lanes),
+            "clients_traced": len(self._numbers),
             "spans": len(self._spans),
             "spans_left_out_at_the_end": self.left_out,
         }
-        lines = [json.dumps(event, separators=(",", ":")) for event in (*lanes, *self._spans)]
+        lines = [json.dumps(event, separators=(",", ":")) for event in self._events()]
         head = json.dumps({"displayTimeUnit": "ms", "otherData": extent})[:-1]
         file.write_text(f'{head}, "traceEvents": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
 
+    def _events(self) -> Iterator[Event]:
+        for client, number in {"server": SERVER, **self._numbers}.items():
+            kind = self._kinds[number - SERVER - 1] if number > SERVER and self._kinds else ""
+            yield _named("process_name", number, name=f"{client} ({kind})" if kind else client)
+            yield _named("process_sort_index", number, sort_index=number)
+        placed = list(_in_lanes(self._spans))
+        for (number, lane), thread in sorted({(span.who, lane): at for span, lane, at in placed}.items()):
+            yield _named("thread_name", number, thread, name=lane)
+            yield _named("thread_sort_index", number, thread, sort_index=thread)
+        for span, _, thread in placed:
+            yield {
+                "name": span.name,
+                "ph": "X",
+                "pid": span.who,
+                "tid": thread,
+                "ts": _microseconds(span.from_ns),
+                "dur": _microseconds(span.to_ns - span.from_ns),
+                "args": span.details,
+            }
+        yield from _arrows([(span, thread) for span, _, thread in placed])
 
-def _microseconds(seconds: float) -> float:
-    return round(seconds * 1e6, 3)
+
+def _in_lanes(spans: Sequence[Span]) -> Iterator[tuple[Span, str, int]]:
+    """Give each span its lane's name and thread: the first lane of its kind that is free when it begins."""
+    free_ns: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: span.from_ns):  # stable: who came first stays first
+        kind = COMPUTES if span.who == SERVER else LANES.get(span.name, COMPUTES)
+        lanes = free_ns[span.who, kind]
+        at = next((at for at, until_ns in enumerate(lanes) if until_ns <= span.from_ns), len(lanes))
+        lanes[at : at + 1] = [span.to_ns]
+        order = list(dict.fromkeys((COMPUTES, *LANES.values()))).index(kind)
+        thread = span.who * FURTHER_LANES + order * (FURTHER_LANES // 10) + min(at, 99)
+        yield span, kind if at == 0 else f"{kind}, {at + 1}", thread
+
+
+def _arrows(placed: Sequence[tuple[Span, int]]) -> Iterator[Event]:
+    """Lead from a batch's way up through its time in the tail to its gradient's way down."""
+    steps: dict[tuple[int, int, int], list[tuple[Span, int]]] = defaultdict(list)
+    for span, thread in placed:
+        if span.name in ("uplink", "tail", "downlink") and {"round", "step"} <= span.details.keys():
+            steps[span.who, span.details["round"], span.details["step"]].append((span, thread))
+    numbers = itertools.count(1)
+    for of_step in steps.values():
+        names = [span.name for span, _ in of_step]
+        if names[:1] != ["uplink"] or names[-1:] != ["downlink"]:
+            continue  # it was not answered, or the file ends before
+        number = next(numbers)
+        for at, (span, thread) in enumerate(of_step):
+            arrow: Event = {"ph": "s"} if at == 0 else {"ph": "t"}
+            if at == len(of_step) - 1:
+                arrow = {"ph": "f", "bp": "e"}  # ends at the slice that encloses it
+            where = {"pid": span.who, "tid": thread, "ts": _microseconds(span.from_ns)}
+            yield {"name": "step", "cat": "step", "id": number, **arrow, **where}
+
+
+def _named(what: str, process: int, thread: int | None = None, **args: object) -> Event:
+    where = {"pid": process} if thread is None else {"pid": process, "tid": thread}
+    return {"name": what, "ph": "M", **where, "args": args}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _microseconds(nanoseconds: int) -> float:
+    """Give what the format has: microseconds, with three places behind the point."""
+    return nanoseconds / 1000

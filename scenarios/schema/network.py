@@ -65,6 +65,14 @@ class FleetGroup(Part):
         """Clients in the group."""
         return self.count or len(self.names or ())
 
+    @property
+    def kind(self) -> str:
+        """What its clients are, such as "raspberry-pi-4, 3g"; empty if nothing of them takes time."""
+        device = self.device if isinstance(self.device, str) else "own device"
+        link = self.link if isinstance(self.link, str) else f"link {self.link.trace or 'of its own'}"
+        words = (device, link, f"via {self.via}" if self.via else "")
+        return ", ".join(word for word in words if word not in ("instant", "none", ""))
+
     @model_validator(mode="after")
     def _count_or_names(self) -> "FleetGroup":
         if (self.count is None) == (self.names is None):

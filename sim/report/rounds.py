@@ -114,11 +114,11 @@ def round_times(
         virtual_s: when the run ended, on the trace's clock; None if it was live.
         overlapping: whether members work on through the rounds (policy `buffered`).
     """
-    lanes = {event.tid: event.args.name for event in trace.events if event.ph == "M"}
-    spans = _without_kept_back([e for e in trace.events if e.ph == "X" and e.tid in lanes])
+    lanes = {e.pid: e.args.name.partition(" (")[0] for e in trace.events if e.name == "process_name"}
+    spans = _without_kept_back([e for e in trace.events if e.ph == "X" and e.pid in lanes])
     found = windows(trace, rows, virtual_s)
     by_round = _by_round(spans, found)
-    networked = {span.tid for span in spans if span.args.round is not None}
+    networked = {span.pid for span in spans if span.args.round is not None}
     times: list[RoundTime] = []
     for window in found:
         work = by_round[window.round]
@@ -152,7 +152,7 @@ def windows(trace: TraceFile, rows: Sequence[Mapping[str, Any]], virtual_s: floa
     if not bounds:
         return []
     origin_s = min(bounds)  # no message is earlier than its round, no round later than the run's end
-    first_s = min((span.ts / 1e6 for span in spans if span.tid != SERVER), default=0.0)
+    first_s = min((span.ts / 1e6 for span in spans if span.pid != SERVER), default=0.0)
     from_s = max(origin_s, first_s)
     if not trace.extent.spans_left_out_at_the_end:
         last_s = math.inf
@@ -172,7 +172,7 @@ def _without_kept_back(spans: Sequence[Event]) -> list[Event]:
     """
 
     def message(span: Event) -> tuple[int, int | None, int | None]:
-        return span.tid, span.args.round, span.args.step
+        return span.pid, span.args.round, span.args.step
 
     sent = {(*message(span), round(span.ts)) for span in spans if span.name == "uplink"}
     kept = [
@@ -193,7 +193,7 @@ def _by_round(spans: Sequence[Event], found: Sequence[Window]) -> dict[int, dict
         for window in found[bisect_right(ends, span.ts / 1e6 + _ROUNDING_S) :]:
             if window.from_s >= (span.ts + span.dur) / 1e6 - _ROUNDING_S:
                 break
-            by_round[window.round][span.tid].append(span)
+            by_round[window.round][span.pid].append(span)
     return by_round
 
 

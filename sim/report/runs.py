@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True):
 
     name: str
     ph: str
-    tid: int
+    pid: int
     ts: float = 0.0
     dur: float = 0.0
     args: Details = Details()

@@ -89,6 +89,11 @@ def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
             yield group
 
 
+def kinds_of(scenario: Scenario) -> list[str]:
+    """Say what each client is, in the order of the fleet."""
+    return [group.kind for group in group_of_each(scenario)]
+
+
 def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
     access_points = {

@@ -28,6 +28,7 @@ from sim.chrome_trace import Trace
 from sim.network.clock import Clock
 from sim.network.csv_inputs import check_csv_inputs
 from sim.simulation import workers
+from sim.simulation.devices import kinds_of
 from sim.simulation.moment import Standing, standing_of
 from sim.simulation.recorder import Recorder
 from sim.simulation.saving import Saving
@@ -83,7 +84,7 @@ def simulate(
             checkpoint.remove(folder)
         moment = standing.moment
         clock, ledger = Clock(), Ledger()
-        trace = Trace(client_names(scenario))
+        trace = Trace(client_names(scenario), kinds_of(scenario))
         record = RunFolder(
             folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
         )

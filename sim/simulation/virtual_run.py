@@ -203,11 +203,11 @@ class VirtualRun:
         end_s = now_s + self._seconds(job)
         self._trace.span(SERVER, type(job).__name__, now_s, end_s)
         if isinstance(job, TailStep):
-            for client, _, _ in job.batches:
+            for client, message, _ in job.batches:
                 lane = self._trace.lane(client)
                 if lane is not None:
                     self._trace.span(lane, "queue", self._waiting_since_s.get(client, now_s), now_s)
-                    self._trace.span(lane, "tail", now_s, end_s)
+                    self._trace.span(lane, "tail", now_s, end_s, round=message.round, step=message.step)
         self._clock.at(end_s, self._computed, job, result)
 
     def _computed(self, job: TailJob, result: TailResult | Future[TailResult]) -> None:

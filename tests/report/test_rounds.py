@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sim.chrome_trace import SERVER
 from sim.report.rounds import RoundTime, round_times, windows
 from sim.report.runs import Details, Event, Extent, TraceFile
 
@@ -14,11 +15,11 @@ LANES = ("server", "fast", "medium", "slow")
 def span(lane: str, name: str, from_s: float, to_s: float, *of: int) -> Event:
     """Make a span; `of` is the round, and the step of what belongs to one."""
     details = Details(round=of[0] if of else None, step=of[1] if len(of) > 1 else None)
-    return Event(name, "X", LANES.index(lane), from_s * 1e6, (to_s - from_s) * 1e6, details)
+    return Event(name, "X", LANES.index(lane) + SERVER, from_s * 1e6, (to_s - from_s) * 1e6, details)
 
 
 def made(*spans: Event, clients: int = 3, left_out: int = 0) -> TraceFile:
-    lanes = [Event("thread_name", "M", lane, args=Details(name)) for lane, name in enumerate(LANES)]
+    lanes = [Event("process_name", "M", lane, args=Details(name)) for lane, name in enumerate(LANES, SERVER)]
     return TraceFile(Extent(clients, 3, left_out), [*lanes, *spans])
 
 
