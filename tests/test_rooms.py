@@ -91,8 +91,18 @@ WITHIN: dict[
         "statistics": set(),
         "report": {"statistics"},
         "watch": set(),
+        "labels": set(),
         "experiments": {"simulation", "statistics"},
-        "commands": {"network", "simulation", "live", "experiments", "report", "watch", "statistics"},
+        "commands": {
+            "network",
+            "simulation",
+            "live",
+            "experiments",
+            "report",
+            "watch",
+            "statistics",
+            "labels",
+        },
     },
 }
 

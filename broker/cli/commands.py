@@ -133,7 +133,9 @@ COMMANDS = {
         extra="sim",
     ),
     "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
-    "data": Command("sim.commands.data:app", "Get the data of tasks, and write what each device would have."),
+    "data": Command(
+        "sim.commands.data:app", "Get the data of tasks; write and show what each device would have."
+    ),
 }
 """By name."""
 

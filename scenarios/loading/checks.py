@@ -14,7 +14,7 @@ from scenarios.schema.devices import device_of
 from scenarios.schema.flows import unfit_codecs
 from scenarios.schema.network import taken_names, unknown_access_points
 from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario
-from scenarios.schema.task_spec import Dirichlet
+from scenarios.schema.task_spec import Skew
 from scenarios.task import Task
 from scenarios.tasks import task_of
 
@@ -114,10 +114,11 @@ def _own_data(scenario: Scenario, task: Task) -> Iterator[Problem]:
 
 def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     yield from _own_data(scenario, task)
-    if isinstance(scenario.task.partition, Dirichlet) and not task.kind.has_one_class:
+    partition = scenario.task.partition
+    if isinstance(partition, Skew) and partition.by_label and not task.kind.has_one_class:
         yield (
             ("task", "partition"),
-            "dirichlet_alpha needs one class per sample; this task has other targets",
+            f"{partition.by_label} needs one class per sample; this task has other targets",
         )
     if scenario.training.aggregation == "filtered_mean" and not task.kind.has_one_class:
         yield (

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from scenarios.schema.base import Part, Positive, PositiveInt
 
@@ -12,19 +12,61 @@ PLACES = ("path", "module", "data")
 
 
 def _partition_form(value: object) -> str:
-    return "mixture" if isinstance(value, dict | Dirichlet) else "name"
+    return "skew" if isinstance(value, dict | Skew) else "name"
 
 
-class Dirichlet(Part):
-    """Clients of equal size, each with its own random class mixture."""
+class Skew(Part):
+    """Clients that differ in their classes, in their sizes, or in both."""
 
-    dirichlet_alpha: Positive = Field(
-        description="concentration of every class; small: each client has few classes, large: all are alike"
+    dirichlet_alpha: Positive | None = Field(
+        default=None,
+        description=(
+            "each client has a random class mixture, and all are of equal size; small: few classes each, "
+            "large: all are alike"
+        ),
     )
+    shards: PositiveInt | None = Field(
+        default=None,
+        description="rows sorted by class are cut into equal shards; each client gets so many of them",
+    )
+    classes_per_client: PositiveInt | None = Field(
+        default=None,
+        description="each client has exactly so many classes; those who have a class share its rows equally",
+    )
+    quantity_skew: Positive | None = Field(
+        default=None,
+        description=(
+            "sizes of the clients are drawn from a Dirichlet distribution; small: a few have most rows, "
+            "large: all have as many; alone, or with dirichlet_alpha"
+        ),
+    )
+    min_samples: PositiveInt | None = Field(
+        default=None, description="rows that every client has at least; 1 if not given"
+    )
+
+    @model_validator(mode="after")
+    def _says_how(self) -> "Skew":
+        labels = [key for key in LABEL_SKEWS if getattr(self, key) is not None]
+        if not labels and self.quantity_skew is None:
+            raise ValueError(f"needs one of {', '.join(LABEL_SKEWS)} or quantity_skew")
+        if len(labels) > 1:
+            raise ValueError(f"takes one of {' and '.join(labels)}, not both")
+        if self.quantity_skew is not None and labels not in ([], ["dirichlet_alpha"]):
+            raise ValueError(f"quantity_skew goes alone or with dirichlet_alpha, not with {labels[0]}")
+        return self
+
+    @property
+    def by_label(self) -> str | None:
+        """The key by which clients differ in their classes; None: they do not."""
+        return next((key for key in LABEL_SKEWS if getattr(self, key) is not None), None)
+
+
+LABEL_SKEWS = ("dirichlet_alpha", "shards", "classes_per_client")
+"""Keys that divide rows by their class, and so need one class for each row."""
 
 
 Partition = Annotated[
-    Annotated[Literal["iid", "natural", "local"], Tag("name")] | Annotated[Dirichlet, Tag("mixture")],
+    Annotated[Literal["iid", "natural", "local"], Tag("name")] | Annotated[Skew, Tag("skew")],
     Discriminator(_partition_form),
 ]
 
@@ -47,7 +89,7 @@ class TaskSpec(Part):
     partition: Partition = Field(
         description=(
             "iid: equal random shares; natural: an owner (writer, speaker) per client; local: each device "
-            "has its own data; or a mixture"
+            "has its own data; or a skew"
         )
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] = Field(

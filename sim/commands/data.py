@@ -1,5 +1,6 @@
-"""The commands `fedlite data fetch`, `list` and `export`."""
+"""The commands `fedlite data fetch`, `list`, `export` and `plot`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,15 @@ from scenarios.loading.load import load_scenario, plain_scenario
 from scenarios.loading.shipped import shipped
 from scenarios.local.shares import write_shares
 from scenarios.partition import client_rows
-from scenarios.schema.scenario import client_names
+from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import TASKS, task_of
+from sim.commands.options import Settings
+from sim.labels.counts import count_labels, labels_of
+from sim.labels.table import tell_counts
 
-app = typer.Typer(help="Get the data of tasks, and write what each device would have.", no_args_is_help=True)
+app = typer.Typer(
+    help="Get the data of tasks; write and show what each device would have.", no_args_is_help=True
+)
 
 
 @app.command("fetch")
@@ -47,35 +53,71 @@ def list_data() -> None:
     Console().print(table)
 
 
+What = Annotated[str, typer.Argument(metavar="TASK|SCENARIO", help="A task's name, or a scenario.")]
+Clients = Annotated[
+    int | None, typer.Option(min=1, help="How many; default: 3, or of a scenario as many as its fleet has.")
+]
+
+
 @app.command("export")
 @command
 def export_data(
-    what: Annotated[str, typer.Argument(metavar="TASK|SCENARIO", help="A task's name, or a scenario.")],
+    what: What,
     to: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder in which each client gets a folder of its name.")
     ],
-    clients: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many; default: 3, or of a scenario as many as its fleet has."),
-    ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+    clients: Clients = None,
+    settings: Settings = None,
 ) -> None:
     """Write the samples that each client of a task would get as local data, to try `partition: local`.
 
     Of a task they are equal random shares. Of a scenario they are divided with its partition and seed. A run
     with `task.partition=local` and `--data DIR` then is the same run.
     """
-    if what in TASKS:
-        scenario = plain_scenario(what, clients or 3, settings or ())
-    elif what in shipped() or what.endswith((".yaml", ".yml")):
-        fewer = [] if clients is None else [f"fleet=[{{count: {clients}}}]", "training.cohort=1"]
-        scenario = load_scenario(what, [*fewer, *(settings or ())])
-    else:
-        known = suggestion(what, [*TASKS, *shipped()], label="known")
-        raise ScenarioError(f"no task or scenario '{what}'{known}; or give the path of a .yaml file")
+    scenario = _scenario_of(what, clients, settings or ())
     data = task_of(scenario).load()
     shares = dict(zip(client_names(scenario), client_rows(scenario, data), strict=True))
     with interrupt_on_signals(), writing(to):
         write_shares(to, ((client, data.train.take(rows)) for client, rows in shares.items()))
     for client, rows in shares.items():
         typer.echo(f"{to / client}: {len(rows)} samples")
+
+
+@app.command("plot")
+@command
+def plot_data(
+    what: What,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Picture to draw: .html, .svg, .png or .pdf; only a table if not given."
+        ),
+    ] = None,
+    clients: Clients = None,
+    settings: Settings = None,
+) -> None:
+    """Show how a scenario divides its data: the rows and classes of each client, as a table and a picture."""
+    if to is not None:
+        from sim.labels.plot import check_kind, write_plot  # noqa: PLC0415  matplotlib is an extra, and slow
+
+        check_kind(to)
+    scenario = _scenario_of(what, clients, settings or ())
+    task = task_of(scenario)
+    data = task.load()
+    shares = client_rows(scenario, data)
+    counts = count_labels(*labels_of(task, data), shares, client_names(scenario))
+    tell_counts(counts, rows=len(data.train))
+    if to is not None:
+        write_plot(to, f"{scenario.name}: {task.name}, {len(shares)} clients", counts)
+        typer.echo(f"plot in {to}")
+
+
+def _scenario_of(what: str, clients: int | None, settings: Sequence[str]) -> Scenario:
+    """Load a scenario, or make the plainest one of a task, with as many clients as asked for."""
+    if what in TASKS:
+        return plain_scenario(what, clients or 3, settings)
+    if what in shipped() or what.endswith((".yaml", ".yml")):
+        fewer = [] if clients is None else [f"fleet=[{{count: {clients}}}]", "training.cohort=1"]
+        return load_scenario(what, [*fewer, *settings])
+    known = suggestion(what, [*TASKS, *shipped()], label="known")
+    raise ScenarioError(f"no task or scenario '{what}'{known}; or give the path of a .yaml file")

@@ -13,7 +13,7 @@ from scenarios.loading.shipped import question, shipped
 from scenarios.schema.flows import AnyCodec
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names, scenario_digest
-from scenarios.schema.task_spec import Dirichlet
+from scenarios.schema.task_spec import Skew
 
 COMPLETE = """\
 name: small
@@ -86,7 +86,7 @@ def test_codecs_and_partitions_become_what_they_name(tmp_path: Path) -> None:
         ],
     )
     assert scenario.flows.activations_up == Pq(subvectors=1152, groups=1, centroids=2)
-    assert scenario.task.partition == Dirichlet(dirichlet_alpha=1.0)
+    assert scenario.task.partition == Skew(dirichlet_alpha=1.0)
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "1E-04", "0.0001", "+1e-4", ".1e-3"])
@@ -366,7 +366,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:2: task.partition: "
-                    "must be iid, natural or local or a mapping with the key dirichlet_alpha, not 'idd'; "
+                    "must be iid, natural or local or a mapping with the keys dirichlet_alpha, shards, "
+                    "classes_per_client, quantity_skew, min_samples, not 'idd'; "
                     "did you mean 'iid'?"
                 )
             ],
@@ -382,10 +383,36 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             "partition: iid",
             "partition: {alpha: 1}",
             [
-                "my.yaml:2: task.partition.dirichlet_alpha: required but missing; must be a number > 0",
-                "my.yaml:2: task.partition.alpha: unknown key; allowed: dirichlet_alpha",
+                (
+                    "my.yaml:2: task.partition.alpha: unknown key; did you mean 'dirichlet_alpha' or "
+                    "'quantity_skew'? allowed: dirichlet_alpha, shards, classes_per_client, quantity_skew, "
+                    "min_samples"
+                ),
             ],
             id="key inside a choice",
+        ),
+        pytest.param(
+            "partition: iid",
+            "partition: {}",
+            [
+                (
+                    "my.yaml:2: task.partition: needs one of dirichlet_alpha, shards, classes_per_client or "
+                    "quantity_skew"
+                )
+            ],
+            id="no kind of skew",
+        ),
+        pytest.param(
+            "partition: iid",
+            "partition: {shards: 2, classes_per_client: 2}",
+            ["my.yaml:2: task.partition: takes one of shards and classes_per_client, not both"],
+            id="two kinds of skew",
+        ),
+        pytest.param(
+            "partition: iid",
+            "partition: {shards: 2, quantity_skew: 1}",
+            ["my.yaml:2: task.partition: quantity_skew goes alone or with dirichlet_alpha, not with shards"],
+            id="two kinds of skew that exclude each other",
         ),
         pytest.param(
             "task: {partition: iid}",
@@ -732,7 +759,11 @@ def test_mistakes_name_the_file_their_key_came_from(tmp_path: Path) -> None:
         ),
         (
             "task.partition.alpha.x=2",
-            "--set task.partition.alpha.x=2: task.partition.alpha: unknown key; allowed: dirichlet_alpha",
+            (
+                "--set task.partition.alpha.x=2: task.partition.alpha: unknown key; did you mean "
+                "'dirichlet_alpha' or 'quantity_skew'? allowed: dirichlet_alpha, shards, classes_per_client, "
+                "quantity_skew, min_samples"
+            ),
         ),
         (
             "flows.activations_up.codec=zip",

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "clients_per_round": ("cohort",),
     "packet_loss": ("loss",),
     "dataset": ("name",),
+    "alpha": ("dirichlet_alpha", "quantity_skew"),
 }
 """Keys that other tools have, and what they are called here."""
 
