@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from broker.exits import STOPPED
 from broker.machine.asyncio_driver import Driver, connected
 from broker.machine.event_log import Journal
+from broker.machine.workers import Workers
 from broker.transports.base import Connect, Will
 from broker.wire import packing, topics
 from broker.wire.messages import Hello, Status
@@ -75,7 +75,7 @@ async def host(
             0, digest, stock.samples, package=package_version(), model=model, held_out=stock.held_out
         )
 
-    with ThreadPoolExecutor(jobs, thread_name_prefix="train") as pool:
+    with Workers(jobs, "train") as workers:
         async with asyncio.TaskGroup() as group:
             clients = {
                 name: group.create_task(
@@ -86,7 +86,7 @@ async def host(
                         run,
                         name,
                         device,
-                        pool,
+                        workers,
                         stop,
                         journal,
                         board,
@@ -106,15 +106,13 @@ async def _client(
     run: str,
     name: str,
     device: Device,
-    pool: ThreadPoolExecutor,
+    workers: Workers,
     stop: asyncio.Event,
     journal: Journal,
     board: Board,
 ) -> str:
-    loop = asyncio.get_running_loop()
-
-    async def compute(job: ClientJob) -> ClientResult:
-        return await loop.run_in_executor(pool, device.run, job)
+    def compute(job: ClientJob) -> asyncio.Future[ClientResult]:
+        return workers.run(lambda: device.run(job))
 
     first_session = time.time_ns() // 1_000_000  # higher than that of an earlier process of this client
 

@@ -84,7 +84,7 @@ class Attentive:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """See Transport.publish."""
         await self._transport.publish(topic, payload, retain=retain)
-        if _kind(topic) == "up" and not self._answered:
+        if not self._answered and _kind(topic) == "up":
             self._after(UNANSWERED_S, self._unanswered)
 
     async def events(self) -> AsyncIterator[Event]:

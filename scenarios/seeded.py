@@ -6,6 +6,7 @@ at the same time would take numbers from each other, and a run would come out di
 
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,12 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
+
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        """Is made when it is first needed: most forward passes draw nothing."""
+        return torch.Generator().manual_seed(self._seed)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -6,7 +6,7 @@ runs the loop keeps answering the broker.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Generic
 
@@ -131,7 +131,7 @@ class Driver(Generic[J, R, F]):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._publishing: set[asyncio.Task[None]] = set()
         self._dropped = 0
-        self._computing: set[asyncio.Task[None]] = set()
+        self._computing: set[asyncio.Future[R]] = set()
 
     async def run(self, stop: asyncio.Event) -> str:
         """Drive until the core is done, let its last words out, and give its reason.
@@ -152,16 +152,23 @@ class Driver(Generic[J, R, F]):
             if self._publishing:
                 patience_s = FAREWELL_S if stop.is_set() else self._farewell_s
                 await asyncio.wait(self._publishing, timeout=patience_s)
-            for task in listeners | self._publishing | self._computing:
+            for task in listeners | self._publishing:
                 task.cancel()
+            for computing in self._computing:
+                computing.cancel()
         for timer in self._timers.values():
             timer.cancel()
         return reason
 
     def _feed(self, event: Event[J, R]) -> None:
-        if not self._done.done():
+        """Let the core take an event; what it raises ends `run`, also when a timer or a job has fed it."""
+        if self._done.done():
+            return
+        try:
             for action in self._core.handle(event, asyncio.get_running_loop().time()):
                 self._carry_out(action)
+        except Exception as error:  # noqa: BLE001  run raises it
+            self._fail(error)
 
     async def _read(self) -> None:
         async for item in self._transport.events():
@@ -186,9 +193,11 @@ class Driver(Generic[J, R, F]):
                 if self._dropped == 1:
                     log.warning("messages wait for the broker; more than %d are not kept", MAX_PENDING)
             case Publish():
-                self._spawn(self._publish(action), self._publishing)
+                task = self._tasks.create_task(self._publish(action))
+                self._publishing.add(task)
+                task.add_done_callback(self._publishing.discard)
             case Compute(job):
-                self._spawn(self._run_job(job), self._computing)
+                self._start(job)
             case StartTimer(key, delay_s):
                 self._cancel(key)
                 loop = asyncio.get_running_loop()
@@ -200,18 +209,29 @@ class Driver(Generic[J, R, F]):
             case Done(reason):
                 self._done.set_result(reason)
 
-    def _spawn(self, work: Coroutine[None, None, None], into: set[asyncio.Task[None]]) -> None:
-        task = self._tasks.create_task(work)
-        into.add(task)
-        task.add_done_callback(into.discard)
-
     async def _publish(self, action: Publish) -> None:
         payload = packing.encode(action.message)
         self._journal.left(action.topic, action.message)
         await self._transport.publish(action.topic, payload, retain=action.retain)
 
-    async def _run_job(self, job: J) -> None:
-        self._feed(ComputeDone(job, await self._compute(job)))
+    def _start(self, job: J) -> None:
+        computing = asyncio.ensure_future(self._compute(job))
+        self._computing.add(computing)
+        computing.add_done_callback(lambda ended: self._computed(job, ended))
+
+    def _computed(self, job: J, ended: asyncio.Future[R]) -> None:
+        self._computing.discard(ended)
+        if ended.cancelled():
+            return
+        error = ended.exception()
+        if error is None:
+            self._feed(ComputeDone(job, ended.result()))
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)
 
     def _fire(self, key: str) -> None:
         del self._timers[key]

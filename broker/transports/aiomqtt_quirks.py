@@ -6,8 +6,9 @@ the connection is lost. This is the only module that uses private parts of aiomq
 """
 
 import asyncio
+import math
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,12 +24,37 @@ _REFUSALS = {133: "client identifier not valid", 134: "bad user name or password
 _POLL_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Link:
-    """A connection on which every subscription is confirmed."""
+    """A connection on which every subscription is confirmed.
+
+    Attributes:
+        client: the connection.
+        reader: ends when it is lost.
+    """
 
     client: aiomqtt.Client
-    reader: asyncio.Task[str]  # ends when the connection is lost
+    reader: asyncio.Task[str]
+    _is_lost: bool = False
+
+    async def publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
+        """Publish a packet, and wait until the broker has acknowledged it.
+
+        Raises:
+            aiomqtt.MqttError: the connection was lost before the broker has done that.
+        """
+        await self.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
+        if self._is_lost:
+            raise aiomqtt.MqttError("the connection was lost")
+
+    def lose(self) -> None:
+        """Let all who wait in `publish` know that the connection is lost.
+
+        One acknowledgement that has come in the same moment may be told as lost, too.
+        """
+        self._is_lost = True
+        for acknowledged in self.client._pending_publishes.values():  # noqa: SLF001  aiomqtt would let them wait
+            acknowledged.set()
 
 
 async def connect(client: aiomqtt.Client) -> None:
@@ -78,6 +104,31 @@ async def disconnect(client: aiomqtt.Client, *, abruptly: bool = False) -> None:
     loss = client._disconnected  # noqa: SLF001  asyncio logs a future's error that was never read
     if loss.done() and not loss.cancelled():
         loss.exception()
+
+
+def queue_that_hands_on(
+    receive: Callable[[aiomqtt.Message], None],
+) -> type[asyncio.Queue[aiomqtt.Message]]:
+    """Make a queue for aiomqtt that gives each message to a function at once and never holds one.
+
+    aiomqtt makes a task for each message that is taken from its queue, and the queue has no bound.
+    """
+
+    class HandsOn(asyncio.Queue[aiomqtt.Message]):
+        def put_nowait(self, message: aiomqtt.Message) -> None:
+            receive(message)
+
+    return HandsOn
+
+
+async def lost(client: aiomqtt.Client) -> str:
+    """Wait until a connection is lost, and return why it was."""
+    try:
+        async for _message in client.messages:
+            raise AssertionError("its queue holds no message")
+    except aiomqtt.MqttError as error:
+        return describe_error(error)
+    raise AssertionError("aiomqtt ends this iteration with an error only")
 
 
 async def unless_lost(reader: asyncio.Task[str], work: Coroutine[Any, Any, T]) -> T:

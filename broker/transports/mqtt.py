@@ -9,7 +9,6 @@ message of an earlier connection that it would send again without our knowledge.
 import asyncio
 import itertools
 import logging
-import math
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -135,16 +134,18 @@ class MqttTransport:
         packets = packets_of(payload, transfer, retain=retain, limit=self._packet_bytes)
         turn = self._turns.setdefault(topic, asyncio.Lock())
         async with turn:  # one message of a topic at a time; its chunks, in any order, all at once
-            await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
+            if len(packets) == 1:
+                await self._publish(topic, packets[0], retain=retain)
+            else:
+                await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
 
     async def _publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
         async with self._slots:
             while True:
                 link = await self._online()
                 self._losses.sends(len(packet), asyncio.get_running_loop().time())
-                publishing = link.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
                 try:
-                    await quirks.unless_lost(link.reader, publishing)
+                    await link.publish(topic, packet, retain=retain)
                 except aiomqtt.MqttError:
                     await asyncio.wait({link.reader})
                     self.stats.resent += 1
@@ -209,7 +210,7 @@ class MqttTransport:
     async def _connect_and_read(self) -> str:
         """Connect, and pass messages on until the connection is lost; return why it was."""
         client = await self._connect()
-        reader = asyncio.create_task(self._read(client), name=f"mqtt {self._client_id} reader")
+        reader = asyncio.create_task(quirks.lost(client), name=f"mqtt {self._client_id} reader")
         try:
             await self._subscribe(client, reader)
             self._go_online(quirks.Link(client, reader))
@@ -236,8 +237,10 @@ class MqttTransport:
             keepalive=self._keepalive_s,
             tls_context=self._tls if self._address.tls else None,
             socket_options=_NODELAY,
+            queue_type=quirks.queue_that_hands_on(self._receive),
             logger=_library_log,
         )
+        self._early.clear()
         client.pending_calls_threshold = MAX_PUBLISHES + 1
         try:
             await quirks.connect(client)
@@ -260,17 +263,11 @@ class MqttTransport:
                 log.warning("%s: %s; trying again", self._client_id, words)
             raise aiomqtt.MqttError(words)
 
-    async def _read(self, client: aiomqtt.Client) -> str:
-        """Move messages to the inbox until the connection is lost; return why it was."""
-        try:
-            async for message in client.messages:
-                if self._link is None:
-                    self._early.append(message)
-                else:
-                    self._inbox.receive(message.topic.value, message.payload)
-        except aiomqtt.MqttError as error:
-            return quirks.describe_error(error)
-        raise AssertionError("aiomqtt ends this iteration with an error only")
+    def _receive(self, message: aiomqtt.Message) -> None:
+        if self._link is None:
+            self._early.append(message)
+        else:
+            self._inbox.receive(message.topic.value, message.payload)
 
     def _go_online(self, link: quirks.Link) -> None:
         self.stats.connected()
@@ -286,6 +283,8 @@ class MqttTransport:
         log.info("%s: connected to %s", self._client_id, self._address)
 
     def _go_offline(self) -> None:
+        if self._link is not None:
+            self._link.lose()
         if self._link is not None and self._ended is None:
             self._changed.clear()
             self._inbox.signal(Disconnected())
@@ -293,4 +292,3 @@ class MqttTransport:
             if why := self._losses.lost(asyncio.get_running_loop().time()):
                 log.warning("%s: %s", self._client_id, why)
         self._link, self.stats.is_connected = None, False
-        self._early.clear()

@@ -16,6 +16,7 @@ list at the broker is enough to hold each device to its own name.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from broker.errors import RunError
@@ -105,6 +106,7 @@ def server_subscriptions(run: str) -> list[str]:
     return [up(run, "+"), every_status(run), state(run), server(run)]
 
 
+@lru_cache(maxsize=1024)  # a process sees few topics, and each of them often
 def parse(topic: str) -> TopicParts:
     """Split a topic into its parts.
 

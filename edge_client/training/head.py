@@ -76,7 +76,8 @@ class DeviceHead:
 
     def forward(self, inputs: Tensor, number: int, step: int) -> Tensor:
         """Send the batch of a step of a round through the head, to train on it; gives z."""
-        self.module.train()
+        if not self.module.training:  # train() goes through all modules
+            self.module.train()
         with seeded(derive_seed(self._seed, "dropout", self._client, number, step)):
             self.z = self.module(inputs)
         return self.z

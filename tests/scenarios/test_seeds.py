@@ -1,4 +1,9 @@
+import json
+from hashlib import blake2b
+
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scenarios.seeds import derive_seed, generator
 
@@ -24,3 +29,12 @@ def test_generators_of_one_name_draw_the_same_numbers() -> None:
     other = generator(1, "decode").random(5)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@given(
+    seed=st.integers(0, 2**64),
+    labels=st.lists(st.one_of(st.integers(), st.text()), max_size=6),
+)
+def test_a_seed_is_a_digest_of_its_name_as_json(seed: int, labels: list[str | int]) -> None:
+    digest = blake2b(json.dumps([seed, *labels]).encode(), digest_size=8).digest()
+    assert derive_seed(seed, *labels) == int.from_bytes(digest, "big") // 2
