@@ -216,7 +216,7 @@ def _sweep(sweep: Sweep) -> Section:
         [words.sweep_front(sweep)],
         [charts.front(sweep, cost) for cost in (words.TOTAL, words.SECONDS) if words.sweep_points(sweep)],
         Table(columns, rows),
-        how="A point on the front has a higher metric than every other one that cost as little or less.",
+        how="A point on the front has a better metric than every other one that cost as little or less.",
     )
 
 

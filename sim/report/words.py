@@ -9,6 +9,7 @@ from server_node.summary import total_wire_bytes, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
+from sim.statistics.trials import higher_is_better, reached
 
 NOTABLE = 0.1
 """A client held a round up when this share of it was lost to the median client."""
@@ -64,26 +65,43 @@ def learning(run: Run) -> str:
     if not rows:
         return "Nothing was evaluated: no training (--timing-only), or the run ended too early."
     last, clients = rows[-1], run.summary["clients"]
-    half = next(row for row in rows if row["metric"] >= last["metric"] / 2)
+    higher, first = _higher_is_better(run), rows[0]["metric"]
+    from_zero = higher and last["metric"] >= 0
+    middle = (last["metric"] + (0 if from_zero else first)) / 2
+    part = "half of it" if from_zero else f"half of the way from {first:.3f}"
+    half = next(row for row in rows if reached(row["metric"], middle, higher_better=higher) or row is last)
     sooner = "already at the first look, " if half is rows[0] else ""
-    best = max(rows, key=lambda row: row["metric"])
-    fell = f" (best {best['metric']:.3f}, round {best['round']})" if best["metric"] > last["metric"] else ""
+    best = _best(run)
+    fell = f" (best {best['metric']:.3f}, round {best['round']})" if best["metric"] != last["metric"] else ""
     total = wire_bytes_so_far(last)
     return (
         f"Reached {metric['name']} {last['metric']:.3f}{fell} after {format_bytes(total)}, that is "
         f"{format_bytes(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
-        f"half of it was there {sooner}after {format_bytes(wire_bytes_so_far(half))} and "
+        f"{part} was there {sooner}after {format_bytes(wire_bytes_so_far(half))} and "
         f"{_seconds(run, half['elapsed_s'])}."
     )
 
 
+def _higher_is_better(run: Run) -> bool:
+    return higher_is_better(run.summary["metric"].get("better"))
+
+
+def _best(run: Run) -> Row:
+    choose = max if _higher_is_better(run) else min
+    return choose(evaluated(run), key=lambda row: row["metric"])
+
+
 def race(runs: Sequence[Run]) -> str | None:
-    """Compare what runs needed for the highest score that all of them reached."""
+    """Compare what runs needed for the best metric that all of them reached."""
     scored = [run for run in runs if evaluated(run)]
     if len(scored) < 2 or len({run.summary["metric"]["name"] for run in scored}) > 1:  # noqa: PLR2004
         return None
-    goal = min(max(row["metric"] for row in evaluated(run)) for run in scored)
-    first = {run.label: next(row for row in evaluated(run) if row["metric"] >= goal) for run in scored}
+    higher = _higher_is_better(scored[0])
+    goal = (min if higher else max)(_best(run)["metric"] for run in scored)
+    first = {
+        run.label: next(row for row in evaluated(run) if reached(row["metric"], goal, higher_better=higher))
+        for run in scored
+    }
     needed = sorted(
         (
             (wire_bytes_so_far(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run)
@@ -177,8 +195,13 @@ def cut_off(run: Run, times: Sequence[RoundTime]) -> str | None:
 def pareto(points: Iterable[Row], cost: str) -> list[Row]:
     """Give the points that no other one beats in both cost, TOTAL or SECONDS, and metric; cheapest first."""
     front: list[Row] = []
-    for point in sorted(points, key=lambda row: (row[cost], -row["metric.final"])):
-        if not front or point["metric.final"] > front[-1]["metric.final"]:
+
+    def gain(row: Row) -> float:
+        higher = higher_is_better(row.get("metric.better"))
+        return float(row["metric.final"] if higher else -row["metric.final"])
+
+    for point in sorted(points, key=lambda row: (row[cost], -gain(row))):
+        if not front or gain(point) > gain(front[-1]):
             front.append(point)
     return front
 

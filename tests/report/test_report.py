@@ -218,6 +218,25 @@ def test_a_score_that_fell_again_is_not_hidden(tmp_path: Path) -> None:
     assert "already at the first look" in text
 
 
+def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
+    rows = [row(1, 4.0, 10, 1.0), row(2, 1.0, 20, 2.0), row(3, 2.0, 30, 3.0)]
+    run = run_of(made_run(tmp_path / "run", rows))
+    run.summary["metric"]["better"] = "lower"
+    text = words.learning(run)
+    assert "2.000 (best 1.000, round 2)" in text
+    assert "half of the way from 4.000 was there after 80 B and 2 s" in text
+    other = run_of(made_run(tmp_path / "other", [row(1, 3.0, 10, 1.0), row(2, 2.5, 20, 2.0)]))
+    other.summary["metric"]["better"] = "lower"
+    assert "To accuracy 2.500, which all reached" in str(words.race([run, other]))
+
+
+def test_a_metric_below_zero_has_a_way_too(tmp_path: Path) -> None:
+    rows = [row(1, -4.0, 10, 1.0), row(2, -2.5, 20, 2.0), row(3, -2.0, 30, 3.0)]
+    assert "half of the way from -4.000 was there after" in words.learning(
+        run_of(made_run(tmp_path / "run", rows))
+    )
+
+
 def test_only_a_notable_loss_counts_as_held_up() -> None:
     times = [
         RoundTime(1, 10.0, {"compute": 10.0}, "a", "compute", 5.0),
@@ -242,6 +261,8 @@ def test_the_front_keeps_what_nothing_else_beats() -> None:
     ]
     assert words.pareto(rows, words.TOTAL) == [rows[1], rows[3]]
     assert words.pareto(rows, words.SECONDS) == [rows[3]]
+    losses = [each | {"metric.better": "lower"} for each in rows]
+    assert words.pareto(losses, words.TOTAL) == [losses[1], losses[2]]
     assert words.sweep_front(Sweep(Path(), (), [])).startswith("None of the 0 points has a metric")
 
 
