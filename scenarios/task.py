@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from broker.codecs.targets import Labels, Numbers, Output, Probabilities, Severa
 from scenarios.errors import ScenarioError
 from scenarios.outputs import of_each
 
-__all__ = ["Dataset", "Labels", "Numbers", "Probabilities", "Split", "Tags", "Task"]
+__all__ = ["Dataset", "Labels", "Metric", "Numbers", "Probabilities", "Split", "Tags", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,18 @@ class Dataset:
     owners: npt.NDArray[np.int64] | None = None
 
 
+class Metric(Protocol):
+    """A function of all outputs and targets, that takes them batch by batch; torchmetrics has many."""
+
+    def update(self, outputs: Any, targets: Any, /) -> None:
+        """Take what the tail gives for n samples, and their targets."""
+        ...
+
+    def compute(self) -> Any:
+        """Give what the batches so far come to: a number, or a tensor of one."""
+        ...
+
+
 def _nothing_shared() -> Dataset:
     raise ScenarioError("must be local: this task has only what devices have", key="task.partition")
 
@@ -101,7 +113,7 @@ class Task:
 
     Attributes:
         name: as in the scenario.
-        metric: what the mean of `score` is called, such as accuracy.
+        metric: what the metric is called, such as accuracy.
         classes: for targets that are integers in [0, classes): the same as targets=Labels(classes).
         target_shape: with classes: of one sample's target; () for one label.
         targets: every other kind: Labels, Numbers, Tags or Probabilities; of several outputs a dict of them.
@@ -110,7 +122,11 @@ class Task:
             have no buffers (running statistics), since devices share parameters only.
         tail: makes the server's part, z (n, d) -> outputs.
         loss: outputs, targets -> loss of each sample, shape (n,).
-        score: outputs, targets -> score of each sample, shape (n,), float32.
+        score: outputs, targets -> score of each sample, shape (n,), float32; the metric is their mean.
+        metric_of: in the place of `score`, for a metric that is no mean over samples: makes one, for each
+            evaluation a new one. It is called on the server alone, so import what it needs in it.
+        better: which metrics are better. None: those of `score` and of most others are if they are higher; of
+            `metric_of`, what it makes may say `higher_is_better = False`.
         load: reads the data; a task whose devices all have their own needs none.
         load_local: reads a client's own data, for `partition: local`, from the place that the device's owner
             names, a file or a folder; it gets that and the client's name. None: reads what `fedlite data
@@ -127,7 +143,9 @@ class Task:
     head: Callable[[], nn.Module]
     tail: Callable[[], nn.Module]
     loss: Callable[[Any, Any], Tensor]
-    score: Callable[[Any, Any], Tensor]
+    score: Callable[[Any, Any], Tensor] | None = None
+    metric_of: Callable[[], Metric] | None = None
+    better: Literal["higher", "lower"] | None = None
     load: Callable[[], Dataset] = _nothing_shared
     load_local: Callable[[Path, str], Split] | None = None
     load_test: Callable[[], Split] | None = None
@@ -135,6 +153,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.targets is not None and (self.classes or self.target_shape):
             raise ValueError("targets says what classes and target_shape say: give one or the other")
+        if (self.score is None) == (self.metric_of is None):
+            raise ValueError("a task has either score or metric_of")
         _ = self.kind  # raises ValueError if it cannot be
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
+from scenarios.metrics import number_of
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
@@ -124,8 +125,12 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
     """Give the task's metric on a test split, through the cut without a codec."""
     head.eval()
     tail.eval()
-    total = 0.0
+    total, metric = 0.0, task.metric_of() if task.metric_of else None
     for first in range(0, len(test), EVALUATION_BATCH):
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        total += float(task.score(tail(head(inputs)), targets).sum())
-    return total / len(test)
+        outputs = tail(head(inputs))
+        if metric is not None:
+            metric.update(outputs, targets)
+        elif task.score is not None:
+            total += float(task.score(outputs, targets).sum())
+    return total / len(test) if metric is None else number_of(metric)

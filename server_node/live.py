@@ -29,6 +29,7 @@ from broker.transports.bulletin import Bulletin
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
+from scenarios.metrics import better_of
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of, test_of
@@ -128,10 +129,9 @@ async def serve(
                 await _tell_who_waits(transport, core, stop)
             return finished[0]
         _go_on(folder, standing, head, tail)
-        test = test_of(scenario, task)
         worker = Tail(
             task,
-            test,
+            test_of(scenario, task),
             head=head,
             tail=tail,
             plan=plan,
@@ -145,6 +145,7 @@ async def serve(
         record = RunFolder(
             folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows
         )
+        record.better = better_of(task)
         record.damaged = standing.damaged
         keeper = Keeper(folder, owner, record, worker, settings_of(scenario))
         observe = observer(record, ledger, watch, tell)
@@ -161,8 +162,10 @@ async def serve(
                 compute = _on(keeper.thread, worker, journal)
                 announced = transport if begun is None else _Announcing(transport, begun)
                 board = Board(core, plan, ledger, labels_of(scenario))
-                epoch_s = time.time() - asyncio.get_running_loop().time()
-                views = Views(board, plan, ledger, record.rows, metric=task.metric, epoch_s=epoch_s)
+                zero_s = time.time() - asyncio.get_running_loop().time()
+                views = Views(
+                    board, plan, ledger, record.rows, metric=task.metric, better=record.better, epoch_s=zero_s
+                )
                 bulletin = Bulletin(transport, functools.partial(topics.watch, run)) if posts else None
                 driver = Driver(board, announced, compute, journal, report, LAST_WORDS_S)
                 show = Show(board, views, bulletin, glance)

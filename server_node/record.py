@@ -31,7 +31,7 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.summary import FlowBytes, FlowRatio, Summary
+from server_node.summary import Better, FlowBytes, FlowRatio, Summary, best_of
 from server_node.trackers.events import began
 from server_node.vocabulary.ledger import CONTROL, FLOWS, Flow, Ledger
 from server_node.vocabulary.reports import RoundReport
@@ -58,6 +58,7 @@ class RunFolder:
 
     Attributes:
         rows: one a round, as in metrics.parquet.
+        better: which values of the metric are better.
         checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
         damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
         wall_s_before: seconds that earlier processes have spent on a simulated run, for the summary.
@@ -81,6 +82,7 @@ class RunFolder:
         self._scenario = scenario
         self._mode = mode
         self._metric = metric
+        self.better: Better = "higher"
         self._ledger = ledger
         self.rows = list(rows)
         self._clock = clock
@@ -178,8 +180,9 @@ class RunFolder:
             "rounds": len(self.rows),
             "metric": {
                 "name": self._metric,
+                "better": self.better,
                 "final": scores[-1] if scores else None,
-                "best": max(scores, default=None),
+                "best": best_of(scores, self.better),
             },
             "clients": self._scenario.fleet_size,
             "client_steps": steps,

@@ -3,16 +3,19 @@
 The keys are stable: a key may be added, none is renamed, moved or taken away.
 """
 
-from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NotRequired, TypedDict
 
 from server_node.vocabulary.ledger import CONTROL, FLOWS
+
+Better = Literal["higher", "lower"]
 
 
 class Metric(TypedDict):
     """The task's metric, on test data or what devices keep for it; None when nothing was evaluated."""
 
     name: str
+    better: NotRequired[Better]  # which metrics are better; higher if it is not said
     final: float | None
     best: float | None
 
@@ -85,6 +88,11 @@ class Summary(TypedDict):
     damaged_checkpoints: NotRequired[
         list[str]
     ]  # which were there at the start and could not be used, and why
+
+
+def best_of(metrics: Collection[float], better: Better) -> float | None:
+    """Give the best of some metrics; None if there are none."""
+    return (max if better == "higher" else min)(metrics, default=None)
 
 
 def total_wire_bytes(summary: Summary) -> int:

@@ -3,6 +3,7 @@
 Letters as in the paper: z~ activations at the cut after the codec, shape (n, d).
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from torch import nn
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations
 from scenarios.optimizers import Moments
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
@@ -21,8 +21,9 @@ from server_node.learning.cut import ServerCut
 from server_node.learning.gradients import Batch, Passed, TailGradients
 from server_node.learning.head import ServerHead
 from server_node.learning.probe import Probe
+from server_node.learning.scoring import Scoring
 from server_node.learning.spreading import Map
-from server_node.learning.tail_pass import score_one, send_all
+from server_node.learning.tail_pass import send_all
 from server_node.learning.tail_state import TailState
 from server_node.vocabulary.jobs import (
     CloseRound,
@@ -30,7 +31,6 @@ from server_node.vocabulary.jobs import (
     EncodeHead,
     RoundClosed,
     ScoreBatches,
-    Scored,
     TailJob,
     TailResult,
     TailStep,
@@ -38,6 +38,8 @@ from server_node.vocabulary.jobs import (
     TailUpdate,
 )
 from server_node.vocabulary.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 def _is_too_large(error: WireError) -> bool:
@@ -89,6 +91,7 @@ class Tail:
         self._begin_step()
         self._server_head = ServerHead(head, task, plan, training)
         self._cut = ServerCut(task, plan, training)
+        self._scoring = Scoring(task, tail, self._cut.read)
 
     def run(self, job: TailJob) -> TailResult:
         """Do a job of the state machine."""
@@ -100,9 +103,10 @@ class Tail:
             case TailUpdate():
                 return self._update(job)
             case CloseRound():
+                self._scoring.end()
                 return self._close(job)
             case ScoreBatches():
-                return Scored({client: self._score(client, message) for client, message in job.batches})
+                return self._scoring.score(job)
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")
 
@@ -111,7 +115,14 @@ class Tail:
         head, tail = map(module_tensors, (self.head, self.tail))
         unsound = {client: (why.reason, why.detail) for client, why in self._unsound.items()}
         return TailState(
-            head, tail, self._gradients.state(), unsound, self.filter, self._probe.last, self.moments
+            head,
+            tail,
+            self._gradients.state(),
+            unsound,
+            self.filter,
+            self._probe.last,
+            self._scoring.state(),
+            self.moments,
         )
 
     def restore(self, state: TailState) -> None:
@@ -122,6 +133,7 @@ class Tail:
         self._unsound = {client: WireError(*why) for client, why in state.unsound.items()}
         self.filter = state.filter
         self._probe.last = state.probe
+        self._scoring.restore(state.scored)
         self.moments = state.moments
 
     @property
@@ -237,12 +249,11 @@ class Tail:
         if job.evaluate and self._test is not None:
             metric = evaluate(self._task, self._test, self.head, self.tail)
         if metric is not None and not np.isfinite(metric):
+            if self._task.metric_of is not None and self._passes():
+                log.warning("round %d: the %s is %s, that is unknown", job.round, self._task.metric, metric)
+                return RoundClosed(self._server_head.encode(job.round), None, refused | unsound)
             return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
         return RoundClosed(self._server_head.encode(job.round), metric, refused | unsound)
-
-    def _score(self, client: str, message: Activations) -> tuple[float, int] | WireError:
-        batch = self._cut.read((client, message, 1.0))
-        return batch if isinstance(batch, WireError) else score_one(self.tail, self._task.score, batch)
 
 
 def _named(refused: dict[str, WireError]) -> str:

@@ -1,9 +1,9 @@
 """What a scenario says of its task, and of how the task's data come to the clients."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from scenarios.schema.base import Part, Positive, PositiveInt
 
@@ -71,6 +71,22 @@ Partition = Annotated[
 ]
 
 
+def _named_metric(parameters: dict[Any, Any]) -> dict[str, str | float | None]:
+    if not isinstance(parameters.get("torchmetrics"), str):
+        raise ValueError("must name a metric: {torchmetrics: MulticlassF1Score, num_classes: 10}")  # noqa: TRY004
+    for name, value in parameters.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float | None):
+            raise ValueError(f"{name} must be text, a number, true, false or null")  # noqa: TRY004
+    return parameters
+
+
+Metric = Annotated[
+    Annotated[Literal["loss", "perplexity"], Tag("name")]
+    | Annotated[dict[Any, Any], AfterValidator(_named_metric), Tag("parameters")],
+    Discriminator(lambda value: "parameters" if isinstance(value, dict) else "name"),
+]
+
+
 class TaskSpec(Part):
     """The task, and how its data are divided among the clients."""
 
@@ -97,6 +113,13 @@ class TaskSpec(Part):
         description=(
             "for partition local: share of each device's rows that is kept for evaluation, because the "
             "server has no test data"
+        ),
+    )
+    metric: Metric | None = Field(
+        default=None,
+        description=(
+            "what evaluations measure; null: what the task says. loss, perplexity, or a metric of "
+            "torchmetrics with its parameters: {torchmetrics: MulticlassF1Score, num_classes: 10}"
         ),
     )
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
+from scenarios.metrics import with_metric
 from scenarios.task import Split, Task
 from scenarios.tasks import (
     debtags,
@@ -67,5 +68,5 @@ def test_of(scenario: "Scenario", task: Task) -> Split | None:
 
 def task_of(scenario: "Scenario") -> Task:
     """Make a scenario's task, with its model cut as the training method needs it; see load_task."""
-    task = load_task(scenario.task)
+    task = with_metric(load_task(scenario.task), scenario.task.metric)
     return uncut(task) if scenario.training.method == "fedavg" else task

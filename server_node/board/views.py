@@ -26,6 +26,7 @@ from server_node.board.pages import (
     clean,
 )
 from server_node.protocol.exchange import Turn
+from server_node.summary import Better, best_of
 from server_node.vocabulary.ledger import DOWN, UP, Ledger
 from server_node.vocabulary.plan import Plan
 
@@ -62,6 +63,7 @@ class Views:
         ledger: of the run.
         rows: one a round, as in metrics.parquet; the list of the run's record, which grows.
         metric: name of the task's metric.
+        better: which values of it are better.
         epoch_s: seconds since the Unix epoch at the board's time 0.
     """
 
@@ -73,6 +75,7 @@ class Views:
         rows: Sequence[Mapping[str, Any]],
         *,
         metric: str,
+        better: Better = "higher",
         epoch_s: float,
     ) -> None:
         self._board = board
@@ -80,6 +83,7 @@ class Views:
         self._ledger = ledger
         self._rows = rows
         self._metric = clean(metric, 24)
+        self._better = better
         self._epoch_s = epoch_s
         self._names = plan.clients[:MAX_CLIENTS]
         self._place = {name: number for number, name in enumerate(self._names)}
@@ -150,7 +154,7 @@ class Views:
             rounds=self._plan.rounds,
             metric_name=self._metric,
             metric=scores[-1] if scores else None,
-            best=max(scores, default=None),
+            best=best_of(scores, self._better),
             loss=None if last is None or not math.isfinite(last["loss"]) else round(last["loss"], 5),
             online=len(self._board.core.online),
             clients=len(self._plan.clients),

@@ -89,28 +89,6 @@ def send_all(
     return passed, refused
 
 
-@torch.no_grad()
-def score_one(tail: nn.Module, score: Loss, batch: Batch) -> tuple[float, int] | WireError:
-    """Score a batch that a device keeps for evaluation; nothing is learned of it.
-
-    Args:
-        tail: its mode is set here.
-        score: of the task.
-        batch: one client's.
-
-    Returns:
-        The sum of the scores and their number; or why not, as in `send_all`.
-    """
-    tail.eval()
-    try:
-        scores = score(tail(torch.from_numpy(batch.z)), batch.targets)
-    except Exception as error:  # noqa: BLE001 - whatever the user's tail and score raise
-        return WireError("tail", f"{type(error).__name__}: {str(error)[:200]}")
-    if not is_sound(scores):
-        return WireError("range", "a score is not finite, or of magnitude 2**64 or more")
-    return float(scores.sum()), len(batch.z)
-
-
 def _send(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed_of: SeedOf) -> Passed | WireError:
     before = [buffer.clone() for buffer in tail.buffers()]
     try:

@@ -3,6 +3,7 @@
 import msgspec
 from torch import Tensor
 
+from broker.wire.messages import Activations
 from scenarios.optimizers import Moments
 from server_node.learning.aggregation import LabelFilter
 
@@ -26,6 +27,18 @@ class AddedUp(msgspec.Struct, frozen=True):
     sent: list[tuple[str, int, int, float, Tensor, dict[str, Tensor]]]
 
 
+class ScoredSoFar(msgspec.Struct, frozen=True):
+    """What the evaluation under way has got of devices; with a metric that is a function of all outputs.
+
+    Attributes:
+        round: after which the model is evaluated; 0: there is none.
+        sent: each batch and its client, in their order.
+    """
+
+    round: int
+    sent: list[tuple[str, Activations]]
+
+
 class TailState(msgspec.Struct, frozen=True):
     """What the server has that is not made from the scenario.
 
@@ -37,6 +50,7 @@ class TailState(msgspec.Struct, frozen=True):
         filter: what the rule filtered_mean remembers of clients.
         probe: see Probe.last.
         moments: what the optimizers of the tail and of the averaged head remember.
+        scored: in the evaluation under way.
     """
 
     head: list[Tensor]
@@ -45,4 +59,5 @@ class TailState(msgspec.Struct, frozen=True):
     unsound: dict[str, tuple[str, str]]
     filter: LabelFilter
     probe: Tensor | None
+    scored: ScoredSoFar
     moments: tuple[Moments, Moments] = ([], [])

@@ -4,6 +4,7 @@ It stands in the cohort's place of a round. Its members have steps above those o
 nothing that is said of the one can be taken for the other.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -38,6 +39,7 @@ class Evaluation:
         self._ready: set[str] = set()
         self._score_sum = 0.0
         self._samples = 0
+        self._metric: float | None = None
 
     def activations_came(self, client: str) -> None:
         """Note that a client's activations wait for the tail."""
@@ -68,6 +70,7 @@ class Evaluation:
 
     def add(self, result: Scored) -> None:
         """Add up what came of a job of the tail."""
+        self._metric = result.metric
         for outcome in result.scores.values():
             if not isinstance(outcome, WireError):
                 self._score_sum += outcome[0]
@@ -78,6 +81,11 @@ class Evaluation:
         return not self.behind or self.overdue
 
     def report(self) -> RoundReport:
-        """Give the round's report, with the mean score of all samples as its metric; None without samples."""
+        """Give the round's report, with the tail's metric or the mean score of all samples as its metric.
+
+        It is None without samples, and when it is no number, as the metric of too few samples may be.
+        """
         metric = self._score_sum / self._samples if self._samples else None
+        if self._metric is not None:
+            metric = self._metric if math.isfinite(self._metric) else None
         return replace(self._report, metric=metric)

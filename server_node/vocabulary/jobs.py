@@ -99,9 +99,15 @@ class ScoreBatches:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What came of ScoreBatches: of each client the sum of its scores and their number, or why not."""
+    """What came of ScoreBatches.
+
+    Attributes:
+        scores: of each client the sum of its scores and their number, or why not.
+        metric: what all batches of the evaluation so far come to, if that is no mean of scores.
+    """
 
     scores: dict[str, tuple[float, int] | WireError]
+    metric: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

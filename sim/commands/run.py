@@ -15,7 +15,7 @@ from broker.transports.access import Access
 from scenarios.loading.load import load_scenario
 from scenarios.local.places import data_setting
 from scenarios.schema.scenario import Scenario
-from scenarios.tasks import load_task
+from scenarios.tasks import task_of
 from server_node.board.screen import watching_live
 from server_node.progress import over
 from server_node.summary import Summary, refusals
@@ -138,7 +138,7 @@ def simulate(
         typer.echo(words, err=True)
         _tell(loaded, summary, folder, as_json=as_json)
         return
-    metric = load_task(loaded.task).metric
+    metric = task_of(loaded).metric
     watching = watching_run(
         rounds=loaded.training.rounds, clients=loaded.fleet_size, metric=metric, as_json=as_json
     )

@@ -110,6 +110,7 @@ class ScoredAll(_Record, tag=10):
     """Of Scored."""
 
     scores: dict[str, ScoreSum | RefusedIt]
+    metric: float | None
 
 
 Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost | ScoredAll
@@ -150,13 +151,12 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
             return Closed(lay_by(head), metric, refusals)
         case Diverged(why):
             return Lost(why)
-        case Scored(scores):
-            return ScoredAll(
-                {
-                    client: _noted(outcome) if isinstance(outcome, WireError) else ScoreSum(*outcome)
-                    for client, outcome in scores.items()
-                }
-            )
+        case Scored(scores, metric):
+            sums = {
+                client: _noted(outcome) if isinstance(outcome, WireError) else ScoreSum(*outcome)
+                for client, outcome in scores.items()
+            }
+            return ScoredAll(sums, metric)
 
 
 def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
@@ -189,13 +189,12 @@ def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
             return RoundClosed(fetch(head), metric, refusals)
         case Lost(why):
             return Diverged(why)
-        case ScoredAll(scores):
-            return Scored(
-                {
-                    client: _told(sent) if isinstance(sent, RefusedIt) else (sent.score_sum, sent.samples)
-                    for client, sent in scores.items()
-                }
-            )
+        case ScoredAll(scores, metric):
+            told = {
+                client: _told(sent) if isinstance(sent, RefusedIt) else (sent.score_sum, sent.samples)
+                for client, sent in scores.items()
+            }
+            return Scored(told, metric)
 
 
 def _noted(error: WireError) -> RefusedIt:

@@ -12,6 +12,7 @@ from broker.files import writing
 from broker.stopping import Stop
 from scenarios.errors import MissingDataError
 from scenarios.loading.rehearsal import rehearse
+from scenarios.metrics import better_of
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import task_of
 from server_node import checkpoint
@@ -88,6 +89,7 @@ def simulate(
         record = RunFolder(
             folder, scenario, mode="simulate", metric=task.metric, ledger=ledger, clock=lambda: clock.now
         )
+        record.better = better_of(task)
         record.damaged = standing.damaged
         for what in standing.damaged:
             log.warning("%s; going on from the one before", what)

@@ -47,6 +47,7 @@ def test_a_task_has_the_types_that_a_type_checker_promises() -> None:
     z = made.head()(inputs)
     assert z.shape == (5, made.cut_size)
     outputs = made.tail()(z)
+    assert made.score is not None
     assert made.loss(outputs, targets).shape == made.score(outputs, targets).shape == (5,)
 
 

@@ -175,12 +175,15 @@ def test_a_run_goes_on_from_any_event_whatever_it_is(
         assert not list((folder / "run").glob("checkpoint*"))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("policy", "metric"), [*((policy, "null") for policy in POLICIES), (POLICIES[0], "perplexity")]
+)
 def test_a_run_goes_on_in_the_middle_of_an_evaluation(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, policy: str, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = own_data(tmp_path / "own")
-    scenario = small_scenario(tmp_path, *WORLD, *CODECS[1], *KEPT, own, f"stragglers={policy}")
+    settings = (f"stragglers={policy}", f"task.metric={metric}")
+    scenario = small_scenario(tmp_path, *WORLD, *CODECS[1], *KEPT, own, *settings)
     whole, scored, take = After(float("inf")), list[int](), Recorder._take
 
     def note(self: Recorder, *taken: Any) -> Any:

@@ -437,6 +437,7 @@ def test_tasks_of_images_fit_their_own_description(name: str, tmp_path: Path) ->
     assert z.shape == (3, task.cut_size)
     assert outputs.shape == (3, task.classes)
     assert task.loss(outputs, targets).shape == (3,)
+    assert task.score is not None
     assert task.score(torch.eye(task.classes)[[0, 2, task.classes - 1]], targets).tolist() == [1.0, 0.0, 1.0]
 
 

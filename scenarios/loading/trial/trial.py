@@ -11,6 +11,7 @@ from broker.codecs import decode_activations, encode_activations
 from scenarios.errors import ScenarioError
 from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_gradients
+from scenarios.metrics import number_of
 from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
@@ -131,8 +132,13 @@ class Trial:
         self._tail.eval()
         what = f"the model, given test inputs of {_form(inputs)},"
         outputs = tried(what, lambda: self._tail(self._head(inputs)))
-        scores = tried("score", lambda: self._task.score(outputs, targets))
-        refuse(one_for_each("score", scores, count))
+        if self._task.metric_of is not None:
+            metric = tried("metric_of", self._task.metric_of)
+            tried(f"the metric, given {_form(outputs)}", lambda: metric.update(outputs, targets))
+            tried("the metric", lambda: number_of(metric))
+        elif self._task.score is not None:
+            score = self._task.score
+            refuse(one_for_each("score", tried("score", lambda: score(outputs, targets)), count))
 
     def _through_codec(self, z: Tensor) -> Tensor:
         codec = self._scenario.flows.activations_up
