@@ -8,8 +8,9 @@ from typing import Any
 from broker.machine.actions import Compute, ComputeDone, Done, Publish, Received
 from broker.metrics import Metric, Sample
 from broker.transports.base import TransportStats
-from broker.wire.messages import Activations, HeadUpdate, Hello, Rejected, Released, RunState
-from edge_client.core import ClientAction, ClientCore, ClientEvent
+from broker.wire.messages import Activations, FeatureGradient, HeadUpdate, Hello, Rejected, Released, RunState
+from edge_client.actions import ClientAction, ClientEvent
+from edge_client.core import ClientCore
 from edge_client.jobs import FirstBatch
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class WatchedClient:
 
     def _follows(self, action: ClientAction, record: Record, now_s: float) -> None:
         match action:
-            case Publish(message=Activations()):
+            case Publish(message=Activations() | FeatureGradient()):
                 record.waiting_s = now_s
             case Publish(message=HeadUpdate()):
                 record.waiting_s = None

@@ -1,6 +1,8 @@
 """A client's half of the protocol: it only ever answers the server.
 
     Assignment -> FirstBatch -> Activations -> Gradient -> BackwardStep -> Activations -> ... -> HeadUpdate
+    Assignment in a U-shape -> FirstBatch -> Activations -> Features -> TopStep -> FeatureGradient -> Gradient
+        -> BackwardStep -> Activations -> ... -> HeadUpdate
     Assignment without steps (FedAvg) -> FirstBatch -> HeadUpdate
     Assignment of an evaluation -> FirstBatch -> Activations -> Gradient, empty -> HeldOutBatch -> Activations
 
@@ -11,17 +13,14 @@ lost message, a duplicated one, a restarted device and a restarted server all co
 A client whose data may grow looks at them every LOOK_S, and greets again when their number has changed.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from broker.machine.actions import (
-    Action,
     Compute,
     ComputeDone,
     Done,
-    Event,
     Online,
     Publish,
     Received,
@@ -37,6 +36,10 @@ from broker.wire.messages import (
     Activations,
     Ask,
     Assignment,
+    BatchDown,
+    BatchUp,
+    FeatureGradient,
+    Features,
     Gradient,
     HeadUpdate,
     Hello,
@@ -48,6 +51,7 @@ from broker.wire.messages import (
     Standing,
     Status,
 )
+from edge_client.actions import ClientAction, ClientEvent, ProtocolWarning
 from edge_client.jobs import (
     BackwardStep,
     ClientJob,
@@ -56,6 +60,7 @@ from edge_client.jobs import (
     HeldOutBatch,
     LookAtData,
     Stock,
+    TopStep,
 )
 
 LOOK = "look"
@@ -65,18 +70,6 @@ LOOK_S = 10.0
 
 FATAL = ("scenario", "model", "roster", "version")
 """Reasons of Rejected after which this client cannot take part in the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolWarning:
-    """Report: something from the server was refused, or the server refused something."""
-
-    client: str
-    what: str
-
-
-ClientAction = Action[ClientJob, ProtocolWarning]
-ClientEvent = Event[ClientJob, ClientResult]
 
 
 class ClientCore:
@@ -106,6 +99,7 @@ class ClientCore:
         "_session",
         "_step",
         "_steps",
+        "_u_shape",
     )
 
     def __init__(
@@ -124,9 +118,10 @@ class ClientCore:
         self._round = 0
         self._first_step = 0  # above 0 in an evaluation
         self._steps = 0
+        self._u_shape = False
         self._step = 0  # see Progress.step
         self._busy: ClientJob | None = None
-        self._answer: Activations | HeadUpdate | None = None
+        self._answer: BatchUp | HeadUpdate | None = None
         self._refused = False
 
     @property
@@ -168,12 +163,12 @@ class ClientCore:
 
     def _received(self, message: Message) -> list[ClientAction]:
         match message:
-            case Gradient() | Assignment() | Ask() | Released() if message.server < self._server:
+            case Gradient() | Features() | Assignment() | Ask() | Released() if message.server < self._server:
                 return []  # of a server that another one has followed
-            case Gradient() | Assignment() | Ask() | Released() if message.server > self._server:
+            case Gradient() | Features() | Assignment() | Ask() | Released() if message.server > self._server:
                 return self._follow(message.server)
-            case Gradient():
-                return self._gradient(message)
+            case Gradient() | Features():
+                return self._answered(message)
             case Assignment():
                 return self._assigned(message)
             case Ask():
@@ -231,21 +226,28 @@ class ClientCore:
         self._round = assignment.round
         self._first_step = self._step = assignment.first_step
         self._steps = assignment.steps
+        self._u_shape = bool(assignment.features)
         self._busy = FirstBatch(self._client, assignment)
         return [Compute(self._busy)]
 
-    def _gradient(self, gradient: Gradient) -> list[ClientAction]:
-        due = isinstance(self._answer, Activations) and gradient.step == self._answer.step
-        if gradient.round != self._round or self._busy is not None or not due:
+    def _answered(self, answer: BatchDown) -> list[ClientAction]:
+        """Go on with what the server says to a batch."""
+        due = isinstance(self._answer, Activations | FeatureGradient) and answer.step == self._answer.step
+        features_due = self._u_shape and isinstance(self._answer, Activations)
+        if answer.round != self._round or self._busy is not None or not due:
             return []
-        last = gradient.step + 1 == self._steps
+        if isinstance(answer, Features) is not features_due:
+            return []
+        last = answer.step + 1 == self._steps
         if self._first_step and last:
             return []  # an evaluation has no head update
-        self._step = gradient.step + 1
-        if self._first_step:
+        self._step = answer.step + 1
+        if isinstance(answer, Features):
+            self._busy = TopStep(self._client, answer)
+        elif self._first_step:
             self._busy = HeldOutBatch(self._client, self._round, self._step)
         else:
-            self._busy = BackwardStep(self._client, gradient, last=last)
+            self._busy = BackwardStep(self._client, answer, last=last)
         return [Compute(self._busy)]
 
     def _asked(self, ask: Ask) -> list[ClientAction]:
@@ -269,7 +271,7 @@ class ClientCore:
 
     def _computed(self, result: ClientResult) -> list[ClientAction]:
         match result:
-            case Activations() | HeadUpdate():
+            case Activations() | FeatureGradient() | HeadUpdate():
                 self._busy, self._answer = None, result
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():

@@ -3,7 +3,7 @@
 import msgspec
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
 
 
 class FirstBatch(msgspec.Struct, frozen=True):
@@ -30,6 +30,16 @@ class BackwardStep(msgspec.Struct, frozen=True):
     last: bool
 
 
+class TopStep(msgspec.Struct, frozen=True):
+    """Job in a U-shape: send features through the device's last layers to the loss, and back to the features.
+
+    Its result is the answer to publish: FeatureGradient, or WireError.
+    """
+
+    client: str
+    features: Features
+
+
 class HeldOutBatch(msgspec.Struct, frozen=True):
     """Job of an evaluation: send the next samples that are kept for it through the head.
 
@@ -54,5 +64,5 @@ class Stock(msgspec.Struct, frozen=True):
     held_out: int
 
 
-ClientJob = FirstBatch | BackwardStep | HeldOutBatch | LookAtData
-ClientResult = Activations | HeadUpdate | Stock | WireError
+ClientJob = FirstBatch | TopStep | BackwardStep | HeldOutBatch | LookAtData
+ClientResult = Activations | FeatureGradient | HeadUpdate | Stock | WireError

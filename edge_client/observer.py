@@ -2,7 +2,7 @@
 
 import logging
 
-from edge_client.core import ProtocolWarning
+from edge_client.actions import ProtocolWarning
 
 log = logging.getLogger(__name__)
 

@@ -120,7 +120,7 @@ class Task:
         cut_shape: of one sample's activation, channels last.
         head: makes the clients' part, inputs (n, ...) -> z (n, d), float32, flattened channels-last. It may
             have no buffers (running statistics), since devices share parameters only.
-        tail: makes the server's part, z (n, d) -> outputs.
+        tail: makes the server's part, z (n, d) -> outputs, or features if there is a `top`.
         loss: outputs, targets -> loss of each sample, shape (n,).
         score: outputs, targets -> score of each sample, shape (n,), float32; the metric is their mean.
         metric_of: in the place of `score`, for a metric that is no mean over samples: makes one, for each
@@ -132,6 +132,9 @@ class Task:
             names, a file or a folder; it gets that and the client's name. None: reads what `fedlite data
             export` writes, see scenarios.local.read_share. There may be no samples.
         load_test: reads what the server evaluates on with `partition: local`. None: `load` gives it.
+        top: makes the last layers, features (n, f) -> outputs, if the task names them. Then `tail` gives the
+            features, flattened channels-last. In a U-shape devices have the top, otherwise the server.
+        features_shape: of one sample's features, channels last; with `top` only.
     """
 
     name: str
@@ -149,6 +152,8 @@ class Task:
     load: Callable[[], Dataset] = _nothing_shared
     load_local: Callable[[Path, str], Split] | None = None
     load_test: Callable[[], Split] | None = None
+    top: Callable[[], nn.Module] | None = None
+    features_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.targets is not None and (self.classes or self.target_shape):
@@ -177,3 +182,8 @@ class Task:
     def cut_size(self) -> int:
         """Values of one sample's activation, d."""
         return math.prod(self.cut_shape)
+
+    @property
+    def features_size(self) -> int:
+        """Values of one sample's features, f; 0 if the task names no top."""
+        return math.prod(self.features_shape) if self.features_shape else 0

@@ -13,6 +13,7 @@ from scenarios.metrics import number_of
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
+from scenarios.u_shape import whole_model, with_top_at_server
 
 EVALUATION_BATCH = 250
 
@@ -22,7 +23,10 @@ def uncut(task: Task) -> Task:
 
     A device then computes the loss itself, and only parameters are exchanged. `cut_shape` has no meaning.
     """
-    return replace(task, cut_shape=(), head=lambda: nn.Sequential(task.head(), task.tail()), tail=nn.Identity)
+    whole = with_top_at_server(task)
+    return replace(
+        whole, cut_shape=(), head=lambda: nn.Sequential(whole.head(), whole.tail()), tail=nn.Identity
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
     total, metric = 0.0, task.metric_of() if task.metric_of else None
     for first in range(0, len(test), EVALUATION_BATCH):
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        outputs = tail(head(inputs))
+        outputs = whole_model(head, tail, inputs)
         if metric is not None:
             metric.update(outputs, targets)
         elif task.score is not None:

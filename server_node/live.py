@@ -50,7 +50,7 @@ from server_node.saver import Keeper
 from server_node.summary import Summary
 from server_node.tail import Tail
 from server_node.trackers.events import Tell, ended, silence
-from server_node.vocabulary.jobs import TailJob, TailResult, TailStep
+from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
 from server_node.vocabulary.plan import Plan, make_plan
 from server_node.vocabulary.reports import Fact, Gathering, RoundReport, Watch
 
@@ -289,7 +289,7 @@ def _timed(worker: Tail, job: TailJob, journal: Journal) -> TailResult:
     result = worker.run(job)
     to_s = time.monotonic()
     journal.span(SERVER, type(job).__name__, from_s, to_s)
-    if isinstance(job, TailStep):
-        for client, message, _ in job.batches:
+    if isinstance(job, TailForward | TailStep):
+        for client, message in job.waited.items():
             journal.span(client, "tail", from_s, to_s, message.round, message.step)
     return result

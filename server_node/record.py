@@ -31,9 +31,9 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.summary import Better, FlowBytes, FlowRatio, Summary, best_of
+from server_node.summary import Better, FeatureRatios, FlowBytes, FlowRatio, Summary, best_of
 from server_node.trackers.events import began
-from server_node.vocabulary.ledger import CONTROL, FLOWS, Flow, Ledger
+from server_node.vocabulary.ledger import CONTROL, U_SHAPE_FLOWS, Flow, Ledger
 from server_node.vocabulary.reports import RoundReport
 
 log = logging.getLogger(__name__)
@@ -199,8 +199,9 @@ class RunFolder:
                 "gradient_down": _flow_ratio(flows["gradient_down"]),
                 "head_update_up": _flow_ratio(flows["head_update_up"]),
                 "head_state_down": _flow_ratio(flows["head_state_down"]),
+                **_ratios_of_features(flows),
                 "total_both_directions": _ratio(
-                    sum(flows[name].raw_float32_bytes for name in FLOWS),
+                    sum(flow.raw_float32_bytes for flow in flows.values()),
                     sum(flow.wire_bytes for flow in flows.values()),
                 ),
             },
@@ -245,6 +246,13 @@ def _flow_bytes(name: str, flow: Flow) -> FlowBytes:
     if name != CONTROL:
         carried["raw_float32"] = flow.raw_float32_bytes
     return carried
+
+
+def _ratios_of_features(flows: Mapping[str, Flow]) -> FeatureRatios:
+    if not flows.keys() >= set(U_SHAPE_FLOWS):
+        return {}
+    down, up = (_flow_ratio(flows[name]) for name in U_SHAPE_FLOWS)
+    return {"features_down": down, "feature_gradient_up": up}
 
 
 def _flow_ratio(flow: Flow) -> FlowRatio:

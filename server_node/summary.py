@@ -3,10 +3,10 @@
 The keys are stable: a key may be added, none is renamed, moved or taken away.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from server_node.vocabulary.ledger import CONTROL, FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 
 Better = Literal["higher", "lower"]
 
@@ -35,7 +35,14 @@ class FlowRatio(TypedDict):
     paper_64bit: NotRequired[float | None]  # of activations_up only
 
 
-class Ratios(TypedDict):
+class FeatureRatios(TypedDict, total=False):
+    """The ratio of each flow that is in a U-shape only."""
+
+    features_down: FlowRatio
+    feature_gradient_up: FlowRatio
+
+
+class Ratios(FeatureRatios):
     """The ratio of each flow, and of all bytes of both directions together."""
 
     activations_up: FlowRatio
@@ -80,7 +87,7 @@ class Summary(TypedDict):
     wall_seconds: float
     training_seconds: float  # without the time in which the fleet gathered
     virtual_seconds: float | None  # None when it ran live
-    bytes: dict[str, FlowBytes]  # by flow: FLOWS and CONTROL
+    bytes: dict[str, FlowBytes]  # by flow: FLOWS and CONTROL, in a U-shape U_SHAPE_FLOWS, too
     ratio: Ratios
     messages: MessageCounts
     network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
@@ -102,7 +109,12 @@ def total_wire_bytes(summary: Summary) -> int:
 
 def wire_bytes_so_far(row: Mapping[str, Any]) -> int:
     """Sum up a round's row: bytes of all flows, both directions, since the run began."""
-    return sum(row[f"{name}_wire_bytes"] for name in (*FLOWS, CONTROL))
+    return wire_bytes_in(row, (*FLOWS, *U_SHAPE_FLOWS, CONTROL))
+
+
+def wire_bytes_in(row: Mapping[str, Any], flows: Sequence[str]) -> int:
+    """Sum up a round's row: bytes of some flows since the run began; a flow that the run has not counts 0."""
+    return sum(row.get(f"{name}_wire_bytes", 0) for name in flows)
 
 
 NAMED = 5

@@ -4,13 +4,14 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from broker.wire.errors import WireError
+from broker.wire.messages import Activations, FeatureGradient
 from scenarios.optimizers import Moments
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
@@ -25,12 +26,15 @@ from server_node.learning.scoring import Scoring
 from server_node.learning.spreading import Map
 from server_node.learning.tail_pass import send_all
 from server_node.learning.tail_state import TailState
+from server_node.learning.u_shape import forward_all, send_returned, with_returned
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     EncodeHead,
     RoundClosed,
     ScoreBatches,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailResult,
     TailStep,
@@ -100,6 +104,8 @@ class Tail:
                 return self._server_head.encode(0)
             case TailStep():
                 return self._step(job)
+            case TailForward():
+                return self._forward(job)
             case TailUpdate():
                 return self._update(job)
             case CloseRound():
@@ -150,20 +156,43 @@ class Tail:
         self._gradients = TailGradients(self.tail, self._training)
         self._unsound = {}
 
+    def _read(
+        self, sent: Sequence[tuple[str, Activations, float]]
+    ) -> tuple[list[Batch], dict[str, WireError]]:
+        """Decode batches; gives them, and whose were refused and why."""
+        arrived: list[Batch] = []
+        refused: dict[str, WireError] = {}
+        for (client, _, _), batch in zip(sent, self._map_batches(self._cut.read, sent), strict=True):
+            if isinstance(batch, WireError):
+                refused[client] = batch
+            else:
+                arrived.append(batch)
+        self._note_too_large(refused)
+        return arrived, refused
+
+    def _note_too_large(self, refused: Mapping[str, WireError]) -> None:
+        self._unsound |= {client: why for client, why in refused.items() if _is_too_large(why)}
+
+    def _forward(self, job: TailForward) -> TailForwarded:
+        """Give the features of batches in a U-shape."""
+        arrived, refused = self._read([(client, message, 1.0) for client, message in job.batches])
+        self.tail.train()
+        outcomes = forward_all(self.tail, self._cut, arrived, self._seed, self._task.features_size)
+        failed = {client: why for client, why in outcomes.items() if isinstance(why, WireError)}
+        self._unsound |= {client: why for client, why in failed.items() if why.reason == "range"}
+        return TailForwarded({**outcomes, **refused})
+
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
-        arrived: list[Batch] = []
-        batches = self._map_batches(self._cut.read, job.batches)
-        for (client, _, _), batch in zip(job.batches, batches, strict=True):
-            if not isinstance(batch, WireError):
-                arrived.append(batch)
-                continue
-            gradients[client] = batch
-            if _is_too_large(batch):
-                self._unsound[client] = batch
+        arrived, refused = self._read(job.batches)
+        gradients |= refused
+        if job.returned:
+            arrived, refused = with_returned(self._cut, arrived, job.returned)
+            self._note_too_large(refused)
+            gradients |= refused
         if not arrived:
             return TailStepped(gradients, 0.0, 0)
-        groups, refused = self._through_tail(arrived, job.round, job.step)
+        groups, refused = self._through_tail(arrived, job.round, job.step, returned=job.returned)
         gradients |= refused
         self._unsound |= {client: why for client, why in refused.items() if why.reason == "range"}
         for group in groups:
@@ -176,10 +205,12 @@ class Tail:
         return TailStepped(gradients, loss_sum, sum(len(group.losses) for group in groups))
 
     def _through_tail(
-        self, batches: Sequence[Batch], *where: int
+        self, batches: Sequence[Batch], *where: int, returned: Mapping[str, FeatureGradient] | None = None
     ) -> tuple[list[Passed], dict[str, WireError]]:
         """Send batches through the tail, and back; `where` tells their dropout from that of other batches."""
         self.tail.train()
+        if returned:
+            return send_returned(self.tail, batches, returned, self._seed)
         return send_all(
             self.tail,
             self._task.loss,

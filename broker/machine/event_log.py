@@ -15,7 +15,7 @@ import msgspec
 from broker.errors import RunError
 from broker.files import atomic_write
 from broker.wire import topics
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message
+from broker.wire.messages import Assignment, BatchDown, BatchUp, HeadUpdate, Message
 
 MAX_CLIENTS = 64
 """The trace shows at most this many clients, the first ones of the fleet."""
@@ -134,11 +134,11 @@ class Journal:
             part.write_bytes(msgspec.json.encode(self.notes))
 
     def _see(self, topic: str, message: Message, wire_bytes: int) -> None:
-        if not isinstance(message, Activations | Gradient | Assignment | HeadUpdate):
+        if not isinstance(message, BatchUp | BatchDown | Assignment | HeadUpdate):
             return
         client = topics.parse(topic).client
         if self._may_note(client):
-            step = message.step if isinstance(message, Activations | Gradient) else None
+            step = message.step if isinstance(message, BatchUp | BatchDown) else None
             kind, at_s = type(message).__name__, time.monotonic()
             seen = MessageSeen(client, kind, message.round, step, message.attempt, wire_bytes, at_s)
             self.notes.sightings.append(seen)

@@ -19,3 +19,5 @@ CodecSpecs = tuple[CodecSpec, CodecSpec, CodecSpec, CodecSpec]
 TargetSpecs = Annotated[
     list[Annotated[list[str | int], Meta(min_length=4, max_length=8)]], Meta(max_length=64)
 ]
+SomeCodecSpecs = Annotated[tuple[CodecSpec, ...], Meta(max_length=2)]
+"""None or two; with one its receiver refuses the message."""

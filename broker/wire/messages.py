@@ -9,7 +9,16 @@ from typing import Literal
 import msgspec
 
 from broker.wire.fields import Count, Incarnation, Round, Session, Step, TargetSpecs, Text, Word
-from broker.wire.round_messages import Activations, Assignment, Gradient, HeadUpdate
+from broker.wire.round_messages import (
+    Activations,
+    Assignment,
+    BatchDown,
+    BatchUp,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+)
 
 __all__ = [
     "VERSION",
@@ -17,7 +26,11 @@ __all__ = [
     "AmongServers",
     "Ask",
     "Assignment",
+    "BatchDown",
+    "BatchUp",
     "Claim",
+    "FeatureGradient",
+    "Features",
     "FromClient",
     "FromServer",
     "Gradient",
@@ -133,7 +146,8 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=10):
         server: the incarnation that asked.
         number: that of the Ask; 0 when unasked.
         round: the round that the client is in; 0 if in none.
-        step: the step that the client is at: 0 after the Assignment, s + 1 after the Gradient of step s.
+        step: the step that the client is at: 0 after the Assignment, s + 1 after the Gradient or Features of
+            step s.
         standing: of that step; MISSING when the client has not got what the Ask takes it to have.
     """
 
@@ -217,7 +231,7 @@ class RunScenario(msgspec.Struct, frozen=True, array_like=True, tag=15):
     model: Word = ""
 
 
-FromClient = Hello | Status | Activations | HeadUpdate | Progress
-FromServer = RunState | Assignment | Gradient | Rejected | Ask | Released | Welcome | RunScenario
+FromClient = Hello | Status | Activations | FeatureGradient | HeadUpdate | Progress
+FromServer = RunState | Assignment | Features | Gradient | Rejected | Ask | Released | Welcome | RunScenario
 AmongServers = Claim | StopRun
 Message = FromClient | FromServer | AmongServers

@@ -5,36 +5,32 @@ without building them.
 """
 
 import math
+from typing import Any
 
 import msgpack
 import msgspec
 
 from broker.wire.errors import WireError
-from broker.wire.messages import VERSION, Assignment, Gradient, HeadUpdate, Hello, Message
+from broker.wire.messages import VERSION, Assignment, FeatureGradient, Gradient, HeadUpdate, Hello, Message
 
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-_ADDED: dict[type, int] = {Hello: 0, Assignment: 0}
-"""Messages whose last field was added to version 2, with its default. Then it is left out, and the bytes are
-what they were before."""
+_ADDED: dict[type, tuple[object, ...]] = {Hello: (0,), Assignment: (0, ())}
+"""Messages whose last fields were added to version 2, with their defaults. At the end of a message these are
+left out, and the bytes are what they were before."""
 _FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
 
 
 def encode(message: Message) -> bytes:
     """Give the message's bytes, before chunking."""
-    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-    if _ADDED.get(type(message)) == fields[-1]:
-        del fields[-1]
-    packed: bytes = msgpack.packb([VERSION, *fields])
+    tag, *fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    packed: bytes = msgpack.packb([VERSION, tag, *fields[: len(_said(message))]])
     return packed
 
 
 def encoded_bytes(message: Message) -> int:
     """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
     total = 3  # array of up to 15, version, type
-    fields = msgspec.structs.astuple(message)
-    if _ADDED.get(type(message)) == fields[-1]:
-        fields = fields[:-1]
-    for field in fields:
+    for field in _said(message):
         kind = type(field)
         if kind is bytes:
             size = len(field)
@@ -56,6 +52,16 @@ def encoded_bytes(message: Message) -> int:
         else:
             total += len(msgpack.packb(field))
     return total
+
+
+def _said(message: Message) -> tuple[Any, ...]:
+    """Give the fields that are not left out."""
+    fields = msgspec.structs.astuple(message)
+    for default in reversed(_ADDED.get(type(message), ())):
+        if fields[-1] != default:
+            break
+        fields = fields[:-1]
+    return fields
 
 
 def decode(data: bytes) -> Message:
@@ -85,9 +91,12 @@ def decode(data: bytes) -> Message:
 def _numbers(message: Message) -> list[float]:
     """Give the floating-point numbers of a message, those in tensors apart."""
     match message:
-        case Gradient(correction=number) | HeadUpdate(quantization_error=number):
+        case (
+            Gradient(correction=number) | HeadUpdate(quantization_error=number) | FeatureGradient(loss=number)
+        ):
             return [number]
-        case Assignment(head_lr=number, codecs=codecs):
-            return [number, *(each for codec in codecs for each in codec if isinstance(each, float))]
+        case Assignment(head_lr=number, codecs=codecs, features=features):
+            named = (*codecs, *features)
+            return [number, *(each for codec in named for each in codec if isinstance(each, float))]
         case _:
             return []

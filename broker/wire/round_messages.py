@@ -5,7 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from broker.wire.fields import Attempt, CodecSpecs, Incarnation, Round, Step
+from broker.wire.fields import Attempt, CodecSpecs, Incarnation, Round, SomeCodecSpecs, Step
+
+Samples = Annotated[int, Meta(ge=1, le=2**16)]
 
 
 class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -15,14 +17,15 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
         server: the incarnation that says this.
         round: the round, counted from 1.
         attempt: counts repetitions of this message.
-        steps: local steps, each an exchange of Activations and Gradient; 0: the head is the whole model and
-            the client trains it by itself, then sends its HeadUpdate (FedAvg).
+        steps: exchanges of Activations and Gradient, one a local step; in a U-shape two a local step; 0: the
+            head is the whole model and the client trains it by itself, then sends its HeadUpdate (FedAvg).
         head_lr: learning rate of the client's steps in this round.
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
         first_step: above 0 in an evaluation, which follows the round of that number: in the steps from this
             one to `steps` - 1 the client sends the samples that it keeps for evaluation, in their order, and
             trains nothing.
+        features: in a U-shape the codecs of features down and of their gradient up; else none.
     """
 
     server: Incarnation
@@ -33,6 +36,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     codecs: CodecSpecs
     head: bytes
     first_step: Step = 0
+    features: SomeCodecSpecs = ()
 
 
 class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -41,18 +45,18 @@ class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
     Attributes:
         server: the incarnation that is answered.
         round: the round of the Assignment.
-        step: 0 to steps - 1.
+        step: 0 to steps - 1; in a U-shape an even one.
         attempt: counts repetitions of this message.
         count: n, the samples in the batch.
         payload: activations z~, shape (n, d), under the first codec.
-        targets: of the n samples, see broker.codecs.targets.
+        targets: of the n samples, see broker.codecs.targets; empty in a U-shape.
     """
 
     server: Incarnation
     round: Round
     step: Step
     attempt: Attempt
-    count: Annotated[int, Meta(ge=1, le=2**16)]
+    count: Samples
     payload: bytes
     targets: bytes
 
@@ -64,8 +68,8 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
     Attributes:
         server: the incarnation that says this.
-        round: as in the Activations answered.
-        step: as in the Activations answered.
+        round: as in the Activations or FeatureGradient answered.
+        step: as in the message answered.
         attempt: counts repetitions of this message.
         correction: lambda; the scale is that of the mean loss over the client's batch.
         payload: dh/dz~ of that mean loss, shape (n, d), under the second codec; empty in an evaluation, where
@@ -78,6 +82,52 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
     attempt: Attempt
     correction: float
     payload: bytes
+
+
+class Features(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """In a U-shape: what the server's layers make of a batch; the device has the layers after them.
+
+    Attributes:
+        server: the incarnation that says this.
+        round: as in the Activations answered.
+        step: as in the Activations answered.
+        attempt: counts repetitions of this message.
+        payload: features y~, shape (n, f), under the first codec of `Assignment.features`.
+    """
+
+    server: Incarnation
+    round: Round
+    step: Step
+    attempt: Attempt
+    payload: bytes
+
+
+class FeatureGradient(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """In a U-shape: the gradient of one batch at the features; the Gradient at the first cut answers it.
+
+    Attributes:
+        server: the incarnation that is answered.
+        round: of the Features answered.
+        step: one more than in the Features answered.
+        attempt: counts repetitions of this message.
+        count: n, the samples in the batch.
+        payload: dh/dy~ of the mean loss, shape (n, f), under the second codec of `Assignment.features`.
+        loss: that mean loss, for people to look at.
+    """
+
+    server: Incarnation
+    round: Round
+    step: Step
+    attempt: Attempt
+    count: Samples
+    payload: bytes
+    loss: float
+
+
+BatchUp = Activations | FeatureGradient
+"""What a device sends of a batch, and the server answers."""
+BatchDown = Gradient | Features
+"""The server's answers."""
 
 
 class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 
 from broker.codecs import codec_to_wire, encode_activations, encode_gradient
-from broker.wire.messages import Assignment, Gradient
-from edge_client.jobs import BackwardStep, FirstBatch
+from broker.wire.messages import Assignment, Features, Gradient
+from edge_client.jobs import BackwardStep, FirstBatch, TopStep
 from edge_client.training.device import Device
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import own_place, read_own
@@ -36,12 +36,14 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
             are cold by then: without a pause the same work takes a third less.
 
     Yields:
-        Seconds of the phases of a batch: compute, encode, decode, backward; train in FedAvg.
+        Seconds of the phases of a batch: compute, encode, decode, backward; train in FedAvg; in a U-shape
+        top, with features decoded and their gradient encoded.
 
     Raises:
         ScenarioError: the task's data cannot be found.
     """
-    task, flows = load_task(scenario.task), scenario.flows
+    flows, method = scenario.flows, scenario.training.method
+    task = load_task(scenario.task, "u_shape" if method == "u_shape" else "split")
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -50,8 +52,8 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
         yield
         seconds[phase] = time.perf_counter() - begun_s
 
-    split = scenario.training.model_copy(update={"method": "split"})
-    device, start = _device(task, scenario, split, timed)
+    cut = scenario.training.model_copy(update={} if method == "u_shape" else {"method": "split"})
+    device, start = _device(task, scenario, cut, timed)
     alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
     fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
     zeros = np.zeros((device.stock.samples, task.cut_size), np.float32)
@@ -59,8 +61,17 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
     _, _, codewords = encode_activations(flows.activations_up, zeros, rng)
     gradient = encode_gradient(flows.gradient_down, zeros, codewords, rng)
     device.run(start)
-    for step in itertools.count():
+    features = flows.features_down.encode(
+        np.zeros((device.stock.samples, max(task.features_size, 1)), np.float32), rng
+    )
+    for number in itertools.count():
         time.sleep(pause_s)
+        step = number
+        if method == "u_shape":
+            step = 2 * number + 1
+            device.run(TopStep(CLIENT, Features(1, 1, step - 1, 1, features)))
+            of_top = sum(seconds[phase] for phase in ("decode", "top", "encode"))
+            time.sleep(pause_s)
         if fedavg is not None:
             whole, start = fedavg
             whole.run(start)
@@ -69,7 +80,7 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
                 CLIENT, Gradient(1, 1, step, 1, scenario.training.lambda_in(1, 1.0), gradient), last=False
             )
         )
-        yield dict(seconds)
+        yield seconds | {"top": of_top} if method == "u_shape" else dict(seconds)
 
 
 def _device(
@@ -88,15 +99,22 @@ def _device(
         timed=timed,
     )
     codecs = scenario.flows.codecs_for("none")
-    up, down, update, state = map(codec_to_wire, codecs)
+    up, down, update, state, *features = map(codec_to_wire, codecs)
     state_codec = codecs.head_state_down
     head = state_codec.encode(
         (initial - head_origin(state_codec, initial))[None, :], generator(scenario.seed, CLIENT)
     )
-    steps = 0 if training.method == "fedavg" else 1
-    return device, FirstBatch(
-        CLIENT, Assignment(1, 1, 1, steps, training.head_lr, (up, down, update, state), head)
+    assignment = Assignment(
+        server=1,
+        round=1,
+        attempt=1,
+        steps=0 if training.method == "fedavg" else 1,
+        head_lr=training.head_lr,
+        codecs=(up, down, update, state),
+        head=head,
+        features=tuple(features) if training.method == "u_shape" else (),
     )
+    return device, FirstBatch(CLIENT, assignment)
 
 
 def _batch(task: Task, scenario: Scenario) -> Split:
@@ -119,6 +137,7 @@ def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str
         encode_s=seconds["encode"],
         decode_s=seconds["decode"],
         backward_s=seconds["backward"],
+        top_s=seconds.get("top", 0.0),
         whole_model_s=seconds.get("train"),
         source=source,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from broker.codecs import codec_from_wire
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
+from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
 from edge_client.jobs import (
     BackwardStep,
     ClientJob,
@@ -22,15 +22,18 @@ from edge_client.jobs import (
     HeldOutBatch,
     LookAtData,
     Stock,
+    TopStep,
 )
 from edge_client.training.cut import DeviceCut, own_values
 from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
+from edge_client.training.top import DeviceTop
 from scenarios.outputs import arrays
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task
+from scenarios.u_shape import Ends
 
 
 class Device:
@@ -52,7 +55,7 @@ class Device:
         error_feedback: whether what the codec lost of a HeadUpdate is added to the next one. A device that
             is restarted begins without.
         timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
-            backward; train in FedAvg.
+            backward; train in FedAvg; top in a U-shape.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Device:
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = self._first_step = 0
         self._out: int | None = None  # step of the batch that is out at the server
+        self._features: Features | None = None  # whose gradient is out
 
     @property
     def stock(self) -> Stock:
@@ -96,7 +100,8 @@ class Device:
             return None if lost is None and not moments else DeviceState(lost, None, moments)
         head, received = map(torch.from_numpy, (self._head.vector(), self._head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
-        return DeviceState(lost, OutAtServer(self._assignment, self._out, head, received, *counts), moments)
+        out = OutAtServer(self._assignment, self._out, head, received, *counts, self._features)
+        return DeviceState(lost, out, moments)
 
     def restore(self, state: DeviceState) -> None:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
@@ -111,7 +116,10 @@ class Device:
         self._head.received = out.received.numpy()
         self._head.load(out.head.numpy())
         self._out = out.step
-        if not self._first_step:
+        if out.features is not None:
+            self._forward(out.features.step)
+            self._to_loss_and_back(out.features)
+        elif not self._first_step:
             self._forward(out.step)
         self._trained = out.trained
         self._cut.error_energy, self._cut.energy = out.error_energy, out.energy
@@ -124,10 +132,11 @@ class Device:
             except WireError as error:
                 return error
 
-    def _do(self, job: ClientJob) -> Activations | HeadUpdate | Stock:
+    def _do(self, job: ClientJob) -> Activations | FeatureGradient | HeadUpdate | Stock:
         if isinstance(job, LookAtData):
             return self.data.look()
-        self._out = None
+        self._out = self._features = None
+        self._refuse_other_rounds(job)
         match job:
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
@@ -135,12 +144,10 @@ class Device:
                 if assignment.first_step:
                     return self._evaluate(assignment.first_step)
                 return self._forward(0) if assignment.steps else self._train_alone()
-            case HeldOutBatch(round=number, step=step) if number == self._round:
+            case HeldOutBatch(step=step):
                 return self._evaluate(step)
-            case HeldOutBatch():
-                raise WireError("order", f"an evaluation of round {job.round} in round {self._round}")
-            case BackwardStep(gradient=gradient) if gradient.round != self._round:
-                raise WireError("order", f"a gradient of round {gradient.round} in round {self._round}")
+            case TopStep(features=features):
+                return self._to_loss_and_back(features)
             case BackwardStep(gradient=gradient, last=last):
                 self._backward(gradient)
                 if not last:
@@ -149,6 +156,19 @@ class Device:
                     return self._finish()
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
+
+    def _refuse_other_rounds(self, job: ClientJob) -> None:
+        match job:
+            case HeldOutBatch(round=number):
+                what = "an evaluation"
+            case TopStep(features=Features(round=number)):
+                what = "features"
+            case BackwardStep(gradient=Gradient(round=number)):
+                what = "a gradient"
+            case _:
+                return
+        if number != self._round:
+            raise WireError("order", f"{what} of round {number} in round {self._round}")
 
     def _take(self, assignment: Assignment) -> None:
         self.data.begin_round()
@@ -161,8 +181,16 @@ class Device:
         """Begin a round, apart from its head."""
         if (self._training.method == "fedavg") != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
+        top = self._head.module.top if isinstance(self._head.module, Ends) else None
+        if len(assignment.features) != (0 if top is None else 2):
+            raise WireError(
+                "order", f"{len(assignment.features)} codecs of features with {self._training.method}"
+            )
         self._head.forget()
         self._cut = DeviceCut(assignment.codecs)
+        if top is not None:
+            codecs = assignment.features
+            self._top = DeviceTop(top, self._task, codecs, client=self._client, seed=self._seed)
         self._update_codec, self._state_codec = map(codec_from_wire, assignment.codecs[2:])
         self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
@@ -171,11 +199,23 @@ class Device:
 
     def _forward(self, step: int) -> Activations:
         with self._timed("compute"):
-            z, targets = self._through_head(step)
+            z, self._targets = self._through_head(step // 2 if self._assignment.features else step)
         with self._timed("encode"):
-            activations = self._encode(step, z, targets, "encode")
+            activations = self._encode(step, z, self._targets, "encode")
         self._out = step
         return activations
+
+    def _to_loss_and_back(self, features: Features) -> FeatureGradient:
+        """Do the middle of a step in a U-shape: here are the labels."""
+        n = len(self._head.z)
+        with self._timed("decode"):
+            y = self._top.decode(features, n)
+        with self._timed("top"):
+            gradient, loss = self._top.back(y, self._targets, features)
+        with self._timed("encode"):
+            payload = self._top.encode(gradient, features)
+        self._out, self._features = features.step + 1, features
+        return FeatureGradient(self._server, self._round, self._out, 1, n, payload, loss)
 
     def _evaluate(self, step: int) -> Activations:
         """Send the step's share of the samples that are kept for evaluation through the head."""
@@ -190,7 +230,7 @@ class Device:
         return activations
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
-        """Send the step's batch through the head; gives the outputs, shape (n, d), and the targets."""
+        """Send a local step's batch through the head; gives the outputs, shape (n, d), and the targets."""
         inputs, targets = self.data.batch(self._round, step)
         self._trained += len(inputs)
         return self._head.forward(inputs, self._round, step), targets
@@ -205,7 +245,7 @@ class Device:
             attempt=1,
             count=len(z),
             payload=self._cut.encode(z, rng),
-            targets=self._task.kind.encode(arrays(targets)),
+            targets=b"" if self._assignment.features else self._task.kind.encode(arrays(targets)),
         )
 
     def _backward(self, gradient: Gradient) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 from torch import Tensor
 
-from broker.wire.messages import Assignment
+from broker.wire.messages import Assignment, Features
 from scenarios.optimizers import Moments
 
 
@@ -18,6 +18,7 @@ class OutAtServer(msgspec.Struct, frozen=True):
         trained: samples so far in the round.
         error_energy: sum of ||z - z~||^2 so far in the round.
         energy: sum of ||z||^2 so far in the round.
+        features: in a U-shape those whose gradient is out; None if the batch itself is.
     """
 
     assignment: Assignment
@@ -27,6 +28,7 @@ class OutAtServer(msgspec.Struct, frozen=True):
     trained: int
     error_energy: float
     energy: float
+    features: Features | None = None
 
 
 class DeviceState(msgspec.Struct, frozen=True):

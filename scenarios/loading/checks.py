@@ -45,6 +45,16 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _method(scenario: Scenario) -> Iterator[Problem]:
+    if scenario.training.method == "u_shape" and scenario.training.aggregation == "filtered_mean":
+        yield (
+            ("training", "aggregation"),
+            "filtered_mean goes with method: split; with u_shape the server has no labels: take clipped_mean",
+        )
+    if scenario.training.method == "u_shape" and scenario.training.tail_updates > 1:
+        yield (
+            ("training", "tail_updates"),
+            "goes with method: split; with u_shape each update of the tail needs gradients of the devices",
+        )
     if scenario.training.method != "fedavg":
         return
     if scenario.training.correction.lambda_:
@@ -103,8 +113,9 @@ def _own_data(scenario: Scenario, task: Task) -> Iterator[Problem]:
         for key, value in (("data", spec.data), ("held_out", spec.held_out)):
             if value:
                 yield ("task", key), "goes with partition: local; here devices take shares of the task's data"
-    elif scenario.training.method == "fedavg" and spec.held_out:
-        yield ("task", "held_out"), "goes with method: split; with fedavg the server needs test data"
+    elif scenario.training.method != "split" and spec.held_out:
+        why = f"goes with method: split; with {scenario.training.method} the server needs test data"
+        yield ("task", "held_out"), why
     elif not (task.has_test or spec.held_out):
         yield (
             ("task", "held_out"),
@@ -126,7 +137,7 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
             "filtered_mean needs one class per sample; this task has other targets: take clipped_mean",
         )
     own = ("task", "module") if scenario.task.module else ("task", "name")
-    head = "head" if scenario.training.method == "split" else "whole model"
+    head = "whole model" if scenario.training.method == "fedavg" else "head"
     try:
         model = task.head()
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
@@ -142,6 +153,8 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     sizes = dict.fromkeys(
         ("head_update_up", "head_state_down"), sum(parameter.numel() for parameter in parameters)
     )
-    if scenario.training.method == "split":
+    if scenario.training.method != "fedavg":
         sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
+    if scenario.training.method == "u_shape":
+        sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
     yield from unfit_codecs(scenario.flows, sizes)

@@ -86,7 +86,7 @@ def _test(scenario: Scenario, task: Task) -> Split:
 
 def _trial(scenario: Scenario, task: Task) -> Trial:
     head, tail = _made(scenario, task)
-    refuse(shared_parts(head, tail) if scenario.training.method == "split" else None)
+    refuse(shared_parts(head, tail) if scenario.training.method != "fedavg" else None)
     return Trial(scenario, task, head, tail)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from scenarios.task import Dataset, Task
 
 CUT_SHAPE = (12, 12, 64)
+FEATURES_SHAPE = (128,)
 
 
 class FlattenChannelsLast(nn.Module):
@@ -46,11 +47,14 @@ def head() -> nn.Module:
     return layers
 
 
-def tail(classes: int) -> nn.Module:
-    """Make the server's part: (n, 9216) -> (n, classes)."""
-    return nn.Sequential(
-        nn.Dropout(0.25), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
-    )
+def tail() -> nn.Module:
+    """Make the server's part: (n, 9216) -> (n, 128)."""
+    return nn.Sequential(nn.Dropout(0.25), nn.Linear(9216, 128), nn.ReLU())
+
+
+def top(classes: int) -> nn.Module:
+    """Make the last layers: (n, 128) -> (n, classes)."""
+    return nn.Sequential(nn.Dropout(0.5), nn.Linear(128, classes))
 
 
 def image_task(name: str, classes: int, load: Callable[[], Dataset]) -> Task:
@@ -62,7 +66,9 @@ def image_task(name: str, classes: int, load: Callable[[], Dataset]) -> Task:
         target_shape=(),
         cut_shape=CUT_SHAPE,
         head=head,
-        tail=lambda: tail(classes),
+        tail=tail,
+        top=lambda: top(classes),
+        features_shape=FEATURES_SHAPE,
         loss=nn.CrossEntropyLoss(reduction="none"),
         score=is_right,
         load=load,

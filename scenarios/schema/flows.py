@@ -22,12 +22,17 @@ AnyGradientCodec = Annotated[TensorCodec | CodewordMean, Field(discriminator="co
 
 
 class Codecs(NamedTuple):
-    """The codecs of a client, in the order of the wire."""
+    """The codecs of a client, in the order of the wire; the last two are of a U-shape only."""
 
     activations_up: Codec
     gradient_down: GradientCodec
     head_update_up: Codec
     head_state_down: Codec
+    features_down: Codec = Float32()
+    feature_gradient_up: Codec = Float32()
+
+
+_BY_LINK = tuple(flow for flow in Codecs._fields if flow != "head_state_down")
 
 
 class LinkRule(Part):
@@ -39,20 +44,18 @@ class LinkRule(Part):
     activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
     head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    features_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    feature_gradient_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
 
     @model_validator(mode="after")
     def _changes_something(self) -> "LinkRule":
         if not self.codecs():
-            raise ValueError("needs a codec for activations_up, gradient_down or head_update_up")
+            raise ValueError(f"needs a codec for {', '.join(_BY_LINK[:-1])} or {_BY_LINK[-1]}")
         return self
 
     def codecs(self) -> dict[str, GradientCodec]:
         """Give the codecs that the rule names, by flow."""
-        named = {
-            "activations_up": self.activations_up,
-            "gradient_down": self.gradient_down,
-            "head_update_up": self.head_update_up,
-        }
+        named = {flow: getattr(self, flow) for flow in _BY_LINK}
         return {flow: codec for flow, codec in named.items() if codec is not None}
 
 
@@ -65,6 +68,13 @@ class Flows(Part):
     gradient_down: AnyGradientCodec = Field(default=Float32(), description="their gradient, server to client")
     head_update_up: AnyCodec = Field(default=Float32(), description="change of the head, client to server")
     head_state_down: AnyCodec = Field(default=Float32(), description="the head, server to client")
+    features_down: AnyCodec = Field(
+        default=Float32(),
+        description="for method u_shape: what the server's layers make of activations, server to client",
+    )
+    feature_gradient_up: AnyCodec = Field(
+        default=Float32(), description="for method u_shape: their gradient, client to server"
+    )
     error_feedback: bool = Field(
         default=False,
         description=(
@@ -92,7 +102,7 @@ class Flows(Part):
         return self._codecs_under(rule for rule in self.by_link if limit_kbps <= rule.uplink_below_kbps)
 
     def _codecs_under(self, rules: Iterable[LinkRule]) -> Codecs:
-        codecs = Codecs(self.activations_up, self.gradient_down, self.head_update_up, self.head_state_down)
+        codecs = Codecs(**{flow: getattr(self, flow) for flow in Codecs._fields})
         for rule in sorted(rules, key=lambda rule: -rule.uplink_below_kbps):
             codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
         return codecs

@@ -76,11 +76,12 @@ Aggregation = Annotated[
 class Training(Part):
     """Method, rounds, cohort and learning rates."""
 
-    method: Literal["split", "fedavg"] = Field(
+    method: Literal["split", "u_shape", "fedavg"] = Field(
         default="split",
         description=(
-            "split: clients train the head and the server the tail, step by step; fedavg: clients train the "
-            "whole model by themselves; activations_up, gradient_down and tail_lr are not used"
+            "split: clients train the head and the server the tail, step by step; u_shape: clients train the "
+            "last layers, too, so that labels stay with them; fedavg: clients train the whole model by "
+            "themselves; the codecs of what is sent in a step, and tail_lr, are not used"
         ),
     )
     rounds: PositiveInt = Field(description="rounds of the run")

@@ -19,6 +19,7 @@ from scenarios.tasks import (
 )
 from scenarios.tasks.user_module import own_task
 from scenarios.training import uncut
+from scenarios.u_shape import u_shaped, with_top_at_server
 
 if TYPE_CHECKING:
     from scenarios.schema.scenario import Scenario
@@ -38,13 +39,17 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
 """Functions that make a task. Each takes the folder of the data, or None for the usual one."""
 
 
-def load_task(spec: "TaskSpec") -> Task:
-    """Make the task that a scenario names; reads no data.
+def load_task(spec: "TaskSpec", method: str = "split") -> Task:
+    """Make the task that a scenario names, with its model cut as a training method needs it; reads no data.
 
     Raises:
-        ScenarioError: an unknown name, a folder that the task has no use for or lacks, or a module of the
-            user's that does not give a task.
+        ScenarioError: an unknown name, a folder that the task has no use for or lacks, a module of the
+            user's that does not give a task, or a method for which it does not name the layers.
     """
+    return _shaped(_task(spec), method)
+
+
+def _task(spec: "TaskSpec") -> Task:
     if spec.module is not None:
         if spec.path is not None:
             raise ScenarioError("goes with a built-in task; your module knows its data", key="task.path")
@@ -67,6 +72,15 @@ def test_of(scenario: "Scenario", task: Task) -> Split | None:
 
 
 def task_of(scenario: "Scenario") -> Task:
-    """Make a scenario's task, with its model cut as the training method needs it; see load_task."""
-    task = with_metric(load_task(scenario.task), scenario.task.metric)
-    return uncut(task) if scenario.training.method == "fedavg" else task
+    """Make a scenario's task; see load_task."""
+    return with_metric(load_task(scenario.task, scenario.training.method), scenario.task.metric)
+
+
+def _shaped(task: Task, method: str) -> Task:
+    match method:
+        case "fedavg":
+            return uncut(task)
+        case "u_shape":
+            return u_shaped(task)
+        case _:
+            return with_top_at_server(task)

@@ -26,7 +26,7 @@ from server_node.board.pages import (
     clean,
 )
 from server_node.protocol.exchange import Turn
-from server_node.summary import Better, best_of
+from server_node.summary import Better, best_of, wire_bytes_in
 from server_node.vocabulary.ledger import DOWN, UP, Ledger
 from server_node.vocabulary.plan import Plan
 
@@ -205,8 +205,8 @@ class Views:
             (
                 row["round"],
                 round(row["elapsed_s"], 2),
-                sum(row[f"{flow}_wire_bytes"] for flow in UP),
-                sum(row[f"{flow}_wire_bytes"] for flow in DOWN),
+                wire_bytes_in(row, UP),
+                wire_bytes_in(row, DOWN),
             )
             for row in thinned(self._rows)
         ]

@@ -6,15 +6,15 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs import decode_activations, encode_gradient
+from broker.codecs import decode_activations, decode_gradient, encode_gradient
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations
+from broker.wire.messages import Activations, FeatureGradient
 from scenarios.outputs import tensors
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
 from server_node.learning.gradients import Batch
-from server_node.learning.tail_pass import gradient_to_activations
+from server_node.learning.tail_pass import LARGEST, gradient_to_activations
 from server_node.vocabulary.plan import Plan
 
 
@@ -39,10 +39,28 @@ class ServerCut:
         try:
             codec = self._plan.codecs_of(client).activations_up
             z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
-            targets = task.kind.decode(message.targets, n)
+            targets = None if self._plan.u_shape else tensors(task.kind.decode(message.targets, n))
         except WireError as error:
             return error
-        return Batch(client, message.round, message.step, weight, z, codewords, tensors(targets))
+        return Batch(client, message.round, message.step, weight, z, codewords, targets)
+
+    def encode_features(self, batch: Batch, features: npt.NDArray[np.float32]) -> bytes | WireError:
+        """Encode what the tail made of one batch in a U-shape, shape (n, f)."""
+        rng = generator(self._plan.seed, "features", batch.client, batch.round, batch.step)
+        try:
+            return self._plan.codecs_of(batch.client).features_down.encode(features, rng)
+        except ValueError as error:
+            return WireError("range", f"the features are {error}")
+
+    def read_returned(self, client: str, message: FeatureGradient) -> npt.NDArray[np.float32] | WireError:
+        """Decode the gradient of a client's mean loss at its features, shape (n, f), and check it."""
+        if not abs(message.loss) < LARGEST:
+            return WireError("range", f"a loss of {message.loss:.3g}")
+        codec, size = self._plan.codecs_of(client).feature_gradient_up, self._plan.features_size
+        try:
+            return decode_gradient(codec, message.payload, None, message.count, size)
+        except WireError as error:
+            return error
 
     def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from scenarios.task import Split
+from scenarios.u_shape import whole_model
 from server_node.learning.gradients import Batch
 from server_node.learning.tail_pass import is_sound
 
@@ -41,7 +42,7 @@ class Probe:
         tail.eval()
         if self._test is not None:
             inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
-            return is_sound(tail(head(inputs)))
+            return is_sound(whole_model(head, tail, inputs))
         if not all(is_sound(parameter) for parameter in head.parameters()):
             return False
         return self.last is None or is_sound(tail(self.last))

@@ -81,11 +81,11 @@ def send_all(
     refused = {client: result for client, result in alone if isinstance(result, WireError)}
     if not apart and passed and refused:
         after = [buffer.clone() for buffer in tail.buffers()]
-        _restore(tail, before)
+        restore(tail, before)
         together = _send(tail, loss, [batch for each in passed for batch in each.batches], seed_of)
         if isinstance(together, Passed):
             return [together], refused
-        _restore(tail, after)
+        restore(tail, after)
     return passed, refused
 
 
@@ -101,7 +101,7 @@ def _send(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed_of: SeedOf
         if wrong is None:
             return passed
         why = WireError("range", f"{wrong} not finite, or of magnitude 2**64 or more")
-    _restore(tail, before)
+    restore(tail, before)
     return why
 
 
@@ -129,7 +129,8 @@ def _what_is_unsound(passed: Passed, tail: nn.Module) -> str | None:
     return None
 
 
-def _restore(tail: nn.Module, before: Sequence[Tensor]) -> None:
+def restore(tail: nn.Module, before: Sequence[Tensor]) -> None:
+    """Set the tail's buffers to what they were."""
     with torch.no_grad():
         for buffer, value in zip(tail.buffers(), before, strict=True):
             buffer.copy_(value)

@@ -4,7 +4,7 @@ Both are asked before anything is decoded.
 """
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate, Hello
+from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.plan import Plan
 
@@ -18,6 +18,9 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     A client that wants the welcome has neither, and says so by an empty digest.
     """
     knows_none = hello.wants_welcome and not hello.scenario
+    if knows_none and plan.u_shape:
+        why = "a U-shaped run is only for devices with the task's code: the last layers are theirs"
+        return WireError("scenario", why)
     if hello.scenario != plan.digest and not knows_none:
         why = f"the device's scenario {hello.scenario} is not the server's {plan.digest}"
         return WireError("scenario", why)
@@ -34,14 +37,38 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     return WireError("model", f"the code of the task differs in {'; '.join(differing)}")
 
 
-def check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireError | None:
-    """Say what is wrong with the sizes of a batch: its samples, its payload or its targets."""
+def check_batch(plan: Plan, codecs: Codecs, message: BatchUp, before: Activations | None) -> WireError | None:
+    """Say what is wrong with what a device sends of a batch: its kind, or the size of something in it.
+
+    Args:
+        plan: see Plan.
+        codecs: the client's.
+        message: of the step that is due.
+        before: in a U-shape the batch of which the client has features, whose gradient is due; else None.
+    """
+    if before is None and isinstance(message, Activations):
+        return _check_activations(plan, codecs, message)
+    if before is None or not isinstance(message, FeatureGradient):
+        due = "activations" if before is None else "the gradient of features"
+        return WireError("order", f"{type(message).__name__} where {due} are due")
+    n, codec, size = message.count, codecs.feature_gradient_up, len(message.payload)
+    if n != before.count:
+        return WireError("shape", f"a gradient for {n} samples, but features of {before.count} were sent")
+    if not codec.fits(size, n, plan.features_size):
+        return WireError("shape", f"a gradient of {size} bytes for {n} samples in {codec}")
+    return None
+
+
+def _check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireError | None:
     n = message.count
     if n > plan.batch_size:
         return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
     codec, size = codecs.activations_up, len(message.payload)
     if not codec.fits(size, n, plan.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
+    if plan.u_shape:
+        kept = "targets in a U-shaped run, in which they stay on the device"
+        return WireError("shape", kept) if message.targets else None
     if not plan.targets.fits(len(message.targets), n):
         most = plan.targets.size_bytes(n)
         return WireError("shape", f"targets of {len(message.targets)} bytes for {n} samples, not {most}")

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, HeadUpdate, Message, Progress, Released, Standing
-from server_node.protocol.admission import check_activations, check_update
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    BatchDown,
+    BatchUp,
+    HeadUpdate,
+    Message,
+    Progress,
+    Released,
+    Standing,
+)
+from server_node.protocol.admission import check_batch, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
 from server_node.protocol.round_trip import RoundTrip
 from server_node.vocabulary.actions import ServerAction
@@ -51,8 +61,8 @@ class Cohort:
 
     # What members answer. Each of these gives None, or why the message is refused.
 
-    def take_activations(self, client: str, message: Activations, now_s: float) -> WireError | None:
-        """Take a batch; it goes through the tail with the next job."""
+    def take_batch(self, client: str, message: BatchUp, now_s: float) -> WireError | None:
+        """Take a batch, or the gradient of its features; it goes through the tail with the next job."""
         member = self._match(client, message.round, message.step)
         if isinstance(member, WireError):
             return member
@@ -64,12 +74,16 @@ class Cohort:
         if message.step < member.step or member.turn is Turn.TAIL:
             self._duplicate(member, now_s)
             return None
-        error = check_activations(self._plan, self._plan.codecs_of(client), message)
-        if error is None:
+        error = check_batch(self._plan, self._plan.codecs_of(client), message, member.activations)
+        if error is not None:
+            return error
+        if isinstance(message, Activations):
             member.take_activations(message, now_s)
-            if self.round is not None:
-                self.round.activations_came(client)
-        return error
+        else:
+            member.take_feature_gradient(message, now_s)
+        if self.round is not None:
+            self.round.activations_came(client)
+        return None
 
     def take_update(self, client: str, message: HeadUpdate, now_s: float) -> WireError | None:
         """Take a head update; it is averaged when the round closes."""
@@ -119,17 +133,25 @@ class Cohort:
 
     def answer(self, client: str, correction: float, payload: bytes, now_s: float) -> Publish | None:
         """Answer a member's batch, unless it was dropped while the batch was in the tail."""
+        member, plan = self.members.get(client), self._plan
+        if member is None or member.activations is None:
+            return None
+        codec = plan.codecs_of(client).activations_up
+        self._ledger.exchange(codec, member.activations, plan.cut_size, plan.features_size)
+        return self._answered(client, member, member.answer(correction, payload, now_s))
+
+    def answer_with_features(self, client: str, payload: bytes, now_s: float) -> Publish | None:
+        """Answer a member's batch in a U-shape, unless it was dropped while the batch was in the tail."""
         member = self.members.get(client)
         if member is None or member.activations is None:
             return None
-        self._ledger.exchange(
-            self._plan.codecs_of(client).activations_up, member.activations, self._plan.cut_size
-        )
-        gradient = member.answer(correction, payload, now_s)
+        return self._answered(client, member, member.answer_with_features(payload, now_s))
+
+    def _answered(self, client: str, member: Exchange, answer: BatchDown) -> Publish:
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
         if self.round is not None:
             self.round.answered(client)
-        return self._say(client, gradient)
+        return self._say(client, answer)
 
     def scored(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member of an evaluation for its next batch, unless this was the last; then it is none."""
@@ -144,11 +166,7 @@ class Cohort:
             if self.round is not None:
                 self.round.left(client)
             return [CancelTimer(f"rejoin:{client}")]
-        gradient = member.answer(0.0, b"", now_s)
-        self._earliest_s = min(self._earliest_s, member.ask_at_s)
-        if self.round is not None:
-            self.round.answered(client)
-        return [self._say(client, gradient)]
+        return [self._answered(client, member, member.answer(0.0, b"", now_s))]
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

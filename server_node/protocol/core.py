@@ -69,6 +69,8 @@ class ServerCore:
     def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
         self._ledger = ledger
+        if plan.u_shape:
+            ledger.expect_features()
         self._phase = Phase.STARTING
         self._rivals = Rivals(plan.incarnation, plan.token, takeover=plan.takeover)
         self._cohort = Cohort(plan, ledger, rounds_done)

@@ -6,7 +6,18 @@ from typing import TypeVar
 
 import msgspec
 
-from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Progress, Standing
+from broker.wire.messages import (
+    Activations,
+    Ask,
+    Assignment,
+    BatchDown,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+    Progress,
+    Standing,
+)
 from server_node.protocol.round_trip import RoundTrip
 
 MAX_UNANSWERED = 24
@@ -19,16 +30,16 @@ the broker says its last will."""
 MAX_RESENDS = 5
 """After one message was sent again so many times without effect, its receiver is dropped from its round."""
 
-M = TypeVar("M", Assignment, Gradient)
+M = TypeVar("M", bound=Assignment | BatchDown)
 
 
 class Turn(Enum):
     """Whose turn it is in an exchange."""
 
     CLIENT = auto()
-    """The client owes its next activations or its head update."""
+    """The client owes its next activations, the gradient of its features, or its head update."""
     TAIL = auto()
-    """Its activations are here and wait for the tail."""
+    """Its activations, or the gradient of its features, are here and wait for the tail."""
     DONE = auto()
     """Its head update is here; it waits for the round to close."""
 
@@ -58,8 +69,9 @@ class Exchange:
         turn: see Turn.
         step: the step that it owes, see Progress; as many as there are steps when it owes its update.
         samples: that went through the tail in this round.
-        gradient: the last one it was sent.
-        activations: those that wait for the tail.
+        said: the last answer to a batch that it was sent.
+        activations: those that wait for the tail; in a U-shape also while the client has their features.
+        returned: in a U-shape the gradient of its features that waits for the tail.
         update: its head update.
         sent_s: when the message that it owes an answer to was sent.
         wait_s: from the last message or question to the next question.
@@ -76,8 +88,9 @@ class Exchange:
     turn: Turn = Turn.CLIENT
     step: int = 0
     samples: int = 0
-    gradient: Gradient | None = None
+    said: BatchDown | None = None
     activations: Activations | None = None
+    returned: FeatureGradient | None = None
     update: HeadUpdate | None = None
     wait_s: float = 0.0
     ask_at_s: float = 0.0
@@ -116,20 +129,38 @@ class Exchange:
         self._answered(now_s)
         self.activations, self.turn = message, Turn.TAIL
 
+    def take_feature_gradient(self, message: FeatureGradient, now_s: float) -> None:
+        """Note the gradient at the features that it was sent; it is now the tail's turn."""
+        self._answered(now_s)
+        self.returned, self.turn = message, Turn.TAIL
+
     def take_update(self, message: HeadUpdate, now_s: float) -> None:
         """Note its head update; it is done with the round."""
         self._answered(now_s)
         self.update, self.turn = message, Turn.DONE
 
     def answer(self, correction: float, payload: bytes, now_s: float) -> Gradient:
-        """Give the gradient that answers its activations; it is now the client's turn."""
-        assert self.activations is not None
-        answered, self.activations, self.turn = self.activations, None, Turn.CLIENT
-        self.step += 1
+        """Give the gradient that answers its batch; it is now the client's turn."""
+        answered = self.returned or self.activations
+        assert answered is not None
         self.samples += answered.count
-        self.gradient = Gradient(answered.server, answered.round, answered.step, 1, correction, payload)
+        self.activations = self.returned = None
+        gradient = Gradient(answered.server, answered.round, answered.step, 1, correction, payload)
+        self._say(gradient, now_s)
+        return gradient
+
+    def answer_with_features(self, payload: bytes, now_s: float) -> Features:
+        """Give the features that answer its activations, which are kept; it is now the client's turn."""
+        answered = self.activations
+        assert answered is not None
+        features = Features(answered.server, answered.round, answered.step, 1, payload)
+        self._say(features, now_s)
+        return features
+
+    def _say(self, answer: BatchDown, now_s: float) -> None:
+        self.said, self.turn = answer, Turn.CLIENT
+        self.step += 1
         self._wait_from(now_s)
-        return self.gradient
 
     def ask(self, now_s: float, *, resend: bool = False) -> Ask | None:
         """Give the next question, and wait twice as long for the one after it; None: it was asked enough."""
@@ -181,12 +212,12 @@ class Exchange:
             self.first_question = self.round_trip.questions + 1
         return Repair.DROP if self.resends > MAX_RESENDS else repair
 
-    def again(self) -> Assignment | Gradient:
+    def again(self) -> Assignment | BatchDown:
         """Give the message that it has not got, with its attempt counted up."""
-        if self.gradient is None:
+        if self.said is None:
             return self.start_over()
-        self.gradient = _next_attempt(self.gradient)
-        return self.gradient
+        self.said = _next_attempt(self.said)
+        return self.said
 
     def start_over(self) -> Assignment:
         """Give the assignment once more."""

@@ -6,6 +6,7 @@ from broker.wire import topics
 from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
+    FeatureGradient,
     HeadUpdate,
     Hello,
     Message,
@@ -65,11 +66,13 @@ class Reception:
             fleet = tell_names(self._plan.clients)
             return self.refuse(sender, WireError("roster", f"{sender!r} is no client of this run; {fleet}"))
         match message:
-            case Activations() | HeadUpdate() | Progress() if message.server != self._rivals.incarnation:
+            case Activations() | FeatureGradient() | HeadUpdate() | Progress() if (
+                message.server != self._rivals.incarnation
+            ):
                 self._ledger.discarded_late += 1
                 return []
-            case Activations():
-                error = self._cohort.take_activations(sender, message, now_s)
+            case Activations() | FeatureGradient():
+                error = self._cohort.take_batch(sender, message, now_s)
                 return self._appeared(sender) if error is None else self.refuse(sender, error)
             case HeadUpdate():
                 error = self._cohort.take_update(sender, message, now_s)

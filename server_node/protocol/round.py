@@ -5,7 +5,15 @@ from collections.abc import Mapping
 
 from broker.wire.errors import WireError
 from server_node.protocol.exchange import Exchange, Turn
-from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailJob, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.jobs import (
+    CloseRound,
+    RoundClosed,
+    TailForward,
+    TailJob,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
 from server_node.vocabulary.plan import Plan
 from server_node.vocabulary.reports import RoundReport
 
@@ -20,7 +28,7 @@ class Round:
             belong to an earlier round. The round reads it; whoever changes it tells the round.
 
     Attributes:
-        step: the step that the round waits for.
+        step: the local step that the round waits for; in a U-shape it is made of two exchanges.
         overdue: the deadline has passed.
         behind: members that the current step waits for.
     """
@@ -34,6 +42,7 @@ class Round:
         self._client_steps = 0
         self._plan = plan
         self._policy = plan.round_policy
+        self._steps = plan.steps // plan.exchanges
         self._members = members
         self._recompute_readiness()
 
@@ -46,15 +55,15 @@ class Round:
         if self.awaits_updates:
             self.behind = {client for client, m in members if m.turn is not Turn.DONE}
         else:
-            self.behind = {client for client, m in members if m.step <= self.step}
+            self.behind = {client for client, m in members if self._step_of(m) <= self.step}
 
     @property
     def awaits_updates(self) -> bool:
         """Whether what is missing is head updates, not activations."""
-        return self._policy.keeps_late_members or self.step == self._plan.steps
+        return self._policy.keeps_late_members or self.step == self._steps
 
     def activations_came(self, client: str) -> None:
-        """Note that a member's activations wait for the tail."""
+        """Note that a member's activations, or the gradient of its features, wait for the tail."""
         if self._belongs_to_step(self._members[client]):
             self._ready.add(client)
 
@@ -63,9 +72,9 @@ class Round:
         self.behind.discard(client)
 
     def answered(self, client: str) -> None:
-        """Note that a member's activations went through the tail."""
+        """Note that what waited of a member went through the tail."""
         self._ready.discard(client)
-        if not self.awaits_updates:
+        if not self.awaits_updates and self._step_of(self._members[client]) > self.step:
             self.behind.discard(client)
 
     def left(self, client: str) -> None:
@@ -73,16 +82,19 @@ class Round:
         self._ready.discard(client)
         self.behind.discard(client)
 
-    def batches(self) -> TailStep | None:
-        """Give the job for the activations that wait, if there are any."""
-        if not self._ready:
-            return None
-        batches = [
-            (client, member.activations, self.weight(member))
+    def batches(self) -> TailForward | TailStep | None:
+        """Give the job for what waits, if anything does; features first, since devices wait for them."""
+        ready = [
+            (client, member, member.activations)
             for client in sorted(self._ready)
             if (member := self._members[client]).activations is not None
         ]
-        return TailStep(self.number, self.step, tuple(batches))
+        returned = {client: m.returned for client, m, _ in ready if m.returned is not None}
+        if self._plan.u_shape and len(returned) < len(ready):
+            forward = [(client, batch) for client, _, batch in ready if client not in returned]
+            return TailForward(self.number, self.step, tuple(forward))
+        batches = [(client, batch, self.weight(member)) for client, member, batch in ready]
+        return TailStep(self.number, self.step, tuple(batches), returned) if batches else None
 
     def add_losses(self, result: TailStepped) -> None:
         """Add up what came of a job of the tail."""
@@ -100,7 +112,7 @@ class Round:
 
     def next_job(self) -> TailJob:
         """Give the job that ends the step, or the round after its last one."""
-        last_step = min(self._plan.steps, 1) if self._policy.keeps_late_members else self._plan.steps
+        last_step = min(self._steps, 1) if self._policy.keeps_late_members else self._steps
         if self.step < last_step:
             self.step += 1
             self._recompute_readiness()
@@ -132,4 +144,8 @@ class Round:
         return 1 / math.sqrt(1 + self.number - member.assignment.round)
 
     def _belongs_to_step(self, member: Exchange) -> bool:
-        return self._policy.keeps_late_members or member.step == self.step
+        return self._policy.keeps_late_members or self._step_of(member) == self.step
+
+    def _step_of(self, member: Exchange) -> int:
+        """Give the local step that a member is at."""
+        return member.step // self._plan.exchanges

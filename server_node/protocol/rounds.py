@@ -21,6 +21,8 @@ from server_node.vocabulary.jobs import (
     RoundClosed,
     ScoreBatches,
     Scored,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailResult,
     TailStep,
@@ -93,7 +95,7 @@ class Rounds:
 
     def _assignment(self, codecs: Codecs, server: int) -> Assignment:
         number = self._cohort.number
-        up, down, update, state = map(codec_to_wire, codecs)
+        up, down, update, state, *features = map(codec_to_wire, codecs)
         return Assignment(
             server=server,
             round=number,
@@ -102,6 +104,7 @@ class Rounds:
             head_lr=self._plan.head_lr_in(number),
             codecs=(up, down, update, state),
             head=self._head,
+            features=tuple(features) if self._plan.u_shape else (),
         )
 
     def next_job(self) -> list[ServerAction]:
@@ -177,6 +180,8 @@ class Rounds:
         match job, result:
             case TailStep(), TailStepped():
                 return self._stepped(result, now_s)
+            case TailForward(), TailForwarded():
+                return self._forwarded(result, now_s)
             case EncodeHead(), bytes():
                 self._head = result
             case TailUpdate(), None:
@@ -205,6 +210,19 @@ class Rounds:
                 continue
             payload, correction = outcome
             answer = self._cohort.answer(client, correction, payload, now_s)
+            if answer is not None:
+                actions.append(answer)
+        return actions, refused
+
+    def _forwarded(self, result: TailForwarded, now_s: float) -> tuple[list[ServerAction], Refused]:
+        actions: list[ServerAction] = []
+        refused: dict[str, WireError] = {}
+        for client, outcome in result.features.items():
+            if isinstance(outcome, WireError):
+                refused[client] = outcome
+                actions += self._cohort.drop(client)
+                continue
+            answer = self._cohort.answer_with_features(client, outcome, now_s)
             if answer is not None:
                 actions.append(answer)
         return actions, refused

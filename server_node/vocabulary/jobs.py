@@ -1,14 +1,15 @@
 """What the state machine asks the tail to compute, and what comes back.
 
-EncodeHead -> bytes        TailStep -> TailStepped
+EncodeHead -> bytes        TailStep -> TailStepped        TailForward -> TailForwarded
 TailUpdate -> None         CloseRound -> RoundClosed
 ScoreBatches -> Scored
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate
+from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,19 @@ class TailStep:
         round: of the round under way.
         step: of the round under way.
         batches: of each client its name, its batch, and the weight of the batch's samples.
+        returned: in a U-shape the gradient at the features of each batch, by client; else the tail's outputs
+            and the batch's targets give the loss.
     """
 
     round: int
     step: int
     batches: tuple[tuple[str, Activations, float], ...]
+    returned: Mapping[str, FeatureGradient] = field(default_factory=dict)
+
+    @property
+    def waited(self) -> Mapping[str, BatchUp]:
+        """By client the message that has waited for this job."""
+        return self.returned or {client: message for client, message, _ in self.batches}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +46,40 @@ class TailStepped:
 
     Attributes:
         gradients: each client's encoded gradient and lambda, or why its batch was refused.
-        loss_sum: over the samples of the batches that were not refused.
+        loss_sum: over the samples of the batches that were not refused; in a U-shape as devices tell it.
         samples: how many.
     """
 
     gradients: dict[str, tuple[bytes, float] | WireError]
     loss_sum: float
     samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TailForward:
+    """In a U-shape: send batches through the tail and give what comes out; nothing is learned yet.
+
+    Attributes:
+        round: of the round under way.
+        step: of the round under way.
+        batches: of each client its name and its batch.
+    """
+
+    round: int
+    step: int
+    batches: tuple[tuple[str, Activations], ...]
+
+    @property
+    def waited(self) -> Mapping[str, BatchUp]:
+        """By client the message that has waited for this job."""
+        return dict(self.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class TailForwarded:
+    """What came of a TailForward: of each client the encoded features, or why its batch was refused."""
+
+    features: dict[str, bytes | WireError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +153,5 @@ class Diverged:
     why: str
 
 
-TailJob = EncodeHead | TailStep | TailUpdate | CloseRound | ScoreBatches
-TailResult = bytes | TailStepped | RoundClosed | Scored | Diverged | None
+TailJob = EncodeHead | TailForward | TailStep | TailUpdate | CloseRound | ScoreBatches
+TailResult = bytes | TailForwarded | TailStepped | RoundClosed | Scored | Diverged | None

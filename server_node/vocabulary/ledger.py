@@ -4,12 +4,22 @@ from dataclasses import dataclass, field
 
 from broker.codecs import Codec
 from broker.wire.chunks import MAX_PACKET_BYTES, wire_bytes
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, Message
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+    Message,
+)
 from broker.wire.packing import encoded_bytes
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
-UP = tuple(name for name in FLOWS if name.endswith("_up"))
-DOWN = tuple(name for name in FLOWS if name.endswith("_down"))
+U_SHAPE_FLOWS = ("features_down", "feature_gradient_up")
+"""Further ones, of method u_shape only."""
+UP = tuple(name for name in (*FLOWS, *U_SHAPE_FLOWS) if name.endswith("_up"))
+DOWN = tuple(name for name in (*FLOWS, *U_SHAPE_FLOWS) if name.endswith("_down"))
 CONTROL = "control"
 """Hello, Ask, Progress, Status, RunState and the like: what belongs to no flow."""
 
@@ -17,6 +27,8 @@ _NO_FLOW = (CONTROL, "")
 _FLOW_OF = {
     Activations: ("activations_up", "payload"),
     Gradient: ("gradient_down", "payload"),
+    Features: ("features_down", "payload"),
+    FeatureGradient: ("feature_gradient_up", "payload"),
     HeadUpdate: ("head_update_up", "payload"),
     Assignment: ("head_state_down", "head"),
 }
@@ -45,7 +57,7 @@ class Ledger:
     """Totals of a run.
 
     Attributes:
-        flows: by name, FLOWS and CONTROL.
+        flows: by name, FLOWS and CONTROL; in a U-shape also U_SHAPE_FLOWS.
         rejected: messages refused, by reason.
         refusals: the same messages, by sender.
         refused_of: of each client the last refusal in words; all that are not in the fleet are "strangers".
@@ -65,6 +77,11 @@ class Ledger:
     duplicates: int = 0
     discarded_late: int = 0
     paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def expect_features(self) -> None:
+        """Have the flows of a U-shape, even while nothing was sent in them."""
+        names = (*FLOWS, *U_SHAPE_FLOWS, CONTROL)
+        self.flows = {name: self.flows.get(name, Flow()) for name in names}
 
     def publish(self, topic: str, message: Message, packet_bytes: int = MAX_PACKET_BYTES) -> None:
         """Count a message that the server publishes, in packets whose payloads are at most `packet_bytes`."""
@@ -92,10 +109,15 @@ class Ledger:
         """Count a tensor of shape (n, d) that took effect."""
         self.flows[flow].raw_float32_bytes += 4 * n * d
 
-    def exchange(self, codec: Codec, batch: Activations, d: int) -> None:
-        """Count a batch that took effect, and the gradient that answers it, in rows of d values."""
+    def exchange(self, codec: Codec, batch: Activations, d: int, features: int = 0) -> None:
+        """Count a batch that took effect, and the gradient that answers it, in rows of d values.
+
+        In a U-shape there are also features and their gradient, in rows of so many values.
+        """
         for flow in ("activations_up", "gradient_down"):
             self.tensor(flow, batch.count, d)
+        for flow in U_SHAPE_FLOWS if features else ():
+            self.tensor(flow, batch.count, features)
         self.paper(codec, batch.count, d, len(batch.payload))
 
     def paper(self, codec: Codec, n: int, d: int, payload_bytes: int) -> None:
@@ -105,6 +127,8 @@ class Ledger:
 
     def _count(self, message: Message, message_wire_bytes: int) -> None:
         name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)
+        if name not in self.flows:  # a stranger's: the run has no such flow
+            name, tensor = _NO_FLOW
         flow = self.flows[name]
         flow.messages += 1
         flow.wire_bytes += message_wire_bytes

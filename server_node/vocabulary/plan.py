@@ -66,12 +66,13 @@ class Plan:
         rounds: how many.
         cohort: clients that must be there to begin without the rest of the fleet.
         round_policy: how many are chosen for a round, and how long it waits for whom.
-        steps: exchanges of activations and gradient a round; 0 in FedAvg, where a client trains by itself.
+        steps: exchanges a round, see Assignment; 0 in FedAvg, where a client trains by itself.
         local_steps: batches that a client trains on in a round.
         codecs: of clients to which no rule of `flows.by_link` applies.
         by_link: of the others, one tuple for all that are alike.
         cut_size: d, values of one sample at the cut.
-        head_size: parameters of the head.
+        head_size: parameters of the head; in a U-shape of all layers that devices have.
+        features_size: f, values of one sample that come down in a U-shape; 0: there is none.
         batch_size: most samples in a step.
         targets: the kind of the task's targets.
         held_out: the metric comes from samples that devices keep for evaluation.
@@ -104,6 +105,7 @@ class Plan:
     retry_s: float
     join_s: float = 60.0
     held_out: bool = False
+    features_size: int = 0
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
@@ -114,6 +116,16 @@ class Plan:
     model: str = ""
     package: str = ""
     scenario: bytes = b""
+
+    @property
+    def u_shape(self) -> bool:
+        """Whether devices have the last layers and the loss, so that labels stay with them."""
+        return self.features_size > 0
+
+    @property
+    def exchanges(self) -> int:
+        """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
+        return 2 if self.u_shape else 1
 
     def codecs_of(self, client: str) -> Codecs:
         """Give a client's codecs."""
@@ -153,6 +165,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         ScenarioError: the text of the user's task cannot be read.
     """
     training, stragglers = scenario.training, scenario.stragglers
+    exchanges = {"split": 1, "u_shape": 2, "fedavg": 0}[training.method]
     return Plan(
         run=topics.check_name(run),
         incarnation=incarnation,
@@ -164,12 +177,13 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         rounds=training.rounds,
         cohort=training.cohort,
         round_policy=make_round_policy(scenario),
-        steps=training.local_steps if training.method == "split" else 0,
+        steps=training.local_steps * exchanges,
         local_steps=training.local_steps,
         codecs=scenario.flows.codecs_for("none"),
         by_link=_codecs_by_link(scenario),
         cut_size=task.cut_size,
         head_size=head_size,
+        features_size=task.features_size if training.method == "u_shape" else 0,
         batch_size=scenario.task.batch_size,
         targets=task.kind,
         evaluate_every=training.evaluate_every,

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from broker.cli.screen import progress_bar
 from broker.cli.wording import format_bytes, format_ratio
@@ -60,7 +60,7 @@ def _json_line(content: Mapping[str, Any]) -> None:
 
 
 def _wire_bytes(ledger: Ledger, flows: Sequence[str]) -> int:
-    return sum(ledger.flows[name].wire_bytes for name in flows)
+    return sum(flow.wire_bytes for name, flow in ledger.flows.items() if name in flows)
 
 
 def _result(row: Row) -> str:
@@ -86,15 +86,10 @@ def summary_table(summary: Summary) -> str:
         "",
         f"{'flow':<18}{'as float32':>12}{'on the wire':>13}{'ratio':>9}",
     ]
-    ratios = {
-        "activations_up": ratio["activations_up"],
-        "gradient_down": ratio["gradient_down"],
-        "head_update_up": ratio["head_update_up"],
-        "head_state_down": ratio["head_state_down"],
-    }
+    of_flow = cast("Mapping[str, Any]", ratio)
     for name, flow in summary["bytes"].items():
         raw = format_bytes(flow["raw_float32"]) if "raw_float32" in flow else ""
-        fewer = format_ratio(ratios[name]["wire_vs_float32"]) if name in ratios else ""
+        fewer = format_ratio(of_flow[name]["wire_vs_float32"]) if name in of_flow else ""
         lines.append(f"{name:<18}{raw:>12}{format_bytes(flow['wire']):>13}{fewer:>9}")
     lines.append("")
     paper, both_ways = ratio["activations_up"]["paper_64bit"], ratio["total_both_directions"]

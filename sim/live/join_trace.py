@@ -12,7 +12,14 @@ from broker.machine import event_log as journal
 from broker.machine.event_log import MessageSeen, Notes, Span
 from sim.chrome_trace import SERVER, Trace
 
-_WAY = {"Activations": "uplink", "HeadUpdate": "uplink", "Gradient": "downlink", "Assignment": "downlink"}
+_WAY = {
+    "Activations": "uplink",
+    "FeatureGradient": "uplink",
+    "HeadUpdate": "uplink",
+    "Assignment": "downlink",
+    "Features": "downlink",
+    "Gradient": "downlink",
+}
 
 Found = tuple[Span, dict[str, int]]
 """A span and its details."""
@@ -78,7 +85,7 @@ def _queues(spans: list[Span], sightings: list[MessageSeen]) -> Iterator[Found]:
     """Yield the time that each batch waited at the server, from its first arrival to its TailStep."""
     arrived_s: dict[tuple[str, int, int | None], float] = {}
     for seen in sightings:
-        if seen.kind == "Activations" and seen.wire_bytes:
+        if seen.kind in ("Activations", "FeatureGradient") and seen.wire_bytes:
             arrived_s.setdefault((seen.lane, seen.round, seen.step), seen.at_s)
     for span in spans:
         at_s = arrived_s.get((span.lane, span.round, span.step)) if span.name == "tail" else None

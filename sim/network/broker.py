@@ -13,7 +13,16 @@ import msgspec
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES, frame_sizes, wire_bytes
-from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate, RunScenario, Status
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+    RunScenario,
+    Status,
+)
 from broker.wire.packing import encoded_bytes
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
@@ -264,8 +273,8 @@ class VirtualBroker:
         match in_flight.publish.message:
             case Assignment(round=number) | HeadUpdate(round=number):
                 details = {"round": number, "bytes": in_flight.wire_bytes}
-            case Activations(round=number, step=step) | Gradient(round=number, step=step):
-                details = {"round": number, "step": step, "bytes": in_flight.wire_bytes}
+            case Activations() | Features() | FeatureGradient() | Gradient() as message:
+                details = {"round": message.round, "step": message.step, "bytes": in_flight.wire_bytes}
             case _:
                 return
         self._trace.span(lane, "queue", in_flight.asked_s, start_s, **details)

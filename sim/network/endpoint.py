@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from broker.machine.actions import Publish
-from edge_client.core import ClientEvent
+from edge_client.actions import ClientEvent
 from sim.network.broker_queues import Window
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from broker.cli.wording import format_bytes, format_seconds
 from server_node.summary import wire_bytes_so_far
-from server_node.vocabulary.ledger import DOWN, FLOWS, UP
+from server_node.vocabulary.ledger import DOWN, FLOWS, U_SHAPE_FLOWS, UP
 from sim.report.rounds import CAUSES, CLOSING, PHASES, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
 from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_points, who
@@ -17,7 +17,7 @@ from sim.report.words import SECONDS, TOTAL, evaluated, held_up, pareto, sweep_p
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 _SKY, _BLACK, _GREY, _PALE = "#56B4E9", "#222222", "#767676", "#D0D0D0"
 _RUNS = (_BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _GREY)
-_FLOWS = dict(zip(FLOWS, (_BLUE, _ORANGE, _SKY, _RED), strict=True))
+_FLOWS = dict(zip((*FLOWS, *U_SHAPE_FLOWS), (_BLUE, _ORANGE, _SKY, _RED, _GREEN, _PURPLE), strict=True))
 _PHASES = dict(
     zip(
         (*dict.fromkeys(PHASES.values()), CLOSING, WAITING),
@@ -72,9 +72,9 @@ def traffic(runs: Sequence[Run]) -> go.Figure:
             for kind in ("wire", "float32")]  # fmt: skip
     labels = [f"{way}, {'on the wire' if kind == 'wire' else 'as float32'}" for _, way, _, kind in bars]
     y = [[escape(run.label) for run, *_ in bars], labels] if len(runs) > 1 else labels
-    sizes = [{name: _size(run, name, kind) if name in names else 0 for name in FLOWS}
+    sizes = [{name: _size(run, name, kind) if name in names else 0 for name in _FLOWS}
              for run, _, names, kind in bars]  # fmt: skip
-    for name in FLOWS:
+    for name, colour in _FLOWS.items():
         each = [size[name] for size in sizes]
         if not any(each):
             continue
@@ -83,7 +83,7 @@ def traffic(runs: Sequence[Run]) -> go.Figure:
             x=[size / 1e6 for size in each],
             name=name,
             orientation="h",
-            marker_color=_FLOWS[name],
+            marker_color=colour,
             text=[format_bytes(size) for size in each],
             textposition="none",
             hovertemplate="%{text}",
@@ -189,7 +189,9 @@ def _scale(values: Sequence[float]) -> str:
 
 
 def _size(run: Run, flow: str, kind: str) -> int:
-    size = run.summary["bytes"][flow]
+    size = run.summary["bytes"].get(flow)
+    if size is None:
+        return 0
     return size["wire"] if kind == "wire" else size["raw_float32"]
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from broker.errors import ReportError
 from server_node.summary import Summary
-from server_node.vocabulary.ledger import CONTROL, FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.key_paths import flat
 
 T = TypeVar("T")
@@ -187,6 +187,8 @@ def _metrics(file: Path) -> list[Row]:
     lacking = sorted(set(columns) - set(table.column_names))
     if lacking:
         raise ValueError(f"no column {json.dumps(lacking[0])}")
+    of_features = [f"{name}_wire_bytes" for name in U_SHAPE_FLOWS]
+    columns += [name for name in of_features if name in table.column_names]
     rows: list[Row] = table.select(columns).to_pylist()
     if not rows:
         raise ValueError("no round has ended")

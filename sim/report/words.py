@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from broker.cli.wording import format_bytes, format_seconds
 from broker.exits import COMPLETE
 from server_node.summary import total_wire_bytes, wire_bytes_so_far
-from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
+from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, U_SHAPE_FLOWS, UP
 from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
 from sim.report.runs import Row, Run, Sweep
 from sim.statistics.trials import higher_is_better, reached
@@ -45,7 +45,7 @@ def nature(run: Run) -> str:
     """Say what kind of run it was, and how it ended."""
     summary = run.summary
     how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
-    paths = {name: f"flows.{name}.codec" for name in FLOWS if summary["bytes"][name]["wire"]}
+    paths = {name: f"flows.{name}.codec" for name, flow in summary["bytes"].items() if flow["wire"]}
     codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
     early = "" if summary["reason"] == COMPLETE else f" It ended early: {summary['reason']}."
     return (
@@ -120,7 +120,7 @@ def traffic(run: Run) -> str:
     if not wire:
         return "Nothing was sent."
     largest = max(flows, key=lambda name: flows[name]["wire"])
-    up, down = (sum(flows[name]["wire"] for name in names) for names in (UP, DOWN))
+    up, down = (sum(flow["wire"] for name, flow in flows.items() if name in names) for names in (UP, DOWN))
     saved = f"as float32 {format_bytes(raw)}, {raw / wire:.2f} times as much"
     return (
         f"{format_bytes(wire)} in whole MQTT packets ({format_bytes(up)} up, {format_bytes(down)} "
@@ -213,7 +213,7 @@ def sweep_points(sweep: Sweep) -> list[Row]:
 
 def total_bytes(row: Row) -> int:
     """Sum up a sweep point's bytes: all flows, both directions."""
-    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, CONTROL))
+    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, *U_SHAPE_FLOWS, CONTROL))
 
 
 def sweep_nature(sweep: Sweep) -> str:

@@ -21,11 +21,13 @@ class Work(NamedTuple):
         start: the first batch of a round; all of them in FedAvg.
         learn: a gradient, then the next batch.
         finish: the last gradient of a round; the head's own bytes are not counted, they are few.
+        top: features, and their gradient, in a U-shape.
     """
 
     start: tuple[Phase, ...]
     learn: tuple[Phase, ...]
     finish: tuple[Phase, ...]
+    top: tuple[Phase, ...] = ()
 
 
 @functools.lru_cache(maxsize=256)
@@ -34,7 +36,8 @@ def work_of(profile: DeviceProfile, samples: int) -> Work:
     scale = samples / profile.batch_size
     batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
     gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
-    return Work(start=batch, learn=gradient + batch, finish=gradient)
+    top = (("top", scale * profile.top_s),)
+    return Work(start=batch, learn=gradient + batch, finish=gradient, top=top)
 
 
 def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:

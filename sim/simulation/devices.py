@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
-from edge_client.jobs import BackwardStep, ClientJob, ClientResult, FirstBatch, HeldOutBatch, LookAtData
+from edge_client.jobs import (
+    BackwardStep,
+    ClientJob,
+    ClientResult,
+    FirstBatch,
+    HeldOutBatch,
+    LookAtData,
+    TopStep,
+)
 from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
@@ -67,6 +75,8 @@ class Computer:
                 phases = work.finish
             case BackwardStep():
                 phases = work.learn
+            case TopStep():
+                phases = work.top
             case LookAtData():
                 phases = ()  # in virtual time no data change
         factor = self._slowdown.factor()

@@ -7,118 +7,50 @@ Whoever goes on with a run lets its virtual time pass again with these records, 
 
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate
-from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch
+from broker.wire.messages import Activations, FeatureGradient, HeadUpdate
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch, TopStep
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     RoundClosed,
     ScoreBatches,
     Scored,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailResult,
     TailStep,
     TailStepped,
 )
+from sim.simulation.job_records import (
+    BatchSent,
+    Closed,
+    Content,
+    FeatureGradientSent,
+    FeaturesSent,
+    Forwarded,
+    GradientSent,
+    HeadEncoded,
+    Lost,
+    Record,
+    RefusedIt,
+    ScoredAll,
+    ScoreSum,
+    Stepped,
+    Updated,
+    UpdateSent,
+)
 
-Content = bytes | int
-"""The bytes of a tensor, or their number."""
-
-
-class _Record(msgspec.Struct, array_like=True, gc=False):
-    """Base of all records; the fields are those of the results."""
-
-
-class BatchSent(_Record, tag=0):
-    """Of Activations."""
-
-    server: int
-    round: int
-    step: int
-    count: int
-    payload: Content
-    targets: Content
-
-
-class UpdateSent(_Record, tag=1):
-    """Of HeadUpdate."""
-
-    server: int
-    round: int
-    samples: int
-    quantization_error: float
-    payload: Content
-
-
-class RefusedIt(_Record, tag=2):
-    """Of WireError."""
-
-    reason: str
-    detail: str
-
-
-class HeadEncoded(_Record, tag=3):
-    """Of the bytes of a head."""
-
-    head: Content
-
-
-class GradientSent(_Record, tag=4):
-    """Part of Stepped: a client's gradient and lambda."""
-
-    payload: Content
-    correction: float
-
-
-class Stepped(_Record, tag=5):
-    """Of TailStepped."""
-
-    gradients: dict[str, GradientSent | RefusedIt]
-    loss_sum: float
-    samples: int
-
-
-class Updated(_Record, tag=6):
-    """Of None."""
-
-
-class Closed(_Record, tag=7):
-    """Of RoundClosed."""
-
-    head: Content
-    metric: float | None
-    refused: dict[str, RefusedIt]
-
-
-class Lost(_Record, tag=8):
-    """Of Diverged."""
-
-    why: str
-
-
-class ScoreSum(_Record, tag=9):
-    """Part of ScoredAll: a client's."""
-
-    score_sum: float
-    samples: int
-
-
-class ScoredAll(_Record, tag=10):
-    """Of Scored."""
-
-    scores: dict[str, ScoreSum | RefusedIt]
-    metric: float | None
-
-
-Record = BatchSent | UpdateSent | RefusedIt | HeadEncoded | Stepped | Updated | Closed | Lost | ScoredAll
-Result = Activations | HeadUpdate | WireError | TailResult
+Result = Activations | FeatureGradient | HeadUpdate | WireError | TailResult
 """Of a job in virtual time, where no device looks at its data again."""
 
 
-def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
+LayBy = Callable[[bytes], Content]
+Fetch = Callable[[Content], bytes]
+
+
+def record_of(result: Result, lay_by: LayBy) -> Record:
     """Give the record of a result.
 
     Args:
@@ -126,16 +58,45 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
         lay_by: is called with the bytes of each tensor in turn, and gives what the record has of them.
     """
     match result:
-        case Activations():
-            payload, targets = lay_by(result.payload), lay_by(result.targets)
-            return BatchSent(result.server, result.round, result.step, result.count, payload, targets)
-        case HeadUpdate():
-            payload, error = lay_by(result.payload), result.quantization_error
-            return UpdateSent(result.server, result.round, result.samples, error, payload)
+        case Activations() | FeatureGradient() | HeadUpdate():
+            return _sent(result, lay_by)
+        case TailForwarded() | TailStepped() | Scored():
+            return _of_each_client(result, lay_by)
         case WireError():
             return _noted(result)
         case bytes():
             return HeadEncoded(lay_by(result))
+        case None:
+            return Updated()
+        case RoundClosed(head, metric, refused):
+            refusals = {client: _noted(error) for client, error in refused.items()}
+            return Closed(lay_by(head), metric, refusals)
+        case Diverged(why):
+            return Lost(why)
+
+
+def _sent(message: Activations | FeatureGradient | HeadUpdate, lay_by: LayBy) -> Record:
+    payload = lay_by(message.payload)
+    match message:
+        case Activations(server, number, step, _, count):
+            return BatchSent(server, number, step, count, payload, lay_by(message.targets))
+        case FeatureGradient(server, number, step, _, count, _, loss):
+            return FeatureGradientSent(server, number, step, count, payload, loss)
+        case HeadUpdate(server, number, _, samples, error):
+            return UpdateSent(server, number, samples, error, payload)
+
+
+def _of_each_client(result: TailForwarded | TailStepped | Scored, lay_by: LayBy) -> Record:
+    match result:
+        case TailForwarded(features):
+            return Forwarded(
+                {
+                    client: _noted(outcome)
+                    if isinstance(outcome, WireError)
+                    else FeaturesSent(lay_by(outcome))
+                    for client, outcome in features.items()
+                }
+            )
         case TailStepped(gradients, loss_sum, samples):
             sent = {
                 client: _noted(outcome)
@@ -144,13 +105,6 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
                 for client, outcome in gradients.items()
             }
             return Stepped(sent, loss_sum, samples)
-        case None:
-            return Updated()
-        case RoundClosed(head, metric, refused):
-            refusals = {client: _noted(error) for client, error in refused.items()}
-            return Closed(lay_by(head), metric, refusals)
-        case Diverged(why):
-            return Lost(why)
         case Scored(scores, metric):
             sums = {
                 client: _noted(outcome) if isinstance(outcome, WireError) else ScoreSum(*outcome)
@@ -159,7 +113,7 @@ def record_of(result: Result, lay_by: Callable[[bytes], Content]) -> Record:
             return ScoredAll(sums, metric)
 
 
-def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
+def result_of(record: Record, fetch: Fetch) -> Result:
     """Give the result of which a record was made.
 
     Args:
@@ -168,20 +122,14 @@ def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
             that length.
     """
     match record:
-        case BatchSent(server, number, step, count, payload, targets):
-            return Activations(server, number, step, 1, count, fetch(payload), fetch(targets))
-        case UpdateSent(server, number, samples, error, payload):
-            return HeadUpdate(server, number, 1, samples, error, fetch(payload))
+        case BatchSent() | FeatureGradientSent() | UpdateSent():
+            return _message_of(record, fetch)
+        case Forwarded() | Stepped() | ScoredAll():
+            return _clients_of(record, fetch)
         case RefusedIt():
             return _told(record)
         case HeadEncoded(head):
             return fetch(head)
-        case Stepped(gradients, loss_sum, samples):
-            outcomes = {
-                client: _told(sent) if isinstance(sent, RefusedIt) else (fetch(sent.payload), sent.correction)
-                for client, sent in gradients.items()
-            }
-            return TailStepped(outcomes, loss_sum, samples)
         case Updated():
             return None
         case Closed(head, metric, refused):
@@ -189,6 +137,38 @@ def result_of(record: Record, fetch: Callable[[Content], bytes]) -> Result:
             return RoundClosed(fetch(head), metric, refusals)
         case Lost(why):
             return Diverged(why)
+
+
+def _message_of(
+    record: BatchSent | FeatureGradientSent | UpdateSent, fetch: Fetch
+) -> Activations | FeatureGradient | HeadUpdate:
+    payload = fetch(record.payload)
+    match record:
+        case BatchSent(server, number, step, count, _, targets):
+            return Activations(server, number, step, 1, count, payload, fetch(targets))
+        case FeatureGradientSent(server, number, step, count, _, loss):
+            return FeatureGradient(server, number, step, 1, count, payload, loss)
+        case UpdateSent(server, number, samples, error):
+            return HeadUpdate(server, number, 1, samples, error, payload)
+
+
+def _clients_of(
+    record: Forwarded | Stepped | ScoredAll, fetch: Fetch
+) -> TailForwarded | TailStepped | Scored:
+    match record:
+        case Forwarded(features):
+            return TailForwarded(
+                {
+                    client: _told(sent) if isinstance(sent, RefusedIt) else fetch(sent.payload)
+                    for client, sent in features.items()
+                }
+            )
+        case Stepped(gradients, loss_sum, samples):
+            outcomes = {
+                client: _told(sent) if isinstance(sent, RefusedIt) else (fetch(sent.payload), sent.correction)
+                for client, sent in gradients.items()
+            }
+            return TailStepped(outcomes, loss_sum, samples)
         case ScoredAll(scores, metric):
             told = {
                 client: _told(sent) if isinstance(sent, RefusedIt) else (sent.score_sum, sent.samples)
@@ -210,8 +190,12 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
     match job:
         case FirstBatch() | BackwardStep():
             return isinstance(record, BatchSent | UpdateSent | RefusedIt)
+        case TopStep():
+            return isinstance(record, FeatureGradientSent | RefusedIt)
         case HeldOutBatch():
             return isinstance(record, BatchSent | RefusedIt)
+        case TailForward():
+            return isinstance(record, Forwarded)
         case TailStep():
             return isinstance(record, Stepped)
         case CloseRound():
@@ -227,12 +211,14 @@ def tensors_in(job: ClientJob | TailJob) -> Iterator[bytes]:
     match job:
         case FirstBatch(assignment=assignment):
             yield assignment.head
-        case BackwardStep(gradient=gradient):
-            yield gradient.payload
-        case TailStep(batches=batches):
+        case BackwardStep(gradient=answer) | TopStep(features=answer):
+            yield answer.payload
+        case TailStep(batches=batches, returned=returned):
             for _, message, _ in batches:
                 yield from (message.payload, message.targets)
-        case ScoreBatches(batches=batches):
+            for gradient in returned.values():
+                yield gradient.payload
+        case TailForward(batches=batches) | ScoreBatches(batches=batches):
             for _, message in batches:
                 yield from (message.payload, message.targets)
         case CloseRound(updates=updates):

@@ -12,7 +12,9 @@ import msgspec
 from broker.errors import CannotGoOnError
 from broker.machine.actions import J, R
 from edge_client.jobs import FirstBatch
-from sim.simulation.job_log import Content, Record, Result, belongs, record_of, result_of, tensors_in
+from server_node.vocabulary.jobs import TailForward
+from sim.simulation.job_log import Result, belongs, record_of, result_of, tensors_in
+from sim.simulation.job_records import Content, Record
 
 RunJob = Callable[[J], R | Future[R]]
 """Does a job and gives its result, or a Future of it."""
@@ -43,7 +45,7 @@ class Recorder:
 
     The bytes of a tensor are kept as long as a job may still read them. That is until a job has read them, or
     until nothing of the run holds them any more: a batch that came too late is read by no job. Heads are read
-    by many jobs.
+    by many jobs, the batches of a U-shape by two.
 
     Args:
         log: records of an earlier process, as `log` gives them: the first jobs get their results from there,
@@ -86,7 +88,7 @@ class Recorder:
             return self._told_result(number, job)
         for content in tensors_in(job):
             assert not isinstance(content, Hollow), f"{type(job).__name__} reads a tensor that was not kept"
-            if not isinstance(job, FirstBatch):
+            if not isinstance(job, FirstBatch | TailForward):
                 self._laid.pop(id(content), None)
         future = pool.submit(self._do, number, run, job)
         self._under_way.add(future)

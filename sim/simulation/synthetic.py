@@ -7,13 +7,15 @@ import functools
 import math
 
 from broker.codecs import gradient_bytes
-from broker.wire.messages import Activations, HeadUpdate
-from edge_client.jobs import BackwardStep, ClientJob, FirstBatch
+from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, TopStep
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailResult,
     TailStep,
@@ -37,17 +39,23 @@ class SyntheticDevice:
         self._activations = bytes(
             codecs.activations_up.size_bytes(samples, plan.cut_size) if plan.steps else 0
         )
-        self._targets = bytes(plan.targets.size_bytes(samples))
+        self._targets = bytes(0 if plan.u_shape else plan.targets.size_bytes(samples))
+        self._feature_gradient = bytes(
+            codecs.feature_gradient_up.size_bytes(samples, plan.features_size) if plan.u_shape else 0
+        )
         self._update = bytes(codecs.head_update_up.size_bytes(1, plan.head_size))
         self._round_samples = samples * plan.local_steps
 
-    def run(self, job: ClientJob) -> Activations | HeadUpdate:
+    def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
         """Give the answer to publish."""
         match job:
             case FirstBatch(assignment=assignment) if assignment.steps == 0:
                 return self._head_update(assignment.server, assignment.round)
             case FirstBatch(assignment=assignment):
                 return self._batch(assignment.server, assignment.round, 0)
+            case TopStep(features=features):
+                place = features.server, features.round, features.step + 1
+                return FeatureGradient(*place, 1, self._samples, self._feature_gradient, 0.0)
             case BackwardStep(gradient=gradient, last=False):
                 return self._batch(gradient.server, gradient.round, gradient.step + 1)
             case BackwardStep(gradient=gradient):
@@ -79,9 +87,17 @@ class SyntheticTail:
             )
         )
 
+        self._features = functools.cache(
+            lambda n, codecs: bytes(codecs.features_down.size_bytes(n, plan.features_size))
+        )
+
     def run(self, job: TailJob) -> TailResult:
         """Give the job's result."""
         match job:
+            case TailForward(batches=forward):
+                return TailForwarded(
+                    {name: self._features(m.count, self._plan.codecs_of(name)) for name, m in forward}
+                )
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
                 return TailStepped(

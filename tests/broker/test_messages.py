@@ -14,6 +14,8 @@ from broker.wire.messages import (
     Ask,
     Assignment,
     Claim,
+    FeatureGradient,
+    Features,
     Gradient,
     HeadUpdate,
     Hello,
@@ -78,6 +80,17 @@ GOLDEN = [
     pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),
     pytest.param(StopRun("done"), "93 02 0e a4646f6e65", id="stop run"),
     pytest.param(RunScenario(b"\x78", "a-b"), "94 02 0f c40178 a3612d62", id="run scenario"),
+    pytest.param(Features(3, 7, 0, 1, b"\x09"), "97 02 10 03 07 00 01 c40109", id="features"),
+    pytest.param(
+        FeatureGradient(3, 7, 1, 1, 2, b"\x09", 0.5),
+        "99 02 11 03 07 01 01 02 c40109 cb3fe0000000000000",
+        id="gradient of features",
+    ),
+    pytest.param(
+        Assignment(3, 7, 1, 2, 0.5, (["a"], ["b"], ["c"], ["d"]), b"", features=(["e"], ["f", 4])),
+        "9b 02 04 03 07 01 02 cb3fe0000000000000 94 91a161 91a162 91a163 91a164 c400 00 92 91a165 92a16604",
+        id="assignment of a U-shape",
+    ),
 ]
 
 
@@ -98,12 +111,23 @@ payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 specs = st.lists(words | rounds | numbers, min_size=1, max_size=8)
 assignments = st.builds(
-    Assignment, servers, rounds, attempts, steps, numbers, st.tuples(specs, specs, specs, specs), payloads
+    Assignment,
+    servers,
+    rounds,
+    attempts,
+    steps,
+    numbers,
+    st.tuples(specs, specs, specs, specs),
+    payloads,
+    st.just(0) | steps,
+    st.just(()) | st.tuples(specs, specs),
 )
 some_messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, sessions, words, rounds, st.booleans(), words, words, rounds),
     st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
     assignments,
+    st.builds(Features, servers, rounds, steps, attempts, payloads),
+    st.builds(FeatureGradient, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, numbers),
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
     st.builds(Ask, servers, rounds, rounds, steps, st.booleans()),
@@ -125,7 +149,7 @@ def test_what_is_encoded_decodes_and_its_size_is_known_beforehand(message: Messa
 def test_a_codec_with_a_number_that_is_none_is_refused(
     message: Assignment, number: float, data: st.DataObject
 ) -> None:
-    spec = data.draw(st.sampled_from(message.codecs))
+    spec = data.draw(st.sampled_from([*message.codecs, *message.features]))
     spec[data.draw(st.integers(0, len(spec) - 1))] = number
     with pytest.raises(WireError, match="not-finite"):
         decode(encode(message))

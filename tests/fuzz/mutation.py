@@ -14,6 +14,8 @@ from broker.wire.messages import (
     Ask,
     Assignment,
     Claim,
+    FeatureGradient,
+    Features,
     Gradient,
     HeadUpdate,
     Hello,
@@ -64,6 +66,11 @@ MESSAGES: list[Message] = [
     Assignment(3, 7, 1, 4, 0.5, SPECS, bytes(40), first_step=2),
     Activations(3, 7, 2, 1, 2, bytes(range(30)), b"\x21"),
     Gradient(3, 7, 2, 1, 0.0, b""),
+    # A U-shape: no targets go up, features come down, and their gradient goes up.
+    Assignment(3, 7, 1, 2, 0.5, SPECS, bytes(40), features=(["pq", 4, 1, 2], ["topk", 0.1])),
+    Activations(3, 7, 0, 1, 2, bytes(range(30)), b""),
+    Features(3, 7, 0, 1, bytes(range(12))),
+    FeatureGradient(3, 7, 1, 1, 2, bytes(range(12)), 1.5),
 ]
 TOKENS = [
     *(bytes([byte]) for byte in (0x80, 0x90, 0x91, 0x9F, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, 0xFF)),
@@ -93,7 +100,9 @@ def seeds() -> list[bytes]:
 
     for each in MESSAGES:
         add(message, packing.encode(each))
-    add(codec_name, packing.encode(MESSAGES[3]))
+    for each in MESSAGES:
+        if isinstance(each, Assignment):
+            add(codec_name, packing.encode(each))
     for name in (topics.up("run", "c1"), topics.state("run"), topics.status("r", "x"), topics.server("r")):
         add(topic, name.encode())
     add(reassembly, bytes(index if place == 1 else 0 for index in range(12) for place in range(5)))

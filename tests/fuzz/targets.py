@@ -109,7 +109,7 @@ def codec_name(data: bytes) -> None:
         return
     if not isinstance(read, messages.Assignment):
         return
-    for parts in read.codecs:
+    for parts in (*read.codecs, *read.features):
         try:
             codec = codec_from_wire(parts)
             assert codec_to_wire(codec) == parts

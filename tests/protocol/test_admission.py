@@ -9,7 +9,7 @@ from broker.codecs.targets import Numbers
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.flows import Codecs
-from server_node.protocol.admission import check_activations, check_update
+from server_node.protocol.admission import check_batch, check_update
 from tests.protocol.test_server_core import PLAN
 
 # Batches of at most 4 samples; 6 values at the cut, targets are numbers; 5 parameters in the head.
@@ -24,7 +24,7 @@ def activations(n: int, payload_bytes: int, targets_bytes: int) -> Activations:
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
-    assert check_activations(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], 4 * n)) is None
+    assert check_batch(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], 4 * n), None) is None
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
     ],
 )
 def test_a_batch_of_other_sizes_is_not(n: int, payload_bytes: int, targets_bytes: int, what: str) -> None:
-    error = check_activations(SMALL, CODECS, activations(n, payload_bytes, targets_bytes))
+    error = check_batch(SMALL, CODECS, activations(n, payload_bytes, targets_bytes), None)
     assert isinstance(error, WireError)
     assert (error.reason, str(error)) == ("shape", f"shape: {what}")
 

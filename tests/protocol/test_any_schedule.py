@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server_node.protocol.exchange import MAX_RESENDS
-from server_node.vocabulary.plan import RoundPolicy
-from tests.protocol.world import FLEET, PLAN, World, has_begun
+from server_node.vocabulary.plan import Plan, RoundPolicy
+from tests.protocol.world import FLEET, PLAN, U_SHAPE, World, has_begun
 
 POLICIES = {
     "wait_all": RoundPolicy(2),
@@ -22,6 +22,7 @@ POLICIES = {
     "over_select": RoundPolicy(3, enough=2),
     "buffered": RoundPolicy(3, enough=2, max_staleness=2),
 }
+KINDS = (PLAN, replace(PLAN, held_out=True), U_SHAPE)
 SCHEDULES = int(os.environ.get("FEDLITE_SCHEDULES", "300"))
 """Of plain random numbers: a hundred times as fast as hypothesis, which finds short ones."""
 
@@ -168,10 +169,10 @@ class AnySchedule(RuleBasedStateMachine):
         policy=st.sampled_from(sorted(POLICIES)),
         says_later=st.booleans(),
         has_rivals=st.booleans(),
-        held_out=st.booleans(),
+        kind=st.sampled_from(KINDS),
     )
-    def begin(self, policy: str, *, says_later: bool, has_rivals: bool, held_out: bool) -> None:
-        plan = replace(PLAN, round_policy=POLICIES[policy], held_out=held_out)
+    def begin(self, policy: str, kind: Plan, *, says_later: bool, has_rivals: bool) -> None:
+        plan = replace(kind, round_policy=POLICIES[policy])
         self.world = World(plan, says_later=says_later, has_rivals=has_rivals)
 
     @rule(data=st.data(), steps=st.integers(1, 30))
@@ -210,11 +211,11 @@ TestAnySchedule = AnySchedule.TestCase
 
 
 @each_policy
-@pytest.mark.parametrize("held_out", [False, True])
-def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str, *, held_out: bool) -> None:
-    world = World(replace(PLAN, round_policy=POLICIES[policy], held_out=held_out))
+@pytest.mark.parametrize("kind", KINDS, ids=["split", "held out", "u-shape"])
+def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str, kind: Plan) -> None:
+    world = World(replace(kind, round_policy=POLICIES[policy]))
     world.settle()
-    assert world.metrics == ([None, 1.0, 1.0] if held_out else [None, None, None])
+    assert world.metrics == ([None, 1.0, 1.0] if kind.held_out else [None, None, None])
     assert world.ended == "complete"
     assert set(world.tensors.values()) == {1}
     assert world.said["Ask"] == world.said["Progress"] == 0
@@ -233,7 +234,7 @@ def test_any_long_schedule_counts_every_step_once_and_ends(policy: str) -> None:
 def play(policy: str, seed: int) -> None:
     """Let up to sixty things happen, half of them faults; then the run must come to its end."""
     rng = random.Random(seed)
-    plan = replace(PLAN, round_policy=POLICIES[policy], held_out=seed % 2 == 1)
+    plan = replace(KINDS[seed % len(KINDS)], round_policy=POLICIES[policy])
     world = World(plan, says_later=rng.random() < 0.5, has_rivals=rng.random() < 0.5)
     for _ in range(60):
         if world.ended is not None:
@@ -248,9 +249,10 @@ def play(policy: str, seed: int) -> None:
 
 
 @each_policy
-def test_a_tensor_is_said_again_a_handful_of_times_at_most(policy: str) -> None:
+@pytest.mark.parametrize("kind", [PLAN, U_SHAPE], ids=["split", "u-shape"])
+def test_a_tensor_is_said_again_a_handful_of_times_at_most(policy: str, kind: Plan) -> None:
     """Every message with a tensor is lost; the server gives its members up instead of sending for ever."""
-    world = World(replace(PLAN, round_policy=POLICIES[policy]))
+    world = World(replace(kind, round_policy=POLICIES[policy]))
     for _ in range(400):
         for client in world.clients.values():
             for wire in (client.up, client.down):

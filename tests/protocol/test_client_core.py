@@ -33,7 +33,8 @@ from broker.wire.messages import (
     Status,
     Welcome,
 )
-from edge_client.core import ClientAction, ClientCore, ProtocolWarning
+from edge_client.actions import ClientAction, ProtocolWarning
+from edge_client.core import ClientCore
 from edge_client.jobs import BackwardStep, FirstBatch
 
 HELLO = Hello(0, "same", 9)

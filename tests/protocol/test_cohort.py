@@ -34,7 +34,7 @@ class Played(Cohort):
 
     def step(self, client: str, step: int, now_s: float = 0.0) -> Publish:
         """Let a member's activations come and go through the tail."""
-        assert self.take_activations(client, activations(step=step), now_s) is None
+        assert self.take_batch(client, activations(step=step), now_s) is None
         answer = self.answer(client, 0.5, b"gradient", now_s)
         assert answer is not None
         return answer
@@ -58,20 +58,20 @@ def test_a_member_is_told_and_its_head_counted_once() -> None:
 
 def test_answers_to_what_was_not_said_yet_are_out_of_order() -> None:
     cohort = Played("a")
-    assert why(cohort.take_activations("a", activations(2), 0.0)) == "order: round 2 has not begun"
+    assert why(cohort.take_batch("a", activations(2), 0.0)) == "order: round 2 has not begun"
     not_next = "order: round 1, step 1 is not what comes next"
-    assert why(cohort.take_activations("a", activations(step=1), 0.0)) == not_next
+    assert why(cohort.take_batch("a", activations(step=1), 0.0)) == not_next
     assert why(cohort.take_update("a", update(), 0.0)) == "order: round 1, step 2 is not what comes next"
     cohort.step("a", 0)
     cohort.step("a", 1)
-    assert why(cohort.take_activations("a", activations(step=2), 0.0)) == "order: step 2 of 2"
+    assert why(cohort.take_batch("a", activations(step=2), 0.0)) == "order: step 2 of 2"
 
 
 def test_answers_from_who_is_no_member_any_more_are_late_and_each_is_counted() -> None:
     cohort = Played("a")
     cohort.drop("a")
     for _ in range(2):
-        assert cohort.take_activations("a", activations(), 0.0) is None
+        assert cohort.take_batch("a", activations(), 0.0) is None
         assert cohort.take_update("a", update(), 0.0) is None
     assert cohort.ledger.discarded_late == 4
 
@@ -80,19 +80,19 @@ def test_answers_of_an_earlier_round_than_the_members_own_are_late() -> None:
     cohort = Played()
     cohort.number = 3
     cohort.assign("a", assignment(3), 0.0)
-    assert cohort.take_activations("a", activations(2), 0.0) is None
+    assert cohort.take_batch("a", activations(2), 0.0) is None
     assert cohort.ledger.discarded_late == 1
     cohort.assign("b", assignment(2), 0.0)  # it is late itself and has heard nothing of round 3
     not_next = "order: round 3, step 0 is not what comes next"
-    assert why(cohort.take_activations("b", activations(3), 0.0)) == not_next
+    assert why(cohort.take_batch("b", activations(3), 0.0)) == not_next
 
 
 def test_a_batch_is_measured_by_the_codecs_of_its_client() -> None:
     cohort = Played("a", "b", plan=replace(TWO_STEPS, by_link={"a": COARSE}))
     half = msgspec.structs.replace(activations(), payload=bytes(1 + 2 * D))
-    assert why(cohort.take_activations("b", half, 0.0)).startswith("shape: activations of 9 bytes")
-    assert why(cohort.take_activations("a", activations(), 0.0)).startswith("shape: activations of 16 bytes")
-    assert cohort.take_activations("a", half, 0.0) is None
+    assert why(cohort.take_batch("b", half, 0.0)).startswith("shape: activations of 9 bytes")
+    assert why(cohort.take_batch("a", activations(), 0.0)).startswith("shape: activations of 16 bytes")
+    assert cohort.take_batch("a", half, 0.0) is None
     cohort.answer("a", 0.5, b"gradient", 0.0)
     assert cohort.ledger.paper_bits == [64 * D, COARSE.activations_up.paper_bits(1, D, 1 + 2 * D)]
 
@@ -117,7 +117,7 @@ def test_an_update_weighs_the_samples_that_its_member_sent() -> None:
 def test_a_gradient_answers_a_batch_that_waits_and_none_that_was_dropped() -> None:
     cohort = Played("a", "b")
     assert cohort.step("a", 0) == Publish("fl/2/r/down/a", Gradient(1, 1, 0, 1, 0.5, b"gradient"))
-    cohort.take_activations("b", activations(), 0.0)
+    cohort.take_batch("b", activations(), 0.0)
     cohort.drop("b")
     assert cohort.answer("b", 0.5, b"gradient", 0.0) is None
 
@@ -132,7 +132,7 @@ def test_a_member_is_asked_when_its_time_is_over_and_others_are_not() -> None:
 
 def test_who_waits_for_the_server_is_not_asked() -> None:
     cohort = Played("a", "b")
-    cohort.take_activations("a", activations(), 0.0)
+    cohort.take_batch("a", activations(), 0.0)
     assert cohort.asked(1000.0) == [("b", 0)]
     assert said(cohort.ask_all(0.0)) == [("b", Ask(1, 2, 1, 0))]
     assert cohort.greeted("a", 0.0) == []
@@ -164,7 +164,7 @@ def test_a_duplicate_shows_that_its_sender_may_lack_something_so_it_is_asked_soo
     cohort = Played("a")
     cohort.step("a", 0)
     assert cohort.timer(0.0) == [StartTimer(ASK, 30.0)]
-    assert cohort.take_activations("a", activations(), 2.0) is None
+    assert cohort.take_batch("a", activations(), 2.0) is None
     assert cohort.ledger.duplicates == 1
     assert cohort.timer(2.0) == [StartTimer(ASK, 0.5)]
     assert cohort.asked(2.5) == [("a", 1)]
@@ -183,7 +183,7 @@ def test_a_duplicate_of_who_owes_nothing_is_only_counted() -> None:
 def test_with_nobody_to_ask_the_timer_rests() -> None:
     cohort = Played("a")
     cohort.timer(0.0)
-    cohort.take_activations("a", activations(), 0.0)
+    cohort.take_batch("a", activations(), 0.0)
     assert cohort.asked(30.0) == []
     assert cohort.timer(30.0) == []
 

@@ -5,12 +5,13 @@ import pytest
 from broker.codecs import Float32, Int8
 from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Hello, Message, Released
 from broker.wire.packing import encode
-from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP, Flow, Ledger
+from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, U_SHAPE_FLOWS, UP, Flow, Ledger
 
 
-def test_two_flows_go_up_and_two_come_down() -> None:
-    assert UP == ("activations_up", "head_update_up")
-    assert DOWN == ("gradient_down", "head_state_down")
+def test_each_flow_goes_up_or_comes_down() -> None:
+    assert UP == ("activations_up", "head_update_up", "feature_gradient_up")
+    assert DOWN == ("gradient_down", "head_state_down", "features_down")
+    assert {*UP, *DOWN} == {*FLOWS, *U_SHAPE_FLOWS}
 
 
 def test_at_first_nothing_has_been_carried() -> None:

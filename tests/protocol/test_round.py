@@ -51,7 +51,7 @@ class Played:
     def ready(self) -> list[str]:
         """Give those whose activations wait for the tail."""
         job = self.round.batches()
-        return [] if job is None else [client for client, _, _ in job.batches]
+        return [] if job is None else [client for client, *_ in job.batches]
 
 
 def test_a_new_round_waits_for_every_member() -> None:

@@ -17,7 +17,6 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
-    ScoreBatches,
     TailResult,
     TailStep,
     TailStepped,
@@ -50,13 +49,13 @@ class Played:
         return self.rounds.begin(set(self.plan.clients), 7, 0.0)
 
     def comes(self, client: str, message: Activations | None = None) -> None:
-        assert self.cohort.take_activations(client, message or activations(self.cohort.number), 0.0) is None
+        assert self.cohort.take_batch(client, message or activations(self.cohort.number), 0.0) is None
 
     def job(self) -> TailStep | TailUpdate | CloseRound:
         """Give the job that the tail gets now."""
         (action,) = self.rounds.next_job()
         assert isinstance(action, Compute)
-        assert not isinstance(action.job, EncodeHead | ScoreBatches)
+        assert isinstance(action.job, TailStep | TailUpdate | CloseRound)
         return action.job
 
     def close(self, *clients: str) -> list[ServerAction]:

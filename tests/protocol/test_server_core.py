@@ -47,6 +47,8 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
     RoundClosed,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailStep,
     TailStepped,
@@ -117,6 +119,9 @@ class Server:
                     {name: (bytes(4 * D), 0.5) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
                 return self.handle(ComputeDone(job, done))
+            case TailForward(batches=forward):
+                features = {name: bytes(4 * self.plan.features_size * m.count) for name, m in forward}
+                return self.handle(ComputeDone(job, TailForwarded({**features})))
             case TailUpdate():
                 return self.handle(ComputeDone(job, None))
             case CloseRound(evaluate=evaluate):

@@ -7,7 +7,7 @@ sessions, as in the real runs. What somebody says without a connection is lost, 
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from broker.codecs import Float32
@@ -28,7 +28,10 @@ from broker.wire import topics
 from broker.wire.messages import (
     Activations,
     Assignment,
+    BatchUp,
     Claim,
+    FeatureGradient,
+    Features,
     Gradient,
     HeadUpdate,
     Hello,
@@ -36,8 +39,9 @@ from broker.wire.messages import (
     RunState,
     Status,
 )
-from edge_client.core import ClientAction, ClientCore, ClientEvent
-from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch
+from edge_client.actions import ClientAction, ClientEvent
+from edge_client.core import ClientCore
+from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch, TopStep
 from scenarios.schema.flows import Codecs
 from server_node.protocol.core import ServerCore
 from server_node.protocol.phase import Phase
@@ -48,6 +52,8 @@ from server_node.vocabulary.jobs import (
     RoundClosed,
     ScoreBatches,
     Scored,
+    TailForward,
+    TailForwarded,
     TailJob,
     TailResult,
     TailStep,
@@ -58,14 +64,14 @@ from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan, RoundPolicy
 from server_node.vocabulary.reports import Dropped, RoundReport
 
-D, P = 4, 3
+D, F, P = 4, 2, 3
 UNNOTICED_S = 45.0
 """The broker gives up who is silent for one and a half keepalives."""
 
 FLEET = ("a", "b", "c", "d")
 HELD_OUT = {"a": 1, "b": 2, "c": 3, "d": 0}
 """Samples that clients keep for evaluation, in a plan with `held_out`; each is a batch."""
-TENSORS = (Assignment, Activations, Gradient, HeadUpdate)
+TENSORS = (Assignment, Activations, Features, FeatureGradient, Gradient, HeadUpdate)
 PLAN = Plan(
     run="r",
     incarnation=1,
@@ -86,6 +92,8 @@ PLAN = Plan(
     rejoin_s=20.0,
     retry_s=600.0,
 )
+
+U_SHAPE = replace(PLAN, steps=4, features_size=F)
 
 
 @dataclass
@@ -393,15 +401,17 @@ class World:
         job, server.job = server.job, None
         result: TailResult = None
         match job:
-            case TailStep(batches=batches):
-                for client, batch, _ in batches:
-                    self.batches[server.core.incarnation, client, batch.round, batch.step] += 1
+            case TailForward(batches=forward):
+                self._count_batches(server, job.waited)
+                result = TailForwarded({client: bytes(4 * F) for client, _ in forward})
+            case TailStep(batches=batches, returned=returned):
+                assert bool(returned) == self.plan.u_shape
+                self._count_batches(server, job.waited)
                 result = TailStepped(
                     {name: (bytes(4 * D), 0.0) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
                 )
             case ScoreBatches(batches=held_out):
-                for client, batch in held_out:
-                    self.batches[server.core.incarnation, client, batch.round, batch.step] += 1
+                self._count_batches(server, dict(held_out))
                 result = Scored({client: (1.0, 1) for client, _ in held_out})
             case EncodeHead():
                 result = bytes(4 * P)
@@ -412,24 +422,34 @@ class World:
         if job is not None:
             self.feed_server(server, ComputeDone(job, result))
 
+    def _count_batches(self, server: Server, messages: Mapping[str, BatchUp]) -> None:
+        for client, message in messages.items():
+            self.batches[server.core.incarnation, client, message.round, message.step] += 1
+
     def work(self, name: str) -> None:
         """Let a device finish its job."""
         client = self.clients[name]
         job, client.job = client.job, None
-        answer: Activations | HeadUpdate
+        answer: BatchUp | HeadUpdate
         match job:
             case FirstBatch(assignment=a):
-                answer = Activations(a.server, a.round, a.first_step, 1, 1, bytes(4 * D), bytes(1))
+                answer = Activations(a.server, a.round, a.first_step, 1, 1, bytes(4 * D), self._targets)
+            case TopStep(features=f):
+                answer = FeatureGradient(f.server, f.round, f.step + 1, 1, 1, bytes(4 * F), 1.0)
             case HeldOutBatch(round=number, step=step):
                 server = client.core._server
                 answer = Activations(server, number, step, 1, 1, bytes(4 * D), bytes(1))
             case BackwardStep(gradient=g, last=False):
-                answer = Activations(g.server, g.round, g.step + 1, 1, 1, bytes(4 * D), bytes(1))
+                answer = Activations(g.server, g.round, g.step + 1, 1, 1, bytes(4 * D), self._targets)
             case BackwardStep(gradient=g):
-                answer = HeadUpdate(g.server, g.round, 1, self.plan.steps, 0.0, bytes(4 * P))
+                answer = HeadUpdate(g.server, g.round, 1, self.plan.local_steps, 0.0, bytes(4 * P))
             case _:
                 return
         self.feed_client(name, ComputeDone(job, answer))
+
+    @property
+    def _targets(self) -> bytes:
+        return b"" if self.plan.u_shape else bytes(1)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and the timers that run out meanwhile fire, each at its time.

@@ -18,6 +18,7 @@ from scenarios.loading.explaining.json_schema import (
     with_default_tags,
 )
 from scenarios.loading.load import load_scenario
+from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import Scenario
 from tests.helpers import small_scenario
 
@@ -55,10 +56,7 @@ def test_the_choices_are_those_of_the_documentation() -> None:
     assert set(WITH_DEFAULT) == {
         "stragglers",
         "fleet.0.availability",
-        *(
-            f"flows.{flow}"
-            for flow in ("activations_up", "gradient_down", "head_update_up", "head_state_down")
-        ),
+        *(f"flows.{flow}" for flow in Codecs._fields),
     }
 
 

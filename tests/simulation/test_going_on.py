@@ -79,6 +79,7 @@ METHODS = (
     ("training.local_steps=2", "training.aggregation=trimmed_mean"),
     ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
+    ("training.local_steps=2", "training.method=u_shape", f"task.module={FOLDER / 'u_task.py'}"),
     ("training.local_steps=2", *KEPT),
     ("training.aggregation=filtered_mean", "training.evaluate_every=1", *KEPT),
 )

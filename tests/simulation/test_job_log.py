@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate
-from server_node.vocabulary.jobs import Diverged, RoundClosed, TailStepped
-from sim.simulation.job_log import Content, Record, Result, record_of, result_of
+from broker.wire.messages import Activations, FeatureGradient, HeadUpdate
+from server_node.vocabulary.jobs import Diverged, RoundClosed, TailForwarded, TailStepped
+from sim.simulation.job_log import Result, record_of, result_of
+from sim.simulation.job_records import Content, Record
 
 numbers, floats, tensors = st.integers(0, 2**31 - 1), st.floats(allow_nan=True), st.binary(max_size=9)
 names, texts = st.text(max_size=5), st.text(max_size=20)
 errors = st.builds(WireError, names, texts)
 results = st.one_of(
     st.builds(Activations, numbers, numbers, numbers, st.just(1), numbers, tensors, tensors),
+    st.builds(FeatureGradient, numbers, numbers, numbers, st.just(1), numbers, tensors, floats),
+    st.builds(TailForwarded, st.dictionaries(names, tensors | errors, max_size=4)),
     st.builds(HeadUpdate, numbers, numbers, st.just(1), numbers, floats, tensors),
     errors,
     tensors,
@@ -33,9 +36,9 @@ results = st.one_of(
 def plain(value: Any) -> Any:
     """Give something that can be compared: errors and NaN are equal to nothing, and dicts have no order."""
     match value:
-        case Activations() | HeadUpdate():
+        case Activations() | FeatureGradient() | HeadUpdate():
             return type(value).__name__, plain(msgspec.structs.astuple(value))
-        case TailStepped() | RoundClosed() | Diverged():
+        case TailForwarded() | TailStepped() | RoundClosed() | Diverged():
             return type(value).__name__, [plain(getattr(value, field.name)) for field in fields(value)]
         case WireError():
             return value.reason, str(value)

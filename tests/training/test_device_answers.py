@@ -86,7 +86,7 @@ class Hand:
     ) -> ClientResult:
         state = codecs.head_state_down
         change = np.array([head], np.float32) - head_origin(state, INITIAL)
-        up, down, update, down_state = map(codec_to_wire, codecs)
+        up, down, update, down_state = map(codec_to_wire, codecs[:4])
         assignment = Assignment(
             5, number, 1, steps, 0.5, (up, down, update, down_state), state.encode(change, NO_RNG)
         )

@@ -208,7 +208,7 @@ def test_a_device_does_not_mix_the_methods(tmp_path: Path) -> None:
         ("training.correction.lambda=0.1", "training.correction.lambda: goes with method: split"),
         ("fleet.0.device={forward_s: 1}", "fleet.0.device: method: fedavg needs whole_model_s"),
         ("flows.head_update_up={codec: pq, subvectors: 5, groups: 1, centroids: 2}", "flows.head_update_up:"),
-        ("training.method=fedsgd", "training.method: must be split or fedavg, not 'fedsgd'"),
+        ("training.method=fedsgd", "training.method: must be split, u_shape or fedavg, not 'fedsgd'"),
     ],
 )
 def test_what_does_not_go_with_it_is_told(tmp_path: Path, setting: str, problem: str) -> None:

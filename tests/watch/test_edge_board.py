@@ -20,8 +20,9 @@ from broker.wire.messages import (
     Released,
     RunState,
 )
+from edge_client.actions import ClientAction, ClientEvent
 from edge_client.board import Board, WatchedClient
-from edge_client.core import ClientAction, ClientCore, ClientEvent
+from edge_client.core import ClientCore
 from edge_client.jobs import ClientJob, ClientResult
 from edge_client.watching import watching
 

@@ -44,6 +44,16 @@ def unfit_cut(z: Any, n: int, task: Task) -> str | None:
     return None if torch.isfinite(z).all() else "the head gives values that are not finite"
 
 
+def unfit_features(y: Any, n: int, task: Task) -> str | None:
+    """Say why the tail's output in a U-shape cannot be sent as the features of n samples."""
+    expected = f"a row of {task.features_size} float32 values for each sample, as features_shape says"
+    if not isinstance(y, Tensor):
+        return f"the tail gives a {type(y).__name__}, it must give {expected}"
+    if tuple(y.shape) != (n, task.features_size) or y.dtype != torch.float32:
+        return f"the tail gives {_what(y)} of shape {tuple(y.shape)} for {n} samples, it must give {expected}"
+    return None if torch.isfinite(y).all() else "the tail gives values that are not finite"
+
+
 def one_for_each(name: str, values: Any, n: int) -> str | None:
     """Say why what loss or score gave is not one finite number for each of n samples."""
     expected = f"it must give one value for each sample, shape ({n},)"

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from broker.codecs import decode_activations, encode_activations
 from scenarios.errors import ScenarioError
 from scenarios.loading.trial.data_checks import Rows
-from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_gradients
+from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_features, unfit_gradients
 from scenarios.metrics import number_of
 from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
+from scenarios.u_shape import Ends, whole_model
 
 MOST_ROWS = 32
 """In the batch that is tried: enough to see every mistake, and quick with any model."""
@@ -83,7 +84,7 @@ class Trial:
     def __init__(self, scenario: Scenario, task: Task, head: nn.Module, tail: nn.Module) -> None:
         self._scenario, self._task = scenario, task
         self._head, self._tail = head, tail
-        self._split = scenario.training.method == "split"
+        self._split = scenario.training.method != "fedavg"
 
     def forward(self, split: Split, rows: Rows) -> tuple[Tensor, Any]:
         """Send rows through the head; gives z, or with FedAvg the model's outputs, and the targets."""
@@ -105,12 +106,18 @@ class Trial:
             refuse(unfit_gradients(self._head, "model"))
             return
         arrived = self._through_codec(z.detach()).requires_grad_()
-        self._losses(self._through_tail(arrived), targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
+        outputs = self._through_tail(arrived)
+        if isinstance(self._head, Ends):
+            refuse(unfit_features(outputs, len(rows), self._task))
+            outputs = self._through_top(self._head.top, outputs)
+        self._losses(outputs, targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
         if arrived.grad is None:
             raise Wrong("the loss does not depend on the activations: tail or loss cut the gradient off")
         if not torch.isfinite(arrived.grad).all():
             raise Wrong("the gradient of the loss at the cut has values that are not finite")
         refuse(unfit_gradients(self._tail, "tail"))
+        if isinstance(self._head, Ends):
+            refuse(unfit_gradients(self._head.top, "top"))
         tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
         refuse(unfit_gradients(self._head, "head"))
 
@@ -131,7 +138,7 @@ class Trial:
         self._head.eval()
         self._tail.eval()
         what = f"the model, given test inputs of {_form(inputs)},"
-        outputs = tried(what, lambda: self._tail(self._head(inputs)))
+        outputs = tried(what, lambda: whole_model(self._head, self._tail, inputs))
         if self._task.metric_of is not None:
             metric = tried("metric_of", self._task.metric_of)
             tried(f"the metric, given {_form(outputs)}", lambda: metric.update(outputs, targets))
@@ -156,6 +163,12 @@ class Trial:
         with seeded(derive_seed(self._scenario.seed, "rehearsal")):
             what = f"the tail, given activations of shape {tuple(arrived.shape)},"
             return tried(what, lambda: self._tail(arrived))
+
+    def _through_top(self, top: nn.Module, features: Tensor) -> Any:
+        top.train()
+        with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            what = f"the top, given features of shape {tuple(features.shape)},"
+            return tried(what, lambda: top(features))
 
     def _losses(self, outputs: Any, targets: Any, n: int) -> Tensor:
         losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))

@@ -125,7 +125,7 @@ def _run(
     task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool, first: bool
 ) -> StudyRun:
     # The folder's name comes from the scenario alone: arms that are the same scenario share a run.
-    split = scenario.training.method == "split"
+    split = scenario.training.method != "fedavg"
     values = {
         "task": scenario.task.name,
         "up": asdict(scenario.flows.activations_up) if split else scenario.training.method,

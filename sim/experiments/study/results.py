@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.training import Correction
-from server_node.summary import Summary
+from server_node.summary import Summary, total_wire_bytes, wire_bytes_in, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.experiments.results import Row, finished
 from sim.experiments.study.points import StudyRun
@@ -121,7 +121,7 @@ def _rounds(folder: Path, run: StudyRun) -> list[Row]:
 
 def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary | None) -> Row:
     scenario, sent = run.grid_run.point.scenario, summary["bytes"]
-    split = scenario.training.method == "split"
+    split = scenario.training.method != "fedavg"
     wire = {name: sent[name]["wire"] for name in (*FLOWS, CONTROL)}
     errors = [row["quantization_error"] for row in rounds[-LAST_ROUNDS:]]
     return {
@@ -142,9 +142,9 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         else None,
         "rounds": summary["rounds"],
         **wire,
-        "up": sum(wire[name] for name in UP),
-        "down": sum(wire[name] for name in DOWN),
-        "total": sum(wire.values()),
+        "up": sum(flow["wire"] for name, flow in sent.items() if name in UP),
+        "down": sum(flow["wire"] for name, flow in sent.items() if name in DOWN),
+        "total": total_wire_bytes(summary),
         **_to_target(run, rounds, higher_better=_higher_is_better(summary)),
         "wall_seconds": round(summary["wall_seconds"], 1),
     }
@@ -183,16 +183,12 @@ def _to_target(run: StudyRun, rounds: list[Row], *, higher_better: bool) -> Row:
             ("target_rounds", "target_up", "target_down", "target_total")
         )
     row = rounds[index]
-
-    def wire(names: Sequence[str]) -> int:
-        return sum(row[f"{name}_wire_bytes"] for name in names)
-
     return {
         "target": run.task.target,
         "target_rounds": row["round"],
-        "target_up": wire(UP),
-        "target_down": wire(DOWN),
-        "target_total": wire((*FLOWS, CONTROL)),
+        "target_up": wire_bytes_in(row, UP),
+        "target_down": wire_bytes_in(row, DOWN),
+        "target_total": wire_bytes_so_far(row),
     }
 
 

@@ -1,0 +1,74 @@
+"""The last layers of a device in a U-shape: features to the loss, and the gradient back to the features.
+
+Letters: y~ the features that the server sent, shape (n, f).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from broker.codecs import codec_from_wire, decode_activations
+from broker.wire.errors import WireError
+from broker.wire.fields import SomeCodecSpecs
+from broker.wire.messages import Features
+from edge_client.training.cut import own_values
+from scenarios.seeded import seeded
+from scenarios.seeds import derive_seed, generator
+from scenarios.task import Task
+
+
+class DeviceTop:
+    """What a device does between the two halves of a step.
+
+    Args:
+        module: the last layers; their gradients stay there until the head's are known, too.
+        task: has loss and shapes.
+        codecs: of features down and of their gradient up, in a round.
+        client: the device's name, part of every seed.
+        seed: the scenario's.
+
+    Raises:
+        WireError: there is no such codec.
+    """
+
+    def __init__(
+        self, module: nn.Module, task: Task, codecs: SomeCodecSpecs, *, client: str, seed: int
+    ) -> None:
+        down, up = codecs
+        self._down, self._up = codec_from_wire(down), codec_from_wire(up)
+        self._module = module
+        self._task = task
+        self._client = client
+        self._seed = seed
+
+    def decode(self, features: Features, n: int) -> Tensor:
+        """Give y~ of n samples; WireError if it cannot be used."""
+        y, _ = decode_activations(self._down, features.payload, n, self._task.features_size)
+        return torch.from_numpy(y)
+
+    def back(self, y: Tensor, targets: Tensor, features: Features) -> tuple[Tensor, float]:
+        """Give the gradient of the batch's mean loss at y~, and that loss; the top keeps its own gradient.
+
+        Raises:
+            WireError: the loss is not finite.
+        """
+        y.requires_grad_()
+        self._module.zero_grad()  # of a step that the server gave up
+        with seeded(self._seed_of("dropout of the top", features)):
+            outputs = self._module(y)
+        loss = self._task.loss(outputs, targets).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        told = float(loss.detach())
+        if not math.isfinite(told):
+            raise WireError("not-finite", f"the loss of this device is {told}")
+        return torch.zeros_like(y) if y.grad is None else y.grad, told
+
+    def encode(self, gradient: Tensor, features: Features) -> bytes:
+        """Give the payload of a gradient at y~; WireError if it is not finite."""
+        rng = generator(self._seed, "feature gradient", self._client, features.round, features.step)
+        with own_values("gradient at the features"):
+            return self._up.encode(gradient.numpy(), rng)
+
+    def _seed_of(self, what: str, features: Features) -> int:
+        return derive_seed(self._seed, what, self._client, features.round, features.step)
