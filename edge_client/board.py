@@ -5,10 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from broker.machine.actions import Compute, ComputeDone, Done, Publish, Received
 from broker.metrics import Metric, Sample
-from broker.transports.base import TransportStats
+from broker.transports.base import Frame, Refused, TransportStats
+from broker.wire import topics
+from broker.wire.errors import WireError
 from broker.wire.messages import Activations, FeatureGradient, HeadUpdate, Hello, Rejected, Released, RunState
+from broker.wire.metric_page import PAGE, MetricPage, decode
 from edge_client.actions import ClientAction, ClientEvent
 from edge_client.core import ClientCore
 from edge_client.jobs import FirstBatch
@@ -71,12 +76,14 @@ class Board:
         records: by client.
         phase: of the run, as in RunState; empty: nothing is known.
         rounds: of the run; 0: not known.
+        metric: what the server told of the run's last evaluation; None: nothing yet.
     """
 
     run: str
     records: dict[str, Record] = field(default_factory=dict)
     phase: str = ""
     rounds: int = 0
+    metric: MetricPage | None = None
 
     @classmethod
     def of(cls, run: str, names: Sequence[str]) -> "Board":
@@ -85,7 +92,7 @@ class Board:
 
     def begin(self, run: str) -> None:
         """Forget the run before; the same clients take part in another one."""
-        self.run, self.phase, self.rounds = run, "", 0
+        self.run, self.phase, self.rounds, self.metric = run, "", 0, None
         self.records = {name: Record() for name in self.records}
 
     def hear(self, state: RunState) -> None:
@@ -93,6 +100,14 @@ class Board:
         if state.phase != self.phase:
             log.info("the run is %s%s", state.phase, f": {state.reason}" if state.reason else "")
         self.phase, self.rounds = state.phase, state.rounds or self.rounds
+
+    def overhear(self, frame: Frame | Refused) -> None:
+        """Take note of the run's metric, if that is what a client has heard."""
+        if isinstance(frame, Frame) and frame.payload and frame.topic == topics.watch(self.run, PAGE):
+            try:
+                self.metric = decode(frame.payload)
+            except WireError as error:
+                log.debug("no metric: %s", error)
 
     def line(self, now_s: float) -> str:
         """Say in one line how the clients get on."""
@@ -103,6 +118,8 @@ class Board:
         parts.append(f"{connected} of {len(records)} connected")
         if self.round:
             parts.append(f"round {self.round} of {self.rounds}" if self.rounds else f"round {self.round}")
+        if self.metric is not None:
+            parts.append(f"{self.metric.name} {self.metric.metric:.3f} (best {self.metric.best:.3f})")
         parts.append(f"{working} computing, {sum(record.answers for record in records)} answers")
         if rejected := sum(record.rejected for record in records):
             parts.append(f"{rejected} refused")
@@ -120,6 +137,7 @@ class Board:
             "phase": self.phase,
             "round": self.round,
             "rounds": self.rounds,
+            "metric": None if self.metric is None else msgspec.to_builtins(self.metric),
             "connected": sum(record.is_connected for record in records),
             "clients": len(records),
             "computing": sum(record.computing_s is not None for record in records),

@@ -129,4 +129,5 @@ async def _client(
         core = WatchedClient(
             ClientCore(run, name, hello, first_session, looks=device.data.looks), name, board
         )
-        return await Driver(core, transport, compute, journal, log_warning).run(stop)
+        driver = Driver(core, transport, compute, journal, log_warning, overhear=board.overhear)
+        return await driver.run(stop)

@@ -111,6 +111,7 @@ class Driver(Generic[J, R, F]):
         journal: hears of messages that leave and arrive.
         farewell_s: how long its last words are tried; FAREWELL_S when it was asked to stop.
         report: hears the facts of the core's Report actions.
+        overhear: is given what arrives that is no part of the protocol.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Driver(Generic[J, R, F]):
         journal: Journal,
         report: Callable[[F], None] = lambda _: None,
         farewell_s: float = FAREWELL_S,
+        overhear: Callable[[Frame | Refused], None] = lambda _: None,
     ) -> None:
         self._core = core
         self._transport = transport
@@ -128,6 +130,7 @@ class Driver(Generic[J, R, F]):
         self._journal = journal
         self._report = report
         self._farewell_s = farewell_s
+        self._overhear = overhear
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._publishing: set[asyncio.Task[None]] = set()
         self._dropped = 0
@@ -179,7 +182,9 @@ class Driver(Generic[J, R, F]):
                     event = event_of(item)
                     if isinstance(event, Received):
                         self._journal.arrived(item.topic, event.message, event.wire_bytes)
-                    if event is not None:
+                    if event is None:
+                        self._overhear(item)
+                    else:
                         self._feed(event)
 
     async def _on_signal(self, stop: asyncio.Event) -> None:

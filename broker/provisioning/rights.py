@@ -10,7 +10,7 @@ A device has the name that it has in topics. The names of the others have a dot,
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from broker.wire import topics
+from broker.wire import metric_page, topics
 
 Role = Literal["device", "server", "operator", "observer"]
 ROLES: tuple[Role, ...] = ("device", "server", "operator", "observer")
@@ -84,6 +84,7 @@ def rights_of(user: str, runs: Sequence[str]) -> list[Right]:
             Right("read", topics.every_state(run)),
             Right("read", topics.scenario(run)),
             Right("read", topics.down(run, name)),
+            Right("read", topics.watch(run, metric_page.PAGE)),
             Right("write", topics.up(run, name)),
             Right("write", topics.status(run, name)),
         )

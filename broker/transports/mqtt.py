@@ -24,6 +24,7 @@ from broker.transports.access import Access
 from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
 from broker.transports.inbox import Inbox
 from broker.transports.losses import Losses
+from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ class MqttTransport:
         if not self._subscriptions:
             return
         codes = await quirks.unless_lost(reader, client.subscribe(self._subscriptions))
-        if refused := quirks.refused_topics(self._subscriptions, codes):
+        if refused := [*filter(topics.is_needed, quirks.refused_topics(self._subscriptions, codes))]:
             words = f"{self._address} refuses the subscription to {', '.join(refused)}"
             self._refused += 1
             if not self.stats.connections and self._refused >= len(self._brokers):

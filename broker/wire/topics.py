@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from broker.errors import RunError
+from broker.wire import metric_page
 from broker.wire.errors import WireError
 from broker.wire.messages import VERSION
 
@@ -97,8 +98,13 @@ def watch(run: str, page: str) -> str:
 
 
 def client_subscriptions(run: str, client: str) -> list[str]:
-    """What a client listens to."""
-    return [every_state(run), down(run, client)]
+    """What a client listens to; of the pages only the one that it shows."""
+    return [every_state(run), down(run, client), watch(run, metric_page.PAGE)]
+
+
+def is_needed(topic_filter: str) -> bool:
+    """Tell whether a client that may not hear a filter's topics cannot take part."""
+    return not topic_filter.endswith(f"/watch/{metric_page.PAGE}")
 
 
 def server_subscriptions(run: str) -> list[str]:

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.wire import metric_page
 from broker.wire.errors import WireError
+from broker.wire.metric_page import MetricPage
 
 MAX_PAGE_BYTES = 4096
 """Of one page; the least that a scenario's `broker.packet_bytes` can be."""
@@ -205,9 +207,10 @@ class EventsPage(msgspec.Struct, frozen=True):
     events: Annotated[list[EventLine], Meta(max_length=sum(MAX_EVENTS.values()))]
 
 
-Page = RunPage | HistoryPage | RoundPage | ClientsPage | EventsPage
+Page = MetricPage | RunPage | HistoryPage | RoundPage | ClientsPage | EventsPage
 _KINDS: dict[str, type[Page]] = {
     "run": RunPage,
+    metric_page.PAGE: MetricPage,
     "history": HistoryPage,
     "round": RoundPage,
     "events": EventsPage,

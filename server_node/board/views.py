@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from broker.wire.metric_page import PAGE, MetricPage
 from server_node.board.board import Board
 from server_node.board.pages import (
     CLIENTS_A_PAGE,
@@ -37,11 +38,13 @@ class View:
 
     Attributes:
         at: the moment, in seconds of the Unix epoch.
+        metric: of the last evaluation; None: there was none.
         clients: by the number of their page.
     """
 
     at: float
     run: RunPage
+    metric: MetricPage | None
     round: RoundPage
     history: HistoryPage
     events: EventsPage
@@ -50,6 +53,8 @@ class View:
     def named(self) -> Iterator[tuple[str, Page]]:
         """Give each page with its name, the levels of its topic after `watch`."""
         yield from (("run", self.run), ("events", self.events), ("round", self.round))
+        if self.metric is not None:
+            yield PAGE, self.metric
         yield "history", self.history
         yield from ((f"clients/{number}", page) for number, page in self.clients.items())
 
@@ -101,9 +106,11 @@ class Views:
         """
         self._read_rows()
         self._make_client_pages()
+        run = self._run_page(watch_bytes)
         return View(
             self._epoch_s + now_s,
-            self._run_page(watch_bytes),
+            run,
+            self._metric_page(run),
             self._round_page(),
             self._history(),
             EventsPage([EventLine(self._at(e.at_s), e.kind, e.client, e.what) for e in self._board.recent()]),
@@ -171,6 +178,11 @@ class Views:
         if self._run is None or page != msgspec.structs.replace(self._run, watch_bytes=watch_bytes):
             self._run = page
         return self._run
+
+    def _metric_page(self, run: RunPage) -> MetricPage | None:
+        if run.metric is None or run.best is None:
+            return None
+        return MetricPage(self._evaluated[-1][0], run.metric_name, run.metric, run.best)
 
     def _slowest(self) -> Slowest | None:
         records = self._board.records

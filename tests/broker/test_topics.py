@@ -11,7 +11,11 @@ def test_topics_are_the_documented_ones() -> None:
     assert topics.down("demo", "pi-1") == "fl/2/demo/down/pi-1"
     assert topics.up("demo", "pi-1") == "fl/2/demo/up/pi-1"
     assert topics.status("demo", "pi-1") == "fl/2/demo/status/pi-1"
-    assert topics.client_subscriptions("demo", "pi-1") == ["fl/+/demo/state", "fl/2/demo/down/pi-1"]
+    assert topics.client_subscriptions("demo", "pi-1") == [
+        "fl/+/demo/state",
+        "fl/2/demo/down/pi-1",
+        "fl/2/demo/watch/metric",
+    ]
     assert topics.server_subscriptions("demo") == [
         "fl/2/demo/up/+", "fl/+/demo/status/+", "fl/2/demo/state", "fl/2/demo/server",
     ]  # fmt: skip

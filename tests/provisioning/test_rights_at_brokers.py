@@ -137,10 +137,14 @@ async def test_a_device_says_nothing_else(place: Place, topic: str) -> None:
     assert heard == []
 
 
-READABLE = ["fl/2/first/state", "fl/3/first/state", "fl/2/first/scenario", "fl/2/second/state"]
+READABLE = [
+    "fl/2/first/state", "fl/3/first/state", "fl/2/first/scenario", "fl/2/first/watch/metric",
+    "fl/2/second/state",
+]  # fmt: skip
 SECRET = [
     GRADIENT, "fl/2/first/up/pi-08", "fl/2/first/up/pi-07", "fl/2/first/status/pi-08", "fl/2/first/server",
-    "fl/2/first/watch/metric", "fl/2/third/state", "fl/2/third/scenario", "fl/2/third/down/pi-07",
+    "fl/2/first/watch/run", "fl/2/third/watch/metric", "fl/2/third/state", "fl/2/third/scenario",
+    "fl/2/third/down/pi-07",
 ]  # fmt: skip
 
 
@@ -180,6 +184,12 @@ async def test_a_subscription_to_what_is_anothers_brings_nothing(place: Place, t
     except RefusedError:
         if place.kind == "mosquitto":  # it takes every subscription
             raise
+
+
+async def test_a_device_that_may_not_hear_the_metric_takes_part_without(place: Place) -> None:
+    async with place.connect("pi-07", "fl/2/third/watch/metric", MINE) as device:
+        await say(place, ["fl/2/third/watch/metric", MINE], retain=False)
+        assert await until(device, MINE) == []
 
 
 async def test_a_server_hears_and_says_what_is_its_runs(place: Place) -> None:

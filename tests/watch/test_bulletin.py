@@ -171,15 +171,15 @@ async def test_a_run_leaves_its_pages_and_clear_removes_them(tmp_path: Path, con
         async for event in transport.events():
             if isinstance(event, Frame):
                 pages[event.topic.removeprefix(prefix)] = event.payload
-            if len(pages) == 5:
+            if len(pages) == 6:
                 break
-    assert set(pages) == {"run", "round", "history", "events", "clients/0"}
+    assert set(pages) == {"run", "metric", "round", "history", "events", "clients/0"}
     assert all(len(page) <= MAX_PAGE_BYTES for page in pages.values())
     run = decode("run", pages["run"])
     assert isinstance(run, RunPage)
     assert (run.phase, run.reason, run.round, run.online) == ("finished", "complete", 20, 4)
     assert seen[-1].run == run
-    assert await clear_run(connect, "run") == "cleared 11 retained messages of run"
+    assert await clear_run(connect, "run") == "cleared 12 retained messages of run"
     assert await clear_run(connect, "run") == "cleared 0 retained messages of run"
 
 

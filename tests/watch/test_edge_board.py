@@ -2,13 +2,14 @@
 
 import json
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.machine.actions import Compute, ComputeDone, Online, Received, StopAsked
-from broker.transports.base import TransportStats
+from broker.transports.base import Frame, TransportStats
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -97,6 +98,32 @@ def test_a_lost_connection_is_seen() -> None:
     assert board.line(0.0) == "1 of 2 connected  0 computing, 0 answers"
 
 
+def page(topic: str = "fl/2/r/watch/metric", **changes: Any) -> Frame:
+    told = {"round": 3, "name": "accuracy", "metric": 0.75, "best": 0.8} | changes
+    return Frame(topic, json.dumps(told).encode(), 1)
+
+
+def test_the_runs_metric_is_shown_as_the_server_told_it() -> None:
+    board, _ = watched("a")
+    board.overhear(page())
+    board.overhear(page("fl/2/other/watch/metric", metric=0.1))
+    board.overhear(page("fl/2/r/watch/run", metric=0.2))
+    board.overhear(Frame("fl/2/r/watch/metric", b"", 1))  # fedlite clear has removed it
+    assert board.line(0.0) == "1 of 1 connected  accuracy 0.750 (best 0.800)  0 computing, 0 answers"
+    assert board.content(0.0)["metric"] == {"round": 3, "name": "accuracy", "metric": 0.75, "best": 0.8}
+    board.begin("next")
+    assert board.content(0.0)["metric"] is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": "\x1b[2J"}, {"name": "n" * 25}, {"metric": "x"}, {"round": -1}, {"more": "x" * 256}]
+)
+def test_a_page_that_is_none_is_not_shown(changes: dict[str, Any]) -> None:
+    board, _ = watched("a")
+    board.overhear(page(**changes))
+    assert board.metric is None
+
+
 SAID: list[Message] = [
     *(ASSIGNMENT, Gradient(1, 4, 0, 1, 0.0, b""), Released(1, 4, greet=True), Rejected("order")),
     *(RunState("running", 1), RunState("gathering", 2), RunState("paused", 2), RunState("away", 1)),
@@ -134,6 +161,6 @@ def test_json_lines_tell_each_round_and_else_every_ten_seconds(capsys: pytest.Ca
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["round"] for line in told] == [0, 0, 4, 4]
     slowest = {"client": "a", "seconds": 10.0, "what": "computing"}
-    state = {"run": "r", "phase": "running", "round": 4, "rounds": 10}
+    state = {"run": "r", "phase": "running", "round": 4, "rounds": 10, "metric": None}
     counts = {"connected": 1, "clients": 1, "computing": 1, "answers": 0, "rejected": 0}
     assert told[-1] == {**state, **counts, "slowest": slowest}

@@ -28,7 +28,7 @@ ALL = METRICS | edge.METRICS
 def view(**changes: Any) -> View:
     clients = ClientsPage([client("a"), client("b", status="offline", seen=None, answer_s=None)])
     nothing = HistoryPage([], []), EventsPage([])
-    return View(1000.0, run_page(**changes), RoundPage(3, 0.0, 1, [], 0), *nothing, {0: clients})
+    return View(1000.0, run_page(**changes), None, RoundPage(3, 0.0, 1, [], 0), *nothing, {0: clients})
 
 
 def scrape(log: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -101,10 +101,10 @@ def test_a_fleet_seen_from_elsewhere(tmp_path: Path, embedded_url: str) -> None:
         with urllib.request.urlopen(edge.says(r"metrics at (http://\S+)"), timeout=5) as answer:
             assert b'fedlite_edge_connected{client="c0",run="seen"} 1.0' in answer.read()
 
-        assert other.json_lines(lambda lines: bool(lines) and lines[-1]["connected"] == 1)
+        assert other.json_lines(lambda lines: bool(lines) and lines[-1]["metric"] is not None)
         other.popen.kill()
         watch.json_lines(lambda lines: status_of("c3", lines) == "['offline']")
-        pages = {"run", "round", "history", "events", "clients/0", "state"}
+        pages = {"run", "metric", "round", "history", "events", "clients/0", "state"}
         watch.json_lines(lambda lines: pages == {line["page"] for line in lines})
         server.says("INFO .*c3 has gone")
         start("again", "edge", scenario, broker, "--run=seen", "--clients=3", *RUN)
