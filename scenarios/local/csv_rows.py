@@ -1,10 +1,12 @@
-"""Reads CSV files: columns of numbers, and a column with the label."""
+"""Reads CSV files: columns of numbers, and columns with the targets."""
 
 import csv
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,33 +19,77 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_csv(
-    path: Path, *, features: Sequence[str], label: str, classes: int | Sequence[str], delimiter: str = ","
+    path: Path,
+    *,
+    features: Sequence[str],
+    label: str = "",
+    classes: int | Sequence[str] = 0,
+    numbers: str | Sequence[str] = (),
+    tags: Sequence[str] = (),
+    delimiter: str = ",",
 ) -> Split:
     """Read a CSV file, or all files *.csv of a folder one after the other.
 
     The first line names the columns. Columns that are not asked for are left out, and so are empty lines.
+    Targets are a label, numbers or tags. If more than one of these is asked for, they are a dict of them.
 
     Args:
         path: the file or folder. A folder without such files has no rows.
         features: names of the columns of numbers, in the order in which the head takes them.
         label: name of the column with the label.
         classes: how many there are, for labels 0, 1, ...; or their names, for labels that are words.
+        numbers: name of the column with the number to be predicted, or names of several such columns.
+        tags: names of columns with 1 for a row that has this tag, and 0 for one that has not.
         delimiter: what stands between two cells.
 
     Returns:
-        Inputs of shape (N, len(features)), float32, and targets of shape (N,), int64.
+        Inputs of shape (N, len(features)), float32. Targets: labels of shape (N,), int64; numbers of shape
+        (N,), or of several columns (N, columns), float32; tags of shape (N, len(tags)), uint8.
 
     Raises:
-        ScenarioError: a file cannot be read, a column is missing, a cell is no finite number or no label; the
-            sentence names file and line.
+        ScenarioError: a file cannot be read, a column is missing, a cell is no finite number, label or tag;
+            the sentence names file and line.
+        ValueError: nothing is asked for as the target.
     """
-    values, targets = array("f"), array("q")
+    kinds = {
+        "label": _Columns((label,) if label else (), np.int64, (), partial(_label, classes)),
+        "numbers": _Columns(
+            (numbers,) if isinstance(numbers, str) else tuple(numbers),
+            np.float32,
+            () if isinstance(numbers, str) else (len(numbers),),
+            _number,
+        ),
+        "tags": _Columns(tuple(tags), np.uint8, (len(tags),), partial(_label, 2)),
+    }
+    asked = {kind: columns for kind, columns in kinds.items() if columns.names}
+    if not asked:
+        raise ValueError("read_csv needs columns of targets: label, numbers or tags")
+    wanted = {"": _Columns(tuple(features), np.float32, (len(features),), _number), **asked}
+    values = {kind: array("d") for kind in wanted}
     for file in files_of(path, [".csv"]):
-        for where, cells in _cells(file, [*features, label], delimiter):
-            values.extend(_number(cell, where, name) for cell, name in zip(cells, features, strict=False))
-            targets.append(_label(cells[-1], classes, where, label))
-    inputs = np.array(values, np.float32).reshape(-1, len(features))
-    return Split(torch.from_numpy(inputs), torch.from_numpy(np.array(targets, np.int64)))
+        for where, cells in _cells(
+            file, [name for columns in wanted.values() for name in columns.names], delimiter
+        ):
+            left = iter(cells)
+            for kind, columns in wanted.items():
+                values[kind].extend(columns.read(next(left), where, name) for name in columns.names)
+    kind, columns = next(iter(asked.items()))
+    rows = len(values[kind]) // len(columns.names)
+    found = {
+        kind: torch.from_numpy(np.array(values[kind]).astype(columns.dtype).reshape(rows, *columns.shape))
+        for kind, columns in wanted.items()
+    }
+    inputs = found.pop("")
+    return Split(inputs, found if len(found) > 1 else next(iter(found.values())))
+
+
+class _Columns(NamedTuple):
+    """Columns that are read in the same way, and what becomes of those of a row."""
+
+    names: tuple[str, ...]
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+    read: Callable[[str, str, str], float]
 
 
 def _cells(file: Path, names: list[str], delimiter: str) -> Iterator[tuple[str, list[str]]]:
@@ -93,7 +139,7 @@ def _number(cell: str, where: str, name: str) -> float:
     return value
 
 
-def _label(cell: str, classes: int | Sequence[str], where: str, name: str) -> int:
+def _label(classes: int | Sequence[str], cell: str, where: str, name: str) -> int:
     if not isinstance(classes, int):
         if cell not in classes:
             hint = suggestion(cell, classes, label="the classes are")

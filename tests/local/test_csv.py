@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,38 @@ def test_labels_may_be_whole_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,label\n1,0\n2,2.0\n3,1\n")
     split = read_csv(tmp_path, features=["x"], label="label", classes=3)
     assert split.targets.tolist() == [0, 2, 1]
+
+
+def test_targets_may_be_numbers_tags_or_several_of_these(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,price,size,new,kind\n1,2.5,3,1,run\n2,-4,5e-3,0,idle\n")
+    one = read_csv(tmp_path, features=["x"], numbers="price")
+    assert (one.targets.dtype, one.targets.tolist()) == (torch.float32, [2.5, -4.0])
+    two = read_csv(tmp_path, features=["x"], numbers=["size", "price"])
+    assert torch.equal(two.targets, torch.tensor([[3, 2.5], [5e-3, -4]]))
+    assert read_csv(tmp_path, features=["price"], tags=["new"]).targets.tolist() == [[1], [0]]
+    both = read_csv(tmp_path, features=["x"], numbers="size", label="kind", classes=CLASSES, tags=["new"])
+    assert both.inputs.tolist() == [[1], [2]]
+    assert {name: each.tolist() for name, each in both.targets.items()} == {
+        "label": [2, 0],
+        "numbers": pytest.approx([3, 5e-3]),
+        "tags": [[1], [0]],
+    }
+    with pytest.raises(ValueError, match="read_csv needs columns of targets: label, numbers or tags"):
+        read_csv(tmp_path, features=["x"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ({"numbers": "kind"}, r"a\.csv, line 2: kind is no number: 'run'; every row needs all numbers"),
+        ({"tags": ["x", "new"]}, r"a\.csv, line 3: x is '2', it must be a whole number from 0 to 1"),
+        ({"numbers": ["x", "prices"]}, r"names no column prices; did you mean 'price'\?"),
+    ],
+)
+def test_targets_of_the_wrong_kind_are_told(tmp_path: Path, targets: Any, told: str) -> None:
+    (tmp_path / "a.csv").write_text("x,price,new,kind\n1,2.5,1,run\n2,-4,0,idle\n")
+    with pytest.raises(ScenarioError, match=told):
+        read_csv(tmp_path, features=["x"], **targets)
 
 
 @pytest.mark.parametrize("text", ["x,y,kind\n", "x,y,kind", ""])
