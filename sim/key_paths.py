@@ -16,3 +16,13 @@ def flat(tree: object, path: str = "") -> dict[str, Any]:
     for key, value in pairs:
         leaves |= flat(value, f"{path}.{key}" if path else key)
     return leaves
+
+
+def value_at(tree: object, path: str) -> Any:
+    """Give what stands at a key path of nested mappings and lists; None if nothing does."""
+    for key in path.split("."):
+        if isinstance(tree, list):
+            tree = tree[int(key)] if key.isdigit() and int(key) < len(tree) else None
+        else:
+            tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree

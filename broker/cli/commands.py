@@ -52,6 +52,11 @@ COMMANDS = {
         "Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up.",
         extra="report",
     ),
+    "compare": Command(
+        "sim.commands.report:compare",
+        "Hold runs, or the points of sweeps, against each other: means over seeds, what can be told apart.",
+        extra="report",
+    ),
     "sweep": Command(
         "sim.commands.sweep:sweep",
         "Run a scenario in virtual time at every point of a grid; the same command goes on where it stopped.",

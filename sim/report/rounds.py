@@ -14,21 +14,8 @@ from statistics import median
 from typing import Any
 
 from sim.chrome_trace import SERVER
+from sim.report.lanes import CLOSING, OWN_CORES, WAITING, along, busy_cores
 from sim.report.runs import Event, TraceFile
-
-WAITING, CLOSING = "waiting", "closing"
-PHASES = {
-    "compute": "compute",
-    "train": "compute",  # FedAvg: the whole model, there and back
-    "encode": "encode",
-    "uplink": "uplink",
-    "queue": "queue",
-    "tail": "tail",
-    "downlink": "downlink",
-    "decode": "decode + backward",
-    "backward": "decode + backward",
-}
-"""What a span's name is called in the report; the order is that of a step."""
 
 ABSENT, NOT_TRACED = "away or idle", "not on the trace"
 _CAUSES = {
@@ -40,8 +27,10 @@ _CAUSES = {
     "queue": "server",
     "tail": "server",
     WAITING: ABSENT,
+    OWN_CORES: OWN_CORES,
 }
-CAUSES = (*dict.fromkeys(_CAUSES.values()), NOT_TRACED)
+CAUSES = (*(cause for cause in dict.fromkeys(_CAUSES.values()) if cause != OWN_CORES), NOT_TRACED)
+"""What a client may be held up by. That its machine's cores were busy is nobody's doing."""
 
 _ROUNDING_S = 1e-6
 _LATE, _LATE_S = 0.05, 0.05
@@ -86,7 +75,8 @@ class RoundTime:
         duration_s: from the closing of the round before to its own.
         seconds: by phase along the critical path; they sum up to the duration.
         client: who held the round up; None when nothing on the trace tells.
-        cause: one of CAUSES: where that client lost most against the median of the others.
+        cause: one of CAUSES: where that client lost most against the median of the others; or OWN_CORES,
+            and then nobody has held the round up.
         lost_s: by how much it finished later than the median of the others; of an unknown client, by how
             much the round ended later than the last answer.
         answered: whether its answer came in time.
@@ -104,7 +94,12 @@ class RoundTime:
 
 
 def round_times(
-    trace: TraceFile, rows: Sequence[Mapping[str, Any]], *, virtual_s: float | None, overlapping: bool
+    trace: TraceFile,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    virtual_s: float | None,
+    overlapping: bool,
+    one_machine: bool = False,
 ) -> list[RoundTime]:
     """Follow the critical path of every round that is on the trace.
 
@@ -113,18 +108,20 @@ def round_times(
         rows: of metrics.parquet.
         virtual_s: when the run ended, on the trace's clock; None if it was live.
         overlapping: whether members work on through the rounds (policy `buffered`).
+        one_machine: whether all clients share the cores of one machine, live.
     """
     lanes = {e.pid: e.args.name.partition(" (")[0] for e in trace.events if e.name == "process_name"}
     spans = _without_kept_back([e for e in trace.events if e.ph == "X" and e.pid in lanes])
     found = windows(trace, rows, virtual_s)
     by_round = _by_round(spans, found)
     networked = {span.pid for span in spans if span.args.round is not None}
+    busy = busy_cores(spans) if one_machine else []
     times: list[RoundTime] = []
     for window in found:
         work = by_round[window.round]
         closing_s = sum(span.dur for span in work.pop(SERVER, []) if span.name == "CloseRound") / 1e6
         members = [
-            _member(lanes[lane], on_lane, window, overlapping=overlapping, networked=lane in networked)
+            _member(lanes[lane], on_lane, window, busy, overlapping=overlapping, networked=lane in networked)
             for lane, on_lane in work.items()
             if overlapping
             or lane not in networked
@@ -198,7 +195,13 @@ def _by_round(spans: Sequence[Event], found: Sequence[Window]) -> dict[int, dict
 
 
 def _member(
-    client: str, spans: Sequence[Event], window: Window, *, overlapping: bool, networked: bool
+    client: str,
+    spans: Sequence[Event],
+    window: Window,
+    busy: Sequence[tuple[float, float]],
+    *,
+    overlapping: bool,
+    networked: bool,
 ) -> Member:
     """Sum up a client's part in a round; where the network takes no time, the last work is the answer."""
     ends = [(span.ts + span.dur) / 1e6 for span in spans]
@@ -211,22 +214,8 @@ def _member(
     answer_s = max(answers, default=float("inf"))
     answered = answer_s <= window.to_s + _ROUNDING_S
     end_s = min(answer_s, window.to_s)
-    seconds = _along(spans, window.from_s, end_s)
+    seconds = along(spans, window.from_s, end_s, busy)
     return Member(client, end_s - window.from_s, answered, seconds, max(ends))
-
-
-def _along(spans: Sequence[Event], from_s: float, to_s: float) -> dict[str, float]:
-    """Walk along a lane from one moment to another: seconds by phase, every moment counted once."""
-    seconds: dict[str, float] = defaultdict(float)
-    now_s = from_s
-    for span in spans:
-        begin_s, end_s = max(span.ts / 1e6, now_s), min((span.ts + span.dur) / 1e6, to_s)
-        if end_s > begin_s:
-            seconds[PHASES.get(span.name, WAITING)] += end_s - begin_s
-            seconds[WAITING] += begin_s - now_s
-            now_s = end_s
-    seconds[WAITING] += max(0.0, to_s - now_s)
-    return dict(seconds)
 
 
 def _judge(window: Window, members: Sequence[Member], closing_s: float, *, whole_fleet: bool) -> RoundTime:
@@ -252,12 +241,13 @@ def _judge(window: Window, members: Sequence[Member], closing_s: float, *, whole
         )
     others = [member for member in members if member is not culprit]
     lost_s = culprit.finished_s - median(member.finished_s for member in others) if others else 0.0
+    cause = _cause(culprit, [member for member in others if member.answered] or others)
     return RoundTime(
         window.round,
         duration_s,
         seconds,
-        culprit.client,
-        _cause(culprit, [member for member in others if member.answered] or others),
+        None if cause == OWN_CORES else culprit.client,
+        cause,
         max(0.0, lost_s),
         culprit.answered,
         len([member for member in missing if member is not culprit]),

@@ -1,8 +1,9 @@
 """Reads what runs and sweeps have left. A file that is missing or broken is told in one line."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from broker.errors import ReportError
-from server_node.summary import Summary
+from server_node.summary import Summary, total_wire_bytes
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
-from sim.key_paths import flat
+from sim.key_paths import flat, value_at
+from sim.report.groups import groups_of
+from sim.report.unfinished import how_far, summary_so_far
+from sim.statistics.trials import higher_is_better
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -62,25 +66,59 @@ class Run:
     """One run folder.
 
     Attributes:
-        label: what the run is called in the report; no two have the same.
+        label: name on the page, different from those of the other runs.
         folder: where it is.
-        summary: its totals.
+        summary: content of summary.json; of a run that is not over what its rounds tell.
         scenario: the resolved scenario's leaves by key path.
+        groups: what kind of client each is, by its name, such as "pi-zero-2w, 3g".
         rows: of metrics.parquet, one a round.
         trace: None if there is no trace.json.
+        unfinished: of a run that is not over how far it is; None of others.
     """
 
     label: str
     folder: Path
     summary: Summary
     scenario: Row
+    groups: Mapping[str, str]
     rows: list[Row]
     trace: TraceFile | None
+    unfinished: str | None = None
 
     @property
     def clock(self) -> str:
         """What a second of this run is."""
         return "virtual" if self.summary["virtual_seconds"] is not None else "real"
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.summary["seed"]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way its metric is better."""
+        return higher_is_better(self.summary["metric"].get("better"))
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether it ran live with all clients on one machine: `fedlite run` leaves their logs."""
+        return self.clock == "real" and (self.folder / "logs").is_dir()
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all flows, both directions."""
+        return total_wire_bytes(self.summary)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A point of a sweep that is not over."""
+
+    keys: Row
+    seed: int
+    run: str
+    rounds: list[Row]
 
 
 @dataclass(frozen=True)
@@ -91,11 +129,15 @@ class Sweep:
         folder: where it is.
         keys: key paths that were swept.
         rows: of sweep.parquet, one a point.
+        rounds: of each point's metrics.parquet, by the name of its run.
+        unfinished: points that were begun.
     """
 
     folder: Path
     keys: tuple[str, ...]
     rows: list[Row]
+    rounds: Mapping[str, list[Row]] = field(default_factory=dict)
+    unfinished: Sequence[Unfinished] = ()
 
 
 def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
@@ -106,7 +148,7 @@ def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
     """
     sweeps = [folder for folder in folders if (folder / "sweep.parquet").exists()]
     runs = [folder for folder in folders if folder not in sweeps]
-    scenarios = [flat(_read(folder / "scenario.yaml", _yaml, _WRITERS)) for folder in runs]
+    scenarios = [_read(folder / "scenario.yaml", _yaml, _WRITERS) for folder in runs]
     labels = _labels([str(scenario.get("name", "")) for scenario in scenarios], runs)
     return (
         [read_run(*each) for each in zip(runs, scenarios, labels, strict=True)],
@@ -117,18 +159,27 @@ def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
 def read_run(folder: Path, scenario: Row, label: str) -> Run:
     """Read the other files of a run folder.
 
+    Args:
+        folder: of the run.
+        scenario: the resolved one, as a tree.
+        label: the run's name on the page.
+
     Raises:
         ReportError: a file is missing or cannot be read.
     """
     at_end = f"{_WRITERS} when the run ends"
-    trace = folder / "trace.json"
+    trace, summary = folder / "trace.json", folder / "summary.json"
+    rows = _read(folder / "metrics.parquet", _metrics, f"{_WRITERS}, first after an evaluation")
+    over = summary.exists()
     return Run(
         label=label,
         folder=folder,
-        scenario=scenario,
-        summary=_read(folder / "summary.json", _summary, at_end),
-        rows=_read(folder / "metrics.parquet", _metrics, _WRITERS),
+        scenario=flat(scenario),
+        groups=groups_of(scenario),
+        summary=_read(summary, _summary, at_end) if over else summary_so_far(folder, scenario, rows),
+        rows=rows,
         trace=_read(trace, _decoder(TraceFile), at_end) if trace.exists() else None,
+        unfinished=None if over else how_far(rows, scenario),
     )
 
 
@@ -136,13 +187,28 @@ def read_sweep(folder: Path) -> Sweep:
     """Read a sweep folder; the columns before `run` are those that were swept.
 
     Raises:
-        ReportError: sweep.parquet cannot be read.
+        ReportError: a file cannot be read.
     """
     table = _read(folder / "sweep.parquet", pq.read_table, "fedlite sweep writes it")
     names = table.column_names
     if "run" not in names:
         raise ReportError(f"{folder / 'sweep.parquet'}: has no column 'run'; fedlite sweep writes one")
-    return Sweep(folder, tuple(names[: names.index("run")]), table.to_pylist())
+    keys, rows = tuple(names[: names.index("run")]), table.to_pylist()
+    files = {row["run"]: folder / row["run"] / "metrics.parquet" for row in rows}
+    rounds = {run: _read(file, _metrics, _WRITERS) for run, file in files.items() if file.exists()}
+    return Sweep(folder, keys, rows, rounds, list(_unfinished(folder, keys)))
+
+
+def _unfinished(folder: Path, keys: Sequence[str]) -> Iterator[Unfinished]:
+    """Read the points that are not over; of one that cannot be read nothing is known yet."""
+    for there in sorted(folder.glob(".*.unfinished")):
+        with suppress(ReportError):
+            tree = _read(there / "scenario.yaml", _yaml, _WRITERS)
+            rows = _read(there / "metrics.parquet", _metrics, _WRITERS)
+            values = {key: value_at(tree, key) for key in keys}
+            yield Unfinished(
+                values, tree.get("seed", 0), there.name.strip(".").removesuffix(".unfinished"), rows
+            )
 
 
 def _labels(names: list[str], folders: list[Path]) -> list[str]:

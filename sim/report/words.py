@@ -1,24 +1,19 @@
 """Says in words what each chart shows, computed from the data. One sentence or two for each."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from broker.cli.wording import format_bytes, format_seconds
 from broker.exits import COMPLETE
 from server_node.summary import total_wire_bytes, wire_bytes_so_far
-from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, U_SHAPE_FLOWS, UP
-from sim.report.rounds import ABSENT, CLOSING, NOT_TRACED, WAITING, RoundTime
+from server_node.vocabulary.ledger import CONTROL, DOWN, UP
+from sim.report.lanes import CLOSING, OWN_CORES, WAITING
+from sim.report.rounds import ABSENT, NOT_TRACED, RoundTime
 from sim.report.runs import Row, Run, Sweep
-from sim.statistics.trials import higher_is_better, reached
+from sim.statistics.trials import reached
 
 NOTABLE = 0.1
 """A client held a round up when this share of it was lost to the median client."""
-
-TOTAL = "bytes.total.wire"
-"""Column that sweep points get: all flows, both directions."""
-
-SECONDS = "virtual_seconds"
-"""Column of a sweep's table."""
 
 _PHASES = {
     "compute": "devices computing",
@@ -30,6 +25,7 @@ _PHASES = {
     "decode + backward": "devices decoding and going backwards",
     CLOSING: "the server closing rounds",
     WAITING: "waiting, with nothing on the client's lane",
+    OWN_CORES: "waiting for a core of this machine, which runs all clients",
 }
 _CAUSES = {
     "compute": "by computing",
@@ -48,6 +44,8 @@ def nature(run: Run) -> str:
     paths = {name: f"flows.{name}.codec" for name, flow in summary["bytes"].items() if flow["wire"]}
     codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
     early = "" if summary["reason"] == COMPLETE else f" It ended early: {summary['reason']}."
+    if run.unfinished:
+        early = f" It is not over, or was lost ({run.unfinished}): what follows is what there is so far."
     return (
         f"{summary['scenario']}: {summary['task']} on {summary['clients']} clients, "
         f"{summary['rounds']} rounds, seed {summary['seed']}; {how}.{early} Codecs: {codecs}."
@@ -65,7 +63,7 @@ def learning(run: Run) -> str:
     if not rows:
         return "Nothing was evaluated: no training (--timing-only), or the run ended too early."
     last, clients = rows[-1], run.summary["clients"]
-    higher, first = _higher_is_better(run), rows[0]["metric"]
+    higher, first = run.higher_is_better, rows[0]["metric"]
     from_zero = higher and last["metric"] >= 0
     middle = (last["metric"] + (0 if from_zero else first)) / 2
     part = "half of it" if from_zero else f"half of the way from {first:.3f}"
@@ -82,35 +80,9 @@ def learning(run: Run) -> str:
     )
 
 
-def _higher_is_better(run: Run) -> bool:
-    return higher_is_better(run.summary["metric"].get("better"))
-
-
 def _best(run: Run) -> Row:
-    choose = max if _higher_is_better(run) else min
+    choose = max if run.higher_is_better else min
     return choose(evaluated(run), key=lambda row: row["metric"])
-
-
-def race(runs: Sequence[Run]) -> str | None:
-    """Compare what runs needed for the best metric that all of them reached."""
-    scored = [run for run in runs if evaluated(run)]
-    if len(scored) < 2 or len({run.summary["metric"]["name"] for run in scored}) > 1:  # noqa: PLR2004
-        return None
-    higher = _higher_is_better(scored[0])
-    goal = (min if higher else max)(_best(run)["metric"] for run in scored)
-    first = {
-        run.label: next(row for row in evaluated(run) if reached(row["metric"], goal, higher_better=higher))
-        for run in scored
-    }
-    needed = sorted(
-        (
-            (wire_bytes_so_far(first[run.label]), _seconds(run, first[run.label]["elapsed_s"]), run)
-            for run in scored
-        ),
-        key=lambda each: each[0],
-    )
-    times = "; ".join(f"{run.label} {format_bytes(size)} and {took}" for size, took, run in needed)
-    return f"To {scored[0].summary['metric']['name']} {goal:.3f}, which all reached, it took {times}."
 
 
 def traffic(run: Run) -> str:
@@ -121,7 +93,9 @@ def traffic(run: Run) -> str:
         return "Nothing was sent."
     largest = max(flows, key=lambda name: flows[name]["wire"])
     up, down = (sum(flow["wire"] for name, flow in flows.items() if name in names) for names in (UP, DOWN))
-    saved = f"as float32 {format_bytes(raw)}, {raw / wire:.2f} times as much"
+    saved = (
+        f"as float32 {format_bytes(raw)}, {raw / wire:.2f} times as much" if raw else "as float32 not known"
+    )
     return (
         f"{format_bytes(wire)} in whole MQTT packets ({format_bytes(up)} up, {format_bytes(down)} "
         f"down); {saved}. The largest flow is {largest} with {flows[largest]['wire'] / wire:.0%}. "
@@ -146,12 +120,16 @@ def where_time_went(times: Sequence[RoundTime]) -> str:
 
 
 def held_up(times: Sequence[RoundTime]) -> list[RoundTime]:
-    """Give the rounds that somebody held up, worst first."""
+    """Give the rounds that somebody held up, worst first; not those that waited for a core."""
+    return [time for time in _lost(times) if time.cause != OWN_CORES]
+
+
+def _lost(times: Sequence[RoundTime]) -> list[RoundTime]:
     late = [time for time in times if time.lost_s > NOTABLE * time.duration_s]
     return sorted(late, key=lambda time: time.lost_s, reverse=True)
 
 
-def stragglers(times: Sequence[RoundTime]) -> str:
+def stragglers(times: Sequence[RoundTime], groups: Mapping[str, str]) -> str:
     """Say how many rounds were held up, why, and by whom."""
     late = held_up(times)
     if not late:
@@ -160,7 +138,7 @@ def stragglers(times: Sequence[RoundTime]) -> str:
             "between the median client and the last."
         )
     lost_s, total_s = sum(time.lost_s for time in late), sum(time.duration_s for time in times)
-    (client, often), *_ = Counter(who(time) for time in late).most_common(1)
+    (client, often), *_ = Counter(who(time, groups) for time in late).most_common(1)
     why = Counter[str]()
     for time in late:
         why[time.cause] += 1
@@ -172,10 +150,25 @@ def stragglers(times: Sequence[RoundTime]) -> str:
     )
 
 
-def who(time: RoundTime) -> str:
-    """Name who held up a round."""
+def own_cores(times: Sequence[RoundTime]) -> str | None:
+    """Say how many rounds waited for the cores of the machine that runs all clients, if any did."""
+    waited = [time for time in _lost(times) if time.cause == OWN_CORES]
+    if not waited:
+        return None
+    lost_s, total_s = sum(time.lost_s for time in waited), sum(time.duration_s for time in times)
+    return (
+        f"{len(waited)} of {len(times)} rounds waited for a core of this machine, which runs all clients, "
+        f"and lost {format_seconds(lost_s)}, {_share(lost_s, total_s)} of the time. No client is to blame: "
+        "on devices of their own, or in fedlite simulate, this does not happen."
+    )
+
+
+def who(time: RoundTime, groups: Mapping[str, str]) -> str:
+    """Name who held up a round, and its group of the fleet."""
     if time.client is not None:
-        return time.client
+        return ", ".join(filter(None, (time.client, groups.get(time.client, ""))))
+    if time.cause == OWN_CORES:
+        return "nobody"
     return "a client away" if time.cause == ABSENT else "a client not traced"
 
 
@@ -192,70 +185,18 @@ def cut_off(run: Run, times: Sequence[RoundTime]) -> str | None:
     return f"The trace is cut off: {', '.join(lacking)}; others may have been later." if lacking else None
 
 
-def pareto(points: Iterable[Row], cost: str) -> list[Row]:
-    """Give the points that no other one beats in both cost, TOTAL or SECONDS, and metric; cheapest first."""
-    front: list[Row] = []
-
-    def gain(row: Row) -> float:
-        higher = higher_is_better(row.get("metric.better"))
-        return float(row["metric.final"] if higher else -row["metric.final"])
-
-    for point in sorted(points, key=lambda row: (row[cost], -gain(row))):
-        if not front or gain(point) > gain(front[-1]):
-            front.append(point)
-    return front
-
-
-def sweep_points(sweep: Sweep) -> list[Row]:
-    """Give the points that have a metric, each with its total of bytes."""
-    return [row | {TOTAL: total_bytes(row)} for row in sweep.rows if row.get("metric.final") is not None]
-
-
-def total_bytes(row: Row) -> int:
-    """Sum up a sweep point's bytes: all flows, both directions."""
-    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, *U_SHAPE_FLOWS, CONTROL))
-
-
 def sweep_nature(sweep: Sweep) -> str:
     """Say what was swept, and how."""
 
     def all_of(column: str) -> str:
         return ", ".join(sorted({str(row[column]) for row in sweep.rows if row.get(column) is not None}))
 
+    begun = f" {len(sweep.unfinished)} more are not over." if sweep.unfinished else ""
     return (
-        f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {len(sweep.rows)} points of "
-        f"scenario {all_of('scenario')} ({all_of('task')}, seed {all_of('seed')}), mode {all_of('mode')}."
+        f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {len(sweep.rows)} runs of "
+        f"scenario {all_of('scenario')} ({all_of('task')}, seeds {all_of('seed')}), "
+        f"mode {all_of('mode')}.{begun}"
     )
-
-
-def sweep_front(sweep: Sweep) -> str:
-    """Say what the ends of the two fronts are."""
-    points = sweep_points(sweep)
-    if not points:
-        return f"None of the {len(sweep.rows)} points has a metric: nothing was trained, or all failed."
-    best = pareto(points, TOTAL)[-1]
-    text = f"The best of {len(points)} points reached {_point(sweep, best)}"
-    told = [best]
-    for cost, word in ((TOTAL, "cheapest"), (SECONDS, "quickest")):
-        first = pareto(points, cost)[0]
-        if first not in told:
-            told.append(first)
-            text += f"; the {word} one {_point(sweep, first)}"
-    lacking = len(sweep.rows) - len(points)
-    return f"{text}." + (
-        f" {lacking} more points have no metric and are in the table only." if lacking else ""
-    )
-
-
-def _point(sweep: Sweep, row: Row) -> str:
-    keys = ", ".join(f"{key} {unquoted(row[key])}" for key in sweep.keys)
-    cost = f"{format_bytes(row[TOTAL])} and {format_seconds(row[SECONDS])}"
-    return f"{row['metric.final']:.3f} after {cost} ({keys})"
-
-
-def unquoted(value: object) -> str:
-    """Write a swept value, which is JSON text if it was a mapping, without JSON's signs."""
-    return str(value).translate(str.maketrans(",:", "  ", '"{}'))
 
 
 def _seconds(run: Run, seconds: float) -> str:

@@ -227,6 +227,8 @@ def in_one_sentence(comparison: Comparison) -> str:
     for panel in comparison.panels:
         if text := _conclusion(panel, comparison):
             said.setdefault(text, []).append(keys_in_words(panel.rest))
+    if len(comparison.panels) > 1 and [len(where) for where in said.values()] == [len(comparison.panels)]:
+        return f"In each of {len(comparison.panels)} cases: {next(iter(said))}"
     return " ".join(f"With {_listed(where)}: {text}" if where[0] else text for text, where in said.items())
 
 

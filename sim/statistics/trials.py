@@ -10,7 +10,7 @@ from math import log
 from statistics import fmean, pvariance
 from typing import Any
 
-from server_node.vocabulary.ledger import CONTROL, FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.statistics.estimates import Estimate, estimate
 
 Row = dict[str, Any]
@@ -162,7 +162,7 @@ def _effect(settings: Sequence[Setting], key: str) -> float:
 
 def total_bytes(row: Mapping[str, Any]) -> int:
     """Sum up the bytes in a sweep's row: all flows, both directions."""
-    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, CONTROL))
+    return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, *U_SHAPE_FLOWS, CONTROL))
 
 
 def trial_of(row: Mapping[str, Any], swept: Sequence[str], rounds: Sequence[Row] = ()) -> Trial:

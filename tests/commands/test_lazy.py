@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from broker.cli.commands import COMMANDS, app
 from broker.cli.extras import extras, missing_extra
 
-EXTRA = {"amqtt", "jinja2", "pandas", "plotly", "pyarrow", "safetensors", "simpy"}
+EXTRA = {"amqtt", "jinja2", "matplotlib", "pandas", "pyarrow", "safetensors", "simpy"}
 
 
 def loaded(code: str) -> set[str]:
@@ -84,7 +84,7 @@ def without(package: str, *words: str) -> subprocess.CompletedProcess[str]:
         ("amqtt", "server", ("broker", "--port=1")),
         ("simpy", "sim", ("simulate", "quickstart", "--timing-only")),
         ("pyarrow", "sim", ("run", "quickstart")),
-        ("plotly", "report", ("report", ".")),
+        ("matplotlib", "report", ("report", ".")),
     ],
 )
 def test_a_missing_package_is_one_sentence_that_names_the_extra(
@@ -105,5 +105,5 @@ def test_a_package_of_no_extra_stays_a_bug() -> None:
 
 def test_extras_are_read_from_the_package_itself() -> None:
     found = extras()
-    assert found.keys() >= EXTRA - {"pandas"} | {"matplotlib", "distributed", "h5py"}
+    assert found.keys() >= EXTRA - {"pandas"} | {"distributed", "h5py"}
     assert "torch" not in found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from sim.chrome_trace import SERVER
+from sim.report.lanes import OWN_CORES
 from sim.report.rounds import RoundTime, round_times, windows
 from sim.report.runs import Details, Event, Extent, TraceFile
 
@@ -39,10 +40,15 @@ def part(client: str, at_s: float, *, computing_s: float = 1.0, down_s: float = 
 
 
 def judged(
-    trace: TraceFile, ends_s: Sequence[float], *, virtual_s: float | None, overlapping: bool = False
+    trace: TraceFile,
+    ends_s: Sequence[float],
+    *,
+    virtual_s: float | None,
+    overlapping: bool = False,
+    one_machine: bool = False,
 ) -> list[RoundTime]:
     rows = [{"round": number, "elapsed_s": end_s} for number, end_s in enumerate(ends_s, 1)]
-    return round_times(trace, rows, virtual_s=virtual_s, overlapping=overlapping)
+    return round_times(trace, rows, virtual_s=virtual_s, overlapping=overlapping, one_machine=one_machine)
 
 
 def test_the_path_is_that_of_who_finished_last_and_adds_up_to_the_round() -> None:
@@ -151,3 +157,34 @@ def test_overlapping_spans_are_counted_once() -> None:
     again = span("slow", "downlink", 0.5, 3, 1)  # repeated while it computes
     (time,) = judged(made(*part("slow", 0, computing_s=4), again), [10.25], virtual_s=10.25)
     assert math.isclose(sum(time.seconds.values()), 10.25)
+
+
+def one_core() -> TraceFile:
+    """Three clients at once, whose machine computes for one after the other."""
+    spans = []
+    for place, name in enumerate(("fast", "medium", "slow")):
+        spans += [span(name, "downlink", 0, 0.5, 1), span(name, "compute", 0.5 + 2 * place, 2.5 + 2 * place),
+                  span(name, "uplink", 2.5 + 2 * place, 3 + 2 * place, 1)]  # fmt: skip
+    return made(*spans, span("server", "CloseRound", 7, 7.5))
+
+
+def test_waiting_for_the_cores_of_one_machine_is_called_that_and_blames_nobody() -> None:
+    (time,) = judged(one_core(), [7.5], virtual_s=None, one_machine=True)
+    assert (time.client, time.cause) == (None, OWN_CORES)
+    assert time.seconds[OWN_CORES] == pytest.approx(4)
+    assert sum(time.seconds.values()) == pytest.approx(time.duration_s)
+
+
+def test_devices_of_their_own_do_not_wait_for_cores() -> None:
+    (time,) = judged(one_core(), [7.5], virtual_s=None)
+    assert (time.client, time.cause) == ("slow", "away or idle")
+    assert OWN_CORES not in time.seconds
+
+
+def test_a_gap_in_which_nobody_computes_is_no_wait_for_a_core() -> None:
+    spans = [*part("fast", 10), *part("medium", 10), *part("slow", 30)]
+    trace = made(*spans, span("server", "CloseRound", 34.25, 35))
+    (time,) = judged(trace, [25], virtual_s=None, one_machine=True)
+    assert time.client == "slow"
+    assert time.seconds[OWN_CORES] == pytest.approx(2)  # others compute 10.5 to 11.5, and backward as long
+    assert time.seconds["waiting"] > 17

@@ -1,6 +1,6 @@
 """The plots of a study, three for each task, as SVG: accuracy over compression, rounds and bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from server_node.summary import wire_bytes_so_far
-from sim.experiments.results import Row
 from sim.experiments.study.results import Result, by_arm, evaluated_as_often
+from sim.statistics.curves import ROUNDS, mean_curve
+from sim.statistics.drawing import axis_of, mark_of, short_bytes
+from sim.statistics.trials import BYTES, Setting, trial_of
 
 MARKERS = "osD^vP*Xhp<>d8"
-STYLES = ("-", "--", ":", "-.")
-MEGABYTE = 1e6
 
 
 def write_plots(folder: Path, results: Sequence[Result]) -> list[Path]:
@@ -77,28 +76,27 @@ def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str])
 
 
 def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
-    _curves(axes, results, lambda row: float(row["round"]))
+    _curves(axes, results, ROUNDS)
     axes.set_xlabel("round")
 
 
 def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
-    _curves(axes, results, lambda row: wire_bytes_so_far(row) / MEGABYTE)
-    _logarithmic(axes)
-    axes.set_xlabel("bytes of all messages so far, both ways, MB")
+    _curves(axes, results, BYTES)
+    axis_of(axes, "x", "bytes of all messages so far, both ways", short_bytes, logarithmic=True)
 
 
-def _curves(axes: Axes, results: Sequence[Result], x: Callable[[Row], float]) -> None:
-    """Draw a line an arm: the metric of evaluated rounds, means over seeds."""
+def _curves(axes: Axes, results: Sequence[Result], what: str) -> None:
+    """Draw a line an arm: the metric, means over seeds, with a band from three seeds on."""
     for number, group in enumerate(by_arm(evaluated_as_often(results))):
-        style = STYLES[number // 10 % len(STYLES)]  # there are ten colours
-        of_seeds = zip(*(each.rounds for each in group), strict=False)
-        evaluated = [rows for rows in of_seeds if all(row["metric"] is not None for row in rows)]
-        axes.plot(
-            [fmean(map(x, rows)) for rows in evaluated],
-            [fmean(row["metric"] for row in rows) for rows in evaluated],
-            linestyle=style,
-            label=group[0].run.arm.name,
-        )
+        colour, style, mark = mark_of(number)
+        trials = (trial_of(each.row, (), each.rounds) for each in group)
+        curve = mean_curve(Setting({}, tuple(trials)), what, logarithmic=what == BYTES)
+        if curve is None:
+            continue
+        if curve.low:
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(curve.x, curve.mean, color=colour, linestyle=style, marker=mark, markersize=3,
+                  markevery=max(1, len(curve.x) // 8), label=group[0].run.arm.name)  # fmt: skip
 
 
 def _logarithmic(axes: Axes) -> None:
