@@ -78,7 +78,8 @@ def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[n
 def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
     """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
     with torch.no_grad():
-        return torch.cat([parameter.reshape(-1) for parameter in head.parameters()]).numpy()
+        none = torch.empty(0)  # of a head without parameters
+        return torch.cat([none, *(parameter.reshape(-1) for parameter in head.parameters())]).numpy()
 
 
 def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:

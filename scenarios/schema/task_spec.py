@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from scenarios.schema.base import Part, Positive, PositiveInt
 
@@ -87,6 +87,10 @@ Metric = Annotated[
 ]
 
 
+Layer = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+"""A layer's name; those of nn.Sequential are numbers."""
+
+
 class TaskSpec(Part):
     """The task, and how its data are divided among the clients."""
 
@@ -95,7 +99,20 @@ class TaskSpec(Part):
     )
     module: str | None = Field(
         default=None,
-        description="your own task: a Python file, or an importable module, with `task() -> Task`",
+        description=(
+            "your own task: a Python file, or an importable module, with `task() -> Task`; with `cut`: with "
+            "`build() -> nn.Module` and `data() -> Dataset`"
+        ),
+    )
+    model: str | None = Field(
+        default=None, description="with `cut`: the function of `module` that makes the model; usually build"
+    )
+    cut: Layer | None = Field(
+        default=None,
+        description=(
+            "cut the model of `module` behind this layer, named as in named_modules(), such as layer2 or "
+            "features.4; `fedlite scenarios cuts` lists where it can be cut"
+        ),
     )
     path: Path | None = Field(default=None, description="folder of the data, for tasks that need one")
     data: Path | None = Field(
@@ -123,3 +140,17 @@ class TaskSpec(Part):
         ),
     )
     batch_size: PositiveInt = Field(default=20, description="samples per step of a client")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_module(cls, given: Any) -> Any:
+        """Name a task after its module, unless it says how it is called itself."""
+        if not isinstance(given, dict) or given.get("name") or given.get("cut") is None:
+            return given
+        module = given.get("module")
+        return given | {"name": _stem(module)} if isinstance(module, str) and module else given
+
+
+def _stem(module: str) -> str:
+    """Give the last part of a module's name, without .py."""
+    return Path(module).stem if module.endswith(".py") or "/" in module else module.rpartition(".")[2]

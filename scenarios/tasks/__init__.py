@@ -17,7 +17,8 @@ from scenarios.tasks import (
     stackoverflow,
     watch_exercises,
 )
-from scenarios.tasks.user_module import own_task
+from scenarios.tasks.own_model import own_model
+from scenarios.tasks.user_module import import_module, own_task
 from scenarios.training import uncut
 from scenarios.u_shape import u_shaped, with_top_at_server
 
@@ -40,7 +41,9 @@ TASKS: dict[str, Callable[[Path | None], Task]] = {
 
 
 def load_task(spec: "TaskSpec", method: str = "split") -> Task:
-    """Make the task that a scenario names, with its model cut as a training method needs it; reads no data.
+    """Make the task that a scenario names, with its model cut as a training method needs it.
+
+    No data are read, except a few rows to find out about a model that is to be cut.
 
     Raises:
         ScenarioError: an unknown name, a folder that the task has no use for or lacks, a module of the
@@ -53,7 +56,11 @@ def _task(spec: "TaskSpec") -> Task:
     if spec.module is not None:
         if spec.path is not None:
             raise ScenarioError("goes with a built-in task; your module knows its data", key="task.path")
+        if spec.cut is not None or spec.model is not None:
+            return own_model(spec, import_module(spec.module))
         return own_task(spec.module, spec.name)
+    if spec.cut is not None or spec.model is not None:
+        raise ScenarioError("goes with task.module: the built-in tasks have their own cut", key="task.cut")
     if spec.name not in TASKS:
         known = suggestion(spec.name, TASKS, label="known")
         raise ScenarioError(

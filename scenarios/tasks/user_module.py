@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +19,16 @@ def is_file(module: str) -> bool:
     return module.endswith(".py") or "/" in module
 
 
+def import_module(module: str) -> ModuleType:
+    """Import a user's module: a Python file by its path, or an importable one by its name.
+
+    Raises:
+        ScenarioError: there is no such module, or it fails.
+    """
+    with _telling(module):
+        return import_file(Path(module)) if is_file(module) else importlib.import_module(module)
+
+
 def own_task(module: str, name: str) -> Task:
     """Make the task of a user's module.
 
@@ -27,14 +39,14 @@ def own_task(module: str, name: str) -> Task:
     Raises:
         ScenarioError: there is no such module, it fails, or its task() returns no Task of that name.
     """
-    try:
-        loaded = import_file(Path(module)) if is_file(module) else importlib.import_module(module)
-        make = getattr(loaded, "task", None)
+    loaded = import_module(module)
+    make = getattr(loaded, "task", None)
+    with _telling(module):
         task = make() if callable(make) else None
-    except ScenarioError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise ScenarioError(f"{module} fails: {type(error).__name__}: {error}", key=KEY) from error
+    if make is None and hasattr(loaded, "build"):
+        raise ScenarioError(
+            "must name the layer to cut build() at; `fedlite scenarios cuts` lists them", key="task.cut"
+        )
     if make is None:
         raise ScenarioError(f"{module} has no function task()", key=KEY)
     if not isinstance(task, Task):
@@ -42,6 +54,16 @@ def own_task(module: str, name: str) -> Task:
     if task.name != name:
         raise ScenarioError(f"'{name}', but the task of {module} is called '{task.name}'", key="task.name")
     return task
+
+
+@contextmanager
+def _telling(module: str) -> Iterator[None]:
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise ScenarioError(f"{module} fails: {type(error).__name__}: {error}", key=KEY) from error
 
 
 def import_file(path: Path) -> ModuleType:

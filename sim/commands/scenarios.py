@@ -1,5 +1,8 @@
-"""The commands `fedlite scenarios list`, `show` and `validate`."""
+"""The commands `fedlite scenarios list`, `show`, `validate` and `cuts`."""
 
+from typing import Annotated
+
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +12,7 @@ from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
+from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
 from sim.network.csv_inputs import check_csv_inputs
 
@@ -46,3 +50,25 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
         typer.echo(
             f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"
         )
+
+
+@app.command()
+@command
+def cuts(
+    module: Annotated[str, typer.Argument(help="A Python file with build() and data().")],
+    model: Annotated[str, typer.Option(help="The function in it that makes the model.")] = "build",
+) -> None:
+    """List the layers behind which a model of your own can be cut (`task.cut`), and what each cut costs."""
+    torch.set_num_threads(1)  # a few rows through small parts: threads would only wait for each other
+    table = Table("cut", "a sample", "float32 a sample", "head", "tail", box=None)
+    for number in range(2, 5):
+        table.columns[number].justify = "right"
+    for cut in cuts_of(module, model):
+        shape = " x ".join(map(str, cut.cut_shape))
+        sent = f"{4 * cut.size:,} bytes"
+        table.add_row(cut.layer, shape, sent, f"{cut.head_parameters:,}", f"{cut.tail_parameters:,}")
+    Console().print(table)
+    typer.echo(
+        "head and tail: parameters to train. Each sample's activations go up and their gradient comes down, "
+        "in every step; the head goes both ways once in a round."
+    )

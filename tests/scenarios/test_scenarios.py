@@ -420,8 +420,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:2: task: "
-                    "must be a mapping with the keys name, module, path, data, partition, held_out, "
-                    "batch_size, not 3"
+                    "must be a mapping with the keys name, module, model, cut, path, data, "
+                    "partition, held_out, metric, batch_size, not 3"
                 )
             ],
             id="no mapping",
@@ -441,8 +441,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:1: task: required but missing; "
-                    "must be a mapping with the keys name, module, path, data, partition, held_out, "
-                    "batch_size"
+                    "must be a mapping with the keys name, module, model, cut, path, data, "
+                    "partition, held_out, metric, batch_size"
                 )
             ],
             id="missing part",
