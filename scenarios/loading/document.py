@@ -5,79 +5,22 @@ replaced. A mapping that names another `codec`, `policy`, `pattern`, ... than th
 it whole, because the parameters of one codec mean nothing to another.
 """
 
-import itertools
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from broker.urls import masked_setting
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, one_line
 from scenarios.loading.shipped import locate
+from scenarios.loading.yaml_tree import Node, parse
 from scenarios.schema.base import Key
+from scenarios.text_files import read_text
 
 TAGS = ("codec", "policy", "pattern", "distribution", "kind")
 """Keys whose value decides which other keys the mapping around them may have."""
-MAX_DEPTH = 16
-MAX_VALUES = 100_000
-"""In one file. Aliases of aliases multiply, so that a file of a kilobyte can stand for billions of values."""
 EACH = "*"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a key was written.
-
-    Attributes:
-        label: for messages, such as `my.yaml:12` or `--set training.cohort=5`.
-        folder: what a path written there is relative to.
-    """
-
-    label: str
-    folder: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A value and where its key was written.
-
-    Attributes:
-        value: a dict of Nodes by key, a list of Nodes, or a scalar.
-        origin: where.
-    """
-
-    value: Any
-    origin: Origin
-
-    def plain(self) -> Any:
-        """Give the value without origins."""
-        if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.value.items()}
-        if isinstance(self.value, list):
-            return [child.plain() for child in self.value]
-        return self.value
-
-    def origin_of(self, key: Key) -> Origin:
-        """Say where a key was written, or the nearest mapping around it when it was not."""
-        node = self
-        for part in key:
-            try:
-                node = node.value[part]
-            except (LookupError, TypeError):
-                break
-        return node.origin
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe types; 1e-4 is a number, which YAML 1.1 takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+MAX_LABEL = 100
+"""Characters of a setting that a message repeats."""
 
 
 def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Node:
@@ -90,15 +33,12 @@ def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Node:
     Raises:
         ScenarioError: not readable, not YAML, a key twice, or `extends` something that cannot be had.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from error
-    node = parse(text, str(path), path.parent)
-    if node.value is None:
-        raise ScenarioError(f"{path}: is empty; must be a mapping of keys to values")
+    node = parse(read_text(path), str(path), path.parent)
     if not isinstance(node.value, dict):
-        raise ScenarioError(f"{path}: must be a mapping of keys to values")
+        kind = (
+            "is empty" if node.value is None else "is a list" if isinstance(node.value, list) else "is text"
+        )
+        raise ScenarioError(f"{path}: {kind}; must be a mapping of keys to values")
     extends = node.value.pop("extends", None)
     if extends is None:
         return node
@@ -117,76 +57,6 @@ def _read_extended(extends: Node, chain: tuple[Path, ...]) -> Node:
         circle = " -> ".join(path.name for path in (*chain, base))
         raise ScenarioError(f"{where}: goes in a circle: {circle}")
     return read(base, chain)
-
-
-def parse(text: str, source: str, folder: Path, *, numbered: bool = True) -> Node:
-    """Parse YAML text.
-
-    Args:
-        text: the YAML.
-        source: the file's name, or what else to call it in messages.
-        folder: what paths in it are relative to.
-        numbered: whether messages give the line as well.
-
-    Raises:
-        ScenarioError: not YAML, a key twice, a key that is no text, nested too deeply, too many values.
-    """
-
-    def origin(mark: yaml.Mark | None) -> Origin:
-        return Origin(f"{source}:{mark.line + 1}" if mark and numbered else source, folder)
-
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return Node(None, origin(None))
-        return _build(loader, node, origin(node.start_mark), origin, itertools.count())
-    except RecursionError as error:  # in PyYAML, before there is a tree
-        raise ScenarioError(f"{source}: nested too deeply") from error
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        if "'\\t'" in str(problem):
-            problem = "a tab; indent with spaces"
-        raise ScenarioError(f"{origin(mark).label}: not YAML: {problem}") from error
-    finally:
-        loader.dispose()
-
-
-def _build(
-    loader: _Loader,
-    node: yaml.Node,
-    at: Origin,
-    origin: Callable[[yaml.Mark], Origin],
-    values: Iterator[int],
-    depth: int = 0,
-) -> Node:
-    """Turn YAML's tree, written at `at`, into ours, which has a copy where YAML has an alias.
-
-    `values` counts the values that are already made.
-    """
-    if depth > MAX_DEPTH:  # also ends an alias to a mapping around it
-        raise ScenarioError(f"{at.label}: nested too deeply")
-    if next(values) >= MAX_VALUES:
-        raise ScenarioError(f"{at.label}: more than {MAX_VALUES:,} values, counting what aliases repeat")
-    if isinstance(node, yaml.MappingNode):
-        children: dict[str, Node] = {}
-        for key, value in node.value:
-            here = origin(key.start_mark)
-            if not isinstance(key, yaml.ScalarNode):
-                raise ScenarioError(f"{here.label}: a key must be text")
-            if key.value in children:
-                raise ScenarioError(f"{here.label}: the key '{key.value}' is there twice")
-            children[key.value] = _build(loader, value, here, origin, values, depth + 1)
-        return Node(children, at)
-    if isinstance(node, yaml.SequenceNode):
-        items = [
-            _build(loader, item, origin(item.start_mark), origin, values, depth + 1) for item in node.value
-        ]
-        return Node(items, at)
-    try:
-        return Node(loader.construct_object(node), at)
-    except ValueError as error:  # such as the date 2024-99-99
-        raise ScenarioError(f"{at.label}: cannot read '{node.value}': {error}") from error
 
 
 def merge(base: Node, overlay: Node) -> Node:
@@ -210,7 +80,7 @@ def override(root: Node, assignment: str) -> Node:
         ScenarioError: no such form, or no such list item.
     """
     key, equals, text = assignment.partition("=")
-    label = masked_setting(f"--set {assignment}")
+    label = one_line(masked_setting(f"--set {assignment}"), MAX_LABEL)
     if not equals or not is_key_path(key):
         raise ScenarioError(f"{label}: must be like training.cohort=5")
     return put(root, key, parse(text, label, Path(), numbered=False))
@@ -236,14 +106,14 @@ def _put(node: Node | None, key: list[str], new: Node) -> Node:
     first, rest = key[0], key[1:]
     if node and isinstance(node.value, list):
         if not first.isdecimal() or int(first) >= len(node.value):
-            known = f"items 0 to {len(node.value) - 1}"
+            known = f"items 0 to {len(node.value) - 1}" if node.value else "no items"
             raise ScenarioError(f"{new.origin.label}: '{first}' is no item of the list; it has {known}")
         items = list(node.value)
         items[int(first)] = _put(items[int(first)], rest, new)
         return Node(items, node.origin)
-    child = node.value.get(first) if node and isinstance(node.value, dict) else None
-    patch = Node({first: _put(child, rest, new)}, node.origin if node else new.origin)
-    return merge(node, patch) if node else patch
+    around = node if node and isinstance(node.value, dict) else None
+    patch = Node({first: _put(around and around.value.get(first), rest, new)}, (around or new).origin)
+    return merge(around, patch) if around else patch
 
 
 def absolute_paths(node: Node, keys: set[Key], is_path: Callable[[str], bool] = bool) -> Node:

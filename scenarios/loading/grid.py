@@ -12,8 +12,8 @@ from typing import Any
 from broker.urls import masked, masked_setting
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
-from scenarios.loading.document import Node
 from scenarios.loading.load import SWEEP, check, dump_resolved, read_tree
+from scenarios.loading.yaml_tree import Node, parse
 from scenarios.schema.scenario import Scenario
 
 SEED = "seed"
@@ -107,7 +107,7 @@ def _axis(assignment: str) -> dict[str, list[Node]]:
     label = masked_setting(f"--grid {assignment}")
     if not equals or not text or not document.is_key_path(key_path):
         raise ScenarioError(f"{label}: must be like training.cohort=5,10")
-    return {key_path: document.parse(f"[{text}]", label, Path(), numbered=False).value}
+    return {key_path: parse(f"[{text}]", label, Path(), numbered=False).value}
 
 
 def _seeds(root: Node, count: int) -> dict[str, list[Node]]:

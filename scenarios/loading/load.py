@@ -9,13 +9,13 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, one_line
 from scenarios.loading import document
 from scenarios.loading.checks import problems
-from scenarios.loading.document import Node
 from scenarios.loading.explaining.explain import explain
 from scenarios.loading.explaining.json_schema import tree_of, with_default_tags
 from scenarios.loading.shipped import locate
+from scenarios.loading.yaml_tree import Node, parse
 from scenarios.schema.base import Key, Part
 from scenarios.schema.links import names_a_file
 from scenarios.schema.scenario import Scenario
@@ -67,7 +67,7 @@ def plain_scenario(task: str, clients: int, overrides: Sequence[str] = ()) -> Sc
         f"{{name: plain, task: {{name: {task}, partition: iid}}, "
         f"training: {{rounds: 1, cohort: 1, head_lr: 0.1}}, fleet: [{{count: {clients}}}]}}"
     )
-    return check(lay_over(document.parse(text, task, Path(), numbered=False), overrides))
+    return check(lay_over(parse(text, task, Path(), numbered=False), overrides))
 
 
 def read_tree(
@@ -116,13 +116,18 @@ def check(root: Node, *, with_files: bool = True) -> Scenario:
     if with_files:
         root = document.include(root, PROFILES)
     root = document.absolute_paths(root, TRACES, names_a_file)
-    scenario = typed(root, Scenario)
+    scenario = typed(root, Scenario, also=("extends", SWEEP))
     refuse(root, problems(scenario))
     return scenario
 
 
-def typed(root: Node, model: type[P]) -> P:
+def typed(root: Node, model: type[P], *, also: Sequence[str] = ()) -> P:
     """Make a typed mapping, such as a Scenario, from a tree.
+
+    Args:
+        root: the tree.
+        model: of the mapping.
+        also: keys at the top of the file that are read elsewhere, for messages.
 
     Raises:
         ScenarioError: keys or values that the type does not allow, one line for each mistake.
@@ -133,7 +138,7 @@ def typed(root: Node, model: type[P]) -> P:
         # from JSON: there pydantic is strict about numbers, and still makes codecs and paths
         return model.model_validate_json(json.dumps(complete, default=str), strict=True)
     except ValidationError as error:
-        raise ScenarioError(_lines(root, explain(error, data, schema))) from error
+        raise ScenarioError(_lines(root, explain(error, data, schema, also=also))) from error
 
 
 def refuse(root: Node, found: Sequence[tuple[Key, str]]) -> None:
@@ -159,4 +164,6 @@ def _with_absolute_paths(root: Node) -> Node:
 
 
 def _lines(root: Node, found: Iterable[tuple[Key, str]]) -> str:
-    return "\n".join(f"{root.origin_of(key).label}: {'.'.join(map(str, key))}: {text}" for key, text in found)
+    return "\n".join(
+        one_line(f"{root.origin_of(key).label}: {'.'.join(map(str, key))}: {text}") for key, text in found
+    )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scenarios.errors import ScenarioError
-from scenarios.loading import document
 from scenarios.loading.load import check, dump_resolved, lay_over
+from scenarios.loading.yaml_tree import parse
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks.user_module import is_file
@@ -80,7 +80,7 @@ def read_published(
     unpacking = zlib.decompressobj()
     try:
         text = unpacking.decompress(packed, MAX_TEXT_BYTES)
-        root = document.parse(text.decode(), _SOURCE, Path())
+        root = parse(text.decode(), _SOURCE, Path())
     except (zlib.error, UnicodeDecodeError) as error:
         raise ScenarioError(f"{_SOURCE} cannot be read: {error}") from error
     if not unpacking.eof or not isinstance(root.value, dict):

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from scenarios.errors import ScenarioError, suggestion
+from scenarios.errors import ScenarioError, nearest, suggestion
 
 Kind = Literal["scenario", "study"]
 
@@ -38,19 +38,27 @@ def locate(name_or_path: str, folder: Path, kind: Kind = "scenario") -> Path:
     Raises:
         ScenarioError: there is no such file, or none of that name.
     """
+    known = shipped(kind)
     if "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml"}:
         path = folder / Path(name_or_path).expanduser()
-        if not path.is_file():
-            known = shipped(kind)
-            hint = (
-                f"; the shipped {kind} is called {path.stem}, without {path.suffix}"
-                if path.stem in known
-                else ""
-            )
-            raise ScenarioError(f"no such file: {path}{hint}")
-        return path
-    known = shipped(kind)
+        if path.is_file():
+            return path
+        raise ScenarioError(
+            f"{'a folder, not a' if path.is_dir() else 'no such'} file: {path}{_near(path, kind)}"
+        )
     if name_or_path not in known:
         near = suggestion(name_or_path, known, label="shipped")
         raise ScenarioError(f"unknown {kind} '{name_or_path}'{near}; or give the path of a .yaml file")
     return known[name_or_path]
+
+
+def _near(path: Path, kind: Kind) -> str:
+    """Give the end of a sentence about a file that is not there: a shipped one, or a file, that is near."""
+    if path.stem in shipped(kind):
+        return f"; the shipped {kind} is called {path.stem}, without {path.suffix or 'a folder'}"
+    beside = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = nearest(path.name, beside)
+    if near:
+        return f"; did you mean {path.with_name(near)}?"
+    near = nearest(path.stem, shipped(kind))
+    return f"; a shipped {kind} is called {near}" if near else ""

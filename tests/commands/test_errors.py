@@ -113,7 +113,7 @@ def test_what_a_library_says_without_a_number_is_told_too(tmp_path: Path) -> Non
 def test_a_scenario_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "latin.yaml"
     file.write_bytes("name: Käse".encode("latin-1"))
-    assert one_line_of("simulate", file).startswith(f"error: {file}: cannot be read: ")
+    assert one_line_of("simulate", file).startswith(f"error: {file}:1: is not text in UTF-8")
 
 
 def test_a_port_that_is_taken_is_a_mistake(tmp_path: Path) -> None:

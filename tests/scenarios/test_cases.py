@@ -5,14 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
 from broker.exits import COMPLETE
 from scenarios.errors import MissingDataError, ScenarioError
-from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import femnist, task_of
@@ -88,115 +85,6 @@ def test_the_messages_in_the_guide_are_those_that_are_given() -> None:
     assert len(messages) >= 10
     given = [told for _, told in BROKEN.values()]
     assert [message for message in messages if not any(message in told for told in given)] == []
-
-
-# numbers with a unit, and anything else that a file may hold
-
-
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ("fleet.0.link.uplink_kbps=1Mbit", "must be a number of kbit/s > 0, not '1Mbit'; write 1000"),
-        ("stragglers.retry_s=5 min", "must be a number of seconds > 0, not '5 min'; write 300"),
-        ("fleet.0.link={uplink_mbps: 1}", "unknown key; write uplink_kbps: 1000; allowed: "),
-        ("fleet.0.link.loss=5", "not 5; it is a share: write 0.05 for 5 %"),
-        ("fleet.0.link.loss=5%", "not '5%'; write 0.05"),
-        ("training.learning_rate=1", "unknown key; did you mean 'head_lr' or 'tail_lr'? allowed: "),
-        (
-            "flows.gradient_down={codec: int8, bit: 4}",
-            "unknown key; allowed: codec; for 4 bits write codec: int4",
-        ),
-        (
-            "training.lr_decay=Liner",
-            "mapping with the keys step_size, gamma, not 'Liner'; did you mean 'linear'?",
-        ),
-        ("stragglers={policy: deadline, deadline: 4}", "deadline: unknown key; did you mean 'deadline_s'?"),
-        ("name=a b", "name: must be text of 1 to 32 letters, digits, _ or -, not 'a b'"),
-    ],
-)
-def test_messages_say_what_to_write(tmp_path: Path, setting: str, told: str) -> None:
-    with pytest.raises(ScenarioError, match=re.escape(told)):
-        small_scenario(tmp_path, setting)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("", r"my\.yaml: is empty; must be a mapping of keys to values$"),
-        ("task:\n\tname: x\n", r"my\.yaml:2: not YAML: a tab; indent with spaces$"),
-    ],
-)
-def test_files_that_hold_nothing_or_tabs_are_told(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "my.yaml").write_text(text)
-    with pytest.raises(ScenarioError, match=told):
-        load_scenario(tmp_path / "my.yaml")
-
-
-def test_a_shipped_name_with_a_suffix_is_recognised() -> None:
-    with pytest.raises(ScenarioError, match=r"is called quickstart, without \.yaml"):
-        load_scenario("quickstart.yaml")
-
-
-KEYS = [
-    "seed", "training.rounds", "training.head_lr", "fleet.0.count", "fleet.0.link.latency_ms",
-    "stragglers.retry_s", "network.broker.per_message_us", "training.correction.lambda", "task.batch_size",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("value", ["3ms", "'7'", "many", "[1]", "{a: 1}", "-1", "null"])
-def test_a_number_that_is_none_is_one_line(tmp_path: Path, key: str, value: str) -> None:
-    with pytest.raises(ScenarioError) as caught:
-        small_scenario(tmp_path, f"{key}={value}")
-    assert key.rpartition(".")[0] in str(caught.value).splitlines()[0]
-
-
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 9)
-    | st.sampled_from(["", "deadline", "int8", "2g", "natural"])
-)
-NAMES = st.sampled_from(
-    ["policy", "deadline", "codec", "kind", "name", "link", "flows", "0", "pattern", "trace", "file", "bits"]
-)
-TREES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3)
-)
-SAYS_NOTHING = re.compile(r"must be (.+), not \1(;|$)", re.MULTILINE)
-PLACES = st.sampled_from(
-    ["task", "training", "flows", "flows.activations_up", "stragglers", "fleet", "fleet.0.link", "broker",
-     "fleet.0.availability", "fleet.0.slowdown", "network", "task.partition"]
-)  # fmt: skip
-
-
-@given(PLACES, TREES)
-def test_any_tree_is_a_scenario_or_a_mistake(
-    tmp_path_factory: pytest.TempPathFactory, place: str, tree: object
-) -> None:
-    told = mistakes(tmp_path_factory.getbasetemp(), f"{place}={tree!r}".replace("None", "null"))
-    assert not SAYS_NOTHING.search(told)
-
-
-@given(st.lists(LEAVES | st.just([]) | st.just({}), max_size=3))
-@example([])
-def test_each_wrong_name_of_a_client_is_told_once(
-    tmp_path_factory: pytest.TempPathFactory, names: list[object]
-) -> None:
-    setting = f"fleet=[{{names: {names!r}}}]".replace("None", "null")
-    told = mistakes(tmp_path_factory.getbasetemp(), "training.cohort=1", setting)
-    assert not SAYS_NOTHING.search(told)
-    assert len(told.splitlines()) <= max(1, len(names))
-
-
-def mistakes(folder: Path, *settings: str) -> str:
-    """What is said about settings; empty when they make a scenario."""
-    try:
-        made = small_scenario(folder, *settings)
-    except ScenarioError as error:
-        return str(error)
-    assert isinstance(made, Scenario)
-    return ""
 
 
 def test_leafs_pixels_above_one_are_refused(tmp_path: Path) -> None:

@@ -5,38 +5,58 @@ What is allowed at a key is read from the schema, so that messages always agree 
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from scenarios.errors import nearest, suggestion
-from scenarios.loading.explaining.hints import (
-    PATTERNS,
-    key_in_other_unit,
-    key_of_other_tool,
-    number_to_write,
-    words_of_unit,
-)
+from scenarios.errors import nearest
+from scenarios.loading.explaining.hints import PATTERNS, meant_by_key, value_to_write
 from scenarios.loading.explaining.json_schema import Schema, below, default_tag, member_for, tag_of
+from scenarios.loading.explaining.units import number_to_write, words_of_unit
 from scenarios.schema.base import Key
 
+MOST_SHOWN = 100
+"""Characters of a value in a message."""
 RANGES = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def explain(error: ValidationError, data: object, schema: Schema) -> list[tuple[Key, str]]:
+def explain(
+    error: ValidationError, data: object, schema: Schema, *, also: Sequence[str] = ()
+) -> list[tuple[Key, str]]:
     """Say what is wrong, as pairs of key and sentence.
 
     Args:
         error: what validating `data` raised.
         data: the file, as plain mappings, lists and scalars.
         schema: of what it was to be, from json_schema.tree_of.
+        also: keys that the file may have at its top and that are no part of the schema.
     """
-    return [
-        _explain_one(details, data, schema)
+    found = [
+        _explain_one(details, data, schema, also)
         for details in error.errors(include_url=False)
         if not _is_consequence(details)
     ]
+    meant = {key for mistake in found for key in mistake.meant}
+    return [
+        (mistake.key, mistake.text) for mistake in found if not (mistake.missing and mistake.key in meant)
+    ]
+
+
+class _Mistake(NamedTuple):
+    """A mistake.
+
+    Attributes:
+        key: where.
+        text: the sentence.
+        missing: the key is not there.
+        meant: the keys that somebody may have meant who wrote this one.
+    """
+
+    key: Key
+    text: str
+    missing: bool = False
+    meant: tuple[Key, ...] = ()
 
 
 def _is_consequence(details: ErrorDetails) -> bool:
@@ -49,70 +69,75 @@ def _is_consequence(details: ErrorDetails) -> bool:
     return details["type"] == "default_factory_not_called"
 
 
-def _explain_one(details: ErrorDetails, data: object, root: Schema) -> tuple[Key, str]:
+def _explain_one(details: ErrorDetails, data: object, root: Schema, also: Sequence[str]) -> _Mistake:
     key = _without_tags(details["loc"], data, root, missing=details["type"] == "missing")
     match details["type"]:
         case "missing":
-            return key, f"required but missing; must be {_allowed(_schema_at(key, data, root)[0], key)}"
+            text = f"required but missing; must be {_allowed(_schema_at(key, data, root)[0], key)}"
+            return _Mistake(key, text, missing=True)
         case "extra_forbidden" | "unexpected_keyword_argument":
-            return key, _explain_unknown(str(key[-1]), *_schema_at(key[:-1], data, root))
+            schema, around = _schema_at(key[:-1], data, root)
+            return _explain_unknown(key, schema, around, root, also if len(key) == 1 else ())
         case "value_error":
-            return key, str(details["ctx"]["error"])
+            return _Mistake(key, _in_words_of(str(details["ctx"]["error"]), *_schema_at(key, data, root)))
         case "union_tag_invalid" | "union_tag_not_found":
             return _explain_tag(key, details["input"], _schema_at(key, data, root)[0])
         case _:
             schema, value = _schema_at(key, data, root)[0], details["input"]
-            hint = _nearest_value(schema, value) or number_to_write(str(key[-1]) if key else "", value)
-            return key, f"must be {_allowed(schema, key)}, not {_shown(value)}{hint}"
+            hint = value_to_write(str(key[-1]) if key else "", value, schema)
+            return _Mistake(key, f"must be {_allowed(schema, key)}, not {_shown(value)}{hint}")
 
 
-def _explain_unknown(word: str, schema: Schema, data: object) -> str:
+def _in_words_of(text: str, schema: Schema, data: object) -> str:
+    """Add the number to write to what a class of the schema says about one of its keys, named first."""
+    word = text.partition(" ")[0]
+    own = below(member_for(schema, data), word)
+    return text + (number_to_write(word, data[word], own) if isinstance(data, dict) and word in data else "")
+
+
+def _explain_unknown(key: Key, schema: Schema, data: object, root: Schema, also: Sequence[str]) -> _Mistake:
     """Explain a key that a mapping may not have, or not with the tag that it has by default."""
-    known = member_for(schema, data).get("properties", {})
+    word, known = str(key[-1]), member_for(schema, data).get("properties", {})
     value = data.get(word) if isinstance(data, dict) else None
-    hint = key_in_other_unit(word, value, known) or key_of_other_tool(word, known)
-    near = f"{hint}{' ' if hint.endswith('?') else '; '}allowed: {', '.join(known)}" if hint else None
-    near = near or suggestion(word, known, label="allowed")
     tag, default = tag_of(schema), default_tag(schema)
-    if default is None or not isinstance(data, dict) or tag in data:
-        return f"unknown key{near}{_elsewhere(word, data, schema)}"
-    others = _either(schema["discriminator"]["mapping"])
-    return f"unknown key of {tag} {default}, the default{near}; for another {tag} name it: {others}"
+    others = [name for name, keys in _members(schema).items() if word in keys]
+    of_bits = _of_bits(word, value, schema, data)
+    meant, near = ((), "") if others or of_bits else meant_by_key(word, value, [*known, *also], root)
+    near = f"{near}{' ' if near.endswith('?') else '; '}allowed: {', '.join((*known, *also))}"
+    if tag and isinstance(data, dict) and default and tag not in data:
+        text = f"unknown key of {tag} {default}, the default{near}; for another {tag} name it: "
+        text += _either(others or list(schema["discriminator"]["mapping"]))
+    else:
+        with_other = f"; it goes with {tag} {_either(others)}" if others else ""
+        text = f"unknown key{near}{with_other if of_bits is None else of_bits}"
+    return _Mistake(key, text, meant=tuple((*key[:-1], each) for each in meant))
 
 
-def _elsewhere(word: str, data: object, schema: Schema) -> str:
-    """Say with which other tag a mapping may have a key; for bits of a codec, which codec has that many."""
+def _of_bits(word: str, value: object, schema: Schema, data: object) -> str | None:
+    """Say which codec has the number of bits that somebody wrote beside another; None for any other key."""
+    wanted = f"int{value}"
+    if word not in {"bit", "bits"} or wanted not in _members(schema) or not isinstance(data, dict):
+        return None
+    return f"; for {value} bits write codec: {wanted}" if data.get("codec") != wanted else ""
+
+
+def _members(schema: Schema) -> dict[str, Schema]:
+    """Give the keys that go with each tag of a choice."""
     tag = tag_of(schema)
-    if tag is None or not isinstance(data, dict):
-        return ""
-    members = {member["properties"][tag]["const"]: member["properties"] for member in schema["oneOf"]}
-    wanted = f"int{data.get(word)}"
-    if word in {"bit", "bits"} and wanted in members:
-        return f"; for {data[word]} bits write {tag}: {wanted}" if data.get(tag) != wanted else ""
-    others = [name for name, properties in members.items() if word in properties]
-    return f"; it goes with {tag} {_either(others)}" if others else ""
+    return {each["properties"][tag]["const"]: each["properties"] for each in schema["oneOf"]} if tag else {}
 
 
-def _nearest_value(schema: Schema, value: object) -> str:
-    """Give the end of a sentence about a text that is near to one of the words that are allowed."""
-    tag = tag_of(schema)
-    if tag and isinstance(value, str) and value in schema["discriminator"]["mapping"]:
-        return f"; write {{{tag}: {value}}}"
-    members = [schema, *schema.get("oneOf", ())]
-    words = [word for member in members for word in member.get("enum", [member.get("const")])]
-    near = (
-        nearest(value, [word for word in words if isinstance(word, str)]) if isinstance(value, str) else None
-    )
-    return f"; did you mean '{near}'?" if near else ""
-
-
-def _explain_tag(key: Key, value: Any, schema: Schema) -> tuple[Key, str]:
+def _explain_tag(key: Key, value: Any, schema: Schema) -> _Mistake:
     """Explain a mapping whose tag, such as its codec, is unknown or missing."""
     tag, known = schema["discriminator"]["propertyName"], list(schema["discriminator"]["mapping"])
     if tag not in value:
-        return (*key, tag), f"required but missing; must be {_either(known)}"
-    word = str(value[tag])
-    return (*key, tag), f"unknown {tag} '{word}'{suggestion(word, known, label='known')}"
+        return _Mistake((*key, tag), f"required but missing; must be {_either(known)}")
+    word = value[tag]
+    near = (
+        nearest(f"{word}{value.get('bits', value.get('bit', ''))}", known) if isinstance(word, str) else None
+    )
+    hint = f"; did you mean '{near}'?" if near else ";"
+    return _Mistake((*key, tag), f"unknown {tag} {_shown(word)}{hint} known: {', '.join(known)}")
 
 
 def _without_tags(location: tuple[int | str, ...], data: object, schema: Schema, *, missing: bool) -> Key:
@@ -155,15 +180,12 @@ def _allowed(schema: Schema, key: Key) -> str:
         return _allowed_mapping(list(schema.get("properties", ())))
     if schema["type"] in {"integer", "number"}:
         return _allowed_number(schema, str(key[-1]))
+    if schema["type"] == "boolean":
+        return "true or false"
     if schema["type"] == "array":
         least, most = schema.get("minItems"), schema.get("maxItems")
-        return (
-            "a list"
-            if least is None
-            else f"a list of {least}"
-            if least == most
-            else f"a list of at least {least}"
-        )
+        length = "" if least is None else f" of {least}" if least == most else f" of at least {least}"
+        return f"a list{length}"
     pattern = schema.get("pattern")
     return PATTERNS.get(pattern, f"text like {pattern}") if pattern else "text"
 
@@ -176,7 +198,8 @@ def _allowed_mapping(keys: Sequence[str]) -> str:
 
 def _allowed_number(schema: Schema, name: str) -> str:
     unit = words_of_unit(name)
-    noun = f"a number of {unit}" if unit else "a whole number" if schema["type"] == "integer" else "a number"
+    noun = "a whole number" if schema["type"] == "integer" else "a number"
+    noun += f" of {unit}" if unit else ""
     bounds = " and ".join(f"{sign} {schema[bound]}" for bound, sign in RANGES.items() if bound in schema)
     return f"{noun} {bounds}".rstrip()
 
@@ -190,4 +213,5 @@ def _shown(value: object) -> str:
     if isinstance(value, dict | list | tuple):
         noun = "mapping" if isinstance(value, dict) else "list"
         return f"a {noun}" if value else f"an empty {noun}"
-    return repr(value) if isinstance(value, str) else json.dumps(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..., {len(text):,} characters"

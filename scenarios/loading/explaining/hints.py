@@ -1,105 +1,152 @@
-"""What people write, and what the schema has for it: units, and words of other tools."""
+"""What people write where the schema has something else: words of other tools, and values of another form."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeGuard
+from collections.abc import Iterable, Sequence
 
-TIMES_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-RATES_KBPS = {
-    "bps": 1e-3, "bit": 1e-3, "bit/s": 1e-3, "kbps": 1.0, "kbit": 1.0, "kbit/s": 1.0, "mbps": 1e3,
-    "mbit": 1e3, "mbit/s": 1e3, "gbps": 1e6, "gbit": 1e6, "gbit/s": 1e6,
-}  # fmt: skip
-SHARES = {"%": 0.01, "percent": 0.01}
-
-WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "kbps": "kbit/s"}
-"""What a number is counted in, by the last part of its key."""
-
-SHARE_KEYS = {"held_out", "loss"}
-PERCENT = range(1, 100)
+from scenarios.errors import nearest, same_word
+from scenarios.loading.explaining.json_schema import Schema, paths_of, tag_of
+from scenarios.loading.explaining.units import key_in_other_unit, number_to_write
 
 PATTERNS = {r"^[A-Za-z0-9_-]{1,32}$": "text of 1 to 32 letters, digits, _ or -"}
 
-ELSEWHERE = {
+KEYS_ELSEWHERE = {
     "lr": ("head_lr", "tail_lr"),
     "learning_rate": ("head_lr", "tail_lr"),
+    "client_lr": ("head_lr",),
+    "server_lr": ("tail_lr",),
     "epochs": ("rounds", "local_steps"),
+    "num_rounds": ("rounds",),
     "local_epochs": ("local_steps",),
+    "steps": ("local_steps", "rounds"),
+    "eval_every": ("evaluate_every",),
     "clients": ("cohort", "count"),
+    "num_clients": ("count",),
     "clients_per_round": ("cohort",),
+    "min_clients": ("minimum",),
+    "timeout": ("deadline_s",),
+    "timeout_s": ("deadline_s",),
     "packet_loss": ("loss",),
+    "bandwidth": ("uplink_kbps", "downlink_kbps"),
+    "bandwidth_kbps": ("uplink_kbps", "downlink_kbps"),
+    "rate_kbps": ("uplink_kbps", "downlink_kbps"),
+    "upload_kbps": ("uplink_kbps",),
+    "download_kbps": ("downlink_kbps",),
+    "delay_ms": ("latency_ms",),
+    "ping_ms": ("latency_ms",),
     "dataset": ("name",),
+    "model": ("module",),
     "alpha": ("dirichlet_alpha", "quantity_skew"),
+    "bs": ("batch_size",),
+    "batch": ("batch_size",),
+    "uplink": ("activations_up", "head_update_up"),
+    "downlink": ("gradient_down", "head_state_down"),
+    "host": ("url",),
+    "port": ("url",),
+    "random_seed": ("seed",),
+    "clusters": ("centroids",),
+    "k": ("fraction", "centroids"),
 }
 """Keys that other tools have, and what they are called here."""
 
-RATES = {"lr", "learning_rate"}
 
+def meant_by_key(word: str, value: object, known: Sequence[str], root: Schema) -> tuple[tuple[str, ...], str]:
+    """Say what somebody may have meant by an unknown key.
 
-class _Unit(NamedTuple):
-    units: Mapping[str, float]
-    one: float
+    Args:
+        word: the key.
+        value: what it has.
+        known: the keys that are allowed where it stands.
+        root: the schema of the whole file, to find the key elsewhere.
 
-
-def _unit_of(key: str) -> _Unit | None:
-    """Give the units that a key's number may be told in, and which of them is its own."""
-    if key in SHARE_KEYS:
-        return _Unit(SHARES, 1.0)
-    ending = key.rpartition("_")[2].lower()
-    units = next((units for units in (TIMES_S, RATES_KBPS) if "_" in key and ending in units), None)
-    return _Unit(units, units[ending]) if units else None
-
-
-def words_of_unit(key: str) -> str | None:
-    """Say what a key's number is counted in, such as seconds for retry_s."""
-    return WORDS.get(key.rpartition("_")[2]) if "_" in key else None
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def number_to_write(key: str, value: object) -> str:
-    """Give the end of a sentence about a value that is no number of a key, or out of its range.
-
-    It tells the number to write for a text with a unit, such as 1000 for 1Mbit at uplink_kbps, or for one in
-    quotes; and for a share that was given in percent. Empty when there is none.
+    Returns:
+        Those of the known keys that it may stand for, and the end of a sentence; both may be empty.
     """
-    if key in SHARE_KEYS and _is_number(value) and value in PERCENT:
-        return f"; it is a share: write {value / 100:g} for {value:g} %"
-    found = (
-        re.fullmatch(r"\s*(\d+(?:[.,]\d+)?)\s*([^\d\s].*?)?\s*", value) if isinstance(value, str) else None
+    key, text = key_in_other_unit(word, value, known)
+    if key:
+        return (key,), text
+    here = tuple(each for each in KEYS_ELSEWHERE.get(word.lower(), ()) if each in known)
+    if here:
+        return here, _did_you_mean(here)
+    same = same_word(word, known)
+    if same:
+        return (same,), _did_you_mean([same])
+    there = [path for each in (*KEYS_ELSEWHERE.get(word.lower(), ()), word) for path in paths_of(each, root)]
+    if there:
+        at_top = ", at the top of the file" if there == [word] else ""
+        return (), f"; did you mean {' or '.join(map(repr, there[:3]))}{at_top}?"
+    near = nearest(word, known)
+    return ((near,), _did_you_mean([near])) if near else ((), "")
+
+
+def _did_you_mean(words: Iterable[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, words))}?"
+
+
+def value_to_write(key: str, value: object, schema: Schema) -> str:
+    """Give the end of a sentence about a value of the wrong kind or form: what to write; may be empty."""
+    return (
+        _near_value(schema, value)
+        or number_to_write(key, value, schema)
+        or _as_mapping(schema, value)
+        or _as_list(schema, value)
+        or _of_yaml(schema, value)
     )
-    if found is None:
+
+
+def _near_value(schema: Schema, value: object) -> str:
+    members = [schema, *schema.get("oneOf", ())]
+    words = [word for member in members for word in member.get("enum", [member.get("const")])]
+    known = [word for word in words if isinstance(word, str)]
+    near = nearest(value, known) if isinstance(value, str) and known else None
+    return f"; did you mean '{near}'?" if near else ""
+
+
+def _as_mapping(schema: Schema, value: object) -> str:
+    """Say how to write a value as the mapping that is asked for: int8 as {codec: int8}."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return "; write its keys below it, without '- '" if _takes(schema, "object") else ""
+    if not isinstance(value, str):
         return ""
-    number, unit, own = float(found[1].replace(",", ".")), (found[2] or "").lower(), _unit_of(key)
-    if not unit:
-        return f"; write {number:.12g} without quotes" if "," not in found[1] else f"; write {number:.12g}"
-    if own is None or unit not in own.units:
-        return ""
-    return f"; write {number * own.units[unit] / own.one:.12g}"
-
-
-def key_in_other_unit(word: str, value: object, known: Iterable[str]) -> str:
-    """Give the end of a sentence about an unknown key that is a known one in another unit.
-
-    An example is uplink_mbps: 1, for which it says `uplink_kbps: 1000`. Empty when there is none.
-    """
-    own = _unit_of(word)
-    stem = word.rpartition("_")[0]
-    for key in known:
-        other = _unit_of(key)
-        if own is None or other is None or other.units is not own.units or key.rpartition("_")[0] != stem:
-            continue
-        factor = own.one / other.one
-        if _is_number(value):
-            return f"; write {key}: {value * factor:.12g}"
-        return f"; write {key}, times {factor:.12g}"
+    tag = tag_of(schema)
+    if tag:
+        near = nearest(value, schema["discriminator"]["mapping"])
+        return f"; write {{{tag}: {near}}}" if near else ""
+    for member in (schema, *schema.get("oneOf", ())):
+        for name, own in member.get("properties", {}).items():
+            near = nearest(value, own["enum"]) if "enum" in own else None
+            if near:
+                return f"; write {{{name}: {near}}}"
+        if "://" in value and "url" in member.get("properties", {}):
+            return "; write {kind: url, url: ...}"
+        if nearest(value, member.get("properties", {})):
+            return f"; write {{{nearest(value, member['properties'])}: ...}}"
+        if "name" in member.get("properties", {}):
+            return f"; write {{name: {value}}}"
     return ""
 
 
-def key_of_other_tool(word: str, known: Iterable[str]) -> str:
-    """Give the end of a sentence about an unknown key that other tools have; empty for none."""
-    here = [key for key in ELSEWHERE.get(word, ()) if key in set(known)]
-    if not here and word in RATES:
-        return "; the rates are training.head_lr and training.tail_lr"
-    return f"; did you mean {' or '.join(map(repr, here))}?" if here else ""
+def _as_list(schema: Schema, value: object) -> str:
+    if _takes(schema, "array") and isinstance(value, dict):
+        return "; put it into a list, with '- ' before its first key"
+    return ""
+
+
+def _of_yaml(schema: Schema, value: object) -> str:
+    """Say what YAML made of a text, or of a word for true and false."""
+    if isinstance(value, bool) and _takes(schema, "string"):
+        return "; YAML reads yes, no, on and off as true or false: put the text in quotes"
+    if schema.get("pattern") in PATTERNS and value is not None and not isinstance(value, dict | list):
+        text = re.sub(r"[^A-Za-z0-9_-]+", "-", str(value)).strip("-")[:32]
+        quoted = "" if isinstance(value, str) else ", in quotes"
+        return f"; write '{text}'{quoted}" if text else ""
+    if _takes(schema, "boolean") and str(value).lower() in _TRUTH:
+        return f"; write {_TRUTH[str(value).lower()]}"
+    return ""
+
+
+_TRUTH = {"1": "true", "0": "false", "yes": "true", "no": "false", "on": "true", "off": "false",
+          "true": "true", "false": "false", "y": "true", "n": "false"}  # fmt: skip
+
+
+def _takes(schema: Schema, kind: str) -> bool:
+    return any(member.get("type") == kind for member in (schema, *schema.get("oneOf", ())))

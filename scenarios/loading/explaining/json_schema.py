@@ -4,7 +4,8 @@ A choice is a schema with `oneOf`. It is tagged when a key of the data names one
 `policy: deadline` does.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scenarios.schema.base import Part
@@ -12,8 +13,12 @@ from scenarios.schema.base import Part
 Schema = Mapping[str, Any]
 
 
+@functools.cache
 def tree_of(model: type[Part]) -> Schema:
-    """Give a model's JSON schema without references, and without the null of keys that may be left out."""
+    """Give a model's JSON schema without references, and without the null of keys that may be left out.
+
+    It is kept, since pydantic takes longer for it than for all else that is done with a scenario file.
+    """
     root = model.model_json_schema()
     tree: Schema = _inlined(root, root.get("$defs", {}))
     return tree
@@ -82,3 +87,24 @@ def with_default_tags(data: Any, schema: Schema) -> Any:
     filled = {key: with_default_tags(value, below(member, key)) for key, value in data.items()}
     default = default_tag(schema)
     return filled if default is None else {tag_of(schema): default} | filled
+
+
+def paths_of(name: str, root: Schema) -> list[str]:
+    """Give the shortest key paths at which a file may have a key of some name, such as training.rounds.
+
+    A list's item is its first, 0. Of mappings with names of one's own nothing is given.
+    """
+    level: list[tuple[tuple[str, ...], Schema]] = [((), root)]
+    while level:
+        found = [".".join((*path, name)) for path, schema in level if name in schema.get("properties", {})]
+        if found:
+            return list(dict.fromkeys(found))
+        level = [deeper for path, schema in level for deeper in _children(path, schema)]
+    return []
+
+
+def _children(path: tuple[str, ...], schema: Schema) -> Iterator[tuple[tuple[str, ...], Schema]]:
+    for key, child in schema.get("properties", {}).items():
+        below_it = child.get("items", child)
+        at = (*path, key, "0") if "items" in child else (*path, key)
+        yield from ((at, member) for member in (below_it, *below_it.get("oneOf", ())))

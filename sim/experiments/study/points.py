@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 from scenarios.errors import ScenarioError
 from scenarios.loading import document
-from scenarios.loading.document import Node
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import check, read_tree
 from scenarios.loading.shipped import locate
+from scenarios.loading.yaml_tree import Node
 from scenarios.schema.network import Network
 from scenarios.schema.scenario import Scenario
 from sim.experiments.grid_runs import GridRun
