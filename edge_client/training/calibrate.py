@@ -137,7 +137,7 @@ def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str
         encode_s=seconds["encode"],
         decode_s=seconds["decode"],
         backward_s=seconds["backward"],
-        top_s=seconds.get("top", 0.0),
+        top_s=seconds.get("top"),
         whole_model_s=seconds.get("train"),
         source=source,
     )

@@ -19,11 +19,11 @@ class DeviceProfile(Part):
     encode_s: NotNegative = Field(default=0.0, description="activations to bytes")
     decode_s: NotNegative = Field(default=0.0, description="bytes to the gradient of the activations")
     backward_s: NotNegative = Field(default=0.0, description="gradient through the head, and optimizer step")
-    top_s: NotNegative = Field(
-        default=0.0,
+    top_s: NotNegative | None = Field(
+        default=None,
         description=(
             "the batch's features, decoded, through the last layers and back, and their gradient encoded; "
-            "for method: u_shape"
+            "for method: u_shape, in which they take no time if it is not given"
         ),
     )
     whole_model_s: NotNegative | None = Field(

@@ -11,6 +11,7 @@ WAITING, CLOSING = "waiting", "closing"
 PHASES = {
     "compute": "compute",
     "train": "compute",  # FedAvg: the whole model, there and back
+    "top": "compute",  # a U-shape: the last layers, there and back
     "encode": "encode",
     "uplink": "uplink",
     "queue": "queue",

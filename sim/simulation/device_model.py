@@ -36,7 +36,7 @@ def work_of(profile: DeviceProfile, samples: int) -> Work:
     scale = samples / profile.batch_size
     batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
     gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
-    top = (("top", scale * profile.top_s),)
+    top = (("top", scale * (profile.top_s or 0.0)),)
     return Work(start=batch, learn=gradient + batch, finish=gradient, top=top)
 
 

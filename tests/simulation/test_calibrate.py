@@ -58,6 +58,17 @@ def test_the_whole_model_is_measured_for_fedavg(tmp_path: Path) -> None:
         assert 0 < getattr(group.device, name) < math.inf
 
 
+def test_the_last_layers_are_measured_for_a_u_shape(tmp_path: Path) -> None:
+    task = f"--set=task.module={Path(__file__).parents[1] / 'u_task.py'}"
+    file, _ = calibrate(tmp_path, "--set=training.method=u_shape", task)
+    device = DeviceProfile.model_validate(yaml.safe_load(file.read_text()))
+    for name in ("forward_s", "backward_s", "top_s"):
+        assert 0 < getattr(device, name) < math.inf
+    assert device.whole_model_s is None
+    file, _ = calibrate(tmp_path, "--server", "--set=training.method=u_shape", task)
+    assert ServerModel.model_validate(yaml.safe_load(file.read_text())).update_s > 0
+
+
 def test_a_measured_server_can_be_named(tmp_path: Path) -> None:
     file, said = calibrate(tmp_path, "--server", "--threads=1")
     assert f"{file} can stand for network.server in a scenario" in said

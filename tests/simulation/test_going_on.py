@@ -24,6 +24,7 @@ from broker.errors import AnotherServerError, CannotGoOnError, RunError
 from broker.exits import COMPLETE, STOPPED
 from broker.stopping import Stop
 from broker.wire.messages import HeadUpdate
+from edge_client.jobs import TopStep
 from scenarios.local import write_share
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
@@ -73,13 +74,14 @@ CODECS = (
 )
 FOLDER = Path(__file__).parents[1]
 KEPT = ("task.partition=local", "task.held_out=0.4")
+U_SHAPE = ("training.local_steps=2", "training.method=u_shape", f"task.module={FOLDER / 'u_task.py'}")
 METHODS = (
     ("training.local_steps=1",),
     ("training.local_steps=3", f"task.module={FOLDER / 'drifting_task.py'}"),
     ("training.local_steps=2", "training.aggregation=trimmed_mean"),
     ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
-    ("training.local_steps=2", "training.method=u_shape", f"task.module={FOLDER / 'u_task.py'}"),
+    U_SHAPE,
     ("training.local_steps=2", *KEPT),
     ("training.aggregation=filtered_mean", "training.evaluate_every=1", *KEPT),
 )
@@ -204,6 +206,34 @@ def test_a_run_goes_on_in_the_middle_of_an_evaluation(
         assert any(each.assignment.first_step for each in out)
         simulate(scenario, folder, threads=1)
         assert comes_out_the_same(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("policy", [POLICIES[0], POLICIES[-1]])
+def test_a_run_goes_on_between_the_halves_of_a_step(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a U-shape the server then has a batch that goes through the tail again, and a device features."""
+    scenario = small_scenario(tmp_path, *WORLD, *U_SHAPE, f"stragglers={policy}", "training.rounds=3")
+    whole, between, take = After(float("inf")), list[int](), Recorder._take
+
+    def note(self: Recorder, *taken: Any) -> Any:
+        if isinstance(taken[-1], TopStep):
+            between.append(whole.seen)
+        return take(self, *taken)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_take", note)
+        simulate(scenario, tmp_path / "whole", threads=1, stop=whole, pace=never())
+    features: list[object] = []
+    for events in (between[len(between) // 2], between[-1]):
+        folder = tmp_path / str(events)
+        stopped(scenario, folder, events + 1)
+        found = newest(scenario, folder)
+        assert found is not None
+        features += [state.out.features for state in found[0].devices.values() if state.out is not None]
+        simulate(scenario, folder, threads=1)
+        assert comes_out_the_same(tmp_path / "whole", folder)
+    assert any(each is not None for each in features)
 
 
 def test_what_devices_have_must_stay_and_its_place_may_change(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A U-shape: devices have both ends of the model, the server its middle, and labels never leave."""
 
+import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import nn
 
 from broker.codecs import Float32, codec_to_wire
 from broker.transports.memory import MemoryBroker
+from broker.transports.mqtt import MqttTransport
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
 from edge_client.jobs import BackwardStep, FirstBatch, TopStep
@@ -134,6 +137,15 @@ async def test_live_simulated_and_timed_runs_have_the_same_bytes_in_six_flows(tm
     assert learned["virtual_seconds"] == timed["virtual_seconds"]
 
 
+async def test_over_a_real_broker(tmp_path: Path, broker_url: str) -> None:
+    scenario = u_shape(tmp_path, "training.rounds=3", *CODED)
+    summary = await run_live(scenario, functools.partial(MqttTransport, broker_url), tmp_path / "run")
+    simulated = simulate(scenario, tmp_path / "simulated", timing_only=True)
+    assert [summary["bytes"][flow] for flow in EVERY_FLOW] == [
+        simulated["bytes"][flow] for flow in EVERY_FLOW
+    ]
+
+
 @pytest.mark.parametrize(
     "stragglers",
     [
@@ -163,6 +175,8 @@ def test_each_half_of_a_step_takes_its_time(tmp_path: Path) -> None:
     )
     assert split["virtual_seconds"] == pytest.approx(2 * (110 + 4 + 220), abs=1.0)
     assert u["virtual_seconds"] == pytest.approx(2 * (110 + 2 + 3000 + 4 + 220), abs=1.0)
+    events = json.loads((tmp_path / "u_shape" / "trace.json").read_text())["traceEvents"]
+    assert {event["name"] for event in events} >= {"TailForward", "TailStep", "top", "tail"}
 
 
 # What leaves a device.
