@@ -31,7 +31,7 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.summary import Better, FeatureRatios, FlowBytes, FlowRatio, Summary, best_of
+from server_node.summary import Better, EnergyDrawn, FeatureRatios, FlowBytes, FlowRatio, Summary, best_of
 from server_node.trackers.events import began
 from server_node.vocabulary.ledger import CONTROL, U_SHAPE_FLOWS, Flow, Ledger
 from server_node.vocabulary.reports import RoundReport
@@ -61,6 +61,7 @@ class RunFolder:
         better: which values of the metric are better.
         checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
         damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
+        measures: gives further columns of a round's row, when it ends.
         wall_s_before: seconds that earlier processes have spent on a simulated run, for the summary.
 
     Raises:
@@ -90,6 +91,7 @@ class RunFolder:
         self._seconds_before = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         self.checkpoint_error: str | None = None
         self.damaged: tuple[str, ...] = ()
+        self.measures: Callable[[], Mapping[str, float]] = dict
         self.wall_s_before = 0.0
         self._is_on_disk = True
         self.start_training_clock()
@@ -135,11 +137,16 @@ class RunFolder:
         for name, flow in self._ledger.flows.items():
             row[f"{name}_wire_bytes"] = flow.wire_bytes
         row["discarded_late"] = self._ledger.discarded_late
+        row |= self.measures()
         self.rows.append(row)
         return row
 
     def finish(
-        self, reason: str, model: Mapping[str, Tensor] | None, network: dict[str, int] | None = None
+        self,
+        reason: str,
+        model: Mapping[str, Tensor] | None,
+        network: dict[str, int] | None = None,
+        energy: EnergyDrawn | None = None,
     ) -> Summary:
         """Write what is left to write.
 
@@ -147,6 +154,7 @@ class RunFolder:
             reason: why the run ended.
             model: tensors of head and tail, if any were trained; see server_node.checkpoint.tensors_of.
             network: counts of the modelled network, if it was one.
+            energy: what its devices have drawn, if that is known.
 
         Returns:
             The content of summary.json.
@@ -157,6 +165,8 @@ class RunFolder:
         summary = self.summary(reason)
         if network is not None:
             summary["network"] = network
+        if energy is not None:
+            summary["energy"] = energy
         if self.checkpoint_error is not None:
             summary["checkpoint_error"] = self.checkpoint_error
         if self.damaged:

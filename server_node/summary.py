@@ -71,6 +71,24 @@ class MessageCounts(TypedDict):
     discarded_late: int
 
 
+class MostDrawn(TypedDict):
+    """The client that drew most."""
+
+    client: str
+    joules: float
+
+
+class EnergyDrawn(TypedDict):
+    """What the devices of a simulated run drew, of those whose power is known."""
+
+    joules: float
+    joules_by_use: dict[str, float]  # idle, computing, sending, receiving
+    joules_of_a_client: float  # mean
+    most: MostDrawn
+    clients: int
+    times_empty: int  # how often a battery was
+
+
 class Summary(TypedDict):
     """Totals of a run."""
 
@@ -91,6 +109,7 @@ class Summary(TypedDict):
     ratio: Ratios
     messages: MessageCounts
     network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
+    energy: NotRequired[EnergyDrawn]  # when it was simulated, and the power of devices is known
     checkpoint_error: NotRequired[str]  # why the last checkpoint is missing, when it could not be written
     damaged_checkpoints: NotRequired[
         list[str]

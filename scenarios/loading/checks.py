@@ -10,7 +10,7 @@ import torch
 from scenarios.errors import ScenarioError
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
-from scenarios.schema.devices import device_of
+from scenarios.schema.devices import DEVICES, device_of
 from scenarios.schema.flows import unfit_codecs
 from scenarios.schema.network import taken_names, unknown_access_points
 from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario
@@ -40,6 +40,13 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             ("training", "cohort"),
             f"must be at most the fleet's {scenario.fleet_size} clients, not {scenario.training.cohort}",
         )
+    for number, group in enumerate(scenario.fleet):
+        if group.battery is not None and device_of(group.device).power is None:
+            known = ", ".join(name for name, profile in DEVICES.items() if profile.power)
+            yield (
+                ("fleet", number, "battery"),
+                f"needs a device whose power is known: {known}, or a profile with power",
+            )
     yield from taken_names(scenario.fleet)
     yield from unknown_access_points(scenario.fleet, scenario.network)
 

@@ -1,6 +1,6 @@
 """How fast devices compute, as named presets or written out, and what slows them down.
 
-sim.simulation.device_model computes times from it.
+sim.simulation.fleet.device_model computes times from it.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, form, preset
+from scenarios.schema.energy import Power
 
 
 class DeviceProfile(Part):
@@ -30,6 +31,7 @@ class DeviceProfile(Part):
         default=None,
         description="the batch through the whole model and back, and optimizer step; for method: fedavg",
     )
+    power: Power | None = Field(default=None, description="what the device draws; not given: not counted")
     source: str = Field(default="", description="where the numbers come from")
 
 
@@ -51,6 +53,13 @@ DEVICES = {
         decode_s=0.0011,
         backward_s=0.058,
         whole_model_s=0.097,
+        power=Power(
+            idle_w=3.0,
+            compute_w=5.0,
+            send_w=0.7,
+            receive_w=0.4,
+            source="assumed: above raspberry-pi-4",
+        ),
         source="assumed: raspberry-pi-4 times 0.54, as sysbench's CPU test has it (5901 to 10945 events/s)",
     ),
     "raspberry-pi-4": DeviceProfile(
@@ -59,6 +68,14 @@ DEVICES = {
         decode_s=0.002,
         backward_s=0.108,
         whole_model_s=0.18,
+        power=Power(
+            idle_w=2.7,
+            compute_w=3.7,
+            send_w=0.7,
+            receive_w=0.4,
+            source="published measurements, Raspberry Pi Dramble: 2.7 W idle, 6.4 W with four busy cores"
+            "; the radio's are assumed",
+        ),
         source="assumed: 0.43 GFLOP forward and twice that backward, at the 8 GFLOP/s of Linpack on a 64-bit"
         " system, likewise 1.43 GFLOP for the whole model; encode and decode six times those of x86-core",
     ),
@@ -68,6 +85,13 @@ DEVICES = {
         decode_s=0.0067,
         backward_s=0.36,
         whole_model_s=0.6,
+        power=Power(
+            idle_w=0.6,
+            compute_w=1.8,
+            send_w=0.7,
+            receive_w=0.4,
+            source="published measurement, CNX Software 2021: 120 mA at 5 V idle; the others are assumed",
+        ),
         source="assumed: raspberry-pi-4 times 3.36, as sysbench's CPU test has it (5901 to 2459 events/s"
         " on the same cores at 1.4 GHz, scaled to 1 GHz)",
     ),

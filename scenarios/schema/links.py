@@ -84,6 +84,10 @@ class Link(Part):
         default=0.0,
         description="share of IP packets lost, or loss in bursts; TCP repeats them and slows down",
     )
+    duty_cycle: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="share of time in which a direction may be busy, such as 0.01: after a message it rests",
+    )
     trace: str | None = Field(
         default=None,
         description=(

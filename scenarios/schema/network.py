@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from scenarios.errors import suggestion
 from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
 from scenarios.schema.devices import DeviceChoice, Slowdown
+from scenarios.schema.energy import Battery
 from scenarios.schema.links import Link, LinkChoice, MarkovState
 
 
@@ -59,6 +60,7 @@ class FleetGroup(Part):
     link: LinkChoice = Field(default="none", description="a preset, or rates and latency")
     via: str | None = Field(default=None, description="access point of `network` that these clients share")
     availability: Availability = Field(default=Always(), description="when these clients are online")
+    battery: Battery | None = Field(default=None, description="of each of them; not given: mains")
 
     @property
     def size(self) -> int:

@@ -183,8 +183,8 @@ class VirtualBroker:
             return
         if endpoint.unsent is not None:
             endpoint.unsent.popleft()  # a link keeps the order
-        self.network_stats.uplink_bytes += in_flight.link_bytes
-        self.network_stats.downlink_bytes += in_flight.answer_bytes
+        endpoint.sent_bytes += in_flight.link_bytes
+        endpoint.received_bytes += in_flight.answer_bytes
         endpoint.down.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "uplink", in_flight, start_s)
@@ -261,8 +261,8 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        self.network_stats.downlink_bytes += in_flight.link_bytes
-        self.network_stats.uplink_bytes += in_flight.answer_bytes
+        endpoint.received_bytes += in_flight.link_bytes
+        endpoint.sent_bytes += in_flight.answer_bytes
         endpoint.up.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "downlink", in_flight, start_s)

@@ -69,6 +69,8 @@ class Endpoint:
         subscribed: whether the broker sends to it.
         will: whether the broker has its last will, and so thinks that it is there.
         handle: takes what happens at the device.
+        sent_bytes: on its link with TCP/IP headers, PUBACKs for what came down included.
+        received_bytes: the same in the other direction.
     """
 
     __slots__ = (
@@ -78,6 +80,8 @@ class Endpoint:
         "handle",
         "lane",
         "online",
+        "received_bytes",
+        "sent_bytes",
         "session",
         "subscribed",
         "unsent",
@@ -107,4 +111,5 @@ class Endpoint:
         self.online = False
         self.subscribed = False
         self.will = False
+        self.sent_bytes = self.received_bytes = 0
         self.handle: Handle = lambda _: None

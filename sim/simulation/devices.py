@@ -26,7 +26,7 @@ from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
-from sim.simulation.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
+from sim.simulation.fleet.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
 from sim.simulation.recorder import RunJob
 
 
@@ -43,9 +43,10 @@ class Computer:
 
     Attributes:
         handle: takes the results.
+        busy_s: how long it has computed; a job counts as a whole when it begins.
     """
 
-    __slots__ = ("_clock", "_lane", "_run", "_slowdown", "_trace", "_work", "handle")
+    __slots__ = ("_clock", "_lane", "_run", "_slowdown", "_trace", "_work", "busy_s", "handle")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Computer:
         self._slowdown = slowdown
         self._trace = trace
         self._lane = lane
+        self.busy_s = 0.0
         self.handle: Handle = lambda _: None
 
     def compute(self, job: ClientJob) -> None:
@@ -86,6 +88,7 @@ class Computer:
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
+        self.busy_s += time_s - self._clock.now
         self._clock.at(time_s, self._done, job, result)
 
     def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
@@ -119,7 +122,7 @@ def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, 
             up,
             down,
             Window(scenario.network.broker),
-            leaves=not isinstance(group.availability, Always),
+            leaves=not isinstance(group.availability, Always) or group.battery is not None,
             lane=trace.lane(client),
         )
     return endpoints

@@ -13,9 +13,10 @@ from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
 from broker.wire.messages import BatchUp, Hello
-from edge_client.actions import ProtocolWarning
+from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
+from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario
@@ -28,11 +29,14 @@ from sim.network.availability import presence
 from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
-from sim.network.endpoint import Endpoint, NetworkStats
+from sim.network.endpoint import Endpoint, Handle, NetworkStats
 from sim.network.links.changing_link import links_of
 from sim.simulation.devices import group_of_each, make_computer, make_endpoints
 from sim.simulation.driver import Actor
+from sim.simulation.fleet.energy import Energy, Meter, Supply
 from sim.simulation.workers import Workers, settled
+
+Act = Callable[[], None]
 
 STANDSTILL_S = 7 * 86_400.0
 """Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
@@ -57,6 +61,7 @@ class VirtualRun:
     Attributes:
         events: that have happened.
         rounds: that have ended.
+        energy: what the devices draw.
     """
 
     def __init__(
@@ -81,7 +86,8 @@ class VirtualRun:
         self._remember = remember
         self._repeats = False
         self.events = self.rounds = 0
-        endpoints = make_endpoints(scenario, clock, trace)
+        self.energy = Energy(clock)
+        endpoints = self._endpoints = make_endpoints(scenario, clock, trace)
         server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
         self._broker = VirtualBroker(
             clock,
@@ -105,7 +111,10 @@ class VirtualRun:
     @property
     def network_stats(self) -> NetworkStats:
         """What the network did."""
-        return self._broker.network_stats
+        stats, endpoints = self._broker.network_stats, self._endpoints.values()
+        stats.uplink_bytes = sum(endpoint.sent_bytes for endpoint in endpoints)
+        stats.downlink_bytes = sum(endpoint.received_bytes for endpoint in endpoints)
+        return stats
 
     @property
     def now_s(self) -> float:
@@ -182,19 +191,28 @@ class VirtualRun:
         publish = functools.partial(self._broker.publish, endpoint)
         actor = Actor(self._clock, core, publish, computer.compute, self._on_warning)
         computer.handle = endpoint.handle = actor.feed
-        self._connect_at(endpoint, presence(group.availability, seed=scenario.seed, client=client))
+        come: Act = functools.partial(self._broker.connect, endpoint)
+        go: Act = functools.partial(self._broker.lose, endpoint)
+        power = device_of(group.device).power
+        if power is not None:
+            meter = self.energy.meters[client] = Meter(power, computer, endpoint)
+            if group.battery is not None:
+                supply = self.energy.supplies[client] = Supply(self._clock, group.battery, meter, come, go)
+                computer.handle = endpoint.handle = functools.partial(_feed_and_look, actor.feed, supply)
+                come, go = supply.appear, supply.vanish
+        self._connect_at(come, go, presence(group.availability, seed=scenario.seed, client=client))
 
-    def _connect_at(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
+    def _connect_at(self, come: Act, go: Act, intervals: Iterator[Interval]) -> None:
         """Let a device appear and vanish as its intervals say."""
         for from_s, to_s in intervals:
-            self._clock.at(from_s, self._broker.connect, endpoint)
+            self._clock.at(from_s, come)
             if math.isfinite(to_s):
-                self._clock.at(to_s, self._disconnect, endpoint, intervals)
+                self._clock.at(to_s, self._disconnect, come, go, intervals)
             return
 
-    def _disconnect(self, endpoint: Endpoint, intervals: Iterator[Interval]) -> None:
-        self._broker.lose(endpoint)
-        self._connect_at(endpoint, intervals)
+    def _disconnect(self, come: Act, go: Act, intervals: Iterator[Interval]) -> None:
+        go()
+        self._connect_at(come, go, intervals)
 
     def _arrived(self, received: Received) -> None:
         if isinstance(received.message, BatchUp) and self._trace.lane(received.sender) is not None:
@@ -238,3 +256,9 @@ class VirtualRun:
                 return self._model.close_s
             case _:
                 return 0.0
+
+
+def _feed_and_look(feed: Handle, supply: Supply, event: ClientEvent) -> None:
+    """Hand an event to a device, and look what that has left in its battery."""
+    feed(event)
+    supply.look()

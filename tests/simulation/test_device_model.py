@@ -7,7 +7,7 @@ import pytest
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.devices import DeviceProfile, LognormalSlowdown, ParetoSlowdown, Slowdown, TraceSlowdown
-from sim.simulation.device_model import SlowdownSampler, work_of
+from sim.simulation.fleet.device_model import SlowdownSampler, work_of
 
 
 def sampler(slowdown: Slowdown | None, seed: int = 3) -> SlowdownSampler:

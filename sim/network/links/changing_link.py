@@ -45,7 +45,7 @@ class ChangingLink(TcpLink):
 
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
         """Do as TcpLink.carry."""
-        start_s = max(now_s, self._idle_since_s)
+        start_s = max(now_s, self.free_s)
         end_s = self._leave(now_s, start_s, framed_bytes(payload_bytes))
         return self._depart(now_s, start_s, end_s, payload_bytes)
 

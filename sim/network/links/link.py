@@ -43,6 +43,11 @@ class TcpLink:
         path: what it is like.
         seed: the scenario's.
         owner: whose link it is, and in which direction; names the streams.
+
+    Attributes:
+        path: what it is like now.
+        busy_s: how long messages have kept it busy, TCP's waits included.
+        free_s: when the next message may begin to leave; a link with a duty cycle rests after a reset, too.
     """
 
     __slots__ = (
@@ -54,12 +59,15 @@ class TcpLink:
         "_threshold",
         "_usually_queued_s",
         "_window",
+        "busy_s",
+        "free_s",
         "path",
     )
 
     def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...]) -> None:
         self.path = path
         self._jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
+        self.busy_s = self.free_s = 0.0
         self._losses = Losses(RandomStream(seed, "loss", *owner)) if path.loss else None
         self.reset()
 
@@ -81,6 +89,8 @@ class TcpLink:
     def reset(self) -> None:
         """Begin a new connection."""
         self._idle_since_s = self._last_arrival_s = self._queued_s = self._usually_queued_s = 0.0
+        if not self.path.rest:
+            self.free_s = 0.0
         self._window = INITIAL_WINDOW
         self._threshold = NO_THRESHOLD
 
@@ -91,7 +101,7 @@ class TcpLink:
         """
         if self.path.instant:
             return Carried(now_s, now_s, now_s)
-        start_s = max(now_s, self._idle_since_s)
+        start_s = max(now_s, self.free_s)
         end_s = start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s
         return self.depart(start_s, end_s, payload_bytes)
 
@@ -104,7 +114,11 @@ class TcpLink:
 
     def _arrive(self, start_s: float, sent_s: float) -> Carried:
         arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
-        self._idle_since_s, self._last_arrival_s = sent_s, arrival_s
+        self._idle_since_s = self.free_s = sent_s
+        if self.path.rest:
+            self.free_s += self.path.rest * (sent_s - start_s)
+        self._last_arrival_s = arrival_s
+        self.busy_s += sent_s - start_s
         return Carried(start_s, sent_s, arrival_s)
 
     def acknowledge(self, from_s: float, to_s: float, packets: int) -> None:

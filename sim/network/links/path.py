@@ -35,6 +35,7 @@ class Path:
         one_way_s: quantile function of the time one way; None where that does not vary.
         loss: probability that a packet is lost, in the long run.
         bursts: how losses follow each other; None: each packet is lost by chance alone.
+        rest: how long it must be silent after a message, in times of what that took.
         round_trip_s: of two full packets and their acknowledgement on an idle link.
         timeout_s: TCP's retransmission timeout.
         instant: whether nothing takes time on it.
@@ -46,6 +47,7 @@ class Path:
     one_way_s: Callable[[float], float] | None
     loss: float
     bursts: GilbertElliott | None
+    rest: float
     round_trip_s: float
     timeout_s: float
     instant: bool
@@ -76,6 +78,7 @@ def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_
         one_way_s=_with_jitter(latency_s, link.jitter_ms / 1000, link.jitter),
         loss=loss.mean if isinstance(loss, GilbertElliott) else loss,
         bursts=bursts,
+        rest=1 / link.duty_cycle - 1,
         round_trip_s=round_trip_s,
         timeout_s=round_trip_s + MIN_RTO_MARGIN_S,
         instant=not (link.changes or kbps is not None or latency_s or link.jitter_ms or loss),

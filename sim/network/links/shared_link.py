@@ -32,7 +32,7 @@ class SharedTcpLink:
         self._bottleneck = bottleneck
         self._waiting: deque[tuple[int, Callable[[float], None]]] = deque()
         self._transfer: Transfer | None = None  # what is in the bottleneck
-        self._busy = False  # also while TCP pauses
+        self._busy = False  # something is under way, or waits
         self._connection = 0
         self._looks = 0  # only the latest one counts
         self.under_way = 0
@@ -47,6 +47,11 @@ class SharedTcpLink:
     def path(self) -> Path:
         """The device's own link as it is."""
         return self._link.path
+
+    @property
+    def busy_s(self) -> float:
+        """How long messages have kept it busy, TCP's waits included."""
+        return self._link.busy_s
 
     def send(self, payload_bytes: int, deliver: Callable[[float, *Ts], None], *args: *Ts) -> None:
         """Take a message; `deliver(start_s, *args)` is called when it has arrived."""
@@ -75,7 +80,10 @@ class SharedTcpLink:
         if connection != self._connection:
             return
         self._busy = bool(self._waiting)
-        if self._busy:
+        if self._link.free_s > self._clock.now:
+            if self._busy:
+                self._clock.at(self._link.free_s, self._begin_next, self._connection)
+        elif self._busy:
             payload_bytes, deliver = self._waiting.popleft()
             done = functools.partial(self._passed, self._clock.now, payload_bytes, deliver)
             self._leaves = False
@@ -100,10 +108,7 @@ class SharedTcpLink:
         self._transfer = None
         carried = self._link.depart(start_s, self._clock.now, payload_bytes)
         self._clock.at(carried.arrival_s, self._arrived, self._connection, start_s, deliver)
-        if carried.sent_s > self._clock.now:
-            self._clock.at(carried.sent_s, self._begin_next, self._connection)
-        else:
-            self._begin_next(self._connection)
+        self._begin_next(self._connection)
 
     def _arrived(self, connection: int, start_s: float, deliver: Callable[[float], None]) -> None:
         if connection == self._connection:

@@ -212,6 +212,7 @@ SHARED = st.sampled_from(
         Link(trace="train-lte", jitter_ms=5),
         Link(trace="leo-satellite", start="together", loss=0.02),
         Link(uplink_kbps=400, loss=BURSTS, latency_ms=20),
+        Link(uplink_kbps=400, duty_cycle=0.1, latency_ms=20),
     ]
 )
 

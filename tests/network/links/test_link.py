@@ -205,3 +205,13 @@ def test_jitter_never_delivers_before_the_message_left_nor_out_of_order() -> Non
     carried = [shaky.carry(n * 0.01, 100) for n in range(500)]
     assert all(c.arrival_s >= c.sent_s for c in carried)
     assert all(a.arrival_s <= b.arrival_s for a, b in itertools.pairwise(carried))
+
+
+def test_with_a_duty_cycle_a_link_rests_after_each_message() -> None:
+    # a second for each message, and 99 s of rest; a new connection changes nothing of that
+    lora = tcp_link(uplink_kbps=8, duty_cycle=0.01)
+    assert lora.carry(0.0, 948) == Carried(0.0, 1.0, 1.0)
+    assert lora.carry(5.0, 948).start_s == 100.0
+    lora.reset()
+    assert lora.carry(101.5, 948).start_s == 200.0
+    assert lora.carry(900.0, 948).start_s == 900.0

@@ -40,8 +40,8 @@ def losses_of(link: TcpLink, flight: int) -> tuple[int, int]:
 
 def test_both_directions_of_a_link_in_seconds_and_bytes() -> None:
     link = Link(uplink_kbps=12_000, downlink_kbps=6_000, latency_ms=50, loss=0.01)
-    up = Path(1.5e6, 0.001, 0.05, None, 0.01, None, 0.102, 0.302, instant=False)
-    down = Path(7.5e5, 0.002, 0.05, None, 0.01, None, 0.104, 0.304, instant=False)
+    up = Path(1.5e6, 0.001, 0.05, None, 0.01, None, 0.0, 0.102, 0.302, instant=False)
+    down = Path(7.5e5, 0.002, 0.05, None, 0.01, None, 0.0, 0.104, 0.304, instant=False)
     for path, expected in ((path_of(link, "up"), up), (path_of(link, "down"), down)):
         numbers = path.bytes_per_s, path.segment_s, path.latency_s, path.loss, path.round_trip_s
         assert (*numbers, path.timeout_s) == pytest.approx(

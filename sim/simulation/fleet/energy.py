@@ -1,0 +1,214 @@
+"""What devices draw in virtual time, and what happens when a battery is empty. Equations: docs/models.md."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from scenarios.schema.energy import Battery, Power
+from server_node.summary import EnergyDrawn
+from sim.network.clock import Clock
+
+KINDS = ("idle", "computing", "sending", "receiving")
+"""For what a device draws; bytes count as sent or received."""
+
+_JOULES_IN_WH = 3600.0
+_JOULES_IN_NJ = 1e-9
+
+
+class Busy(Protocol):
+    """Something that knows for how long it was busy, in seconds: a computer, a link."""
+
+    @property
+    def busy_s(self) -> float: ...  # noqa: D102
+
+
+class Radio(Protocol):
+    """A device's links, as sim.network.endpoint.Endpoint has them, and the bytes on each."""
+
+    sent_bytes: int
+    received_bytes: int
+
+    @property
+    def up(self) -> Busy: ...  # noqa: D102
+
+    @property
+    def down(self) -> Busy: ...  # noqa: D102
+
+
+class Meter:
+    """Counts what a device draws. A job and a message count as a whole when they begin.
+
+    Args:
+        power: of the device.
+        computer: does its jobs.
+        radio: its links.
+
+    Attributes:
+        off_s: how long it was off.
+        idle_w: what it always draws while it is on.
+    """
+
+    __slots__ = ("_computer", "_power", "_radio", "idle_w", "off_s")
+
+    def __init__(self, power: Power, computer: Busy, radio: Radio) -> None:
+        self._power, self._computer, self._radio = power, computer, radio
+        self.idle_w = power.idle_w
+        self.off_s = 0.0
+
+    def joules(self, now_s: float) -> dict[str, float]:
+        """Give what it has drawn since the run began, by KINDS."""
+        power, radio = self._power, self._radio
+        per_byte_j = power.per_byte_nj * _JOULES_IN_NJ
+        return {
+            "idle": power.idle_w * (now_s - self.off_s),
+            "computing": power.compute_w * self._computer.busy_s,
+            "sending": power.send_w * radio.up.busy_s + per_byte_j * radio.sent_bytes,
+            "receiving": power.receive_w * radio.down.busy_s + per_byte_j * radio.received_bytes,
+        }
+
+    def working_j(self) -> float:
+        """Give what it has drawn beyond `idle_w`."""
+        return sum(self.joules(self.off_s).values())
+
+
+class Supply:
+    """A device with a battery: it is connected while it is there, and on.
+
+    Args:
+        clock: virtual time.
+        battery: of the device.
+        meter: counts what it draws.
+        connect: lets it connect.
+        lose: lets it vanish.
+
+    Attributes:
+        times_empty: how often the battery was empty.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        battery: Battery,
+        meter: Meter,
+        connect: Callable[[], None],
+        lose: Callable[[], None],
+    ) -> None:
+        self._clock, self._meter = clock, meter
+        self._connect, self._lose = connect, lose
+        self._capacity_j = battery.capacity_wh * _JOULES_IN_WH
+        self._charge_w = battery.charge_w
+        self._returns_j = battery.returns_at * self._capacity_j
+        self._level_j = battery.initial * self._capacity_j
+        self._settled_s = self._settled_j = 0.0
+        self._there = False
+        self._on = True
+        self._plan = 0  # only the latest one counts
+        self.times_empty = 0
+        self.look()
+
+    def appear(self) -> None:
+        """Be where the network is."""
+        self._there = True
+        if self._on:
+            self._connect()
+
+    def vanish(self) -> None:
+        """Be away from the network."""
+        self._there = False
+        if self._on:
+            self._lose()
+
+    @property
+    def level_j(self) -> float:
+        """What is in the battery."""
+        self._settle()
+        return self._level_j
+
+    def look(self) -> None:
+        """See whether the battery is empty, and when it will be if nothing but time passes."""
+        if not self._on:
+            return
+        self._settle()
+        if self._level_j <= 0.0:
+            self._go_off()
+            return
+        drain_w = self._meter.idle_w - self._charge_w
+        if drain_w > 0.0:
+            self._at(self._clock.now + self._level_j / drain_w, self._is_due)
+
+    def _at(self, time_s: float, call: Callable[[int], None]) -> None:
+        self._plan += 1
+        self._clock.at(time_s, call, self._plan)
+
+    def _is_due(self, plan: int) -> None:
+        if plan == self._plan:
+            self._settle()
+            self._level_j = min(self._level_j, 0.0)  # rounding may have left a little
+            self._go_off()
+
+    def _settle(self) -> None:
+        """Bring the level up to now."""
+        now_s, working_j = self._clock.now, self._meter.working_j()
+        gain_w = self._charge_w - (self._meter.idle_w if self._on else 0.0)
+        level_j = self._level_j + gain_w * (now_s - self._settled_s) - (working_j - self._settled_j)
+        self._level_j = min(level_j, self._capacity_j)
+        self._settled_s, self._settled_j = now_s, working_j
+
+    def _go_off(self) -> None:
+        self._on = False
+        self.times_empty += 1
+        if self._there:
+            self._lose()
+        if self._charge_w:
+            self._off_since_s = self._clock.now
+            self._at(self._clock.now + (self._returns_j - self._level_j) / self._charge_w, self._return)
+
+    def _return(self, plan: int) -> None:
+        assert plan == self._plan
+        self._settle()
+        self._meter.off_s += self._clock.now - self._off_since_s
+        self._on = True
+        if self._there:
+            self._connect()
+        self.look()
+
+
+class Energy:
+    """What a fleet draws.
+
+    Args:
+        clock: virtual time.
+
+    Attributes:
+        meters: of the devices whose power is known, by client.
+        supplies: of those with a battery, by client.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.meters: dict[str, Meter] = {}
+        self.supplies: dict[str, Supply] = {}
+
+    def so_far(self) -> dict[str, float]:
+        """Give the joules of the whole fleet until now, for a row of metrics; empty if no power is known."""
+        if not self.meters:
+            return {}
+        return {"joules": sum(sum(each.values()) for each in self._each().values())}
+
+    def summary(self) -> EnergyDrawn | None:
+        """Give the joules of a run by what they were for, and of its clients; None if no power is known."""
+        if not self.meters:
+            return None
+        each = self._each()
+        totals = {client: sum(joules.values()) for client, joules in each.items()}
+        most = max(totals, key=totals.__getitem__)
+        return {
+            "joules": sum(totals.values()),
+            "joules_by_use": {kind: sum(joules[kind] for joules in each.values()) for kind in KINDS},
+            "joules_of_a_client": sum(totals.values()) / len(totals),
+            "most": {"client": most, "joules": totals[most]},
+            "clients": len(totals),
+            "times_empty": sum(supply.times_empty for supply in self.supplies.values()),
+        }
+
+    def _each(self) -> dict[str, dict[str, float]]:
+        return {client: meter.joules(self._clock.now) for client, meter in self.meters.items()}
