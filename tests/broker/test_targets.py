@@ -14,7 +14,9 @@ from broker.codecs.targets import Labels, Numbers, Probabilities, Several, Tags,
 from broker.wire.errors import WireError
 
 SHAPES = st.lists(st.integers(1, 6), max_size=3).map(tuple)
-LABELS = st.builds(Labels, st.integers(1, 300), SHAPES, st.sampled_from([None, -100, -1, 5_000]))
+LABELS = st.builds(
+    Labels, st.integers(1, 300) | st.integers(65_530, 300_000), SHAPES, st.sampled_from([None, -100, -1])
+)
 SINGLE = st.one_of(
     LABELS,
     st.builds(Numbers, SHAPES),
@@ -114,6 +116,16 @@ def test_a_label_takes_the_bits_that_tell_the_classes_apart_and_an_ignored_one_i
     assert not Labels(4).fits(0, 4)
 
 
+def test_labels_of_many_classes_have_their_upper_bits_last() -> None:
+    kind = Labels(2**17)
+    assert kind.encode(np.array([1, 65_536, 131_071])).hex() == "01000000ffff" + "06"
+    assert kind.size_bytes(3) == 7
+    assert (
+        refused(Labels(2**17 - 5), bytes.fromhex("01000000ffff06"), 3)
+        == "range: target 131071 of 131067 classes"
+    )
+
+
 def test_a_map_of_labels_is_entropy_coded_if_that_is_shorter() -> None:
     kind = Labels(21, (32, 32), ignore=255)
     rng = np.random.default_rng(0)
@@ -157,6 +169,7 @@ def test_only_the_classes_that_are_likely_at_all_travel() -> None:
         (Numbers((2,)), [1.0], "shape: 4 bytes for 1 targets of 2 numbers"),
         (Probabilities(2), [0.5, 0.4], "range: a target has probabilities that add up to 0.9, they must"),
         (Probabilities(2), [1.5, -0.5], "range: a target has the probability 1.5, each must be 0 to 1"),
+        (Probabilities(2), [float("inf"), -float("inf")], "range: a target has the probability inf"),
         (Probabilities(2), [float("nan"), 1.0], "range: a target has the probability nan"),
         (Probabilities(2), [1.0] * 3, "shape: 12 bytes for 1 targets of 2 probabilities"),
     ],
@@ -199,8 +212,8 @@ def test_few_bytes_take_no_more_than_the_targets_that_they_stand_for(data: bytes
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Labels(0), "classes must be 1 to 65536, not 0"),
-        (lambda: Labels(2**16, ignore=-1), "classes must be 1 to 65536, not 65536"),
+        (lambda: Labels(0), "classes must be 1 to 16777216, not 0"),
+        (lambda: Labels(2**24, ignore=-1), "classes must be 1 to 16777216, not 16777216"),
         (lambda: Labels(10, ignore=3), "ignore must be none of the classes, such as -100, not 3"),
         (lambda: Numbers((2, 0)), r"the shape of a target must be whole numbers above 0, not \(2, 0\)"),
         (lambda: Several({}), "targets must name the kind of each output"),

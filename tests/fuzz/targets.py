@@ -246,7 +246,7 @@ def targets(data: bytes) -> None:
     plain = kind.size_bytes(n)
     if how & 1:
         sent = sent[:plain].ljust(plain, b"\0")
-    with bounded_memory(OVERHEAD_BYTES + 4 * (len(sent) + MOST_VALUES * 8 * n) + 16 * 8 * len(sent)):
+    with bounded_memory(OVERHEAD_BYTES + 16 * 8 * (len(sent) + MOST_VALUES * n)):
         try:
             values = kind.decode(sent, n)
         except WireError:

@@ -10,18 +10,20 @@ from broker.codecs.targets.base import Array, Output, check_shape
 from broker.wire.bits import MAX_BITS, bits_for, pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
-MOST_CLASSES = 2**MAX_BITS
+MOST_CLASSES = 2**24
+WORD = 2**MAX_BITS - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Labels(Output):
     """Each value is a class: one label, or a sequence or map of labels.
 
-    Plain: integers below `levels`, packed. Coded: see `coding.neighbour_coder`, with q = s and the last
-    dimension as the width; only for targets of more than one value.
+    Plain: integers below `levels`, packed; of more than 16 bits, the lower 16 bits of all, then the upper
+    ones. Coded: see `coding.neighbour_coder`, with q = s and the last dimension as the width; only for
+    targets of more than one value, and of fewer than 65,536 levels.
 
     Attributes:
-        classes: how many, 1 to 65,536; targets are integers from 0 to classes - 1.
+        classes: how many, 1 to 16,777,216; targets are integers from 0 to classes - 1.
         shape: of one sample's target; () for one label.
         ignore: a further integer that targets may be, such as -100, for labels that the loss leaves out.
     """
@@ -56,8 +58,10 @@ class Labels(Output):
         """See Targets."""
         if self.ignore is not None:
             values = np.where(values == self.ignore, self.classes, values)
-        codes = values.astype(np.uint16)
-        packed = pack(codes, bits_for(self.levels))
+        bits, words = bits_for(self.levels), (values & WORD).astype(np.uint16)
+        if bits > MAX_BITS:
+            return pack(words, MAX_BITS) + pack((values >> MAX_BITS).astype(np.uint16), bits - MAX_BITS)
+        codes, packed = words, pack(words, bits)
         if not self._may_be_coded(len(codes)):
             return packed
         coded = encode_codes(codes.reshape(len(codes), self.s), self.levels, self.shape[-1])
@@ -68,7 +72,7 @@ class Labels(Output):
         if self._may_be_coded(n) and len(data) < self.size_bytes(n):
             codes: Array = decode_codes(data, (n, self.s), self.levels, self.shape[-1], 0)[0]
         else:
-            codes = unpack(data, bits_for(self.levels), n * self.s)
+            codes = self._unpack(data, n * self.s)
         if codes.size and int(codes.max()) >= self.levels:
             raise WireError("range", f"target {codes.max()} of {self.classes} classes")
         labels = codes.astype(np.int64).reshape(n, *self.shape)
@@ -91,8 +95,16 @@ class Labels(Output):
         """See Targets."""
         return [["", "labels", self.levels, self.s]]
 
+    def _unpack(self, data: bytes, count: int) -> Array:
+        bits = bits_for(self.levels)
+        if bits <= MAX_BITS:
+            return unpack(data, bits, count)
+        end = packed_bytes(count, MAX_BITS)
+        upper = unpack(data[end:], bits - MAX_BITS, count).astype(np.int64)
+        return upper << MAX_BITS | unpack(data[:end], MAX_BITS, count)
+
     def _may_be_coded(self, n: int) -> bool:
-        return self.s > 1 and 0 < n * self.s <= MOST_CODES
+        return self.s > 1 and 0 < n * self.s <= MOST_CODES and self.levels <= WORD
 
 
 @dataclass(frozen=True, slots=True)

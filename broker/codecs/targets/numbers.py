@@ -121,7 +121,7 @@ class Probabilities(Output):
 def not_probabilities(values: Array) -> tuple[int, str] | None:
     """Returns the first row, of shape (n, classes), that holds no probabilities, and what it has instead."""
     outside = ~((values >= 0) & (values <= 1))  # NaN is not inside
-    sums = values.sum(axis=1, dtype=np.float64)
+    sums = np.where(outside, 0, values).sum(axis=1, dtype=np.float64)
     wrong = outside.any(axis=1) | ~(np.abs(sums - 1) <= SUM_TOLERANCE)
     if not wrong.any():
         return None
