@@ -47,6 +47,25 @@ def test_several_files_follow_one_another_by_name(tmp_path: Path) -> None:
     assert torch.equal(read_share(tmp_path).inputs, whole.inputs)
 
 
+def test_targets_of_several_outputs_have_an_array_each(tmp_path: Path) -> None:
+    targets = {"kind": torch.arange(3), "size": torch.rand(3, 2)}
+    whole = Split(torch.zeros(3, 1), targets)
+    write_share(tmp_path, whole)
+    (tmp_path / "share.npz").rename(tmp_path / "a.npz")
+    write_share(tmp_path, whole.take(np.array([1])))
+    again = read_share(tmp_path)
+    assert again.targets.keys() == targets.keys()
+    for name, values in targets.items():
+        assert torch.equal(again.targets[name], torch.cat([values, values[1:2]]))
+    kept, tested = held_out(again, 0.5, seed=1)
+    assert len(kept) + len(tested) == 4
+    np.savez(tmp_path / "z.npz", inputs=np.zeros((1, 1), np.float32), targets=np.zeros(1))
+    with pytest.raises(
+        ScenarioError, match=r"z\.npz: has inputs, targets, but the files before have inputs, targets\.kind"
+    ):
+        read_share(tmp_path)
+
+
 def test_a_folder_without_files_has_no_samples(tmp_path: Path) -> None:
     assert len(read_share(tmp_path).targets) == 0
 

@@ -8,6 +8,7 @@ import pytest
 from broker.exits import COMPLETE
 from scenarios.errors import ScenarioError
 from scenarios.loading.rehearsal import rehearse
+from server_node.calibrate import timed_rounds
 from sim.simulation.run import simulate
 from tests.cases.target_kinds import BROKEN, GOOD
 from tests.helpers import small_scenario
@@ -49,6 +50,14 @@ def test_targets_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path, nam
 def test_what_needs_one_class_for_each_sample_is_refused(tmp_path: Path, name: str, setting: str) -> None:
     with pytest.raises(ScenarioError, match="needs one class per sample; this task has other targets"):
         small_scenario(tmp_path, *settings_of(tmp_path, "GOOD", name), setting)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_stands_in_for_training_has_targets_that_fit(tmp_path: Path, name: str) -> None:
+    scenario = small_scenario(tmp_path, *settings_of(tmp_path, "GOOD", name), "training.rounds=2")
+    done = simulate(scenario, tmp_path / "run", timing_only=True)
+    assert (done["reason"], done["messages"]["rejected"]) == (COMPLETE, 0)
+    assert all(seconds > 0 for seconds in next(timed_rounds(scenario, 0.0)).values())
 
 
 def test_with_fedavg_the_loss_gets_the_same_targets(tmp_path: Path) -> None:

@@ -59,6 +59,18 @@ def test_samples_that_are_taken_are_copies() -> None:
     assert whole.inputs[3].any()
 
 
+def test_targets_are_computed_with_as_int64_or_float32_whatever_they_are_stored_as() -> None:
+    stored = {"kind": torch.ones(3, dtype=torch.uint8), "size": torch.ones(3, 2).double()}
+    whole = Split(torch.zeros(3, 1), stored)
+    _, targets = whole.take(np.array([0, 2])).batch(slice(0, 2))
+    assert {name: (each.dtype, tuple(each.shape)) for name, each in targets.items()} == {
+        "kind": (torch.int64, (2,)),
+        "size": (torch.float32, (2, 2)),
+    }
+    with pytest.raises(ValueError, match="3 inputs but 2 targets"):
+        Split(torch.zeros(3, 1), {"kind": torch.ones(3), "size": torch.ones(2)})
+
+
 def test_pixels_become_numbers_from_0_to_1() -> None:
     pixels = Split(torch.tensor([[0, 51, 255]], dtype=torch.uint8), torch.tensor([1], dtype=torch.uint8))
     inputs, targets = pixels.batch(slice(None))
