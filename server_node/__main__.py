@@ -86,7 +86,14 @@ def server(
         MqttTransport, access, packet_bytes=spec.packet_bytes, connect_timeout_s=broker_timeout
     )
     serving = functools.partial(
-        serve, loaded, connect, run=name, folder=folder, fresh=fresh, takeover=takeover
+        serve,
+        loaded,
+        connect,
+        run=name,
+        folder=folder,
+        fresh=fresh,
+        takeover=takeover,
+        one_connection=member is not None,
     )
     finished = None if fresh else over(loaded, folder)
     if finished is not None:

@@ -70,6 +70,7 @@ async def serve(
     watch: Watch = lambda _fact, _ledger: None,
     fresh: bool = False,
     takeover: bool = False,
+    one_connection: bool = False,
     journal: Journal | None = None,
     begun: asyncio.Event | None = None,
     posts: bool = False,
@@ -87,6 +88,7 @@ async def serve(
         watch: hears of rounds and of trouble as they happen, in the event loop.
         fresh: begin anew, over what the folder has.
         takeover: take the run over from a server that is at work.
+        one_connection: the broker lets the server's user have one connection, as that of a fleet does.
         journal: hears what happens, for a trace.
         begun: is set when the broker has it that this server is in charge.
         posts: publish pages for `fedlite watch`.
@@ -119,6 +121,7 @@ async def serve(
             plan,
             token=token,
             takeover=takeover,
+            one_connection=one_connection or scenario.broker.is_named_by_user,
             initial_head=parameters.astype("<f4").tobytes(),
             scenario=offer_scenario(scenario),
         )
@@ -266,7 +269,7 @@ def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCor
     """
 
     def will(_connection: int) -> Will:
-        away = RunState("away", core.incarnation, core.token, 0, plan.rounds)
+        away = RunState("away", core.number_of_will, core.token, 0, plan.rounds)
         return Will(topics.state(plan.run), packing.encode(away), retain=True)
 
     subscriptions = topics.server_subscriptions(plan.run)

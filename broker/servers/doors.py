@@ -58,8 +58,8 @@ class Doors:
         tls.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         return cls(tls, rights, None)
 
-    async def enter(self, reader: ReaderAdapter, certificate: ssl.SSLObject) -> bytes:
-        """Read the first packet of a connection and give what amqtt is to read instead.
+    async def enter(self, reader: ReaderAdapter, certificate: ssl.SSLObject) -> tuple[str, bytes]:
+        """Read the first packet of a connection; give who it is, and what amqtt is to read instead.
 
         Args:
             reader: of the connection.
@@ -81,7 +81,7 @@ class Doors:
         packet.password_flag, packet.password = False, None
         packet.client_id = user
         entered: bytes = packet.to_bytes()
-        return entered
+        return user, entered
 
     def _proven(self, packet: ConnectPacket, certificate: ssl.SSLObject) -> str | None:
         if self.passwords is not None:

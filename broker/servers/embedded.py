@@ -96,18 +96,34 @@ async def serve_embedded(host: str, port: int, stop: asyncio.Event, doors: Doors
     )
 
     broker.doors = doors
+    inside: dict[str, tuple[asyncio.StreamWriter, asyncio.Event]] = {}
+
+    async def show_out(user: str) -> None:
+        """End a user's older connection, which amqtt would leave open and deaf."""
+        if user in inside:
+            writer, has_left = inside[user]
+            writer.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(has_left.wait(), _STOP_S)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        limited = _LimitedReader(reader)
+        limited, user, has_left = _LimitedReader(reader), "", asyncio.Event()
         if doors is not None:
             try:
                 async with asyncio.timeout(_ENTER_S):
-                    limited.first = await doors.enter(limited, writer.get_extra_info("ssl_object"))
+                    user, limited.first = await doors.enter(limited, writer.get_extra_info("ssl_object"))
             except (RefusedEntryError, TimeoutError, OSError) as error:
                 writer.write(getattr(error, "answer", b""))
                 writer.close()
                 return
-        await broker.external_connected(limited, StreamWriterAdapter(writer), _LISTENER)
+            await show_out(user)
+            inside[user] = writer, has_left
+        try:
+            await broker.external_connected(limited, StreamWriterAdapter(writer), _LISTENER)
+        finally:
+            has_left.set()
+            if inside.get(user, (None,))[0] is writer:
+                del inside[user]
 
     await broker.start()
     try:

@@ -72,7 +72,9 @@ class ServerCore:
         if plan.u_shape:
             ledger.expect_features()
         self._phase = Phase.STARTING
-        self._rivals = Rivals(plan.incarnation, plan.token, takeover=plan.takeover)
+        self._rivals = Rivals(
+            plan.incarnation, plan.token, takeover=plan.takeover, one_connection=plan.one_connection
+        )
         self._cohort = Cohort(plan, ledger, rounds_done)
         self._rounds = Rounds(plan, self._cohort)
         self._reception = Reception(plan, ledger, self._rivals, self._cohort)
@@ -82,6 +84,11 @@ class ServerCore:
     def incarnation(self) -> int:
         """Its place among the servers that the run has had."""
         return self._rivals.incarnation
+
+    @property
+    def number_of_will(self) -> int:
+        """The incarnation that a last will may claim: its own number only when this server has begun."""
+        return self._plan.incarnation if self._phase is Phase.STARTING else self._rivals.incarnation
 
     @property
     def token(self) -> int:
@@ -138,7 +145,8 @@ class ServerCore:
         self._reception.connected()
         claim = Publish(topics.server(self._plan.run), self._rivals.claim())
         if self._phase is Phase.STARTING:
-            self._rivals.connected()
+            if self._rivals.connected() is Verdict.GIVE_WAY:
+                return self._leave(ANOTHER_SERVER)
             return self._open() if self._plan.alone else [CancelTimer("claim"), claim]
         # Another server may have followed it meanwhile; its own claim comes back after that one's state.
         return [*(self._announce() if self._plan.alone else [claim]), *self._cohort.ask_all(now_s)]

@@ -6,6 +6,11 @@ is that of a server at work, it waits for an answer to the claim; a server that 
 claims once more and begins when that claim comes back, so it cannot begin while it is cut off from the
 broker, where an answer would not reach it.
 
+Where the broker lets a user have one connection, two servers with one bundle end each other's, and the
+broker says `away` for a server that is alive. So one that starts takes `away` for a server at work, and
+waits. The one at work comes back meanwhile and so ends the other's connection; who has lost two that way
+before it has begun leaves.
+
 Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that
 hears of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and
 clients take nothing from a server below the highest they know.
@@ -14,6 +19,9 @@ clients take nothing from a server below the highest they know.
 from enum import Enum, auto
 
 from broker.wire.messages import Claim, RunState
+
+MOST_CONNECTIONS = 2
+"""One connection may be lost by accident."""
 
 
 class Verdict(Enum):
@@ -39,22 +47,30 @@ class Rivals:
         incarnation: the lowest that it may take.
         token: random; tells apart servers that take the same incarnation at the same moment.
         takeover: whether to take the run over from a server that is at work.
+        one_connection: the broker ends a server's connection when another one comes with the same bundle.
 
     Attributes:
         incarnation: its own; fixed when it begins.
         token: see above.
     """
 
-    def __init__(self, incarnation: int, token: int, *, takeover: bool = False) -> None:
+    def __init__(
+        self, incarnation: int, token: int, *, takeover: bool = False, one_connection: bool = False
+    ) -> None:
         self.incarnation = incarnation
         self.token = token
         self._takeover = takeover
+        self._one_connection = one_connection
+        self._connections = 0
         self._at_work = False  # another one, as far as the retained state tells
         self._has_waited = False  # on this connection, for an answer to the claim
 
-    def connected(self) -> None:
-        """Take a new connection: what was said to claims on the old one may be lost."""
+    def connected(self) -> Verdict:
+        """Take a new connection before it has begun: what was said to claims on the old one may be lost."""
         self._has_waited = False
+        self._connections += 1
+        is_ended = self._one_connection and self._at_work and self._connections > MOST_CONNECTIONS
+        return Verdict.GIVE_WAY if is_ended and not self._takeover else Verdict.NOTHING
 
     def no_answer(self) -> None:
         """Note that the time for an answer to the claim is over; the claim must be said again."""
@@ -83,7 +99,8 @@ class Rivals:
         if isinstance(message, RunState):
             if self._at_work and message.phase == "finished":  # the run has ended while this one waited
                 return Verdict.GIVE_WAY
-            self._at_work = message.phase in ("gathering", "running")
+            is_gone = message.phase == "away" and not self._one_connection
+            self._at_work = message.phase in ("gathering", "running", "away") and not is_gone
             return Verdict.NOTHING
         if self._takeover and not message.takeover:
             return Verdict.NOTHING

@@ -57,6 +57,7 @@ class Plan:
         token: random; tells apart servers that start at the same moment.
         takeover: take the run over from a server that is at work.
         alone: no other server can be there; the run is simulated.
+        one_connection: see server_node.protocol.rivals.Rivals.
         digest: of the scenario; clients with another one are rejected.
         model: fingerprint of the task's code; clients with another one are rejected. Empty: any will do.
         package: version of the server's software.
@@ -113,6 +114,7 @@ class Plan:
     token: int = 0
     takeover: bool = False
     alone: bool = False
+    one_connection: bool = False
     model: str = ""
     package: str = ""
     scenario: bytes = b""

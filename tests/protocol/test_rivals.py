@@ -151,6 +151,44 @@ def test_a_starting_server_decides_when_its_own_claim_comes_back(phase: str, tak
     assert rivals.hear(rivals.claim(), begun=False) is (Verdict.WAIT if waits else Verdict.BEGIN)
 
 
+def who_shares_a_bundle(**changes: object) -> ServerCore:
+    return server(replace(ALONE, one_connection=True, **changes))  # type: ignore[arg-type]
+
+
+def test_with_the_same_bundle_it_takes_no_last_will_for_a_death() -> None:
+    core = who_shares_a_bundle()
+    hears(core, RunState("away", 7, 3, 1, 2))  # it has ended the other's connection
+    assert hears(core, Claim(1, 50)) == [StartTimer("claim", 5.0)]
+    assert core.number_of_will == 1  # should it die now, its own will must not end the other
+    core.handle(TimerFired("claim"), 5.0)
+    assert state(hears(core, Claim(8, 50))) == RunState("gathering", 8, 50, 0, 2)  # nobody has come back
+    assert core.number_of_will == 8
+
+
+def test_with_the_same_bundle_it_leaves_when_the_other_has_ended_its_connection_twice() -> None:
+    core = who_shares_a_bundle()
+    for _ in range(2):
+        hears(core, RunState("away", 7, 3, 1, 2))
+        assert state(hears(core, Claim(8, 50))) is None
+        last = core.handle(Online(), 0.1)
+    assert last == [Done("another server")]
+
+
+def test_lost_connections_alone_keep_no_server_from_a_run_that_nobody_serves() -> None:
+    core = who_shares_a_bundle()
+    for number in range(5):
+        assert said(core.handle(Online(), number)) == [("", Claim(1, 50))]
+    assert state(hears(core, Claim(1, 50))) is not None
+
+
+def test_with_the_same_bundle_a_takeover_leaves_for_nobody() -> None:
+    core = who_shares_a_bundle(takeover=True)
+    for _ in range(5):
+        hears(core, RunState("away", 7, 3, 1, 2))
+        core.handle(Online(), 0.1)
+    assert state(hears(core, Claim(8, 50, takeover=True))) == RunState("gathering", 8, 50, 0, 2)
+
+
 def test_a_state_with_its_own_token_does_not_start_a_server() -> None:
     assert Rivals(1, 50).hear(RunState("away", 1, 50), begun=False) is Verdict.NOTHING
 
