@@ -46,15 +46,17 @@ class Access:
         """
         return cls(parse_urls(urls), ca_file)
 
-    def context(self) -> "Context | None":
-        """Load the certificates if any broker asks for them.
+    def context(self, address: Address | None = None) -> "Context | None":
+        """Load the certificates if a broker asks for them.
+
+        Args:
+            address: of that broker; what it has against us is remembered for it alone. None: if any asks.
 
         Raises:
             BrokerError: a file is missing, or holds something else.
         """
-        if not any(address.tls for address in self.brokers):
-            return None
-        return _context(self.ca_file, self.certificate, self.key)
+        asks = address.tls if address else any(each.tls for each in self.brokers)
+        return _context(self.ca_file, self.certificate, self.key, str(address)) if asks else None
 
 
 def read_password(file: Path) -> str:
@@ -104,8 +106,8 @@ class Context(ssl.SSLContext):
     """TLS for clients; it remembers why it did not come to a connection.
 
     Attributes:
-        alert: what a broker had to say against us, such as "certificate revoked"; empty for nothing.
-        distrust: what we have against a broker's certificate; None for nothing.
+        alert: what the broker had to say against us, such as "certificate revoked"; empty for nothing.
+        distrust: what we have against the broker's certificate; None for nothing.
     """
 
     alert = ""
@@ -118,6 +120,10 @@ class Context(ssl.SSLContext):
         if isinstance(host, str) and ":" in host:
             options["server_hostname"] = host.partition("%")[0]
         return super().wrap_socket(*arguments, **options)
+
+    def forget(self) -> None:
+        """Begin anew: a connection stands, so what there was against it is settled."""
+        self.alert, self.distrust = "", None
 
     def check(self, address: Address) -> None:
         """Say why it cannot come to a connection with a broker, not even later.
@@ -135,8 +141,8 @@ class Context(ssl.SSLContext):
 
 
 @functools.cache
-def _context(ca_file: Path | None, certificate: Path | None, key: Path | None) -> Context:
-    """Load certificates; the transports of a process share the result."""
+def _context(ca_file: Path | None, certificate: Path | None, key: Path | None, _place: str) -> Context:
+    """Load certificates; the transports of a process share the result for each broker."""
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
     file = ca_file
     try:

@@ -125,6 +125,7 @@ class Transport(Protocol):
             ValueError: a message above chunks.MAX_MESSAGE_BYTES, a retained one that would need chunks, or a
                 topic with wildcards.
             BrokerError: the transport was left, or has given up.
+            Exception: a bug has ended the transport.
         """
         ...
 

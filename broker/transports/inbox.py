@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from broker.errors import BrokerError
 from broker.transports.base import Connected, Disconnected, Event, Frame, Refused, TransportStats
 from broker.wire import chunks
 from broker.wire.errors import WireError
@@ -60,7 +59,7 @@ class Inbox:
         self._pending_bytes = 0
         self._news = asyncio.Event()
         self._closed = False
-        self._error: BrokerError | None = None
+        self._error: Exception | None = None
         self._next_warning_s = 0.0
 
     def signal(self, event: Connected | Disconnected) -> None:
@@ -94,7 +93,7 @@ class Inbox:
         if message is not None:
             self._enqueue(Frame(topic, message.payload, message.wire_bytes))
 
-    def close(self, error: BrokerError | None = None) -> None:
+    def close(self, error: Exception | None = None) -> None:
         """End the iteration once the events that are already here have been taken; then raise `error`."""
         self._closed = True
         self._error = error

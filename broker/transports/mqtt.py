@@ -24,6 +24,7 @@ from broker.transports.access import Access
 from broker.transports.base import Connected, Disconnected, Event, TransportStats, Will, packets_of
 from broker.transports.inbox import Inbox
 from broker.transports.losses import Losses
+from broker.transports.rotation import Rotation
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 
@@ -46,8 +47,6 @@ MAX_PUBLISHES = 16
 """Packets sent and not yet acknowledged by the broker; paho would queue what is beyond 20."""
 
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # without it every round trip takes 40 ms more
-_waited_for: set[str] = set()
-"""Addresses of brokers that are not there yet, as far as somebody was told."""
 
 
 class MqttTransport:
@@ -66,7 +65,7 @@ class MqttTransport:
 
     Raises:
         BrokerError: from the constructor: not the URL of a broker, or a file without certificates. From
-            entering it: no broker answers, or one refuses us, or each one a subscription.
+            entering it: no broker answers, or each one refuses us, or a subscription.
     """
 
     def __init__(
@@ -82,13 +81,11 @@ class MqttTransport:
     ) -> None:
         self.stats = TransportStats()
         self._access = access = broker if isinstance(broker, Access) else Access.of(broker)
-        self._brokers, self._next, self._address = access.brokers, 0, access.brokers[0]
-        self._places = " or ".join(map(str, access.brokers))
+        self._brokers = Rotation(access, client_id)
         self._client_id = client_id
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._will = will
         self._connection, self._abruptly, self._refused = 0, False, 0
-        self._tls = access.context()
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
         self._packet_bytes = packet_bytes
@@ -100,7 +97,7 @@ class MqttTransport:
         self._link: quirks.Link | None = None
         self._changed = asyncio.Event()  # set while there is a link, and when there will never be one again
         self._ended: str | None = None  # why there will never be a link again
-        self._kind: type[BrokerError] = BrokerError  # of the error that says so
+        self._kind: type[Exception] = BrokerError  # of the error that says so; a bug is none of these
         self._early: list[aiomqtt.Message] = []  # messages that came before the subscriptions were confirmed
         self._trouble = "it does not answer"
         self._losses = Losses(client_id)
@@ -113,7 +110,7 @@ class MqttTransport:
                 await self._online()
         except TimeoutError:
             await self._leave()
-            raise UnreachableError(f"no MQTT broker at {self._places}: {self._trouble}") from None
+            raise UnreachableError(f"no MQTT broker at {self._brokers.places}: {self._trouble}") from None
         except BaseException:
             await self._leave()
             raise
@@ -167,10 +164,11 @@ class MqttTransport:
             self._supervisor.cancel()
             await asyncio.wait({self._supervisor})
 
-    def _end(self, why: str, error: BrokerError | None = None) -> None:
+    def _end(self, why: str, error: Exception | None = None) -> None:
         if self._ended is None:
             self._ended = why
-            self._kind = type(error) if error is not None else BrokerError
+            if error is not None:
+                self._kind = type(error) if isinstance(error, BrokerError) else RuntimeError
             self._inbox.close(error)
             self._changed.set()
 
@@ -185,28 +183,27 @@ class MqttTransport:
                     self._trouble = await self._connect_and_read()
                 except aiomqtt.MqttError as error:
                     self._trouble = self._access.explained(quirks.describe_error(error))
-                    self._next += 1
+                    self._brokers.failed()
+                except RefusedError as error:
+                    self._trouble = str(error)
+                    self._brokers.refused(error)
                 else:
-                    self._next = 0
-                if self._tls is not None:
-                    self._tls.check(self._address)
-                log.debug("%s: no connection to %s: %s", self._client_id, self._address, self._trouble)
-                self._say_that_it_waits()
+                    self._brokers.lost()
+                log.debug("%s: no connection: %s", self._client_id, self._trouble)
+                if self._connect_timeout_s is None and not self.stats.connections:
+                    self._brokers.are_waited_for(self._trouble)
                 if loop.time() - start_s > longest_s:
                     pause_s = shortest_s
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  only spreads load
                 pause_s = min(2 * pause_s, longest_s)
         except BrokerError as error:
             self._end(str(error), error)
-        except Exception as error:
-            log.exception("%s: the transport has failed", self._client_id)
-            self._end(f"the transport has failed: {error!r}", BrokerError(repr(error)))
+        except Exception as error:  # noqa: BLE001  whoever uses the transport gets it
+            self._fail(error)
 
-    def _say_that_it_waits(self) -> None:
-        """Tell once, for all clients of this process, that the broker is not there yet."""
-        if self._connect_timeout_s is None and not self.stats.connections and self._places not in _waited_for:
-            _waited_for.add(self._places)
-            log.warning("no MQTT broker at %s yet (%s); waiting for it", self._places, self._trouble)
+    def _fail(self, bug: Exception) -> None:
+        log.error("%s: the transport has failed", self._client_id, exc_info=bug)
+        self._end(f"the transport has failed: {bug!r}", bug)
 
     async def _connect_and_read(self) -> str:
         """Connect, and pass messages on until the connection is lost; return why it was."""
@@ -224,19 +221,19 @@ class MqttTransport:
 
     async def _connect(self) -> aiomqtt.Client:
         self._connection += 1
-        self._address = self._brokers[self._next % len(self._brokers)]
+        address = self._brokers.address
         client = aiomqtt.Client(
-            self._address.host,
-            self._address.port,
-            username=self._address.username,
-            password=self._address.password,
+            address.host,
+            address.port,
+            username=address.username,
+            password=address.password,
             identifier=self._client_id,
             will=quirks.last_will(self._will(self._connection)) if self._will else None,
             clean_session=True,
             protocol=aiomqtt.ProtocolVersion.V311,
             timeout=ANSWER_TIMEOUT_S,
             keepalive=self._keepalive_s,
-            tls_context=self._tls if self._address.tls else None,
+            tls_context=self._brokers.context,
             socket_options=_NODELAY,
             queue_type=quirks.queue_that_hands_on(self._receive),
             logger=_library_log,
@@ -247,7 +244,7 @@ class MqttTransport:
             await quirks.connect(client)
         except aiomqtt.MqttCodeError as error:
             if refusal := quirks.why_refused(error):
-                raise RefusedError(f"{self._address} refuses us: {refusal}") from None
+                raise RefusedError(f"{address} refuses us: {refusal}") from None
             raise
         return client
 
@@ -256,9 +253,9 @@ class MqttTransport:
             return
         codes = await quirks.unless_lost(reader, client.subscribe(self._subscriptions))
         if refused := [*filter(topics.is_needed, quirks.refused_topics(self._subscriptions, codes))]:
-            words = f"{self._address} refuses the subscription to {', '.join(refused)}"
+            words = f"{self._brokers.address} refuses the subscription to {', '.join(refused)}"
             self._refused += 1
-            if not self.stats.connections and self._refused >= len(self._brokers):
+            if not self.stats.connections:
                 raise RefusedError(words)
             if self._refused == 1:  # a cluster that has lost a node refuses for a while
                 log.warning("%s: %s; trying again", self._client_id, words)
@@ -267,13 +264,16 @@ class MqttTransport:
     def _receive(self, message: aiomqtt.Message) -> None:
         if self._link is None:
             self._early.append(message)
-        else:
+            return
+        try:
             self._inbox.receive(message.topic.value, message.payload)
+        except Exception as error:  # noqa: BLE001  aiomqtt would take it for a lost connection
+            self._fail(error)
 
     def _go_online(self, link: quirks.Link) -> None:
         self.stats.connected()
         self._refused = 0
-        _waited_for.discard(self._places)
+        self._brokers.stands()
         self._link = link
         self._losses.connected(asyncio.get_running_loop().time())
         self._inbox.signal(Connected(self._connection))
@@ -281,7 +281,7 @@ class MqttTransport:
             self._inbox.receive(message.topic.value, message.payload)
         self._early.clear()
         self._changed.set()
-        log.info("%s: connected to %s", self._client_id, self._address)
+        log.info("%s: connected to %s", self._client_id, self._brokers.address)
 
     def _go_offline(self) -> None:
         if self._link is not None:
@@ -289,7 +289,7 @@ class MqttTransport:
         if self._link is not None and self._ended is None:
             self._changed.clear()
             self._inbox.signal(Disconnected())
-            log.warning("%s: lost %s, trying to get it back", self._client_id, self._address)
+            log.warning("%s: lost %s, trying to get it back", self._client_id, self._brokers.address)
             if why := self._losses.lost(asyncio.get_running_loop().time()):
                 log.warning("%s: %s", self._client_id, why)
         self._link, self.stats.is_connected = None, False

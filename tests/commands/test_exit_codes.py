@@ -1,5 +1,6 @@
 """Every outcome of a command has an exit code of its own; the numbers are those of the docs."""
 
+import asyncio
 import fcntl
 import os
 import re
@@ -15,7 +16,11 @@ from typer.testing import CliRunner, Result
 from broker.cli.commands import app
 from broker.errors import AnotherServerError, BrokerError, RefusedError, UnreachableError, UserError
 from broker.exits import EPILOG, Exit, exit_of
+from broker.provisioning.unit import restarts
 from broker.servers.spawn import local_broker
+from broker.transports.mqtt import MqttTransport
+from broker.wire import packing, topics
+from broker.wire.messages import RunState
 from edge_client.__main__ import _tell as tell_edge
 from scenarios.loading.load import load_scenario
 from server_node.live import serve
@@ -104,6 +109,42 @@ def test_a_broker_that_refuses_us_ends_a_command_that_would_wait_for_one(
         result = invoke(command, what, f"--broker={url}", *out)
     assert result.exit_code == Exit.AUTHENTICATION, result.output
     assert "refuses us" in result.output
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "broker.transports.aiomqtt_quirks.connect",
+        "broker.transports.inbox.Inbox.receive",
+        "broker.wire.packing.decode",
+        "CORE.handle",
+    ],
+)
+@pytest.mark.parametrize("command", ["server", "edge"])
+def test_a_bug_wherever_it_is_ends_a_service_so_that_it_starts_again(
+    command: str,
+    broken: str,
+    tmp_path: Path,
+    embedded_url: str,
+    run_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def bug(*_: object, **_named: object) -> None:
+        raise ZeroDivisionError
+
+    core = {"server": "server_node.protocol.core.ServerCore", "edge": "edge_client.core.ClientCore"}[command]
+    asyncio.run(_say(embedded_url, topics.state(run_name), packing.encode(RunState("paused", 1))))
+    monkeypatch.setattr(broken.replace("CORE", core), bug)
+    out = [f"--out={tmp_path / 'run'}"] if command == "server" else []
+    result = invoke(command, small_file(tmp_path), f"--broker={embedded_url}", f"--run={run_name}", *out)
+    assert result.exit_code == Exit.BUG
+    assert "ZeroDivisionError" in result.output
+    assert restarts((ROOT / f"deploy/fedlite-{command}.service").read_text(), result.exit_code)
+
+
+async def _say(url: str, topic: str, content: bytes) -> None:
+    async with MqttTransport(url, client_id="says", subscriptions=[]) as transport:
+        await transport.publish(topic, content, retain=True)
 
 
 def test_a_folder_of_another_server(tmp_path: Path) -> None:
