@@ -93,6 +93,7 @@ WITHIN: dict[
         "report": {"statistics"},
         "watch": set(),
         "labels": set(),
+        "advice": set(),
         "experiments": {"simulation", "statistics"},
         "commands": {
             "network",

@@ -47,6 +47,11 @@ COMMANDS = {
         "Join the journals of server and edge processes on several machines to a trace.json.",
         extra="sim",
     ),
+    "advise": Command(
+        "sim.advice.command:advise",
+        "Measure codecs on a task's own first activations and gradients, and advise which to take.",
+        extra="sim",
+    ),
     "report": Command(
         "sim.commands.report:report",
         "Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up.",

@@ -1,6 +1,5 @@
 """The commands `fedlite data fetch`, `list`, `export` and `plot`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +12,11 @@ from broker.files import writing
 from broker.stopping import interrupt_on_signals
 from scenarios.data.cache import data_folder
 from scenarios.data.fetch import SOURCES, fetch, is_there
-from scenarios.errors import ScenarioError, suggestion
-from scenarios.loading.load import load_scenario, plain_scenario
-from scenarios.loading.shipped import shipped
+from scenarios.loading.named import scenario_of
 from scenarios.local.shares import write_shares
 from scenarios.partition import client_rows
-from scenarios.schema.scenario import Scenario, client_names
-from scenarios.tasks import TASKS, task_of
+from scenarios.schema.scenario import client_names
+from scenarios.tasks import task_of
 from sim.commands.options import Settings
 from sim.labels.counts import count_labels, labels_of
 from sim.labels.table import tell_counts
@@ -74,7 +71,7 @@ def export_data(
     Of a task they are equal random shares. Of a scenario they are divided with its partition and seed. A run
     with `task.partition=local` and `--data DIR` then is the same run.
     """
-    scenario = _scenario_of(what, clients, settings or ())
+    scenario = scenario_of(what, clients, settings or ())
     data = task_of(scenario).load()
     shares = dict(zip(client_names(scenario), client_rows(scenario, data), strict=True))
     with interrupt_on_signals(), writing(to):
@@ -101,7 +98,7 @@ def plot_data(
         from sim.labels.plot import check_kind, write_plot  # noqa: PLC0415  matplotlib is an extra, and slow
 
         check_kind(to)
-    scenario = _scenario_of(what, clients, settings or ())
+    scenario = scenario_of(what, clients, settings or ())
     task = task_of(scenario)
     data = task.load()
     shares = client_rows(scenario, data)
@@ -110,14 +107,3 @@ def plot_data(
     if to is not None:
         write_plot(to, f"{scenario.name}: {task.name}, {len(shares)} clients", counts)
         typer.echo(f"plot in {to}")
-
-
-def _scenario_of(what: str, clients: int | None, settings: Sequence[str]) -> Scenario:
-    """Load a scenario, or make the plainest one of a task, with as many clients as asked for."""
-    if what in TASKS:
-        return plain_scenario(what, clients or 3, settings)
-    if what in shipped() or what.endswith((".yaml", ".yml")):
-        fewer = [] if clients is None else [f"fleet=[{{count: {clients}}}]", "training.cohort=1"]
-        return load_scenario(what, [*fewer, *settings])
-    known = suggestion(what, [*TASKS, *shipped()], label="known")
-    raise ScenarioError(f"no task or scenario '{what}'{known}; or give the path of a .yaml file")

@@ -1,0 +1,1 @@
+"""Measures codecs on a task's own first activations and gradients, and advises which to take."""

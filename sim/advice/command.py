@@ -1,0 +1,192 @@
+"""`fedlite advise`: the command, and what it tells."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from broker.cli.console import command
+from broker.codecs import Codec, GradientCodec
+from broker.errors import RunError
+from broker.stopping import interrupt_on_signals
+from scenarios.loading.named import scenario_of
+from scenarios.loading.rehearsal import rehearse
+from scenarios.schema.scenario import Scenario
+from scenarios.tasks import load_task
+from sim.advice.batches import first_batches
+from sim.advice.candidates import activation_codecs, gradient_codecs
+from sim.advice.measure import C, Measured, measure_activations, measure_gradients
+from sim.advice.rule import front, smallest_within, worth_more_batches
+
+ACTIVATIONS_ERROR, GRADIENT_ERROR = 0.1, 0.25
+"""Relative errors up to which a codec is advised, unless somebody asks for others."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was measured, and what follows from it.
+
+    Attributes:
+        activations: measured codecs of `activations_up`.
+        gradients: of `gradient_down`, with the advised codec of the activations; empty if the head is not
+            trained.
+        rows: samples that were measured.
+        d: values at the cut.
+    """
+
+    activations: Sequence[Measured[Codec]]
+    gradients: Sequence[Measured[GradientCodec]]
+    rows: int
+    d: int
+    activations_error: float
+    gradient_error: float
+
+    @property
+    def up(self) -> Measured[Codec]:
+        """The advised codec of `activations_up`."""
+        return smallest_within(self.activations, self.activations_error)
+
+    @property
+    def down(self) -> Measured[GradientCodec] | None:
+        """The advised codec of `gradient_down`."""
+        return smallest_within(self.gradients, self.gradient_error) if self.gradients else None
+
+
+@command
+def advise(
+    what: Annotated[str, typer.Argument(metavar="TASK|SCENARIO", help="A task's name, or a scenario.")],
+    rows: Annotated[int, typer.Option(min=1, help="Samples to measure, of several clients.")] = 200,
+    error: Annotated[
+        float, typer.Option(min=0, help="Relative error of activations up to which a codec is advised.")
+    ] = ACTIVATIONS_ERROR,
+    gradient_error: Annotated[
+        float, typer.Option(min=0, help="The same of gradients, at the head's parameters.")
+    ] = GRADIENT_ERROR,
+    all_codecs: Annotated[bool, typer.Option("--all", help="Show every codec that was measured.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON line per codec on standard output.")
+    ] = False,
+) -> None:
+    """Measure codecs on a task's own first activations and gradients, and advise which to take.
+
+    A TASK gets the plainest scenario: equal random shares, batches of 20. With a SCENARIO it is its own
+    partition, cut and batch size.
+    """
+    scenario = scenario_of(what, None, settings or ())
+    if scenario.training.method != "split":
+        raise RunError("advise is about the cut, and method fedavg has none: --set training.method=split")
+    rehearse(scenario)
+    with interrupt_on_signals():
+        found = measure(scenario, rows, error, gradient_error)
+    if as_json:
+        for line in _lines(found):
+            typer.echo(json.dumps(line))
+    else:
+        _tell(found, scenario, all_codecs=all_codecs)
+
+
+def measure(scenario: Scenario, rows: int, error: float, gradient_error: float) -> Advice:
+    """Measure what may be worth it; the progress is shown on a terminal.
+
+    Every codec is tried on the first batch. Those that another one beats clearly are left out, and the others
+    are measured on all batches.
+    """
+    task, seed = load_task(scenario.task), scenario.seed
+    batches = list(first_batches(scenario, task, rows))
+    n, d = batches[0].z.shape
+    codecs = activation_codecs(task.cut_shape, d, n)
+    tried = [measure_activations(codec, batches[:1], seed) for codec in _shown("one batch", codecs)]
+    kept = [each.codec for each in worth_more_batches(tried)]
+    activations = [measure_activations(codec, batches, seed) for codec in _shown("all batches", kept)]
+    up = smallest_within(activations, error).codec
+    gradients = [
+        measure_gradients(codec, up, batches, seed)
+        for codec in _shown("gradients", gradient_codecs(up) if batches[0].g is not None else [])
+    ]
+    return Advice(activations, gradients, sum(len(each.z) for each in batches), d, error, gradient_error)
+
+
+def _shown(what: str, codecs: Sequence[T]) -> Iterable[T]:
+    """Show how many of them are done, on a terminal."""
+    console = Console(stderr=True)
+    return track(codecs, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _lines(found: Advice) -> Iterable[dict[str, object]]:
+    for flow, measured, best in (
+        ("activations_up", found.activations, found.up),
+        ("gradient_down", found.gradients, found.down),
+    ):
+        for each in measured:
+            yield {
+                "flow": flow,
+                "codec": _parameters(each.codec),
+                "sample_bytes": each.sample_bytes,
+                "ratio": each.ratio,
+                "error": each.error,
+                "head_error": each.head_error,
+                "encode_ms": each.encode_ms,
+                "advised": each is best,
+            }
+
+
+def _tell(found: Advice, scenario: Scenario, *, all_codecs: bool) -> None:
+    batch = scenario.task.batch_size
+    typer.echo(
+        f"{found.rows} samples in batches of {batch}, {found.d:,} values each at the cut, first weights, "
+        f"seed {scenario.seed}\n"
+    )
+    _table("activations_up", found.activations, found.up, all_codecs=all_codecs)
+    up, down = found.up, found.down
+    if down is not None:
+        _table("gradient_down", found.gradients, down, all_codecs=True)
+    typer.echo(
+        f"Advice: the fewest bytes whose relative error is at most {found.activations_error:g} "
+        f"(activations, ||z - z~||^2 / ||z||^2)"
+    )
+    if down is None:
+        typer.echo("The head is not trained, so no gradient travels.")
+    else:
+        typer.echo(f"and at most {found.gradient_error:g} (gradients, at the head's parameters).")
+    typer.echo("These are first weights: train with it and without before you rely on it.\n")
+    typer.echo(f"flows:\n  activations_up: {codec_yaml(up.codec)}")
+    if down is not None:
+        typer.echo(f"  gradient_down: {codec_yaml(down.codec)}")
+
+
+def _table(flow: str, measured: Sequence[Measured[C]], best: Measured[C], *, all_codecs: bool) -> None:
+    """Print a line for each codec, the advised one marked; by default those that none other beats."""
+    table = Table("", flow, box=None)
+    has_head = any(each.head_error is not None for each in measured)
+    for name in ("bytes a sample", "fewer", "error", *(("at the head",) if has_head else ()), "encode ms"):
+        table.add_column(name, justify="right")
+    shown = sorted(measured, key=lambda each: each.sample_bytes) if all_codecs else front(measured)
+    for each in shown:
+        errors = [each.error, *([] if each.head_error is None else [each.head_error])]
+        table.add_row(
+            "*" if each is best else "",
+            codec_yaml(each.codec),
+            f"{each.sample_bytes:,.1f}",
+            f"{each.ratio:,.1f}x",
+            *(f"{error:.4f}" for error in errors),
+            f"{each.encode_ms:.1f}",
+        )
+    Console(width=None if Console().is_terminal else 140).print(table)
+    typer.echo("")
+
+
+def codec_yaml(codec: GradientCodec) -> str:
+    """Write a codec as a scenario does."""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in _parameters(codec).items()) + "}"
+
+
+def _parameters(codec: GradientCodec) -> dict[str, object]:
+    return {field.name: getattr(codec, field.name) for field in fields(cast("Any", codec))}
