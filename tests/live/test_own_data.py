@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -344,28 +345,49 @@ def written_by_the_guide(folder: Path) -> list[str]:
     """Write the files of docs/own-data.md, and give its shell blocks."""
     text = GUIDE.read_text("utf-8")
     blocks = dict(re.findall(r"\(`([\w.]+)`\):\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    assert blocks.keys() == {"make_rows.py", "motion.py", "motion.yaml"}
+    assert blocks.keys() == {
+        *("make_rows.py", "motion.py", "motion.yaml"),
+        *("make_pictures.py", "pictures.py", "pictures.yaml"),
+    }
     for name, content in blocks.items():
         (folder / name).write_text(content)
     return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
-def test_the_guide_leads_to_a_fleet_of_three_processes(tmp_path: Path, broker_folder: Path) -> None:
-    first, here, fleet = written_by_the_guide(tmp_path)
+def shell_in(folder: Path) -> Callable[[str], "subprocess.CompletedProcess[str]"]:
+    """Give what runs shell commands in a folder, with this package's programs."""
     programs = Path(sys.executable).parent
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     root = str(GUIDE.parents[1])
-    shell = functools.partial(
+    return functools.partial(
         subprocess.run,
         shell=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"PATH": path, "PYTHONPATH": root},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_the_guide_leads_from_folders_of_images_to_a_model(tmp_path: Path) -> None:
+    images = written_by_the_guide(tmp_path)[-1].splitlines()
+    assert images.pop(0) == "pip install 'fedlite-mqtt[images]'"
+    done = shell_in(tmp_path)("set -e\n" + "\n".join(images))
+    assert done.returncode == 0, done.stderr
+    assert "pictures: valid, 3 clients, 20 rounds" in done.stdout
+    said = re.search(r"with an accuracy of (\d\.\d+)", GUIDE.read_text("utf-8"))
+    summary = load_summary(tmp_path / "runs/pictures-simulated/summary.json")
+    assert said is not None
+    assert final_score(summary) == pytest.approx(float(said[1]), abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_guide_leads_to_a_fleet_of_three_processes(tmp_path: Path, broker_folder: Path) -> None:
+    first, here, fleet, _ = written_by_the_guide(tmp_path)
+    shell = shell_in(tmp_path)
     for block in (first, here):
         done = shell(f"set -e\n{block}")
         assert done.returncode == 0, done.stderr

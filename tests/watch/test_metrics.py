@@ -31,13 +31,17 @@ def view(**changes: Any) -> View:
     return View(1000.0, run_page(**changes), None, RoundPage(3, 0.0, 1, [], 0), *nothing, {0: clients})
 
 
-def scrape(log: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def scrape_text(log: str) -> str:
     (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", log)
     with urllib.request.urlopen(url, timeout=5) as answer:
-        text = answer.read().decode()
+        text: str = answer.read().decode()
+    return text
+
+
+def scrape(log: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(scrape_text(log))
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
@@ -112,6 +116,20 @@ def test_expressions_name_only_labels_that_there_are() -> None:
         for name, labels in re.findall(r"(fedlite_\w+)\{([^}]*)\}", expression):
             used = set(re.findall(r"(\w+)\s*=", labels))
             assert used <= set(ALL[name].labels), (title, name)
+
+
+def test_the_dashboard_is_whole() -> None:
+    dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert {panel["type"] for panel in panels} <= {"stat", "gauge", "timeseries", "table"}
+    variables = {each["name"] for each in dashboard["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(panels))) == variables == {"datasource", "run"}
+    for panel in panels:
+        sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+        assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in sources), panel["title"]
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters) > 0, panel["title"]
 
 
 def test_panels_do_not_overlap() -> None:
