@@ -5,6 +5,7 @@ because an optimizer of torch.optim loads torch's compiler: 80 MB and more than 
 much for a small device.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -93,15 +94,18 @@ def sgd_step(module: nn.Module, lr: float) -> None:
 
 
 def _clip(gradients: Sequence[Tensor], clip_norm: float) -> None:
-    """Scale gradients to a length that all of them together have, if it is greater.
+    """Scale gradients down to a length, if all of them together are longer.
 
-    As torch.nn.utils.clip_grad_norm_, but for the sum of squares in float64: in float32 it may be infinite.
+    As torch.nn.utils.clip_grad_norm_, but that squares are taken of shares of the largest value: those of
+    large values themselves are infinite in float32. What is not finite makes all gradients NaN.
     """
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    if norms:
-        factor = torch.clamp(clip_norm / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6), max=1.0)
+    largest = max((float(each.abs().max()) for each in gradients if each.numel()), default=0.0)
+    if largest == 0.0:
+        return
+    norm = largest * math.hypot(*(float(torch.linalg.vector_norm(each / largest)) for each in gradients))
+    if not norm <= clip_norm:
         for gradient in gradients:
-            gradient.mul_(factor.to(gradient.dtype))
+            gradient.mul_(clip_norm / norm if math.isfinite(norm) else math.nan)
 
 
 def _sgd(parameter: Tensor, gradient: Tensor, moment: Moment, rule: Sgd, lr: float) -> None:
@@ -169,6 +173,11 @@ def moved(
             averages = [average, of_square]
             result = parameters.addcdiv(average, of_square.sqrt().add_(eps), value=lr)
     return result, [Moment(before.steps + 1, averages)]
+
+
+def placed_moments(moments: Moments, place: torch.device) -> Moments:
+    """Give moments whose tensors are at a place."""
+    return [Moment(each.steps, [average.to(place) for average in each.averages]) for each in moments]
 
 
 def named_moments(name: str, moments: Moments) -> dict[str, Tensor]:

@@ -6,14 +6,15 @@ at the same time would take numbers from each other, and a run would come out di
 
 import threading
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _PROCESS_GENERATOR = threading.Lock()
+CPU = torch.device("cpu")
 
 
 class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801  # used like a function
@@ -22,7 +23,8 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
     It holds for dropout in all its forms (modules, functions, inside an LSTM or attention) and for
     `torch.rand` and its kin, and gives the very numbers that follow `torch.manual_seed(seed)`. Other threads
     draw at the same time, undisturbed, and the process's generator stays as it was. An operation to which
-    the caller passes a generator draws from that one.
+    the caller passes a generator draws from that one. A GPU has a generator of its own, whose numbers are
+    others than the CPU's.
 
     torch hands each operation of the thread to `__torch_dispatch__`, about 10 us each. Most operations that
     draw take a generator. To those that take none, such as `torch.rand`, the process's generator is lent,
@@ -35,11 +37,7 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
-
-    @cached_property
-    def _generator(self) -> torch.Generator:
-        """Is made when it is first needed: most forward passes draw nothing."""
-        return torch.Generator().manual_seed(self._seed)
+        self._generators: dict[torch.device, torch.Generator] = {}  # by where the numbers are drawn
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -56,13 +54,28 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
         given = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator") is not None:
             return func(*args, **given)
+        place = given.get("device") or next((each.device for each in args if isinstance(each, Tensor)), CPU)
+        if place not in self._generators:
+            self._generators[place] = generator_at(place).manual_seed(self._seed)
+        own = self._generators[place]
         if any(argument.name == "generator" for argument in func._schema.arguments):  # noqa: SLF001
-            return func(*args, **given | {"generator": self._generator})
+            return func(*args, **given | {"generator": own})
+        process = process_generator(place)
         with _PROCESS_GENERATOR:
-            others = torch.get_rng_state()
-            torch.set_rng_state(self._generator.get_state())
+            others = process.get_rng_state()
+            process.set_rng_state(own.get_state())
             try:
                 return func(*args, **given)
             finally:
-                self._generator.set_state(torch.get_rng_state())
-                torch.set_rng_state(others)
+                own.set_state(process.get_rng_state())
+                process.set_rng_state(others)
+
+
+def generator_at(place: torch.device) -> torch.Generator:
+    """Make a generator of numbers that are drawn at a place."""
+    return torch.Generator(place)
+
+
+def process_generator(place: torch.device) -> Any:
+    """Give the module that has the state of the process's generator for a place."""
+    return torch if place.type == "cpu" else torch.get_device_module(place)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
 from scenarios.metrics import number_of
+from scenarios.placing import CPU, on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
@@ -79,7 +80,7 @@ def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
     """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
     with torch.no_grad():
         none = torch.empty(0)  # of a head without parameters
-        return torch.cat([none, *(parameter.reshape(-1) for parameter in head.parameters())]).numpy()
+        return torch.cat([none, *(on_cpu(parameter).reshape(-1) for parameter in head.parameters())]).numpy()
 
 
 def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
@@ -130,10 +131,11 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
     """Give the task's metric on a test split, through the cut without a codec."""
     head.eval()
     tail.eval()
+    place = place_of(head, tail)
     total, metric = 0.0, task.metric_of() if task.metric_of else None
     for first in range(0, len(test), EVALUATION_BATCH):
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        outputs = whole_model(head, tail, inputs)
+        outputs = placed(whole_model(head, tail, inputs.to(place)), CPU)
         if metric is not None:
             metric.update(outputs, targets)
         elif task.score is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from broker.wire.messages import Activations, HeadUpdate
+from scenarios.placing import place_named
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
@@ -36,7 +37,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
         Seconds of each job.
 
     Raises:
-        ScenarioError: the task's data cannot be found.
+        ScenarioError: the task's data cannot be found, a GPU is not there.
     """
     if scenario.training.method == "u_shape":  # the last layers are counted, too: they are few
         at_server = scenario.training.model_copy(update={"method": "split"})
@@ -55,6 +56,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
         tail=tail,
         plan=plan,
         training=teaches_nothing,
+        place=place_named(scenario.server.device, "server.device"),
     )
     jobs = _jobs(plan, cohort_of(scenario))
     while True:

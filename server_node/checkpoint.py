@@ -63,9 +63,9 @@ class DamagedError(Exception):
 
 
 def tensors_of(head: nn.Module, tail: nn.Module) -> dict[str, Tensor]:
-    """Copy parameters and buffers of both parts; names get `head.` and `tail.` in front."""
+    """Copy parameters and buffers of both parts to the CPU; names get `head.` and `tail.` in front."""
     return {
-        f"{part}.{name}": value.detach().clone().contiguous()
+        f"{part}.{name}": value.detach().to("cpu", copy=True).contiguous()
         for part, module in (("head", head), ("tail", tail))
         for name, value in module.state_dict().items()
     }

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
 
-from broker.errors import BrokerError, RunError
+from broker.errors import BrokerError
 from broker.exits import ANOTHER_SERVER, COMPLETE, STOPPED, SUPERSEDED
 from broker.machine.asyncio_driver import FAREWELL_S, Driver, connected
 from broker.machine.event_log import SERVER, Journal
@@ -30,6 +29,7 @@ from broker.wire import packing, topics
 from broker.wire.messages import RunState
 from scenarios.loading.published import offer_scenario
 from scenarios.metrics import better_of
+from scenarios.placing import place_named
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of, test_of
@@ -43,7 +43,7 @@ from server_node.board.views import Views
 from server_node.learning.spreading import spreading
 from server_node.observer import observer
 from server_node.ownership import SupersededError, owning
-from server_node.progress import Standing, over, settings_of, standing_of
+from server_node.progress import Standing, load_model, over, settings_of, standing_of
 from server_node.protocol.core import ServerCore
 from server_node.record import RunFolder
 from server_node.saver import Keeper
@@ -102,7 +102,7 @@ async def serve(
     Raises:
         RunError: a run name that cannot stand in a topic, a folder that another server or another scenario
             has, or that cannot be written to, checkpoints that are all damaged.
-        ScenarioError: a task that lacks its data.
+        ScenarioError: a task that lacks its data, a GPU that is not there.
         BrokerError: no broker, or one that refuses us.
     """
     journal = journal or Journal(())
@@ -131,7 +131,7 @@ async def serve(
             if finished[0]["reason"] == COMPLETE:
                 await _tell_who_waits(transport, core, stop)
             return finished[0]
-        _go_on(folder, standing, head, tail)
+        load_model(folder, standing, head, tail)
         worker = Tail(
             task,
             test_of(scenario, task),
@@ -141,6 +141,7 @@ async def serve(
             training=scenario.training,
             map_batches=mapping(scenario.task.batch_size * task.cut_size),
             map_updates=mapping(parameters.size),
+            place=place_named(scenario.server.device, "server.device"),
         )
         worker.filter = standing.filter
         worker.moments = checkpoint.optimizers_in(standing.tensors or {})
@@ -213,24 +214,6 @@ async def _tell_who_waits(transport: Transport, core: ServerCore, stop: asyncio.
     with suppress(TimeoutError, BrokerError):
         async with asyncio.timeout(FAREWELL_S), transport as there:
             await Driver(core, there, compute, Journal(())).run(stop)
-
-
-def _go_on(folder: Path, standing: Standing, head: nn.Module, tail: nn.Module) -> None:
-    """Load a checkpoint into both parts, if there is one; RunError if it is that of another model."""
-    for what in standing.damaged:
-        log.warning("%s; going on from the one before", what)
-    tensors = standing.tensors
-    if tensors is None:
-        return
-    for part, module in (("head", head), ("tail", tail)):
-        mine = f"{part}."
-        own = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise RunError(
-                f"the checkpoint in {folder} has another {part} than the task: {error}; --fresh begins anew"
-            ) from error
 
 
 class _Announcing:

@@ -1,14 +1,15 @@
 """Where a run stands before its server begins: nothing done yet, under way, or over."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from broker.errors import CannotGoOnError
+from broker.errors import CannotGoOnError, RunError
 from broker.exits import COMPLETE, ENDED
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
@@ -17,6 +18,8 @@ from server_node.checkpoint import Progress
 from server_node.learning.aggregation import LabelFilter
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,11 @@ def over(scenario: Scenario, folder: Path) -> tuple[Summary, str] | None:
 def settings_of(scenario: Scenario) -> dict[str, Any]:
     """Give what must stay as it is while a run goes on.
 
-    Its name, the number of its rounds, the broker, the modelled network and the places of files may change.
+    Its name, the number of its rounds, the broker, the modelled network, the server's GPU and the places of
+    files may change.
     """
     settings = without_defaults(scenario)
-    for key in ("name", "broker", "network"):
+    for key in ("name", "broker", "network", "server", "simulation"):
         settings.pop(key, None)
     for part, key in (("task", "path"), ("task", "data"), ("task", "module"), ("training", "rounds")):
         settings[part].pop(key, None)
@@ -138,3 +142,21 @@ def summary_of(folder: Path) -> Summary | None:
         return cast("Summary", json.loads((folder / "summary.json").read_text()))
     except (OSError, ValueError):
         return None
+
+
+def load_model(folder: Path, standing: Standing, head: nn.Module, tail: nn.Module) -> None:
+    """Load a checkpoint into both parts, if there is one; RunError if it is that of another model."""
+    for what in standing.damaged:
+        log.warning("%s; going on from the one before", what)
+    tensors = standing.tensors
+    if tensors is None:
+        return
+    for part, module in (("head", head), ("tail", tail)):
+        mine = f"{part}."
+        own = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise RunError(
+                f"the checkpoint in {folder} has another {part} than the task: {error}; --fresh begins anew"
+            ) from error

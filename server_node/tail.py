@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, FeatureGradient
-from scenarios.optimizers import Moments
+from scenarios.optimizers import Moments, placed_moments
+from scenarios.placing import CPU
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
@@ -22,6 +24,7 @@ from server_node.learning.cut import ServerCut
 from server_node.learning.gradients import Batch, Passed, TailGradients
 from server_node.learning.head import ServerHead
 from server_node.learning.probe import Probe
+from server_node.learning.refusals import is_model_lost, is_too_large, named
 from server_node.learning.scoring import Scoring
 from server_node.learning.spreading import Map
 from server_node.learning.tail_pass import send_all
@@ -46,11 +49,6 @@ from server_node.vocabulary.plan import Plan
 log = logging.getLogger(__name__)
 
 
-def _is_too_large(error: WireError) -> bool:
-    """Say whether a payload was refused for the size of its numbers, as when a model diverges."""
-    return error.reason == "range" and "magnitude" in str(error)
-
-
 class Tail:
     """The tail and the server's copy of the head.
 
@@ -63,6 +61,7 @@ class Tail:
         training: the scenario's; has rates and optimizers.
         map_batches: `map`, or `executor.map` to decode and encode the batches of a step in parallel.
         map_updates: the same for the head updates of a round.
+        place: where both compute; they are moved there.
 
     Attributes:
         filter: whom the rule filtered_mean leaves out; no other rule uses it.
@@ -79,9 +78,11 @@ class Tail:
         training: Training,
         map_batches: Map = map,
         map_updates: Map = map,
+        place: torch.device = CPU,
     ) -> None:
-        self.head = head
-        self.tail = tail
+        self.head = head.to(place)
+        self.tail = tail.to(place)
+        self._place = place
         self._task = task
         self._test = test
         self._seed = plan.seed
@@ -149,7 +150,8 @@ class Tail:
 
     @moments.setter
     def moments(self, moments: tuple[Moments, Moments]) -> None:
-        self._moments, self._server_head.moments = moments
+        of_tail, self._server_head.moments = moments
+        self._moments = placed_moments(of_tail, self._place)
 
     def _begin_step(self) -> None:
         """Forget what the step before has added up."""
@@ -171,7 +173,7 @@ class Tail:
         return arrived, refused
 
     def _note_too_large(self, refused: Mapping[str, WireError]) -> None:
-        self._unsound |= {client: why for client, why in refused.items() if _is_too_large(why)}
+        self._unsound |= {client: why for client, why in refused.items() if is_too_large(why)}
 
     def _forward(self, job: TailForward) -> TailForwarded:
         """Give the features of batches in a U-shape."""
@@ -226,8 +228,8 @@ class Tail:
         (MU-SplitFed's unbalanced update, Liang et al. 2025, arXiv 2510.21155, here with exact gradients).
         """
         where = f"round {job.round}, step {job.step}"
-        if self._is_lost(len(self._gradients.greatest_loss), self._unsound):
-            return Diverged(f"{where}: activations_up: {_named(self._unsound)}")
+        if is_model_lost(len(self._gradients.greatest_loss), self._unsound, self._passes):
+            return Diverged(f"{where}: activations_up: {named(self._unsound)}")
         if self._rule == "filtered_mean":
             self._gradients.leave_out(self.filter.learn(self._gradients.agreements(), where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
@@ -249,16 +251,6 @@ class Tail:
         self._begin_step()
         return None
 
-    def _is_lost(self, good: int, refused: dict[str, WireError]) -> bool:
-        """Say whether it is the model that is at fault, not the clients whose numbers were refused.
-
-        One client ends nothing: at least two must have been refused, and more than were not; or the server's
-        own model must fail on the server's own data.
-        """
-        if not refused or good >= len(refused):
-            return False
-        return len(refused) > 1 or not self._passes()
-
     def _passes(self) -> bool:
         return self._probe.passes(self.head, self.tail)
 
@@ -272,10 +264,10 @@ class Tail:
                 refused[client] = change
             elif client not in self.filter.out:
                 received[client], weights[client] = change, weight * update.samples
-        too_large = {client: why for client, why in refused.items() if _is_too_large(why)}
+        too_large = {client: why for client, why in refused.items() if is_too_large(why)}
         unsound = self._server_head.average(received, weights, self._passes) | too_large
-        if self._is_lost(len(job.updates) - len(refused | unsound), unsound):
-            return Diverged(f"round {job.round}: head_update_up: {_named(unsound)}")
+        if is_model_lost(len(job.updates) - len(refused | unsound), unsound, self._passes):
+            return Diverged(f"round {job.round}: head_update_up: {named(unsound)}")
         metric = None
         if job.evaluate and self._test is not None:
             metric = evaluate(self._task, self._test, self.head, self.tail)
@@ -285,10 +277,3 @@ class Tail:
                 return RoundClosed(self._server_head.encode(job.round), None, refused | unsound)
             return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
         return RoundClosed(self._server_head.encode(job.round), metric, refused | unsound)
-
-
-def _named(refused: dict[str, WireError]) -> str:
-    """Name up to five of those that were refused, and why the last one was."""
-    names = sorted(refused)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
-    return f"{refused[names[-1]]} ({', '.join(names[:5])}{more})"

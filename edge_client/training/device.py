@@ -29,7 +29,9 @@ from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop
+from scenarios.optimizers import placed_moments
 from scenarios.outputs import arrays
+from scenarios.placing import CPU, on_cpu, placed
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task
@@ -56,6 +58,7 @@ class Device:
             is restarted begins without.
         timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
             backward; train in FedAvg; top in a U-shape.
+        place: where the head computes.
     """
 
     def __init__(
@@ -72,12 +75,14 @@ class Device:
         look: Callable[[], tuple[Split, Split] | None] | None = None,
         error_feedback: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        place: torch.device = CPU,
     ) -> None:
         self._task = task
         self._client = client
         self._seed = seed
         self.data = DeviceData(data, held_out, look, client=client, seed=seed, batch_size=batch_size)
-        self._head = DeviceHead(task, initial, client=client, seed=seed, training=training)
+        self._place = place
+        self._head = DeviceHead(task, initial, client=client, seed=seed, training=training, place=place)
         self._training = training
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
@@ -109,10 +114,10 @@ class Device:
             self._lost = state.lost.numpy()
         out = state.out
         if out is None:
-            self._head.moments = state.moments
+            self._head.moments = placed_moments(state.moments, self._place)
             return
         self._begin(out.assignment)
-        self._head.moments = state.moments
+        self._head.moments = placed_moments(state.moments, self._place)
         self._head.received = out.received.numpy()
         self._head.load(out.head.numpy())
         self._out = out.step
@@ -236,7 +241,7 @@ class Device:
         return self._head.forward(inputs, self._round, step), targets
 
     def _encode(self, step: int, activations: Tensor, targets: Any, purpose: str) -> Activations:
-        z = activations.detach().numpy()
+        z = on_cpu(activations).numpy()
         rng = generator(self._seed, purpose, self._client, self._round, step)
         return Activations(
             server=self._server,
@@ -260,7 +265,7 @@ class Device:
         with self._timed("train"):
             for step in range(self._training.local_steps):
                 outputs, targets = self._through_head(step)
-                self._task.loss(outputs, targets).mean().backward()  # type: ignore[no-untyped-call]
+                self._task.loss(outputs, placed(targets, self._place)).mean().backward()  # type: ignore[no-untyped-call]
                 self._head.descend(self._lr)
         with self._timed("encode"):
             return self._finish()

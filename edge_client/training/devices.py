@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Sequence
 
+import torch
+
 from broker.machine.event_log import Journal
 from edge_client.training.device import Device
 from edge_client.training.own_data import OwnData
@@ -11,6 +13,7 @@ from scenarios.loading.own_data import own_place, read_own
 from scenarios.loading.rehearsal import rehearse_devices
 from scenarios.local.held_out import held_out
 from scenarios.partition import client_rows
+from scenarios.placing import CPU
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Split, Task
@@ -24,6 +27,7 @@ def make_devices(
     journal: Journal | None = None,
     *,
     unfit: dict[str, str] | None = None,
+    place: torch.device = CPU,
 ) -> dict[str, Device]:
     """Give each named client its head and its data.
 
@@ -34,6 +38,7 @@ def make_devices(
         unfit: for a live run with `partition: local`. A client whose own data cannot be used is left out, and
             why stands here; the others look at theirs again from time to time. None: such a client is an
             error, and data are read once.
+        place: where their heads compute.
 
     Raises:
         ScenarioError: a name that is not in the scenario's fleet, data that cannot be found, used or divided.
@@ -55,6 +60,7 @@ def make_devices(
             seed=scenario.seed,
             batch_size=scenario.task.batch_size,
             training=scenario.training,
+            place=place,
             held_out=tested,
             look=None if own is None or unfit is None else own.look,
             error_feedback=scenario.flows.error_feedback,

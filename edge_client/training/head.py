@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Codec, decode_update
 from scenarios.optimizers import Moments, step
+from scenarios.placing import CPU
 from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
@@ -34,6 +35,7 @@ class DeviceHead:
         client: the device's name, part of every seed.
         seed: the scenario's.
         training: the scenario's; says by which rule the parameters are moved.
+        place: where it computes.
     """
 
     received: npt.NDArray[np.float32]
@@ -47,8 +49,10 @@ class DeviceHead:
         client: str,
         seed: int,
         training: Training,
+        place: torch.device = CPU,
     ) -> None:
-        self.module = task.head()
+        self.module = task.head().to(place)
+        self._place = place
         self.moments: Moments = []
         self._training = training
         self._initial = initial
@@ -79,21 +83,21 @@ class DeviceHead:
         if not self.module.training:  # train() goes through all modules
             self.module.train()
         with seeded(derive_seed(self._seed, "dropout", self._client, number, step)):
-            self.z = self.module(inputs)
+            self.z = self.module(inputs.to(self._place))
         return self.z
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Send a batch through the head, to evaluate it; gives z."""
         self.module.eval()
-        z: Tensor = self.module(inputs)
+        z: Tensor = self.module(inputs.to(self._place))
         return z
 
     def backward(self, dz: npt.NDArray[np.float32]) -> None:
         """Add to the parameters' gradients what the gradient at z, shape (n, d), makes of them."""
         # The gradient of <z, dz> at z is dz. z.backward(dz) would say the same, but loads torch's
         # symbolic shapes for it: 45 MB and half a second on a desktop.
-        torch.dot(self.z.flatten(), torch.from_numpy(dz).flatten()).backward()  # type: ignore[no-untyped-call]
+        torch.dot(self.z.flatten(), torch.from_numpy(dz).to(self._place).flatten()).backward()  # type: ignore[no-untyped-call]
 
     def descend(self, lr: float) -> None:
         """Take a step of the optimizer."""
@@ -105,7 +109,7 @@ class DeviceHead:
     @torch.no_grad()
     def _pull_back(self, parameters: Sequence[nn.Parameter], mu: float) -> None:
         """Add the gradient of mu/2 ||w - w_round||^2, FedProx's term (Li et al. 2020, arXiv 1812.06127)."""
-        received = parts_of(torch.from_numpy(self.received), parameters)
+        received = parts_of(torch.from_numpy(self.received).to(self._place), parameters)
         for parameter, origin in zip(parameters, received, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - origin, alpha=mu)

@@ -13,6 +13,7 @@ from broker.wire.errors import WireError
 from broker.wire.fields import SomeCodecSpecs
 from broker.wire.messages import Features
 from edge_client.training.cut import own_values
+from scenarios.placing import on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Task
@@ -53,16 +54,17 @@ class DeviceTop:
         Raises:
             WireError: the loss is not finite.
         """
-        y.requires_grad_()
+        place = place_of(self._module)
+        y = y.to(place).requires_grad_()
         self._module.zero_grad()  # of a step that the server gave up
         with seeded(self._seed_of("dropout of the top", features)):
             outputs = self._module(y)
-        loss = self._task.loss(outputs, targets).mean()
+        loss = self._task.loss(outputs, placed(targets, place)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         told = float(loss.detach())
         if not math.isfinite(told):
             raise WireError("not-finite", f"the loss of this device is {told}")
-        return torch.zeros_like(y) if y.grad is None else y.grad, told
+        return on_cpu(torch.zeros_like(y) if y.grad is None else y.grad), told
 
     def encode(self, gradient: Tensor, features: Features) -> bytes:
         """Give the payload of a gradient at y~; WireError if it is not finite."""

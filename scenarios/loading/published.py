@@ -1,7 +1,7 @@
 """The scenario as the server publishes it, so that devices need no file.
 
-It is what devices must know of the run: YAML with every default, compressed with zlib. The broker's address
-and the place of the task on the server's machine are left out.
+It is what devices must know of the run: YAML with every default, compressed with zlib. The broker's address,
+the place of the task on the server's machine and that machine's GPU are left out.
 """
 
 import logging
@@ -13,7 +13,7 @@ from scenarios.errors import ScenarioError
 from scenarios.loading.load import check, dump_resolved, lay_over
 from scenarios.loading.yaml_tree import parse
 from scenarios.schema.broker import BrokerSpec
-from scenarios.schema.scenario import Scenario
+from scenarios.schema.scenario import Scenario, ServerSpec, SimulationSpec
 from scenarios.tasks.user_module import is_file
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def publish_scenario(scenario: Scenario, most_bytes: int = MAX_TEXT_BYTES) -> by
         module = Path(module).name
     task = scenario.task.model_copy(update={"path": None, "data": None, "module": module})
     broker = BrokerSpec(packet_bytes=scenario.broker.packet_bytes, client_id=scenario.broker.client_id)
-    text = dump_resolved(scenario.model_copy(update={"task": task, "broker": broker})).encode()
+    own = {"task": task, "broker": broker, "server": ServerSpec(), "simulation": SimulationSpec()}
+    text = dump_resolved(scenario.model_copy(update=own)).encode()
     if len(text) > MAX_TEXT_BYTES:
         raise ScenarioError(f"it has {len(text):,} bytes, devices read {MAX_TEXT_BYTES:,} at most")
     packed = zlib.compress(text, 9)

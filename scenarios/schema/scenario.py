@@ -58,6 +58,24 @@ class Buffered(_Stragglers):
 Stragglers = Annotated[WaitAll | Deadline | OverSelect | Buffered, Field(discriminator="policy")]
 
 
+Place = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class ServerSpec(Part):
+    """The machine of the server."""
+
+    device: Place = Field(
+        default="cpu",
+        description="where the tail computes; auto: on the machine's GPU, if there is one, else on its CPU",
+    )
+
+
+class SimulationSpec(Part):
+    """The machine that simulates."""
+
+    device: Place = Field(default="cpu", description="where the heads of a simulated run compute")
+
+
 class Scenario(Part):
     """A complete description of a run: the same scenario and seed give the same run."""
 
@@ -72,6 +90,8 @@ class Scenario(Part):
     fleet: tuple[FleetGroup, ...] = Field(description="the clients, by kind")
     broker: BrokerSpec = BrokerSpec()
     network: Network = Network()
+    server: ServerSpec = ServerSpec()
+    simulation: SimulationSpec = SimulationSpec()
 
     @property
     def fleet_size(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from broker.codecs import Codewords
 from scenarios.optimizers import Moments, step
 from scenarios.outputs import outputs_of
+from scenarios.placing import on_cpu, place_of
 from scenarios.schema.training import Training
 from scenarios.training import parts_of
 from server_node.learning.aggregation import aggregate, agreements
@@ -89,7 +90,9 @@ class TailGradients:
 
     def restore(self, state: AddedUp) -> None:
         """Have added up what a state says."""
-        self._weight, self._of = state.weight, state.of_clients
+        place = place_of(self._tail)
+        self._weight = state.weight
+        self._of = {client: (whole.to(place), weight) for client, (whole, weight) in state.of_clients.items()}
         self.greatest_loss = state.greatest_loss
         self.batches = [
             Batch(client, number, step, weight, z.numpy(), None, targets.get("", targets))
@@ -98,7 +101,7 @@ class TailGradients:
         for parameter, gradient in zip(
             self._tail.parameters(), state.at_parameters, strict=bool(self._weight)
         ):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else gradient.to(place)
 
     def add(self, group: Passed) -> None:
         """Add batches that went through the tail together; a single one unless the rule is mean."""
@@ -145,11 +148,11 @@ class TailGradients:
         if self._weight:
             step(parameters, self._optimizer, moments, lr, weight=self._weight)
         elif self._of:
-            vectors = [(whole / weight).numpy() for _, (whole, weight) in sorted(self._of.items())]
+            vectors = [on_cpu(whole / weight).numpy() for _, (whole, weight) in sorted(self._of.items())]
             weights = [weight for _, (_, weight) in sorted(self._of.items())]
             gradient = torch.from_numpy(aggregate(self._rule, vectors, weights))
             for parameter, part in zip(parameters, parts_of(gradient, parameters), strict=True):
-                parameter.grad = part.clone()
+                parameter.grad = part.to(parameter.device, copy=True)
             step(parameters, self._optimizer, moments, lr)
         else:
             return True

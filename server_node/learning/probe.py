@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from scenarios.placing import place_of
 from scenarios.task import Split
 from scenarios.u_shape import whole_model
 from server_node.learning.gradients import Batch
@@ -42,7 +43,7 @@ class Probe:
         tail.eval()
         if self._test is not None:
             inputs, _ = self._test.batch(slice(PROBE_SAMPLES))
-            return is_sound(whole_model(head, tail, inputs))
+            return is_sound(whole_model(head, tail, inputs.to(place_of(head, tail))))
         if not all(is_sound(parameter) for parameter in head.parameters()):
             return False
-        return self.last is None or is_sound(tail(self.last))
+        return self.last is None or is_sound(tail(self.last.to(place_of(tail))))

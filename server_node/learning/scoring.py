@@ -8,6 +8,7 @@ from torch import nn
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from scenarios.metrics import number_of
+from scenarios.placing import CPU, place_of, placed
 from scenarios.task import Task
 from server_node.learning.gradients import Batch
 from server_node.learning.tail_pass import is_sound
@@ -70,7 +71,7 @@ class Scoring:
             return batch
         self._tail.eval()
         try:
-            outputs = self._tail(torch.from_numpy(batch.z))
+            outputs = placed(self._tail(torch.from_numpy(batch.z).to(place_of(self._tail))), CPU)
             if not is_sound(outputs):
                 return WireError("range", "an output is not finite, or of magnitude 2**64 or more")
             if self._metric is not None:

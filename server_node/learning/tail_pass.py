@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from broker.wire.errors import WireError
 from scenarios.outputs import joined
+from scenarios.placing import on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from server_node.learning.gradients import Batch, Passed, learning
 
@@ -106,15 +107,16 @@ def _send(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed_of: SeedOf
 
 
 def _through(tail: nn.Module, loss: Loss, batches: Sequence[Batch], seed: int) -> Passed:
-    z = torch.from_numpy(np.concatenate([batch.z for batch in batches])).requires_grad_()
+    place = place_of(tail)
+    z = torch.from_numpy(np.concatenate([batch.z for batch in batches])).to(place).requires_grad_()
     with seeded(seed):
         outputs = tail(z)
-    losses = loss(outputs, joined([batch.targets for batch in batches]))
-    weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in batches])
+    losses = loss(outputs, placed(joined([batch.targets for batch in batches]), place))
+    weights = torch.cat([torch.full((len(batch.z),), batch.weight) for batch in batches]).to(place)
     total = (losses * weights).sum()
     found: tuple[Tensor | None, ...] = torch.autograd.grad(total, [z, *learning(tail)], allow_unused=True)
     downlink = torch.zeros_like(z) if found[0] is None else found[0]
-    return Passed(batches, losses.detach(), downlink.numpy(), found[1:])
+    return Passed(batches, on_cpu(losses), on_cpu(downlink).numpy(), found[1:])
 
 
 def _what_is_unsound(passed: Passed, tail: nn.Module) -> str | None:

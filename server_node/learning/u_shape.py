@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import FeatureGradient
+from scenarios.placing import on_cpu, place_of
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from server_node.learning.cut import ServerCut
@@ -84,7 +85,7 @@ def features_of(tail: nn.Module, batch: Batch, seed: int, size: int) -> npt.NDAr
     before = [buffer.clone() for buffer in tail.buffers()]
     try:
         with seeded(seed):
-            outputs = tail(torch.from_numpy(batch.z))
+            outputs = on_cpu(tail(torch.from_numpy(batch.z).to(place_of(tail))))
     except Exception as error:  # whatever the user's tail raises
         log.info("the tail cannot take a batch of %s", batch.client, exc_info=True)
         return WireError("tail", f"{type(error).__name__}: {str(error)[:200]}")

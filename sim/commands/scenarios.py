@@ -12,6 +12,7 @@ from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
+from scenarios.placing import place_named
 from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
 from sim.network.csv_inputs import check_csv_inputs
@@ -42,6 +43,8 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
     """Check a scenario and say what is wrong: file, line, key, what is allowed."""
     loaded = load_scenario(scenario, settings or ())
     check_csv_inputs(loaded)
+    for key, part in (("server.device", loaded.server), ("simulation.device", loaded.simulation)):
+        place_named(part.device, key)
     why_untried = data_missing(loaded)
     _, swept = read_tree(scenario, settings or ())
     grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""

@@ -29,6 +29,7 @@ from broker.transports.access import Access
 from broker.transports.mqtt import MqttTransport
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.loading.rehearsal import rehearse
+from scenarios.placing import place_named
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.board.screen import Glance
 from server_node.live import serve
@@ -88,6 +89,7 @@ def run_here(
     scenario = load_scenario(spec, settings)
     if shape is not None:
         check_shape(scenario)
+    place_named(scenario.server.device, "server.device")  # raises before anything has been started
     rehearse(scenario)
     with writing(folder):
         (folder / "logs").mkdir(parents=True, exist_ok=True)

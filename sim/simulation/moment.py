@@ -21,6 +21,7 @@ from edge_client.training.device_state import DeviceState
 from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.loading.load import load_scenario
+from scenarios.placing import on_cpu
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
@@ -93,7 +94,7 @@ def save(folder: Path, header: Simulated, moment: Moment) -> None:
     tensors: list[Tensor] = []
 
     def lay_by(tensor: Tensor) -> int:
-        tensors.append(tensor.contiguous())
+        tensors.append(on_cpu(tensor).contiguous())
         return len(tensors) - 1
 
     packed = bytearray()

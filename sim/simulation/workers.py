@@ -20,6 +20,7 @@ from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario
 from scenarios.partition import client_rows
+from scenarios.placing import place_named
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.tasks import test_of
@@ -103,16 +104,27 @@ def training(
         threads: how many devices at the same time; as many as there are cores if None.
 
     Raises:
-        ScenarioError: data that cannot be found or divided.
+        ScenarioError: data that cannot be found or divided, a GPU that is not there.
     """
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, head_vector(head).size)
-    devices = make_devices(scenario, plan.clients)
+    place = place_named(scenario.server.device, "server.device")
+    of_heads = place_named(scenario.simulation.device, "simulation.device")
+    devices = make_devices(scenario, plan.clients, place=of_heads)
     test, training = test_of(scenario, task), scenario.training
     # One torch thread per job: the number of threads changes the order of float additions and so the last
     # bits of results.
     with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:
-        worker = Tail(task, test, head=head, tail=tail, plan=plan, training=training, map_batches=pool.map)
+        worker = Tail(
+            task,
+            test,
+            head=head,
+            tail=tail,
+            plan=plan,
+            training=training,
+            map_batches=pool.map,
+            place=place,
+        )
         yield Workers(
             plan,
             recorder.on(own, worker.run),

@@ -299,7 +299,8 @@ def test_the_opening_comment_is_a_scenarios_question(tmp_path: Path) -> None:
             [
                 (
                     "my.yaml:8: zoo: unknown key; allowed: "
-                    "name, seed, task, training, flows, stragglers, fleet, broker, network, extends, sweep"
+                    "name, seed, task, training, flows, stragglers, fleet, broker, network, "
+                    "server, simulation, extends, sweep"
                 )
             ],
             id="unknown key, none near",
@@ -754,7 +755,8 @@ def test_mistakes_name_the_file_their_key_came_from(tmp_path: Path) -> None:
             "trainig.cohort=2",
             (
                 "--set trainig.cohort=2: trainig: unknown key; did you mean 'training'? allowed: "
-                "name, seed, task, training, flows, stragglers, fleet, broker, network, extends, sweep"
+                "name, seed, task, training, flows, stragglers, fleet, broker, network, "
+                "server, simulation, extends, sweep"
             ),
         ),
         (
