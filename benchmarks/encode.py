@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from broker.codecs import Pq
-from scenarios.optimizers import sgd_step
+from scenarios.computing.optimizers import sgd_step
 from scenarios.task import Dataset, Task
 from scenarios.tasks.digits28 import task as digits28
 from scenarios.training import BatchSampler, initial_model

@@ -47,8 +47,8 @@ from broker.codecs.coded_pq import SEED_BYTES
 from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
+from scenarios.computing.optimizers import sgd_step
 from scenarios.loading.load import load_scenario
-from scenarios.optimizers import sgd_step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator

@@ -15,7 +15,7 @@ from torch import nn
 
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
-from scenarios.optimizers import Moments, step
+from scenarios.computing.optimizers import Moments, step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator

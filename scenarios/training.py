@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
+from scenarios.computing.placing import CPU, on_cpu, place_of, placed
 from scenarios.metrics import number_of
-from scenarios.placing import CPU, on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task

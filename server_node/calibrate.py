@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from broker.wire.messages import Activations, HeadUpdate
-from scenarios.placing import place_named
+from scenarios.computing.placing import place_named
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator

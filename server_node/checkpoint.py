@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
-from scenarios.optimizers import Moments, moments_named, named_moments
+from scenarios.computing.optimizers import Moments, moments_named, named_moments
 from server_node.learning.aggregation import LabelFilter
 from server_node.vocabulary.ledger import Ledger
 

@@ -27,9 +27,9 @@ from broker.transports.base import Connect, Event, Transport, TransportStats, Wi
 from broker.transports.bulletin import Bulletin
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
+from scenarios.computing.placing import place_named
 from scenarios.loading.published import offer_scenario
 from scenarios.metrics import better_of
-from scenarios.placing import place_named
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of, test_of

@@ -13,8 +13,8 @@ from torch import nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, FeatureGradient
-from scenarios.optimizers import Moments, placed_moments
-from scenarios.placing import CPU
+from scenarios.computing.optimizers import Moments, placed_moments
+from scenarios.computing.placing import CPU
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task

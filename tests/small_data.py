@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scenarios.optimizers import sgd_step
+from scenarios.computing.optimizers import sgd_step
 from scenarios.task import Dataset, Task
 from scenarios.training import initial_model
 from scenarios.u_shape import with_top_at_server

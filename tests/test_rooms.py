@@ -69,6 +69,7 @@ WITHIN: dict[
         "schema": set(),
         "data": set(),
         "models": set(),
+        "computing": {"schema"},
         "cutting": set(),
         "tasks": {"data", "models", "schema", "cutting"},
         "local": set(),

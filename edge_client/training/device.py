@@ -29,9 +29,9 @@ from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop
-from scenarios.optimizers import placed_moments
+from scenarios.computing.optimizers import placed_moments
+from scenarios.computing.placing import CPU, on_cpu, placed
 from scenarios.outputs import arrays
-from scenarios.placing import CPU, on_cpu, placed
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task

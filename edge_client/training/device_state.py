@@ -4,7 +4,7 @@ import msgspec
 from torch import Tensor
 
 from broker.wire.messages import Assignment, Features
-from scenarios.optimizers import Moments
+from scenarios.computing.optimizers import Moments
 
 
 class OutAtServer(msgspec.Struct, frozen=True):

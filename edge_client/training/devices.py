@@ -8,12 +8,12 @@ import torch
 from broker.machine.event_log import Journal
 from edge_client.training.device import Device
 from edge_client.training.own_data import OwnData
+from scenarios.computing.placing import CPU
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.loading.rehearsal import rehearse_devices
 from scenarios.local.held_out import held_out
 from scenarios.partition import client_rows
-from scenarios.placing import CPU
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Split, Task

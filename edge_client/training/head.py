@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codec, decode_update
-from scenarios.optimizers import Moments, step
-from scenarios.placing import CPU
+from scenarios.computing.optimizers import Moments, step
+from scenarios.computing.placing import CPU
 from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed

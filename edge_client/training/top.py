@@ -13,7 +13,7 @@ from broker.wire.errors import WireError
 from broker.wire.fields import SomeCodecSpecs
 from broker.wire.messages import Features
 from edge_client.training.cut import own_values
-from scenarios.placing import on_cpu, place_of, placed
+from scenarios.computing.placing import on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Task

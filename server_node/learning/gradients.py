@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codewords
-from scenarios.optimizers import Moments, step
+from scenarios.computing.optimizers import Moments, step
+from scenarios.computing.placing import on_cpu, place_of
 from scenarios.outputs import outputs_of
-from scenarios.placing import on_cpu, place_of
 from scenarios.schema.training import Training
 from scenarios.training import parts_of
 from server_node.learning.aggregation import aggregate, agreements

@@ -10,7 +10,7 @@ from torch import nn
 from broker.codecs import decode_update
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
-from scenarios.optimizers import Moments, moved
+from scenarios.computing.optimizers import Moments, moved
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task

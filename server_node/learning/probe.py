@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from scenarios.placing import place_of
+from scenarios.computing.placing import place_of
 from scenarios.task import Split
 from scenarios.u_shape import whole_model
 from server_node.learning.gradients import Batch

@@ -7,8 +7,8 @@ from torch import nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
+from scenarios.computing.placing import CPU, place_of, placed
 from scenarios.metrics import number_of
-from scenarios.placing import CPU, place_of, placed
 from scenarios.task import Task
 from server_node.learning.gradients import Batch
 from server_node.learning.tail_pass import is_sound

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from broker.wire.errors import WireError
+from scenarios.computing.placing import on_cpu, place_of, placed
 from scenarios.outputs import joined
-from scenarios.placing import on_cpu, place_of, placed
 from scenarios.seeded import seeded
 from server_node.learning.gradients import Batch, Passed, learning
 

@@ -4,7 +4,7 @@ import msgspec
 from torch import Tensor
 
 from broker.wire.messages import Activations
-from scenarios.optimizers import Moments
+from scenarios.computing.optimizers import Moments
 from server_node.learning.aggregation import LabelFilter
 
 

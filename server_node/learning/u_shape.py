@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from broker.wire.errors import WireError
 from broker.wire.messages import FeatureGradient
-from scenarios.placing import on_cpu, place_of
+from scenarios.computing.placing import on_cpu, place_of
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from server_node.learning.cut import ServerCut

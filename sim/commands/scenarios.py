@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.cli.console import command
+from scenarios.computing.placing import place_named
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
-from scenarios.placing import place_named
 from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
 from sim.network.csv_inputs import check_csv_inputs

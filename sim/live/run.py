@@ -27,9 +27,9 @@ from broker.servers.spawn import local_broker
 from broker.stopping import Stop
 from broker.transports.access import Access
 from broker.transports.mqtt import MqttTransport
+from scenarios.computing.placing import place_named
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.loading.rehearsal import rehearse
-from scenarios.placing import place_named
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.board.screen import Glance
 from server_node.live import serve

@@ -18,10 +18,10 @@ from torch import Tensor
 from broker.errors import CannotGoOnError
 from broker.exits import COMPLETE, STOPPED
 from edge_client.training.device_state import DeviceState
+from scenarios.computing.placing import on_cpu
 from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.loading.load import load_scenario
-from scenarios.placing import on_cpu
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of

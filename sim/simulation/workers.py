@@ -16,11 +16,11 @@ from edge_client.jobs import ClientJob, ClientResult, Stock
 from edge_client.training.device import Device
 from edge_client.training.device_state import DeviceState
 from edge_client.training.devices import make_devices
+from scenarios.computing.placing import place_named
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario
 from scenarios.partition import client_rows
-from scenarios.placing import place_named
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.tasks import test_of

@@ -19,9 +19,9 @@ from broker.wire.messages import Assignment
 from edge_client.jobs import FirstBatch
 from edge_client.live import host
 from edge_client.training.devices import make_devices
+from scenarios.computing.optimizers import sgd_step
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
-from scenarios.optimizers import sgd_step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeded import seeded

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scenarios.optimizers import Moment, Moments, moments_named, moved, named_moments, step
+from scenarios.computing.optimizers import Moment, Moments, moments_named, moved, named_moments, step
 from scenarios.schema.optimizers import (
     Adam,
     AdamW,
@@ -220,7 +220,7 @@ def test_moments_that_were_laid_by_go_on_to_the_bit(rule: Optimizer, seed: int) 
 def test_no_rule_loads_more_of_torch() -> None:
     code = """
 import sys, torch
-from scenarios.optimizers import step
+from scenarios.computing.optimizers import step
 from scenarios.schema.optimizers import Adam, AdamW, Sgd
 before = set(sys.modules)
 for rule in (Sgd(momentum=0.9, clip_norm=1), Adam(clip_norm=1), AdamW()):

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from broker.cli.commands import app
 from broker.exits import Exit
 from broker.transports.memory import MemoryBroker
-from scenarios import placing, seeded
+from scenarios import seeded
+from scenarios.computing import placing
+from scenarios.computing.optimizers import step
+from scenarios.computing.placing import place_named, place_of
 from scenarios.errors import ScenarioError
 from scenarios.loading.published import publish_scenario, read_published
-from scenarios.optimizers import step
-from scenarios.placing import place_named, place_of
 from scenarios.schema.optimizers import Adam
 from scenarios.schema.scenario import scenario_digest
 from scenarios.tasks import task_of

@@ -21,9 +21,9 @@ from broker.wire.messages import Activations, Assignment, FeatureGradient, Featu
 from edge_client.jobs import BackwardStep, FirstBatch, TopStep
 from edge_client.training.device import Device
 from edge_client.training.devices import make_devices
+from scenarios.computing.optimizers import sgd_step
 from scenarios.errors import ScenarioError
 from scenarios.loading.rehearsal import rehearse
-from scenarios.optimizers import sgd_step
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import load_task, task_of
