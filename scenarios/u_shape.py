@@ -43,7 +43,7 @@ def u_shaped(task: Task) -> Task:
     if top is None or not task.features_size:
         raise ScenarioError(
             f"u_shape needs to know the last layers, which devices keep: {task.name} has no top with "
-            "features_shape; take split",
+            "features_shape, and there is no task.second_cut; take split",
             key="training.method",
         )
     return replace(task, head=lambda: Ends(task.head(), top()))

@@ -26,14 +26,15 @@ class AroundError(Exception):
 
 
 class _Reached(BaseException):
-    """Leaves a forward pass; no `except Exception` of the model's holds it up."""
+    """Leaves a forward pass; no `except Exception` of the model's holds it up, nor a head around it."""
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, layer: nn.Module, output: Any) -> None:
+        self.layer = layer
         self.output = output
 
 
-def _stop(_module: nn.Module, _args: object, output: Any) -> None:
-    raise _Reached(output)
+def _stop(layer: nn.Module, _args: object, output: Any) -> None:
+    raise _Reached(layer, output)
 
 
 class CutHead(nn.Module):
@@ -51,6 +52,7 @@ class CutHead(nn.Module):
         leave_only(model, keep)
         model.get_submodule(layer).register_forward_hook(_stop)
         self.model = model
+        self._layer = layer
         self._layout = layout
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -58,6 +60,8 @@ class CutHead(nn.Module):
         try:
             self.model(inputs)
         except _Reached as reached:
+            if reached.layer is not self.model.get_submodule(self._layer):
+                raise  # a head may be cut once more
             return self._layout.flat(at(reached.output, self._layout.path))
         raise RuntimeError("the layer of the cut was not called")
 

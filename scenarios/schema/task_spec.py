@@ -114,6 +114,13 @@ class TaskSpec(Part):
             "features.4; `fedlite scenarios cuts` lists where it can be cut"
         ),
     )
+    second_cut: Layer | None = Field(
+        default=None,
+        description=(
+            "for method u_shape: with `cut`: the layer behind which the model is cut once more; devices have "
+            "what comes after it"
+        ),
+    )
     path: Path | None = Field(default=None, description="folder of the data, for tasks that need one")
     data: Path | None = Field(
         default=None,

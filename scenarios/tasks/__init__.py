@@ -53,6 +53,8 @@ def load_task(spec: "TaskSpec", method: str = "split") -> Task:
 
 
 def _task(spec: "TaskSpec") -> Task:
+    if spec.second_cut is not None and spec.cut is None:
+        raise ScenarioError("goes with task.cut, which names the first one", key="task.second_cut")
     if spec.module is not None:
         if spec.path is not None:
             raise ScenarioError("goes with a built-in task; your module knows its data", key="task.path")

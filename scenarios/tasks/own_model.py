@@ -38,21 +38,38 @@ def own_model(spec: TaskSpec, module: ModuleType) -> Task:
     """
     data = _Data(module)
     build, example = _build(spec.model or "build", module), data.example()
-    try:
-        cut = find_cut(build, spec.cut or "", example)
-    except CutError as error:
-        raise ScenarioError(str(error), key="task.cut") from error
+    cut, last = _cuts(spec, build, example)
     settings = {each.name: getattr(module, each.name) for each in fields(Task) if hasattr(module, each.name)}
     settings = {name: value for name, value in settings.items() if name not in CHOSEN}
     score = {} if "metric_of" in settings else {"score": right_share}
     settings = {"metric": "accuracy", "loss": class_losses, **score, **settings}
     if not {"classes", "targets"} & settings.keys():
-        settings["classes"] = _classes(cut, data.target_shape)
+        settings["classes"] = _classes(last or cut, data.target_shape)
     if "targets" not in settings:
         settings.setdefault("target_shape", data.target_shape)
     if hasattr(module, "data"):
         settings["load"] = data
+    if last is not None:
+        settings |= {"top": last.tail, "features_shape": last.layout.cut_shape}
     return Task(name=spec.name, cut_shape=cut.layout.cut_shape, head=cut.head, tail=cut.tail, **settings)
+
+
+def _cuts(spec: TaskSpec, build: Build, example: Tensor) -> tuple[Cut, Cut | None]:
+    """Give the first cut, and the second one if there is one: its head is what the first one cuts."""
+    key = "task.cut"
+    try:
+        first = find_cut(build, spec.cut or "", example)
+        if spec.second_cut is None:
+            return first, None
+        key = "task.second_cut"
+        last = find_cut(build, spec.second_cut, example)
+        try:
+            return find_cut(last.head, f"model.{spec.cut}", example), last
+        except CutError as error:
+            why = str(error).replace("'model.", "'")
+            raise CutError(f"'{spec.second_cut}' must come after '{spec.cut}': {why}") from error
+    except CutError as error:
+        raise ScenarioError(str(error), key=key) from error
 
 
 def cuts_of(module: str, model: str = "build") -> list[Possible]:

@@ -265,3 +265,19 @@ def test_generated_models_are_cut_or_refused(kinds: list[str | list[str]], place
     vector = np.random.default_rng(0).standard_normal(head_vector(head).size).astype(np.float32)
     load_head_vector(head, vector)
     np.testing.assert_array_equal(head_vector(head), vector)
+
+
+@pytest.mark.parametrize(
+    ("build", "first", "second", "inputs"),
+    [
+        pytest.param(ResNet, "layer1", "layer2", images(), id="a residual network"),
+        pytest.param(Transformer, "blocks.0", "blocks.1", words(), id="a transformer"),
+        pytest.param(Recurrent, "first", "second", words(), id="an LSTM"),
+        pytest.param(plain, "0", "3", torch.randn(3, 8), id="a sequence"),
+    ],
+)
+def test_what_comes_before_a_cut_can_be_cut_again(
+    build: Build, first: str, second: str, inputs: Tensor
+) -> None:
+    last = find_cut(build, second, inputs)
+    check(last.head, f"model.{first}", inputs)

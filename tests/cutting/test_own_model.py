@@ -174,3 +174,44 @@ def test_models_of_several_kinds_train(folder: Path, model: str, cut: str, input
     options = ["training.rounds=2", f"training.method={method}", "task.batch_size=4"]
     scenario = small_scenario(folder, *task, *options, "flows.activations_up={codec: int8}")
     assert simulate(scenario, folder / "run")["reason"] == COMPLETE
+
+
+# two cuts
+
+
+def u_shape(*settings: str) -> list[str]:
+    return ["task.second_cut=3", "training.method=u_shape", "training.rounds=30", *settings]
+
+
+def test_with_a_second_cut_labels_stay_on_devices(folder: Path) -> None:
+    scenario = load_scenario("mine.yaml", u_shape("flows.activations_up={codec: int8}"))
+    summary = simulate(scenario, folder / "run")
+    assert summary["metric"]["final"] is not None
+    assert summary["metric"]["final"] > 0.75
+    steps = 30 * 3 * 20
+    assert summary["bytes"]["features_down"]["raw_float32"] == steps * 16 * 4
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_last_layer_may_be_the_servers() -> None:
+    task = task_of(load_scenario("mine.yaml", u_shape("task.second_cut=4")))
+    assert task.features_shape == (4,)
+    assert task.top is not None
+    assert list(task.top().parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("task.second_cut=9", "task.second_cut: no layer '9'; layers, the nearest name first: 0, 1, 2, 3, 4"),
+        ("task.second_cut=0", "task.second_cut: '0' must come after '1': '1' is not called"),
+        ("task.second_cut=1", "task.second_cut: '1' must come after '1': "),
+        ("task.cut=null", "task.second_cut: goes with task.cut"),
+        ("task.second_cut=null", "training.method: u_shape needs to know the last layers"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_mistakes_about_the_second_cut(setting: str, told: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("mine.yaml", u_shape(setting))
+    assert told in str(caught.value)

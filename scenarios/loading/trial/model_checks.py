@@ -72,7 +72,7 @@ def one_for_each(name: str, values: Any, n: int) -> str | None:
 def unfit_gradients(module: nn.Module, part: str) -> str | None:
     """Say which parameter has a gradient that is not finite, or that none has one."""
     gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
-    if part != "tail" and not gradients:
+    if part not in {"tail", "top"} and not gradients:
         return f"no parameter of the {part} gets a gradient, so nothing can be trained"
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
