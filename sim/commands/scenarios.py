@@ -1,5 +1,7 @@
-"""The commands `fedlite scenarios list`, `show`, `validate` and `cuts`."""
+"""The commands `fedlite scenarios`: list, show, validate, cuts, reference, schema."""
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -8,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.cli.console import command
+from broker.files import writing
 from scenarios.computing.placing import place_named
+from scenarios.loading.explaining.reference import editor_schema, reference
 from scenarios.loading.grid import load_grid
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
@@ -75,3 +79,29 @@ def cuts(
         "head and tail: parameters to train. Each sample's activations go up and their gradient comes down, "
         "in every step; the head goes both ways once in a round."
     )
+
+
+To = Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there; default: to the screen.")]
+
+
+@app.command("reference")
+@command
+def write_reference(to: To = None) -> None:
+    """Write a page with every key of a scenario file: what it takes, its default, what it means."""
+    _write(reference(), to)
+
+
+@app.command("schema")
+@command
+def write_schema(to: To = None) -> None:
+    """Write a JSON Schema of scenario files, for completion and checks in an editor."""
+    _write(json.dumps(editor_schema(), indent=1) + "\n", to)
+
+
+def _write(text: str, to: Path | None) -> None:
+    if to is None:
+        typer.echo(text, nl=False)
+        return
+    with writing(to):
+        to.write_text(text, encoding="utf-8")
+    typer.echo(f"wrote {to}")

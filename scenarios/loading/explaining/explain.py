@@ -73,7 +73,7 @@ def _explain_one(details: ErrorDetails, data: object, root: Schema, also: Sequen
     key = _without_tags(details["loc"], data, root, missing=details["type"] == "missing")
     match details["type"]:
         case "missing":
-            text = f"required but missing; must be {_allowed(_schema_at(key, data, root)[0], key)}"
+            text = f"required but missing; must be {allowed(_schema_at(key, data, root)[0], key)}"
             return _Mistake(key, text, missing=True)
         case "extra_forbidden" | "unexpected_keyword_argument":
             schema, around = _schema_at(key[:-1], data, root)
@@ -85,7 +85,7 @@ def _explain_one(details: ErrorDetails, data: object, root: Schema, also: Sequen
         case _:
             schema, value = _schema_at(key, data, root)[0], details["input"]
             hint = value_to_write(str(key[-1]) if key else "", value, schema)
-            return _Mistake(key, f"must be {_allowed(schema, key)}, not {_shown(value)}{hint}")
+            return _Mistake(key, f"must be {allowed(schema, key)}, not {_shown(value)}{hint}")
 
 
 def _in_words_of(text: str, schema: Schema, data: object) -> str:
@@ -167,13 +167,13 @@ def _schema_at(key: Sequence[Any], data: Any, schema: Schema) -> tuple[Schema, o
     return schema, data
 
 
-def _allowed(schema: Schema, key: Key) -> str:
+def allowed(schema: Schema, key: Key) -> str:
     """Describe in words what a schema accepts."""
     if "discriminator" in schema:
         tag = schema["discriminator"]["propertyName"]
         return f"a mapping with a {tag} of {_either(schema['discriminator']['mapping'])}"
     if "oneOf" in schema:
-        return " or ".join(_allowed(member, key) for member in schema["oneOf"])
+        return " or ".join(allowed(member, key) for member in schema["oneOf"])
     if "const" in schema or "enum" in schema:
         return _either(schema.get("enum", [schema.get("const")]))
     if schema["type"] == "object":
