@@ -2,7 +2,8 @@
 
 The module has `build() -> nn.Module` (or another name, `task.model`) and `data() -> Dataset`. What else has
 the name of an attribute of Task (`loss`, `score`, `metric`, `classes`, `load_local`, `load_test`, ...) takes
-the place of what follows from these two: cross-entropy and accuracy over the classes of the output.
+the place of what follows from these two: cross-entropy and accuracy over the classes of the output, or what
+is usual for the kind of `targets` (scenarios.tasks.usual).
 `example() -> Tensor` gives a few rows of inputs on machines that have no data to share.
 """
 
@@ -20,6 +21,7 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.task_spec import TaskSpec
 from scenarios.task import Dataset, Task
 from scenarios.tasks.user_module import import_module
+from scenarios.tasks.usual import class_dimension, usual
 
 EXAMPLE_ROWS = 3
 CHOSEN = {"name", "cut_shape", "head", "tail", "load", "top", "features_shape"}
@@ -41,8 +43,7 @@ def own_model(spec: TaskSpec, module: ModuleType) -> Task:
     cut, last = _cuts(spec, build, example)
     settings = {each.name: getattr(module, each.name) for each in fields(Task) if hasattr(module, each.name)}
     settings = {name: value for name, value in settings.items() if name not in CHOSEN}
-    score = {} if "metric_of" in settings else {"score": right_share}
-    settings = {"metric": "accuracy", "loss": class_losses, **score, **settings}
+    settings = usual(settings) | settings
     if not {"classes", "targets"} & settings.keys():
         settings["classes"] = _classes(last or cut, data.target_shape)
     if "targets" not in settings:
@@ -89,29 +90,6 @@ def cuts_of(module: str, model: str = "build") -> list[Possible]:
         raise ScenarioError(str(error), key="task.model") from error
 
 
-def class_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Give the cross-entropy of each sample, the mean over its positions if it has several; shape (n,).
-
-    Args:
-        outputs: shape (n, classes), (n, ..., classes) or (n, classes, ...).
-        targets: shape (n, ...), int64.
-    """
-    logits = outputs.movedim(_class_dimension(outputs.shape, targets.shape), 1)
-    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-    return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-
-
-def right_share(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Give the share of right guesses among the positions of each sample, shape (n,), float32."""
-    right = (outputs.argmax(_class_dimension(outputs.shape, targets.shape)) == targets).float()
-    return right.flatten(1).mean(1) if right.ndim > 1 else right
-
-
-def _class_dimension(outputs: tuple[int, ...], targets: tuple[int, ...]) -> int:
-    """Say which dimension of the outputs is that of classes: the last one, or the one after the samples."""
-    return len(outputs) - 1 if outputs[:-1] == targets else 1
-
-
 def _classes(cut: Cut, target_shape: tuple[int, ...]) -> int:
     """Give the number of classes that the model has outputs for."""
     found = [tuple(tensor.shape) for _, tensor in tensors(cut.outputs)]
@@ -122,7 +100,7 @@ def _classes(cut: Cut, target_shape: tuple[int, ...]) -> int:
             "many `classes` targets have, with a loss and a score of your own",
             key="task.module",
         )
-    return found[0][_class_dimension(found[0], (found[0][0], *target_shape))]
+    return found[0][class_dimension(found[0], (found[0][0], *target_shape))]
 
 
 class _Data:

@@ -13,7 +13,7 @@ from broker.exits import COMPLETE
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.tasks import task_of
-from scenarios.tasks.own_model import class_losses, right_share
+from scenarios.tasks.usual import class_losses, right_share
 from scenarios.training import initial_model
 from sim.simulation.run import simulate
 from tests.helpers import final_score, small_scenario
