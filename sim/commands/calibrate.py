@@ -1,12 +1,12 @@
 """`fedlite calibrate`: measures the machine it runs on, and writes a profile that a scenario can name."""
 
 import datetime as dt
-import itertools
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,10 @@ WARM_UP = 5
 
 PAUSE_S = 0.05
 """Between batches, long enough for caches to cool."""
+
+LEAST_CPU_SHARE = 0.9
+MOST_SPREAD = 0.3
+"""Middle half of the times of the longest phase, as a share of their median."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")  # such as Raspberry Pi 4 Model B Rev 1.4
@@ -65,9 +69,10 @@ def calibrate(
     threads = threads or (os.cpu_count() or 1 if of_server else 1)
     torch.set_num_threads(threads)
     with threadpool_limits(threads if of_server else 1, user_api="blas"):
-        seconds = _timed((timed_rounds if of_server else timed_batches)(loaded, PAUSE_S), repeat)
+        seconds, cpu_s = _timed((timed_rounds if of_server else timed_batches)(loaded, PAUSE_S), repeat)
     medians = {name: statistics.median(times_s) for name, times_s in seconds.items()}
-    source = _source(loaded, threads, repeat)
+    noise = why_not_quiet(seconds, cpu_s if threads == 1 else None)
+    source = _source(loaded, threads, repeat) + (", while the machine was busy" if noise else "")
     profile: Part
     if of_server:
         profile, key = server_model(loaded, medians, source), "network.server"
@@ -79,12 +84,32 @@ def calibrate(
         file.write_text(_as_yaml(profile))
     typer.echo(_table(seconds))
     typer.echo(f"\n{file} can stand for {key} in a scenario")
+    if noise:
+        typer.echo(f"warning: {noise}: end other programs, let it cool, and measure again", err=True)
 
 
-def _timed(times: Iterator[dict[str, float]], repeat: int) -> dict[str, list[float]]:
-    """Collect seconds by name from that many repetitions, after some to warm up."""
+def why_not_quiet(seconds: Mapping[str, Sequence[float]], cpu_s: float | None) -> str | None:
+    """Say why measured times may be wrong; None if nothing speaks against them.
+
+    Args:
+        seconds: of each phase, one for each repetition.
+        cpu_s: that this process has computed meanwhile; None: it has several threads, so that says nothing.
+    """
+    work_s = sum(map(sum, seconds.values()))
+    if cpu_s is not None and cpu_s < LEAST_CPU_SHARE * work_s:
+        return f"this process had a core for {100 * cpu_s / work_s:.0f} % of the time that it measured"
+    longest = max(seconds, key=lambda name: statistics.median(seconds[name]))
+    low, median, high = statistics.quantiles(seconds[longest], n=4)
+    if high - low > MOST_SPREAD * median:
+        spread = 100 * (high - low) / median
+        return f"the middle half of the times of {longest} spreads over {spread:.0f} % of their median"
+    return None
+
+
+def _timed(times: Iterator[dict[str, float]], repeat: int) -> tuple[dict[str, list[float]], float]:
+    """Collect seconds by name from so many repetitions after some to warm up, and the CPU time of these."""
     console = Console(stderr=True)
-    counted = itertools.islice(times, WARM_UP + repeat)
+    counted = zip(range(WARM_UP + repeat), times, strict=False)
     shown = track(
         counted,
         "measuring",
@@ -93,8 +118,14 @@ def _timed(times: Iterator[dict[str, float]], repeat: int) -> dict[str, list[flo
         disable=not console.is_terminal,
         transient=True,
     )
-    rows = list(shown)[WARM_UP:]
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    rows = []
+    begun_s = time.process_time()
+    for number, row in shown:
+        if number < WARM_UP:
+            begun_s = time.process_time()
+        else:
+            rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]}, time.process_time() - begun_s
 
 
 def _table(seconds: dict[str, list[float]]) -> str:

@@ -97,6 +97,12 @@ def summary_table(summary: Summary) -> str:
         lines.append(f"activations in the paper's accounting: {format_ratio(paper)}")
     if both_ways:
         lines.append(f"both directions together: {format_ratio(both_ways, 2)} fewer bytes than float32")
+    if "energy" in summary:
+        energy = summary["energy"]
+        lines.append(
+            f"energy: {energy['joules'] / 1000:.1f} kJ, {energy['joules_of_a_client']:.0f} J a client; "
+            f"batteries were empty {energy['times_empty']} times"
+        )
     if "checkpoint_error" in summary:
         lines.append(f"the last checkpoint is missing: {summary['checkpoint_error']}")
     lines += summary.get("damaged_checkpoints", [])

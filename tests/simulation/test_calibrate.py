@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
@@ -16,6 +18,7 @@ from scenarios.loading.load import load_scenario
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.network import ServerModel
 from server_node.calibrate import ALL, CLOSE, ONE, UPDATE, server_model, timed_rounds
+from sim.commands.calibrate import why_not_quiet
 from tests.helpers import small_file, small_scenario
 
 runner = CliRunner()
@@ -105,3 +108,21 @@ def test_batches_are_measured_without_teaching_the_head(tmp_path: Path) -> None:
         assert list(seconds) == ["decode", "compute", "encode", "backward"]
     for seconds in itertools.islice(timed_rounds(scenario, 0.0), 3):
         assert list(seconds) == [ONE, ALL, UPDATE, CLOSE]
+
+
+@given(st.lists(st.floats(0.9, 1.1), min_size=8, max_size=40), st.floats(0.9, 2.0))
+def test_times_that_agree_on_a_core_of_ones_own_are_not_doubted(factors: list[float], cpu: float) -> None:
+    seconds = {"compute": [0.02 * factor for factor in factors], "encode": [0.001] * len(factors)}
+    assert why_not_quiet(seconds, cpu * sum(map(sum, seconds.values())) + 1e-9) is None
+    assert why_not_quiet(seconds, None) is None
+
+
+@given(st.floats(0.0, 0.89))
+def test_a_core_that_others_have_too_is_told(cpu: float) -> None:
+    seconds = {"compute": [0.02] * 10}
+    assert "had a core for" in (why_not_quiet(seconds, cpu * 0.2) or "")
+
+
+def test_times_that_do_not_agree_are_told() -> None:
+    seconds = {"compute": [0.01, 0.02, 0.03] * 5, "encode": [0.001] * 15}
+    assert "times of compute spreads" in (why_not_quiet(seconds, 1.0) or "")
