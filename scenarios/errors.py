@@ -1,9 +1,13 @@
 """The error for mistakes in a scenario; broker.errors draws the tree of all errors."""
 
 import difflib
+import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 from broker.errors import UserError
 
@@ -94,3 +98,32 @@ def one_line(text: str, most: int = sys.maxsize) -> str:
     """
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:most])
     return f"{line}..." if len(text) > most else line
+
+
+def in_words(error: BaseException) -> str:
+    """Give what a user's code raises as a part of a sentence: its kind, its text, and its place."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    said, place = one_line(" ".join(text.split()), MAX_TEXT), _place(error)
+    return f"{type(error).__name__}{said and f': {said}'}{place and f' ({place})'}"
+
+
+MAX_TEXT = 300
+"""Characters of an exception's text that a sentence repeats."""
+_OURS = Path(__file__).parents[1]
+_ROOMS = tuple(
+    f"{_OURS / room}{os.sep}" for room in ("broker", "scenarios", "edge_client", "server_node", "sim")
+)
+_LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+
+
+def _place(error: BaseException) -> str:
+    """Give the file and the line of code that is neither ours nor a library's; empty for none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [
+        f"{Path(file).name}:{line}"
+        for file, line in frames
+        if not file.startswith((*_ROOMS, *_LIBRARIES, "<"))
+    ]
+    return theirs[-1] if theirs else ""

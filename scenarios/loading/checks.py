@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, in_words
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import DEVICES, device_of
@@ -148,7 +148,7 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     try:
         model = task.head()
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-        yield own, f"the task's {head} cannot be made: {type(error).__name__}: {error}"
+        yield own, f"the task's {head} cannot be made: {in_words(error)}"
         return
     parameters = list(model.parameters())
     if not parameters or any(parameter.dtype != torch.float32 for parameter in parameters):

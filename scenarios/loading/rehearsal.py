@@ -4,7 +4,11 @@ A mistake in a task of one's own would otherwise show after hours, far from its 
 learn a wrong number. What is wrong is told in one sentence, with what was expected and what came.
 """
 
-from collections.abc import Sequence
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from torch import nn
 
 from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.own_data import read_own
-from scenarios.loading.trial.data_checks import Rows, wrong_kind, wrong_split, wrong_values
+from scenarios.loading.trial.data_checks import Rows, odd_scale, wrong_kind, wrong_split, wrong_values
 from scenarios.loading.trial.model_checks import shared_parts
 from scenarios.loading.trial.trial import Trial, Wrong, batch_of, refuse, telling, tried
 from scenarios.local.held_out import held_out
@@ -22,6 +26,21 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Dataset, Split, Task
 from scenarios.tasks import task_of
+
+log = logging.getLogger(__name__)
+
+MOST_VALUES = 20_000_000
+"""Of inputs that are loaded twice, to see whether they are the same."""
+
+
+@contextmanager
+def told_prints() -> Iterator[None]:
+    """Keep what a task prints from standard output, where JSON lines may go, and say so once."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        yield
+    if first := said.getvalue().partition("\n")[0]:
+        log.warning("the task prints, such as '%s': with --json that goes between the JSON lines", first[:80])
 
 
 def rehearse(scenario: Scenario, task: Task | None = None, *, with_devices: bool = True) -> None:
@@ -37,16 +56,24 @@ def rehearse(scenario: Scenario, task: Task | None = None, *, with_devices: bool
         ScenarioError: the task, or its data, cannot be used; the sentence says why.
     """
     task = task or task_of(scenario)
-    if scenario.task.partition == "local":
-        _rehearse_local(scenario, task, with_devices=with_devices)
-        return
+    with told_prints():
+        if scenario.task.partition == "local":
+            _rehearse_local(scenario, task, with_devices=with_devices)
+        else:
+            _rehearse_shared(scenario, task)
+
+
+def _rehearse_shared(scenario: Scenario, task: Task) -> None:
     data = _data(scenario, task)
+    if odd := odd_scale(data):
+        log.warning("task %s: %s", task.name, odd)
     shares = _shares(scenario, data)
     with telling(scenario):
         _refuse_values(data.train, task, shares)
         refuse(wrong_values(data.test, task, whose="the test split"))
+        _refuse_other_data(scenario, data)
         trial = _trial(scenario, task)
-        trial.train(data.train, batch_of(scenario, task, data.train, shares))
+        trial.train_twice(data.train, batch_of(scenario, task, data.train, shares))
         trial.score(data.test)
         smallest = min(shares, key=lambda client: len(shares[client]))
         if min(len(shares[smallest]), scenario.task.batch_size) == 1:
@@ -69,7 +96,7 @@ def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> No
         for split in [test or next(iter(shares.values()), None)]:
             if split is not None:
                 rows = np.arange(len(split))
-                trial.train(split, batch_of(scenario, task, split, {"": rows}))
+                trial.train_twice(split, batch_of(scenario, task, split, {"": rows}))
                 trial.score(split)
         for client, split in shares.items():
             if len(split) == 1:
@@ -147,6 +174,18 @@ def _data(scenario: Scenario, task: Task) -> Dataset:
             raise
         refuse(wrong_kind(data, task))
     return data  # type: ignore[no-any-return]
+
+
+def _refuse_other_data(scenario: Scenario, data: Dataset) -> None:
+    """Refuse a task of one's own whose data are others in each process: devices take rows by number."""
+    known = (data.train.inputs, data.test.inputs)
+    if scenario.task.module is None or sum(each.numel() for each in known) > MOST_VALUES:
+        return
+    again = tried("a second load() of the task", task_of(scenario).load)
+    if not all(map(torch.equal, known, (again.train.inputs, again.test.inputs))):
+        raise Wrong(
+            "load() gives other data each time, yet all processes must have the same: seed its random numbers"
+        )
 
 
 def _shares(scenario: Scenario, data: Dataset) -> dict[str, Rows]:

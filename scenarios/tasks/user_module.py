@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, in_words
 from scenarios.task import Task
 
 KEY = "task.module"
@@ -52,7 +52,9 @@ def own_task(module: str, name: str) -> Task:
     if not isinstance(task, Task):
         raise ScenarioError(f"task() of {module} must return a scenarios.task.Task", key=KEY)
     if task.name != name:
-        raise ScenarioError(f"'{name}', but the task of {module} is called '{task.name}'", key="task.name")
+        raise ScenarioError(
+            f"is '{name}', but the task of {module} is called '{task.name}': write that", key="task.name"
+        )
     return task
 
 
@@ -62,8 +64,8 @@ def _telling(module: str) -> Iterator[None]:
         yield
     except ScenarioError:
         raise
-    except Exception as error:  # whatever the user's code raises
-        raise ScenarioError(f"{module} fails: {type(error).__name__}: {error}", key=KEY) from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise ScenarioError(f"{module} fails: {in_words(error)}", key=KEY) from error
 
 
 def import_file(path: Path) -> ModuleType:

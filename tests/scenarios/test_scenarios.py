@@ -623,7 +623,7 @@ def test_broker_urls_must_fit_their_kind(tmp_path: Path, broker: str, message: s
             "()",
             "nn.Linear(4)",
             "task.module: the task's head cannot be made: TypeError: "
-            "Linear.__init__() missing 1 required positional argument: 'out_features'",
+            "Linear.__init__() missing 1 required positional argument: 'out_features' (my_task.py:9)",
             id="fails",
         ),
     ],

@@ -15,6 +15,10 @@ from scenarios.outputs import of_each, outputs_of
 from scenarios.task import Dataset, Split, Task
 
 Rows = npt.NDArray[np.int64]
+PICTURE_DIMS = 3
+WHITE = 255
+MUCH = 20
+"""Times that the largest test input may be the largest training input, or the other way round."""
 
 
 def wrong_kind(data: object, task: Task) -> str | None:
@@ -94,3 +98,17 @@ def _row(rows: Rows | None, at: int) -> int:
 
 def _kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
+def odd_scale(data: Dataset) -> str | None:
+    """Say why inputs that look like pictures may be scaled otherwise than the model expects."""
+    train, test = data.train.inputs, data.test.inputs
+    if train.ndim < PICTURE_DIMS or not train.is_floating_point() or train.dtype != test.dtype:
+        return None
+    (low, high), (_, most) = (map(float, torch.aminmax(each)) for each in (train, test))
+    if max(high, most) > MUCH * max(min(high, most), 1e-9):
+        return f"training inputs go up to {high:g}, test inputs up to {most:g}: are both scaled alike?"
+    some = train[:1024]
+    if low >= 0 and 1 < high <= WHITE and torch.equal(some, some.round()):
+        return f"inputs are whole numbers from {low:g} to {high:g}; as uint8, pixels would come as 0 to 1"
+    return None

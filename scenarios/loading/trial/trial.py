@@ -1,14 +1,14 @@
 """Sends rows through head, cut, tail, loss, score and back; whatever goes wrong becomes a sentence."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from broker.codecs import decode_activations, encode_activations
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, in_words
 from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_features, unfit_gradients
 from scenarios.metrics import number_of
@@ -20,6 +20,12 @@ from scenarios.u_shape import Ends, whole_model
 
 MOST_ROWS = 32
 """In the batch that is tried: enough to see every mistake, and quick with any model."""
+
+
+UNSTEADY = (
+    "give something else for the same batch and the same seed: a module keeps state between calls, or random "
+    "numbers come from elsewhere than torch (numpy, random, the clock)"
+)
 
 
 class Wrong(Exception):  # noqa: N818 - it is always told as a ScenarioError
@@ -52,30 +58,41 @@ def tried(what: str, act: Callable[[], Any], hint: str = "") -> Any:
         return act()
     except (ScenarioError, Wrong):
         raise
-    except Exception as error:  # whatever the user's code raises
-        text = " ".join(str(error).split())
-        raise Wrong(f"{what} fails: {type(error).__name__}: {text}{hint}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise Wrong(f"{what} fails: {in_words(error)}{hint}") from error
 
 
 def batch_of(scenario: Scenario, task: Task, train: Split, shares: dict[str, Rows]) -> Rows:
     """Choose the rows to try: those of a batch of the largest client, and the rows with extreme numbers.
 
-    Extreme are the smallest and the largest integer, such as a word that an embedding does not have. The
-    number of rows differs from every size of the task, so that no other dimension looks like that of samples.
+    Extreme are the smallest and the largest integer, such as a word that an embedding does not have, or a
+    class for which the tail has no output. The number of rows differs from every size of the task, so that no
+    other dimension looks like that of samples.
     """
     own = max(shares.values(), key=len)
     size = min(len(own), scenario.task.batch_size, MOST_ROWS)
-    rows = list(map(int, own[: max(size, 2)]))
-    inputs = train.inputs
-    if inputs.dtype in {torch.int64, torch.int32, torch.int16} and inputs.numel():
-        known = np.concatenate(list(shares.values()))
-        values = inputs[torch.from_numpy(known)].reshape(len(known), -1)
-        extremes = (int(values.amin(1).argmin()), int(values.amax(1).argmax()))
-        rows = [*(int(known[at]) for at in extremes), *rows]
+    known = np.concatenate(list(shares.values()))
+    extremes = [*_extremes(train.inputs, known), *_extremes(train.targets, known)]
+    rows = [*extremes, *map(int, own[: max(size, 2)])][: max(size, len(extremes), 2)]
     sizes = {task.cut_size, *task.kind.sizes, *task.cut_shape}
     while len(rows) > 2 and len(rows) in sizes:  # noqa: PLR2004 - fewer rows than two tell nothing
         rows.pop()
     return np.array(rows, np.int64)
+
+
+def _extremes(values: object, known: Rows) -> list[int]:
+    """Give the rows with the smallest and the largest integer; none where values are of another kind."""
+    if not isinstance(values, Tensor) or values.dtype not in {torch.int64, torch.int32, torch.int16}:
+        return []
+    each = values[torch.from_numpy(known)].reshape(len(known), -1)
+    return [int(known[at]) for at in (each.amin(1).argmin(), each.amax(1).argmax())] if each.numel() else []
+
+
+class Step(NamedTuple):
+    """What a step came to: the head's output and the loss of each sample."""
+
+    z: Tensor
+    losses: Tensor
 
 
 class Trial:
@@ -98,19 +115,40 @@ class Trial:
             refuse(unfit_cut(z, len(rows), self._task))
         return z, targets
 
-    def train(self, split: Split, rows: Rows) -> None:
+    def train_twice(self, split: Split, rows: Rows) -> None:
+        """Do the same step twice from the same weights: it must come to the same."""
+        before = [
+            {name: value.clone() for name, value in part.state_dict().items() if isinstance(value, Tensor)}
+            for part in (self._head, self._tail)
+        ]
+        first = self.train(split, rows)
+        for part, state in zip((self._head, self._tail), before, strict=True):
+            part.load_state_dict(state, strict=False)
+            part.zero_grad()
+        try:
+            again = self.train(split, rows)
+        except Wrong as error:
+            raise Wrong(f"in a second step {error}; does a module keep something of the first?") from error
+        if not torch.equal(first.z, again.z):
+            raise Wrong(f"{'head' if self._split else 'model'} {UNSTEADY}")
+        if not torch.equal(first.losses, again.losses):
+            raise Wrong(f"tail or loss {UNSTEADY}")
+
+    def train(self, split: Split, rows: Rows) -> Step:
         """Send rows through everything and back, as a step of a round does."""
         z, targets = self.forward(split, rows)
         if not self._split:
-            self._losses(z, targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
+            losses = self._losses(z, targets, len(rows))
+            losses.mean().backward()  # type: ignore[no-untyped-call]
             refuse(unfit_gradients(self._head, "model"))
-            return
+            return Step(z.detach(), losses.detach())
         arrived = self._through_codec(z.detach()).requires_grad_()
         outputs = self._through_tail(arrived)
         if isinstance(self._head, Ends):
             refuse(unfit_features(outputs, len(rows), self._task))
             outputs = self._through_top(self._head.top, outputs)
-        self._losses(outputs, targets, len(rows)).mean().backward()  # type: ignore[no-untyped-call]
+        losses = self._losses(outputs, targets, len(rows))
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         if arrived.grad is None:
             raise Wrong("the loss does not depend on the activations: tail or loss cut the gradient off")
         if not torch.isfinite(arrived.grad).all():
@@ -120,6 +158,7 @@ class Trial:
             refuse(unfit_gradients(self._head.top, "top"))
         tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
         refuse(unfit_gradients(self._head, "head"))
+        return Step(z.detach(), losses.detach())
 
     def train_one(self, split: Split, rows: Rows, client: str) -> None:
         """Send a batch of one sample through, as a client with one sample, or batch_size 1, does."""
@@ -171,7 +210,8 @@ class Trial:
             return tried(what, lambda: top(features))
 
     def _losses(self, outputs: Any, targets: Any, n: int) -> Tensor:
-        losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))
+        with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))
         refuse(one_for_each("loss", losses, n))
         if not losses.requires_grad:
             raise Wrong("the loss has no gradient: it must be computed from the outputs by torch")
