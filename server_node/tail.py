@@ -96,7 +96,7 @@ class Tail:
         self._begin_step()
         self._server_head = ServerHead(head, task, plan, training)
         self._cut = ServerCut(task, plan, training)
-        self._scoring = Scoring(task, tail, self._cut.read)
+        self._scoring = Scoring(task, tail, self._cut.read, scores_come=not plan.steps)
 
     def run(self, job: TailJob) -> TailResult:
         """Do a job of the state machine."""

@@ -175,6 +175,11 @@ class Device:
         if number != self._round:
             raise WireError("order", f"{what} of round {number} in round {self._round}")
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether it has the whole model, the labels and the loss."""
+        return self._training.method == "fedavg"
+
     def _take(self, assignment: Assignment) -> None:
         self.data.begin_round()
         if not (assignment.first_step or len(self.data)):
@@ -184,7 +189,7 @@ class Device:
 
     def _begin(self, assignment: Assignment) -> None:
         """Begin a round, apart from its head."""
-        if (self._training.method == "fedavg") != (assignment.steps == 0):
+        if not assignment.first_step and self._is_alone != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
         top = self._head.module.top if isinstance(self._head.module, Ends) else None
         if len(assignment.features) != (0 if top is None else 2):
@@ -206,7 +211,8 @@ class Device:
         with self._timed("compute"):
             z, self._targets = self._through_head(step // 2 if self._assignment.features else step)
         with self._timed("encode"):
-            activations = self._encode(step, z, self._targets, "encode")
+            sent = None if self._assignment.features else self._targets
+            activations = self._encode(step, z, sent, "encode")
         self._out = step
         return activations
 
@@ -223,12 +229,18 @@ class Device:
         return FeatureGradient(self._server, self._round, self._out, 1, n, payload, loss)
 
     def _evaluate(self, step: int) -> Activations:
-        """Send the step's share of the samples that are kept for evaluation through the head."""
+        """Send the step's share of the samples that are kept for evaluation through the head.
+
+        With the whole model it gives the score of each sample, shape (n, 1), in the place of activations.
+        """
         inputs, targets = self.data.held_out_batch(step - self._first_step)
         if not len(inputs):
             raise WireError("empty", "this device has no more samples for evaluation")
         with self._timed("compute"):
             z = self._head.evaluate(inputs)
+            if self._is_alone:
+                assert self._task.score is not None  # scenarios.loading.checks sees to it
+                z, targets = self._task.score(z.cpu(), targets).float()[:, None], None
         with self._timed("encode"):
             activations = self._encode(step, z, targets, "encode_held_out")
         self._out = step
@@ -250,7 +262,7 @@ class Device:
             attempt=1,
             count=len(z),
             payload=self._cut.encode(z, rng),
-            targets=b"" if self._assignment.features else self._task.kind.encode(arrays(targets)),
+            targets=b"" if targets is None else self._task.kind.encode(arrays(targets)),
         )
 
     def _backward(self, gradient: Gradient) -> None:

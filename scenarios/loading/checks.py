@@ -114,14 +114,26 @@ def _broker(broker: BrokerSpec) -> Iterator[Problem]:
         yield ("broker", "password_file"), "goes with a url that names a user, as mqtts://user@host"
 
 
+def _no_evaluation_by_devices(scenario: Scenario, task: Task) -> str | None:
+    match scenario.training.method:
+        case "u_shape":
+            return "goes with method: split or fedavg; with u_shape the server needs test data"
+        case "fedavg" if task.metric_of is not None:
+            return (
+                f"with fedavg devices send the score of each sample, and {task.metric} is no mean of scores: "
+                "give the server test data"
+            )
+        case _:
+            return None
+
+
 def _own_data(scenario: Scenario, task: Task) -> Iterator[Problem]:
     spec = scenario.task
     if spec.partition != "local":
         for key, value in (("data", spec.data), ("held_out", spec.held_out)):
             if value:
                 yield ("task", key), "goes with partition: local; here devices take shares of the task's data"
-    elif scenario.training.method != "split" and spec.held_out:
-        why = f"goes with method: split; with {scenario.training.method} the server needs test data"
+    elif spec.held_out and (why := _no_evaluation_by_devices(scenario, task)):
         yield ("task", "held_out"), why
     elif not (task.has_test or spec.held_out):
         yield (

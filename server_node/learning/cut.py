@@ -39,7 +39,7 @@ class ServerCut:
         try:
             codec = self._plan.codecs_of(client).activations_up
             z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
-            targets = None if self._plan.u_shape else tensors(task.kind.decode(message.targets, n))
+            targets = None if self._plan.labels_stay else tensors(task.kind.decode(message.targets, n))
         except WireError as error:
             return error
         return Batch(client, message.round, message.step, weight, z, codewords, targets)

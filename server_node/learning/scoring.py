@@ -19,10 +19,13 @@ from server_node.vocabulary.jobs import ScoreBatches, Scored
 class Scoring:
     """Scores batches, those of one evaluation after the other; nothing is learned of them.
 
+    Where devices have the whole model, they send the score of each sample in the place of its activations.
+
     Args:
         task: has the score, or the metric.
         tail: its mode is set here.
         read: decodes a client's batch.
+        scores_come: devices send scores.
     """
 
     def __init__(
@@ -30,10 +33,13 @@ class Scoring:
         task: Task,
         tail: nn.Module,
         read: Callable[[tuple[str, Activations, float]], Batch | WireError],
+        *,
+        scores_come: bool = False,
     ) -> None:
         self._task = task
         self._tail = tail
         self._read = read
+        self._scores_come = scores_come
         self._begin(0)
 
     def _begin(self, number: int) -> None:
@@ -79,7 +85,7 @@ class Scoring:
                 self._sent.append((client, message))
                 return 0.0, len(batch.z)
             assert self._task.score is not None
-            scores = self._task.score(outputs, batch.targets)
+            scores = outputs[:, 0] if self._scores_come else self._task.score(outputs, batch.targets)
         except Exception as error:  # noqa: BLE001 - whatever the user's tail and score raise
             return WireError("tail", f"{type(error).__name__}: {str(error)[:200]}")
         if not is_sound(scores):

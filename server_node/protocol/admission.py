@@ -66,8 +66,8 @@ def _check_activations(plan: Plan, codecs: Codecs, message: Activations) -> Wire
     codec, size = codecs.activations_up, len(message.payload)
     if not codec.fits(size, n, plan.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
-    if plan.u_shape:
-        kept = "targets in a U-shaped run, in which they stay on the device"
+    if plan.labels_stay:
+        kept = "targets in a run in which they stay on the device"
         return WireError("shape", kept) if message.targets else None
     if not plan.targets.fits(len(message.targets), n):
         most = plan.targets.size_bytes(n)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from broker.codecs import Float32
 from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
@@ -125,6 +126,11 @@ class Plan:
         return self.features_size > 0
 
     @property
+    def labels_stay(self) -> bool:
+        """Whether devices send no targets: they have the loss, and the score."""
+        return self.u_shape or not self.steps
+
+    @property
     def exchanges(self) -> int:
         """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
         return 2 if self.u_shape else 1
@@ -167,6 +173,8 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         ScenarioError: the text of the user's task cannot be read.
     """
     training, stragglers = scenario.training, scenario.stragglers
+    scores = training.method == "fedavg" and scenario.task.held_out > 0
+    usual, by_link = scenario.flows.codecs_for("none"), _codecs_by_link(scenario)
     exchanges = {"split": 1, "u_shape": 2, "fedavg": 0}[training.method]
     return Plan(
         run=topics.check_name(run),
@@ -181,8 +189,8 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         round_policy=make_round_policy(scenario),
         steps=training.local_steps * exchanges,
         local_steps=training.local_steps,
-        codecs=scenario.flows.codecs_for("none"),
-        by_link=_codecs_by_link(scenario),
+        codecs=_for_scores(usual) if scores else usual,
+        by_link={name: _for_scores(each) for name, each in by_link.items()} if scores else by_link,
         cut_size=task.cut_size,
         head_size=head_size,
         features_size=task.features_size if training.method == "u_shape" else 0,
@@ -195,6 +203,11 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         packet_bytes=scenario.broker.packet_bytes,
         head_lr_in=lambda number: training.head_lr * training.lr_factor(number),
     )
+
+
+def _for_scores(codecs: Codecs) -> Codecs:
+    """Give codecs under which the scores of samples travel as they are, in the place of activations."""
+    return codecs._replace(activations_up=Float32())
 
 
 def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:

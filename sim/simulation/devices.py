@@ -71,8 +71,10 @@ class Computer:
         result = self._run(job)
         work = self._work
         match job:
-            case FirstBatch() | HeldOutBatch():
-                phases = work.start
+            case HeldOutBatch():
+                phases = work.evaluate
+            case FirstBatch(assignment=assignment):
+                phases = work.evaluate if assignment.first_step else work.start
             case BackwardStep(last=True):
                 phases = work.finish
             case BackwardStep():

@@ -33,7 +33,7 @@ from scenarios.local import read_share, write_share
 from scenarios.local.held_out import held_out
 from scenarios.schema.scenario import Scenario, client_names, scenario_digest
 from scenarios.task import Split
-from scenarios.training import evaluate, initial_model
+from scenarios.training import evaluate, initial_model, uncut
 from server_node import live
 from server_node.live import serve
 from server_node.summary import Summary
@@ -46,6 +46,8 @@ from tests.small_task import points, task
 
 GUIDE = Path(__file__).parents[2] / "docs/own-data.md"
 LOCAL = "task.partition=local"
+U_TASK = Path(__file__).parents[1] / "u_task.py"
+WHOLE = "fleet=[{count: 4, device: {whole_model_s: 0.01}}]"
 
 
 def shares(folder: Path, **rows: int) -> str:
@@ -161,6 +163,33 @@ def test_the_metric_is_that_of_the_last_model_on_all_rows_that_are_kept(tmp_path
     assert len(targets) > 10
 
 
+@pytest.mark.parametrize("codec", ["{codec: int8}", "{codec: float32}"])
+def test_with_fedavg_the_metric_is_exact_whatever_codecs_are_set(tmp_path: Path, codec: str) -> None:
+    data = shares(tmp_path / "data", c0=40, c1=20, c2=9, c3=0)
+    exact = [f"flows.activations_up={codec}", "flows.head_state_down.codec=float32"]
+    own = [LOCAL, data, "task.held_out=0.4", "training.method=fedavg", "training.rounds=5", WHOLE]
+    scenario = small_scenario(tmp_path, *own, *exact)
+    summary = simulate(scenario, tmp_path / "run")
+    whole = uncut(task())
+    head, tail = initial_model(whole, 0)
+    load_model(nn.ModuleDict({"head": head, "tail": tail}), tmp_path / "run/model.safetensors")
+    kept = [held_out(read_share(tmp_path / f"data/c{n}"), 0.4, scenario.seed)[1] for n in range(3)]
+    inputs, targets = (torch.cat([getattr(each, part) for each in kept]) for part in ("inputs", "targets"))
+    assert final_score(summary) == pytest.approx(evaluate(whole, Split(inputs, targets), head, tail))
+    assert summary["bytes"]["activations_up"]["payload"] == 4 * len(targets)  # of scores, in one evaluation
+    assert summary["messages"]["rejected"] == 0
+
+
+async def test_with_fedavg_live_and_simulated_are_the_same(tmp_path: Path) -> None:
+    data = shares(tmp_path / "data", c0=120, c1=60, c2=20, c3=0)
+    own = [LOCAL, data, "task.held_out=0.3", "training.method=fedavg", WHOLE]
+    scenario = small_scenario(tmp_path, *own)
+    real, virtual = await run(scenario, tmp_path / "live"), simulate(scenario, tmp_path / "virtual")
+    assert same_learning(tmp_path / "live", tmp_path / "virtual")
+    assert [real["bytes"][flow] for flow in FLOWS] == [virtual["bytes"][flow] for flow in FLOWS]
+    assert final_score(real) > 0.9
+
+
 def test_where_the_data_are_is_each_devices_own_affair(tmp_path: Path) -> None:
     here, there = (small_scenario(tmp_path, LOCAL, *setting) for setting in ([], ["task.data=/some/where"]))
     assert scenario_digest(here) == scenario_digest(there)
@@ -273,7 +302,7 @@ async def test_a_client_whose_data_cannot_be_used_says_why_and_the_others_go_on(
 WRONG = {
     "no folder": ("no folder c3 in {}, which has c0, c1, c2: with several clients' data each needs a folder"),
     "too wide": "the head, given inputs of shape (6, 9) and dtype float32, fails: RuntimeError: mat",
-    "a float target": "targets must be integers",
+    "a float target": "must be integers, not float32",
     "a large label": "a target of client c3 is 4, in row 0: with classes 4, targets must be 0 to 3",
     "tags": "target_shape says (), a target of the local split has shape (2,)",
 }
@@ -313,7 +342,10 @@ def test_every_command_refuses_wrong_data_in_a_sentence(
     [
         (["task.data=/tmp"], "task.data: goes with partition: local; here devices take shares"),
         (["task.held_out=0.1"], "task.held_out: goes with partition: local"),
-        ([LOCAL, "task.held_out=0.1", "training.method=fedavg"], "task.held_out: goes with method: split"),
+        (
+            [LOCAL, "task.held_out=0.1", "training.method=u_shape", f"task.module={U_TASK}"],
+            "task.held_out: goes with method: split or fedavg",
+        ),
         ([LOCAL, "task.held_out=1"], "task.held_out: must be a number >= 0 and < 1"),
         ([LOCAL], "task.data: partition: local needs the devices' own data: name them with --data"),
         ([LOCAL, "task.data=/gone"], "task.data: no such file or folder: /gone"),

@@ -4,6 +4,7 @@ import asyncio
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from torch import nn
 from broker.codecs import Float32, codec_to_wire
 from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
-from broker.wire.messages import Assignment
+from broker.wire.messages import Activations, Assignment
 from edge_client.jobs import FirstBatch
 from edge_client.live import host
 from edge_client.training.devices import make_devices
@@ -29,11 +30,15 @@ from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task, task_of
 from scenarios.training import BatchSampler, head_vector, initial_model, load_head_vector
 from server_node.live import serve
+from server_node.protocol.admission import check_batch
+from server_node.tail import Tail
+from server_node.vocabulary.jobs import ScoreBatches, Scored
 from server_node.vocabulary.ledger import FLOWS, Ledger
 from server_node.vocabulary.reports import Fact, RoundReport
 from sim.simulation.run import simulate
-from tests.helpers import final_score, small_scenario
+from tests.helpers import final_score, plan_of, small_scenario
 from tests.live.test_live import run as run_live
+from tests.scenarios.test_metrics import own_metric
 
 WHOLE = 8 * 16 + 16 + 16 * 4 + 4  # parameters of the small task's head and tail
 EXACT = ("flows.head_update_up={codec: float32}", "flows.head_state_down={codec: float32}")
@@ -233,3 +238,30 @@ def test_the_shipped_scenario_differs_from_the_quickstart_in_the_method() -> Non
     assert sum(parameter.numel() for parameter in task_of(shipped).head().parameters()) == 1_199_882
     with torch.device("meta"):
         assert isinstance(task_of(shipped).tail(), nn.Identity)
+
+
+OWN = ("task.partition=local", "task.data=/nowhere", "task.held_out=0.2")
+
+
+@pytest.mark.parametrize("scores", [[1.0, 0.0], [1.0, float("nan")], [1.0, 2.0**64], [float("-inf"), 0.0]])
+def test_a_score_that_no_sound_model_gives_is_refused(tmp_path: Path, scores: list[float]) -> None:
+    scenario = fedavg(tmp_path, *OWN)
+    task = task_of(scenario)
+    head, tail = initial_model(task, 0)
+    plan = plan_of(scenario, task)
+    server = Tail(task, None, head=head, tail=tail, plan=plan, training=scenario.training)
+    told = Activations(1, 1, 1, 1, 2, np.array(scores, "<f4").tobytes(), b"")
+    assert check_batch(plan, plan.codecs, told, None) is None
+    result = server.run(ScoreBatches(1, (("c0", told),)))
+    assert isinstance(result, Scored)
+    outcome = result.scores["c0"]
+    sound = bool(np.isfinite(scores).all()) and max(scores) < 2.0**64
+    assert outcome == (1.0, 2) if sound else isinstance(outcome, WireError)
+    labels = check_batch(plan, plan.codecs, msgspec.structs.replace(told, targets=b"x"), None)
+    assert labels is not None
+    assert labels.reason == "shape"
+
+
+def test_a_metric_that_is_no_mean_needs_test_data(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="rarest recall is no mean of scores: give the server test data"):
+        own_metric(tmp_path, "RarestRecall", *OWN, "training.method=fedavg", "task.held_out=0.2")

@@ -22,12 +22,14 @@ class Work(NamedTuple):
         learn: a gradient, then the next batch.
         finish: the last gradient of a round; the head's own bytes are not counted, they are few.
         top: features, and their gradient, in a U-shape.
+        evaluate: a batch that is kept for evaluation.
     """
 
     start: tuple[Phase, ...]
     learn: tuple[Phase, ...]
     finish: tuple[Phase, ...]
     top: tuple[Phase, ...] = ()
+    evaluate: tuple[Phase, ...] = ()
 
 
 @functools.lru_cache(maxsize=256)
@@ -37,14 +39,17 @@ def work_of(profile: DeviceProfile, samples: int) -> Work:
     batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
     gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
     top = (("top", scale * (profile.top_s or 0.0)),)
-    return Work(start=batch, learn=gradient + batch, finish=gradient, top=top)
+    return Work(start=batch, learn=gradient + batch, finish=gradient, top=top, evaluate=batch)
 
 
 def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:
-    """Give the one job of a round of FedAvg: so many steps with batches of so many samples."""
+    """Give the one job of a round of FedAvg: so many steps with batches of so many samples.
+
+    A batch of an evaluation takes as long as one of the training, at most: there is no way back.
+    """
     assert profile.whole_model_s is not None  # scenarios.loading.checks sees to it
-    seconds = steps * samples / profile.batch_size * profile.whole_model_s
-    return Work(start=(("train", seconds),), learn=(), finish=())
+    seconds = samples / profile.batch_size * profile.whole_model_s
+    return Work(start=(("train", steps * seconds),), learn=(), finish=(), evaluate=(("compute", seconds),))
 
 
 class SlowdownSampler:
