@@ -20,7 +20,7 @@ def read_text(path: Path) -> str:
         raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from error
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ScenarioError(f"{path}:{line}: is not text in UTF-8; save it in that encoding") from error

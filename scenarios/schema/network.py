@@ -36,6 +36,9 @@ class PresenceTrace(Part):
 
     pattern: Literal["trace"] = Field(default="trace", description="when the device is online")
     file: Path = Field(description="CSV with the columns client, from_s, to_s; an empty to_s is the end")
+    repeat: bool = Field(
+        default=False, description="begin the file again after the latest of its times, for all its clients"
+    )
 
 
 Availability = Annotated[Always | OnOff | PresenceTrace, Field(discriminator="pattern")]

@@ -24,6 +24,7 @@ from scenarios.tasks.test_split import random_tenth
 
 CLASSES = 62
 PIXELS = 28 * 28
+WHITE = 255
 
 
 def task(path: Path | None) -> Task:
@@ -62,7 +63,8 @@ def _of_json(images: Sequence[Any], labels: Sequence[Any]) -> Rows:
     """Read 784 floats in [0, 1] an image."""
     values = np.asarray(images, np.float32).reshape(-1, PIXELS)
     if values.size and not 0 <= values.min() <= values.max() <= 1:  # also false for a pixel that is no number
-        raise ValueError(f"pixels must be 0.0 to 1.0, not {values.min():g} to {values.max():g}")
+        scaled = "; divide them by 255" if 1 < values.max() <= WHITE else ""
+        raise ValueError(f"pixels must be 0.0 to 1.0, not {values.min():g} to {values.max():g}{scaled}")
     return _checked(np.rint(values * 255).astype(np.uint8), labels)
 
 

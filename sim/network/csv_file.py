@@ -1,44 +1,76 @@
-"""Reads CSV files of people as they are: with a byte order mark, spaces round the values, semicolons."""
+"""Reads CSV files of people as they are, from whatever program.
+
+In UTF-8 or UTF-16, with a byte order mark, spaces round the values, semicolons or tabs between them, decimal
+commas with semicolons, empty lines, comments that begin with #, names of columns in capitals.
+"""
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scenarios.errors import ScenarioError
+from scenarios.errors import ScenarioError, nearest, same_word
+from scenarios.text_files import read_text
 
 
 def rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Give each row's place, for messages, and its values by column, without spaces round them.
 
     Args:
-        file: with the names of the columns in its first line.
+        file: with the names of the columns in its first line that is no comment.
         columns: that it must have.
 
     Raises:
         ScenarioError: it cannot be read, or is no such file.
     """
+    lines = read_text(file).splitlines()
+    first = next((line for line in lines if not _is_nothing(line)), "")
+    separator = max(",;\t", key=first.count)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{file}: cannot be read: {error}") from error
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    try:
-        table = list(enumerate(csv.reader(lines, delimiter=separator, strict=True), 1))
-    except csv.Error as error:
+        table = [
+            (number, [value.strip() for value in values])
+            for number, values in enumerate(csv.reader(lines, delimiter=separator, strict=True), 1)
+            if not _is_nothing(lines[number - 1])
+        ]
+    except (
+        csv.Error,
+        IndexError,
+    ) as error:  # a quote that goes on over several lines has fewer rows than lines
         raise ScenarioError(f"{file}: not CSV: {error}") from error
-    names = [name.strip() for name in table[0][1]] if table else []
-    if not set(columns) <= set(names):
-        found = f", not {', '.join(names)}" if any(names) else ""
-        raise ScenarioError(f"{file}:1: the first line must name the columns {', '.join(columns)}{found}")
-    for line, values in table[1:]:
-        row = [value.strip() for value in values]
+    (line, found), *others = table or [(1, [""])]
+    names = [same_word(name, columns) or name for name in found]
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise ScenarioError(f"{file}:{line}: {_without(missing, columns, names)}")
+    for line, row in others:
         if not any(row):
             continue
         if len(row) > len(names):
             raise ScenarioError(
                 f"{file}:{line}: {len(row)} values for {len(names)} columns{_commas(separator)}"
             )
-        yield f"{file}:{line}", dict.fromkeys(names, "") | dict(zip(names, row, strict=False))
+        read = map(_with_point, row) if separator == ";" else row
+        yield f"{file}:{line}", dict.fromkeys(names, "") | dict(zip(names, read, strict=False))
+
+
+def _is_nothing(line: str) -> bool:
+    """Say whether a line is empty or a comment."""
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _with_point(value: str) -> str:
+    """Write a decimal comma, which goes with semicolons between the values, as a point."""
+    return value.replace(",", ".") if re.fullmatch(r"-?\d+,\d+", value) else value
+
+
+def _without(missing: Sequence[str], columns: Sequence[str], names: Sequence[str]) -> str:
+    """Say which columns the first line does not name."""
+    told = f"the first line must name the columns {', '.join(columns)}"
+    if not any(names):
+        return told
+    near = [(name, nearest(name, names)) for name in missing]
+    hints = [f"write {name} for {other}" for name, other in near if other]
+    return f"{told}, not {', '.join(names)}{'; ' if hints else ''}{' and '.join(hints)}"
 
 
 def _commas(separator: str) -> str:

@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.network import Always, OnOff, PresenceTrace
 from scenarios.schema.scenario import Scenario
 from sim.network.availability import presence
-from sim.network.csv_inputs import check_csv_inputs
+from sim.network.csv_inputs import check_csv_inputs, read_presence
 from tests.helpers import small_scenario
 
 
@@ -54,7 +56,19 @@ def test_a_trace_says_when_each_client_is_there(tmp_path: Path) -> None:
     [
         ("client,from_s\nc0,1\n", "must name the columns client, from_s, to_s"),
         ("client,from_s,to_s\nc0,5,1\n", "presence.csv:2: times must be"),
-        ("client,from_s,to_s\nc0,0,5\nc0,4,6\n", "presence.csv:3: times must be"),
+        ("client,from_s,to_s\nc0,0,5\nc0,4,6\n", "presence.csv:3: times must be apart, but c0 is there"),
+        ("client,from_s,to_s\nc0,4,\nc0,0,5\n", "presence.csv:2: times must be apart, but c0 is there"),
+        ("name,start_s,to_s\nc0,0,5\n", "columns client, from_s, to_s, not name, start_s, to_s"),
+        ("clients,from_s,to_s\nc0,0,5\n", "not clients, from_s, to_s; write client for clients"),
+        (
+            "c0,0,5\n",
+            "presence.csv:1: the first line must name the columns client, from_s, to_s, not c0, 0, 5",
+        ),
+        ("", "presence.csv:1: the first line must name the columns client, from_s, to_s"),
+        ("client,from_s,to_s\n", "no rows below the names"),
+        ('client,from_s,to_s\n"c0,1,2\n', "presence.csv: not CSV: "),
+        ("client,from_s,to_s\nc0,0,5,5,\n", "presence.csv:2: 5 values for 3 columns; write 0.5, not 0,5"),
+        ("client,from_s,to_s\nc0,1s,5\n", "presence.csv:2: '1s' is no number"),
         ("client,from_s,to_s\nc0,soon,5\n", "presence.csv:2: 'soon' is no number"),
     ],
 )
@@ -71,22 +85,35 @@ def test_a_bad_trace_is_refused_with_its_line(tmp_path: Path, text: str, complai
         "\ufeffclient,from_s,to_s\nc0,0,5\nc0,7.5,\n",
         "client, from_s, to_s\n c0 , 0, 5\nc0, 7.5, \n\n",
         "client;from_s;to_s\nc0;0;5\nc0;7.5;\n",
+        "client;from_s;to_s\nc0;0;5\nc0;7,5;\n",
+        "client\tfrom_s\tto_s\nc0\t0\t5\nc0\t7.5\n",
+        "# by hand\n\nclient,from_s,to_s\n# first\nc0,0,5\n\n,,\nc0,7.5,\n",
+        "Client, From_S ,to-s\nc0,0,5\nc0,7.5,\n",
+        "client,from_s,to_s\nc0,7.5,\nc0,0,5\n",
+        "from_s,to_s,remark,client\n0,5,x,c0\n7.5,,,c0\n",
     ],
-    ids=["byte order mark", "spaces", "semicolons"],
-)
-def test_traces_of_spreadsheets_are_read(tmp_path: Path, text: str) -> None:
+    ids=["byte order mark", "spaces", "semicolons", "decimal commas", "tabs", "comments", "capitals",
+         "unsorted", "other columns"],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_traces_of_spreadsheets_are_read(tmp_path: Path, text: str, encoding: str, ends: str) -> None:
     file = tmp_path / "presence.csv"
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(text.replace("\n", ends).encode(encoding))
     assert list(presence(PresenceTrace(file=file), seed=0, client="c0")) == [(0.0, 5.0), (7.5, math.inf)]
 
 
-def with_trace(folder: Path, rows: str) -> Scenario:
+def with_trace(folder: Path, rows: str, *, repeat: bool = False) -> Scenario:
     (folder / "presence.csv").write_text("client,from_s,to_s\n" + rows)
-    return small_scenario(folder, f"fleet.0.availability={{pattern: trace, file: {folder}/presence.csv}}")
+    read_presence.cache_clear()
+    again = ", repeat: true" if repeat else ""
+    return small_scenario(
+        folder, f"fleet.0.availability={{pattern: trace, file: {folder}/presence.csv{again}}}"
+    )
 
 
 def test_a_trace_of_other_clients_is_refused(tmp_path: Path) -> None:
-    told = r"presence\.csv names the clients 0, 1, but those here are c0 to c3"
+    told = r"presence\.csv names the clients 0, 1, but those here are c0 to c3; write c0 for 0"
     with pytest.raises(ScenarioError, match=told):
         check_csv_inputs(with_trace(tmp_path, "0,0,\n1,0,\n"))
 
@@ -97,6 +124,48 @@ def test_a_trace_that_ends_or_leaves_clients_out_is_told(
     check_csv_inputs(with_trace(tmp_path, "c0,0,50\nc1,0,60\n"))
     assert "after 60 s none of c0 to c3 is there any more" in caplog.text
     assert "2 of c0 to c3 are never there, such as c2" in caplog.text
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=8).filter(lambda gaps: len(gaps) % 2 == 0),
+    st.integers(0, 5),
+    st.floats(0, 200),
+)
+def test_a_trace_that_repeats_says_the_same_in_each_period(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], first: int, at_s: float
+) -> None:
+    times = list(itertools.accumulate(steps, initial=first))[: len(steps)]
+    own = list(zip(times[::2], times[1::2], strict=True))
+    period_s = times[-1] + 3 * (first % 2)  # another client may be there later
+    file = tmp_path_factory.mktemp("presence") / "presence.csv"
+    rows = [*(("c0", *interval) for interval in own), ("c1", 0, period_s)]
+    file.write_text("client,from_s,to_s\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    trace = PresenceTrace(file=file, repeat=True)
+    intervals = list(itertools.takewhile(lambda i: i[0] <= at_s, presence(trace, seed=0, client="c0")))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(intervals))
+    there = any(from_s <= at_s < to_s for from_s, to_s in intervals)
+    assert there == any(from_s <= at_s % period_s < to_s for from_s, to_s in own)
+    assert list(presence(trace, seed=0, client="c1")) == [(0.0, math.inf)]
+    assert list(presence(trace, seed=0, client="c2")) == []
+
+
+def test_a_trace_without_an_end_cannot_repeat(tmp_path: Path) -> None:
+    scenario = with_trace(tmp_path, "c0,0,5\nc1,2,\nc2,0,1\nc3,0,1\n", repeat=True)
+    with pytest.raises(ScenarioError, match=r"repeat: .*presence\.csv: a file with an empty to_s never ends"):
+        check_csv_inputs(scenario)
+
+
+def test_a_trace_that_repeats_is_not_told_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "".join(f"c{number},0,5\n" for number in range(4))
+    check_csv_inputs(with_trace(tmp_path, rows, repeat=True))
+    assert caplog.text == ""
+    check_csv_inputs(with_trace(tmp_path, rows))
+    assert "`repeat: true` begins the file again" in caplog.text
+
+
+def test_a_name_that_no_client_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_csv_inputs(with_trace(tmp_path, "c0,0,\nc1,0,\nC2,0,\nc3,0,\n"))
+    assert "it names C2, which no client is called; write c2 for C2" in caplog.text
 
 
 def test_a_missing_trace_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What people bring works, or is refused in one sentence before anything runs."""
 
-import json
 import re
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.loading.trial.trial import UNSTEADY
 from scenarios.schema.scenario import Scenario
-from scenarios.tasks import femnist, task_of
+from scenarios.tasks import task_of
 from sim.simulation.run import simulate
 from tests.cases import families
 from tests.cases.kinds import BROKEN, GOOD
@@ -89,13 +88,3 @@ def test_the_messages_in_the_guide_are_those_that_are_given() -> None:
     assert len(messages) >= 10
     given = [UNSTEADY, *(told for _, told in (*BROKEN.values(), *families.BROKEN.values()))]
     assert [message for message in messages if not any(message in told for told in given)] == []
-
-
-def test_leafs_pixels_above_one_are_refused(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        pictures = {"w": {"x": [[255.0] * 784], "y": [3]}}
-        (tmp_path / f"all_data_0_{part}_9.json").write_text(
-            json.dumps({"users": ["w"], "user_data": pictures})
-        )
-    with pytest.raises(ScenarioError, match=r"ValueError: pixels must be 0\.0 to 1\.0, not 255 to 255"):
-        femnist.load(tmp_path)

@@ -99,7 +99,7 @@ def test_leaf_shakespeare_needs_its_folder(tmp_path: Path) -> None:
     assert str(caught.value) == f"task.path: leaf_shakespeare needs the folder with {files}"
     with pytest.raises(ScenarioError) as caught:
         leaf_shakespeare.load(tmp_path)
-    assert str(caught.value) == f"task.path: {tmp_path} must hold {files}"
+    assert str(caught.value) == f"task.path: {tmp_path} must hold {files}; it is empty"
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ def test_femnist_needs_its_folder(tmp_path: Path) -> None:
     assert error_of(spec("femnist")) == f"task.path: femnist needs the folder with {files}"
     with pytest.raises(ScenarioError) as caught:
         femnist.load(tmp_path)
-    assert str(caught.value) == f"task.path: {tmp_path} must hold {files}"
+    assert str(caught.value) == f"task.path: {tmp_path} must hold {files}; it is empty"
 
 
 @pytest.mark.parametrize(
