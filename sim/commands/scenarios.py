@@ -14,6 +14,7 @@ from broker.files import writing
 from scenarios.computing.placing import place_named
 from scenarios.loading.explaining.reference import editor_schema, reference
 from scenarios.loading.grid import load_grid
+from scenarios.loading.grid_trial import try_points
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import data_missing
 from scenarios.loading.shipped import question, shipped
@@ -49,9 +50,10 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
     check_csv_inputs(loaded)
     for key, part in (("server.device", loaded.server), ("simulation.device", loaded.simulation)):
         place_named(part.device, key)
-    why_untried = data_missing(loaded)
     _, swept = read_tree(scenario, settings or ())
-    grid = f", a sweep of {len(load_grid(scenario, settings or ()))} points" if swept else ""
+    points = load_grid(scenario, settings or ()) if swept else []
+    why_untried = try_points(points) if points else data_missing(loaded)
+    grid = f", a sweep of {len(points)} points" if points else ""
     typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
     if why_untried:
         typer.echo(
