@@ -6,10 +6,12 @@ on a device.
 """
 
 import importlib
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from scenarios.errors import ScenarioError, nearest
 from scenarios.task import Metric, Task
+
+log = logging.getLogger(__name__)
 
 KEY = "task.metric"
 EXTRA = "pip install 'fedlite-mqtt[torchmetrics]'"
@@ -109,6 +113,15 @@ def better_of(task: Task) -> Literal["higher", "lower"]:
     return "lower" if getattr(made, "higher_is_better", None) is False else "higher"
 
 
+def number_so_far(metric: Metric) -> float:
+    """Give what a metric comes to, NaN while it cannot be told, as of too few samples."""
+    try:
+        return number_of(metric)
+    except Exception as error:  # noqa: BLE001 - whatever the user's metric raises; it was tried before the run
+        log.info("the metric is not known: %s: %s", type(error).__name__, error)
+        return math.nan
+
+
 def number_of(metric: Metric) -> float:
     """Give what a metric comes to.
 
@@ -118,7 +131,7 @@ def number_of(metric: Metric) -> float:
     value = metric.compute()
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"it gives {what}, it must give one number")
     return float(value)

@@ -156,6 +156,10 @@ class Task:
     features_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.targets is None and not self.classes:
+            raise ValueError(
+                "a task must say what its targets are: classes=10, or targets=Numbers() or another kind"
+            )
         if self.targets is not None and (self.classes or self.target_shape):
             raise ValueError("targets says what classes and target_shape say: give one or the other")
         if (self.score is None) == (self.metric_of is None):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
 from scenarios.computing.placing import CPU, on_cpu, place_of, placed
-from scenarios.metrics import number_of
+from scenarios.metrics import number_so_far
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
@@ -140,4 +140,4 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
             metric.update(outputs, targets)
         elif task.score is not None:
             total += float(task.score(outputs, targets).sum())
-    return total / len(test) if metric is None else number_of(metric)
+    return total / len(test) if metric is None else number_so_far(metric)

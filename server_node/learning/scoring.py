@@ -8,7 +8,7 @@ from torch import nn
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations
 from scenarios.computing.placing import CPU, place_of, placed
-from scenarios.metrics import number_of
+from scenarios.metrics import number_so_far
 from scenarios.task import Task
 from server_node.learning.gradients import Batch
 from server_node.learning.tail_pass import is_sound
@@ -67,7 +67,7 @@ class Scoring:
         if job.round != self._round:
             self._begin(job.round)
         scores = {client: self._score(client, message) for client, message in job.batches}
-        return Scored(scores, None if self._metric is None or not self._sent else number_of(self._metric))
+        return Scored(scores, None if self._metric is None or not self._sent else number_so_far(self._metric))
 
     @torch.no_grad()
     def _score(self, client: str, message: Activations) -> tuple[float, int] | WireError:

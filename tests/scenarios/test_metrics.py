@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from broker.exits import COMPLETE
 from scenarios.errors import ScenarioError
 from scenarios.loading.rehearsal import rehearse, rehearse_devices
 from scenarios.local import write_share
@@ -61,7 +62,7 @@ class Spread:
 OWN = """
 from dataclasses import replace
 from tests import small_task
-from tests.scenarios.test_metrics import RarestRecall, Spread
+from tests.scenarios.test_metrics import RarestRecall, Spread, Wary
 
 def task():
     return replace(small_task.task(), metric="rarest recall", score=None, metric_of={made})
@@ -136,6 +137,26 @@ def test_a_mean_that_is_too_large_is_infinite() -> None:
     metric = MeanLoss(loss, exponential=True)
     metric.update(torch.tensor([[0.0, 1e4]]), torch.tensor([0]))
     assert number_of(metric) == float("inf")
+
+
+class Wary(Spread):
+    """Tells nothing of fewer than 30 samples."""
+
+    def compute(self) -> float:
+        if sum(map(len, self.outputs)) < 30:
+            raise ValueError("needs at least 30 samples")
+        return super().compute()
+
+
+def test_a_metric_that_cannot_be_told_yet_ends_nothing(tmp_path: Path) -> None:
+    for number in range(4):
+        write_share(tmp_path / "own" / f"c{number}", points(30, number))
+    own = ("task.partition=local", f"task.data={tmp_path / 'own'}", "training.rounds=2")
+    for share, known in ((0.9, True), (0.1, False)):
+        scenario = own_metric(tmp_path, "Wary", *own, f"task.held_out={share}")
+        done = simulate(scenario, tmp_path / str(share))
+        assert done["reason"] == COMPLETE
+        assert (done["metric"]["final"] is not None) is known
 
 
 @needs_torchmetrics

@@ -61,7 +61,7 @@ def test_what_stands_in_for_training_has_targets_that_fit(tmp_path: Path, name: 
 
 
 def test_with_fedavg_the_loss_gets_the_same_targets(tmp_path: Path) -> None:
-    for name in GOOD:
+    for name in ("numbers", "tags", "two outputs"):
         settings = [*settings_of(tmp_path, "GOOD", name), "training.method=fedavg", "training.rounds=2"]
         lasting = "fleet.0.device={whole_model_s: 0.1}"
         done = simulate(small_scenario(tmp_path, *settings, lasting), tmp_path / name)

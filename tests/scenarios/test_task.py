@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import scenarios.task
-from scenarios.task import Dataset, Split, Task
+from scenarios.task import Dataset, Numbers, Split, Task
 from tests.small_task import points, task
 
 GUIDE = Path(__file__).parents[2] / "docs/extending.md"
@@ -69,6 +70,20 @@ def test_targets_are_computed_with_as_int64_or_float32_whatever_they_are_stored_
     }
     with pytest.raises(ValueError, match="3 inputs but 2 targets"):
         Split(torch.zeros(3, 1), {"kind": torch.ones(3), "size": torch.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": 0}, r"a task must say what its targets are: classes=10, or targets=Numbers\(\)"),
+        ({"targets": Numbers()}, "targets says what classes and target_shape say: give one or the other"),
+        ({"classes": -1}, "classes must be 1 to 16777216, not -1"),
+        ({"classes": 0, "targets": {}}, "targets must name the kind of each output"),
+    ],
+)
+def test_a_task_says_once_what_its_targets_are(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(task(), **changes)
 
 
 def test_pixels_become_numbers_from_0_to_1() -> None:

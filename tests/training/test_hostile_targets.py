@@ -71,7 +71,7 @@ def test_the_sender_is_refused_and_the_others_go_on(tmp_path: Path, name: str) -
     assert len(seen) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(list(GOOD)), st.binary(max_size=130), st.booleans())
 def test_whatever_bytes_come_the_loss_gets_what_the_task_says(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: bytes, whole: bool

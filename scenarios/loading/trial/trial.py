@@ -1,6 +1,7 @@
 """Sends rows through head, cut, tail, loss, score and back; whatever goes wrong becomes a sentence."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from scenarios.metrics import number_of
 from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
-from scenarios.task import Split, Task
+from scenarios.task import Metric, Split, Task
 from scenarios.u_shape import Ends, whole_model
 
 MOST_ROWS = 32
@@ -181,7 +182,7 @@ class Trial:
         if self._task.metric_of is not None:
             metric = tried("metric_of", self._task.metric_of)
             tried(f"the metric, given {_form(outputs)}", lambda: metric.update(outputs, targets))
-            tried("the metric", lambda: number_of(metric))
+            tried("the metric", lambda: _compute(metric))
         elif self._task.score is not None:
             score = self._task.score
             refuse(one_for_each("score", tried("score", lambda: score(outputs, targets)), count))
@@ -216,6 +217,12 @@ class Trial:
         if not losses.requires_grad:
             raise Wrong("the loss has no gradient: it must be computed from the outputs by torch")
         return losses  # type: ignore[no-any-return]
+
+
+def _compute(metric: Metric) -> None:
+    """See that a metric gives a number, if these rows are enough for it."""
+    with suppress(ValueError):
+        number_of(metric)
 
 
 def _form(value: Any) -> str:
