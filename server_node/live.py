@@ -27,8 +27,8 @@ from broker.transports.base import Connect, Event, Transport, TransportStats, Wi
 from broker.transports.bulletin import Bulletin
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
-from scenarios.computing.placing import place_named
 from scenarios.loading.published import offer_scenario
+from scenarios.loading.trial.at_server import server_place
 from scenarios.metrics import better_of
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.scenario import Scenario
@@ -141,7 +141,7 @@ async def serve(
             training=scenario.training,
             map_batches=mapping(scenario.task.batch_size * task.cut_size),
             map_updates=mapping(parameters.size),
-            place=place_named(scenario.server.device, "server.device"),
+            place=server_place(scenario, task),
         )
         worker.filter = standing.filter
         worker.moments = checkpoint.optimizers_in(standing.tensors or {})

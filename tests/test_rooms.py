@@ -73,7 +73,7 @@ WITHIN: dict[
         "cutting": set(),
         "tasks": {"data", "models", "schema", "cutting"},
         "local": set(),
-        "loading": {"schema", "tasks", "local"},
+        "loading": {"schema", "tasks", "local", "computing"},
         "shipped": set(),
     },
     "edge_client": {"training": set(), "service": set()},

@@ -56,7 +56,8 @@ def step(
 ) -> None:
     """Move parameters by one step of a rule against their gradients, and clear these for the next step.
 
-    A parameter without a gradient stays, and what is remembered of it does, too.
+    A parameter without a gradient stays, and what is remembered of it does, too. What would be remembered but
+    is not finite, as the square of a huge gradient, is forgotten: the parameter would never move again.
 
     Args:
         parameters: of a head or a tail. Their gradients may be written over.
@@ -66,10 +67,7 @@ def step(
         weight: the gradients are sums over samples of so much weight together, and the rule is for a mean.
     """
     if optimizer == PLAIN:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.add_(parameter.grad, alpha=-(lr / weight))
-                parameter.grad.zero_()
+        _descend(parameters, lr / weight)
         return
     if not moments:
         moments.extend(Moment(0, []) for _ in parameters)
@@ -85,7 +83,20 @@ def step(
             _sgd(parameter, gradient, moment, optimizer, lr)
         else:
             _adam(parameter, gradient, moment, optimizer, lr)
+        if not _is_finite(moment):
+            moment.steps, moment.averages = 0, []
         parameter.grad = None
+
+
+def _descend(parameters: Sequence[nn.Parameter], lr: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.add_(parameter.grad, alpha=-lr)
+            parameter.grad.zero_()
+
+
+def _is_finite(moment: Moment) -> bool:
+    return all(bool(torch.isfinite(average).all()) for average in moment.averages)
 
 
 def sgd_step(module: nn.Module, lr: float) -> None:
@@ -149,7 +160,7 @@ def moved(
         moments: what it remembers; of one parameter, the whole head.
 
     Returns:
-        The head, a new tensor, and what the rule remembers now.
+        The head, a new tensor, and what the rule remembers now; nothing if that is not finite.
     """
     (before,) = moments or [Moment(0, [])]
     match optimizer:
@@ -172,7 +183,8 @@ def moved(
                 of_square = of_square.addcmul(square, torch.sign(of_square - square), value=beta2 - 1)
             averages = [average, of_square]
             result = parameters.addcdiv(average, of_square.sqrt().add_(eps), value=lr)
-    return result, [Moment(before.steps + 1, averages)]
+    moment = Moment(before.steps + 1, averages)
+    return result, [moment] if _is_finite(moment) else []
 
 
 def placed_moments(moments: Moments, place: torch.device) -> Moments:

@@ -20,6 +20,7 @@ from scenarios.computing.placing import place_named
 from scenarios.errors import ScenarioError
 from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario
+from scenarios.loading.trial.at_server import server_place
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
@@ -108,10 +109,10 @@ def training(
     """
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, head_vector(head).size)
-    place = place_named(scenario.server.device, "server.device")
     of_heads = place_named(scenario.simulation.device, "simulation.device")
     devices = make_devices(scenario, plan.clients, place=of_heads)
     test, training = test_of(scenario, task), scenario.training
+    place = server_place(scenario, task)
     # One torch thread per job: the number of threads changes the order of float additions and so the last
     # bits of results.
     with threadpool_limits(1), _pool(threads or os.cpu_count() or 1) as pool, _pool(1) as own:

@@ -1,10 +1,12 @@
 """The rules by which parameters are moved, against torch.optim and the papers."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +135,28 @@ def test_a_gradient_whose_square_is_infinite_in_float32_is_scaled_too() -> None:
     parameter.grad = torch.tensor([2.0**100])
     step([parameter], Sgd(clip_norm=1.0), [], 1.0)
     torch.testing.assert_close(parameter.detach(), torch.tensor([-1.0]))
+
+
+@pytest.mark.parametrize("rule", [Sgd(momentum=0.9), Adam(), AdamW()])
+@pytest.mark.parametrize("bad", [2.0**100, math.inf, math.nan])
+def test_a_rule_learns_on_after_a_gradient_that_no_average_can_hold(rule: Optimizer, bad: float) -> None:
+    parameter, moments = nn.Parameter(torch.zeros(2)), list[Moment]()
+    for gradient in ([1.0, 1.0], [bad, 1.0], [1.0, 1.0], [1.0, 1.0]):
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(torch.nan_to_num(parameter, posinf=0.0, neginf=0.0))  # a device gets a new head
+        parameter.grad = torch.tensor(gradient)
+        step([parameter], rule, moments, 0.1)
+    assert all(bool(torch.isfinite(each).all()) for each in moments[0].averages)
+    assert (parameter[1] - before[1]).abs() > 0.05
+
+
+@pytest.mark.parametrize("rule", [ServerSgd(momentum=0.9), ServerAdam(lr=0.1), ServerYogi(lr=0.1)])
+def test_the_server_moves_on_after_a_change_that_no_average_can_hold(rule: ServerOptimizer) -> None:
+    head, change = torch.zeros(2), torch.tensor([1.0, 1.0])
+    _, moments = moved(head, torch.tensor([2.0**100, math.inf]), rule, [])
+    after, _ = moved(head, change, rule, moments)
+    assert bool((after.abs() > 0.01).all())
 
 
 def expected_of_server(rule: ServerOptimizer, changes: Sequence[np.ndarray]) -> np.ndarray:

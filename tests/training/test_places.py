@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
@@ -21,6 +23,8 @@ from scenarios.computing.optimizers import step
 from scenarios.computing.placing import place_named, place_of
 from scenarios.errors import ScenarioError
 from scenarios.loading.published import publish_scenario, read_published
+from scenarios.loading.trial import at_server
+from scenarios.loading.trial.at_server import server_place
 from scenarios.schema.optimizers import Adam
 from scenarios.schema.scenario import scenario_digest
 from scenarios.tasks import task_of
@@ -63,7 +67,8 @@ def on_gpu(patch: pytest.MonkeyPatch) -> Iterator[None]:
 
     with patch.context() as during, elsewhere():
         during.setattr(workers, "_pool", pool)
-        during.setattr(workers, "place_named", lambda name, _key: PLACE if name == "cuda" else placing.CPU)
+        for module in (workers, at_server):
+            during.setattr(module, "place_named", lambda name, _key: PLACE if name == "cuda" else placing.CPU)
         during.setattr(seeded, "generator_at", lambda _place: torch.Generator())
         during.setattr(seeded, "process_generator", lambda _place: torch)
         yield
@@ -111,6 +116,48 @@ def test_what_is_kept_of_a_run_is_on_the_cpu(tmp_path: Path) -> None:
         load_head_vector(worker.head, vector + 1)
         assert np.array_equal(head_vector(worker.head), vector + 1)
         assert place_of(worker.head) == PLACE
+
+
+@pytest.mark.parametrize("method", ["split", "u_shape", "fedavg"])
+def test_a_task_that_computes_there_is_let_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    module = f"task.module={FOLDER / 'u_task.py'}"
+    scenario = small_scenario(tmp_path, module, f"training.method={method}", "server.device=cuda")
+    task = task_of(scenario)
+    with on_gpu(monkeypatch):
+        assert server_place(scenario, task) == PLACE
+
+
+def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets, weight=torch.ones(4), reduction="none")
+
+
+class Shifted(nn.Linear):
+    shift = torch.ones(4)
+
+    def forward(self, z: Tensor) -> Tensor:
+        outputs: Tensor = super().forward(z) + self.shift
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"loss": weighted},
+            "loss, on lazy, fails: RuntimeError: Expected all .* be moved: weights.to",
+        ),
+        ({"tail": lambda: Shifted(16, 4)}, "the tail, on lazy, fails: RuntimeError: Expected all tensors"),
+    ],
+)
+def test_a_task_with_a_tensor_that_stays_on_the_cpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+) -> None:
+    scenario = small_scenario(tmp_path, "server.device=cuda")
+    task = replace(task_of(scenario), **changes)
+    with on_gpu(monkeypatch), pytest.raises(ScenarioError, match=sentence):
+        server_place(scenario, task)
 
 
 def test_a_module_without_numbers_is_on_the_cpu() -> None:
