@@ -48,6 +48,7 @@ from broker.wire.messages import (
     Rejected,
     Released,
     RunState,
+    Scores,
     Standing,
     Status,
 )
@@ -121,7 +122,7 @@ class ClientCore:
         self._u_shape = False
         self._step = 0  # see Progress.step
         self._busy: ClientJob | None = None
-        self._answer: BatchUp | HeadUpdate | None = None
+        self._answer: BatchUp | HeadUpdate | Scores | None = None
         self._refused = False
 
     @property
@@ -242,10 +243,11 @@ class ClientCore:
         if self._first_step and last:
             return []  # an evaluation has no head update
         self._step = answer.step + 1
-        if isinstance(answer, Features):
+        features = answer if isinstance(answer, Features) else None
+        if self._first_step:
+            self._busy = HeldOutBatch(self._client, self._round, self._step, features)
+        elif isinstance(answer, Features):
             self._busy = TopStep(self._client, answer)
-        elif self._first_step:
-            self._busy = HeldOutBatch(self._client, self._round, self._step)
         else:
             self._busy = BackwardStep(self._client, answer, last=last)
         return [Compute(self._busy)]
@@ -271,7 +273,7 @@ class ClientCore:
 
     def _computed(self, result: ClientResult) -> list[ClientAction]:
         match result:
-            case Activations() | FeatureGradient() | HeadUpdate():
+            case Activations() | FeatureGradient() | HeadUpdate() | Scores():
                 self._busy, self._answer = None, result
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():

@@ -3,7 +3,15 @@
 import msgspec
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+    Scores,
+)
 
 
 class FirstBatch(msgspec.Struct, frozen=True):
@@ -43,12 +51,15 @@ class TopStep(msgspec.Struct, frozen=True):
 class HeldOutBatch(msgspec.Struct, frozen=True):
     """Job of an evaluation: send the next samples that are kept for it through the head.
 
-    Its result is the answer to publish: Activations, or WireError.
+    In a U-shape first score those before, whose features have come; after the last ones nothing else is left.
+
+    Its result is the answer to publish: Activations, Scores after the last features, or WireError.
     """
 
     client: str
     round: int
     step: int
+    features: Features | None = None
 
 
 class LookAtData(msgspec.Struct, frozen=True):
@@ -65,4 +76,17 @@ class Stock(msgspec.Struct, frozen=True):
 
 
 ClientJob = FirstBatch | TopStep | BackwardStep | HeldOutBatch | LookAtData
-ClientResult = Activations | FeatureGradient | HeadUpdate | Stock | WireError
+ClientResult = Activations | FeatureGradient | HeadUpdate | Scores | Stock | WireError
+
+
+def round_of(job: ClientJob) -> tuple[str, int | None]:
+    """Say what a job goes on with, and the round of that; None if it begins something, or is of no round."""
+    match job:
+        case HeldOutBatch(round=number):
+            return "an evaluation", number
+        case TopStep(features=Features(round=number)):
+            return "features", number
+        case BackwardStep(gradient=Gradient(round=number)):
+            return "a gradient", number
+        case _:
+            return "", None

@@ -178,7 +178,7 @@ class Tail:
     def _forward(self, job: TailForward) -> TailForwarded:
         """Give the features of batches in a U-shape."""
         arrived, refused = self._read([(client, message, 1.0) for client, message in job.batches])
-        self.tail.train()
+        self.tail.train(not job.evaluates)
         outcomes = forward_all(self.tail, self._cut, arrived, self._seed, self._task.features_size)
         failed = {client: why for client, why in outcomes.items() if isinstance(why, WireError)}
         self._unsound |= {client: why for client, why in failed.items() if why.reason == "range"}

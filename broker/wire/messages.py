@@ -18,6 +18,7 @@ from broker.wire.round_messages import (
     Features,
     Gradient,
     HeadUpdate,
+    Scores,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Released",
     "RunScenario",
     "RunState",
+    "Scores",
     "Standing",
     "Status",
     "StopRun",
@@ -231,7 +233,7 @@ class RunScenario(msgspec.Struct, frozen=True, array_like=True, tag=15):
     model: Word = ""
 
 
-FromClient = Hello | Status | Activations | FeatureGradient | HeadUpdate | Progress
+FromClient = Hello | Status | Activations | FeatureGradient | HeadUpdate | Scores | Progress
 FromServer = RunState | Assignment | Features | Gradient | Rejected | Ask | Released | Welcome | RunScenario
 AmongServers = Claim | StopRun
 Message = FromClient | FromServer | AmongServers

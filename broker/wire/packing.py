@@ -11,7 +11,16 @@ import msgpack
 import msgspec
 
 from broker.wire.errors import WireError
-from broker.wire.messages import VERSION, Assignment, FeatureGradient, Gradient, HeadUpdate, Hello, Message
+from broker.wire.messages import (
+    VERSION,
+    Assignment,
+    FeatureGradient,
+    Gradient,
+    HeadUpdate,
+    Hello,
+    Message,
+    Scores,
+)
 
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _ADDED: dict[type, tuple[object, ...]] = {Hello: (0,), Assignment: (0, ())}
@@ -92,7 +101,10 @@ def _numbers(message: Message) -> list[float]:
     """Give the floating-point numbers of a message, those in tensors apart."""
     match message:
         case (
-            Gradient(correction=number) | HeadUpdate(quantization_error=number) | FeatureGradient(loss=number)
+            Gradient(correction=number)
+            | HeadUpdate(quantization_error=number)
+            | FeatureGradient(loss=number)
+            | Scores(score_sum=number)
         ):
             return [number]
         case Assignment(head_lr=number, codecs=codecs, features=features):

@@ -124,6 +124,26 @@ class FeatureGradient(msgspec.Struct, frozen=True, array_like=True, tag=17):
     loss: float
 
 
+class Scores(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """In a U-shape: how the model did on all samples that a client keeps for evaluation. It ends that.
+
+    Attributes:
+        server: the incarnation that is answered.
+        round: of the Assignment of the evaluation.
+        step: one more than that of the last batch.
+        attempt: counts repetitions of this message.
+        count: samples of all batches.
+        score_sum: the sum of their scores.
+    """
+
+    server: Incarnation
+    round: Round
+    step: Step
+    attempt: Attempt
+    count: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    score_sum: float
+
+
 BatchUp = Activations | FeatureGradient
 """What a device sends of a batch, and the server answers."""
 BatchDown = Gradient | Features

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from broker.codecs import codec_from_wire
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
+from broker.wire.messages import Activations, Assignment, Features, Gradient, HeadUpdate, Scores
 from edge_client.jobs import (
     BackwardStep,
     ClientJob,
@@ -23,12 +23,13 @@ from edge_client.jobs import (
     LookAtData,
     Stock,
     TopStep,
+    round_of,
 )
 from edge_client.training.cut import DeviceCut, own_values
 from edge_client.training.device_state import DeviceState, OutAtServer
 from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
-from edge_client.training.top import DeviceTop
+from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
 from scenarios.computing.placing import CPU, on_cpu, placed
 from scenarios.outputs import arrays
@@ -84,11 +85,13 @@ class Device:
         self._place = place
         self._head = DeviceHead(task, initial, client=client, seed=seed, training=training, place=place)
         self._training = training
+        self._is_alone = training.method == "fedavg"  # with the whole model
         self._error_feedback = error_feedback
         self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = self._first_step = 0
+        self._score_sum = 0.0  # in an evaluation of a U-shape
         self._out: int | None = None  # step of the batch that is out at the server
         self._features: Features | None = None  # whose gradient is out
 
@@ -105,7 +108,9 @@ class Device:
             return None if lost is None and not moments else DeviceState(lost, None, moments)
         head, received = map(torch.from_numpy, (self._head.vector(), self._head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
-        out = OutAtServer(self._assignment, self._out, head, received, *counts, self._features)
+        out = OutAtServer(
+            self._assignment, self._out, head, received, *counts, self._features, self._score_sum
+        )
         return DeviceState(lost, out, moments)
 
     def restore(self, state: DeviceState) -> None:
@@ -126,7 +131,7 @@ class Device:
             self._to_loss_and_back(out.features)
         elif not self._first_step:
             self._forward(out.step)
-        self._trained = out.trained
+        self._trained, self._score_sum = out.trained, out.score_sum
         self._cut.error_energy, self._cut.energy = out.error_energy, out.energy
 
     def run(self, job: ClientJob) -> ClientResult:
@@ -137,11 +142,13 @@ class Device:
             except WireError as error:
                 return error
 
-    def _do(self, job: ClientJob) -> Activations | FeatureGradient | HeadUpdate | Stock:
+    def _do(self, job: ClientJob) -> ClientResult:
         if isinstance(job, LookAtData):
             return self.data.look()
         self._out = self._features = None
-        self._refuse_other_rounds(job)
+        what, number = round_of(job)
+        if number not in (None, self._round):
+            raise WireError("order", f"{what} of round {number} in round {self._round}")
         match job:
             case FirstBatch(assignment=assignment):
                 with self._timed("decode"):
@@ -149,6 +156,8 @@ class Device:
                 if assignment.first_step:
                     return self._evaluate(assignment.first_step)
                 return self._forward(0) if assignment.steps else self._train_alone()
+            case HeldOutBatch(step=step, features=Features() as features):
+                return self._score(step, features)
             case HeldOutBatch(step=step):
                 return self._evaluate(step)
             case TopStep(features=features):
@@ -161,24 +170,6 @@ class Device:
                     return self._finish()
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
-
-    def _refuse_other_rounds(self, job: ClientJob) -> None:
-        match job:
-            case HeldOutBatch(round=number):
-                what = "an evaluation"
-            case TopStep(features=Features(round=number)):
-                what = "features"
-            case BackwardStep(gradient=Gradient(round=number)):
-                what = "a gradient"
-            case _:
-                return
-        if number != self._round:
-            raise WireError("order", f"{what} of round {number} in round {self._round}")
-
-    @property
-    def _is_alone(self) -> bool:
-        """Whether it has the whole model, the labels and the loss."""
-        return self._training.method == "fedavg"
 
     def _take(self, assignment: Assignment) -> None:
         self.data.begin_round()
@@ -205,7 +196,7 @@ class Device:
         self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
         self._assignment = msgspec.structs.replace(assignment, head=b"")
-        self._trained = 0
+        self._trained, self._score_sum = 0, 0.0
 
     def _forward(self, step: int) -> Activations:
         with self._timed("compute"):
@@ -216,35 +207,42 @@ class Device:
         self._out = step
         return activations
 
-    def _to_loss_and_back(self, features: Features) -> FeatureGradient:
+    def _to_loss_and_back(self, features: Features) -> ClientResult:
         """Do the middle of a step in a U-shape: here are the labels."""
-        n = len(self._head.z)
         with self._timed("decode"):
-            y = self._top.decode(features, n)
+            y = self._top.decode(features, len(self._head.z))
         with self._timed("top"):
             gradient, loss = self._top.back(y, self._targets, features)
         with self._timed("encode"):
-            payload = self._top.encode(gradient, features)
-        self._out, self._features = features.step + 1, features
-        return FeatureGradient(self._server, self._round, self._out, 1, n, payload, loss)
+            answer = self._top.answer(features, gradient, loss)
+        self._out, self._features = answer.step, features
+        return answer
 
     def _evaluate(self, step: int) -> Activations:
-        """Send the step's share of the samples that are kept for evaluation through the head.
-
-        With the whole model it gives the score of each sample, shape (n, 1), in the place of activations.
-        """
+        """Send the step's share of the samples that are kept for evaluation through the head."""
         inputs, targets = self.data.held_out_batch(step - self._first_step)
-        if not len(inputs):
-            raise WireError("empty", "this device has no more samples for evaluation")
         with self._timed("compute"):
             z = self._head.evaluate(inputs)
             if self._is_alone:
-                assert self._task.score is not None  # scenarios.loading.checks sees to it
-                z, targets = self._task.score(z.cpu(), targets).float()[:, None], None
+                z = scores_of(self._task, z, targets)
+        sent = None if self._is_alone or self._assignment.features else targets
         with self._timed("encode"):
-            activations = self._encode(step, z, targets, "encode_held_out")
+            activations = self._encode(step, z, sent, "encode_held_out")
         self._out = step
         return activations
+
+    def _score(self, step: int, features: Features) -> Activations | Scores:
+        """Score the batch whose features have come, and send the next one; after the last one all scores."""
+        inputs, targets = self.data.held_out_batch(step - 1 - self._first_step)
+        with self._timed("decode"):
+            y = self._top.decode(features, len(inputs))
+        with self._timed("top"):
+            self._score_sum += self._top.score(y, targets)
+        self._trained += len(inputs)
+        if step + 1 < self._assignment.steps:
+            return self._evaluate(step)
+        self._out = step
+        return Scores(self._server, self._round, step, 1, self._trained, self._score_sum)
 
     def _through_head(self, step: int) -> tuple[Tensor, Tensor]:
         """Send a local step's batch through the head; gives the outputs, shape (n, d), and the targets."""

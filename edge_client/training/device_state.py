@@ -19,6 +19,7 @@ class OutAtServer(msgspec.Struct, frozen=True):
         error_energy: sum of ||z - z~||^2 so far in the round.
         energy: sum of ||z||^2 so far in the round.
         features: in a U-shape those whose gradient is out; None if the batch itself is.
+        score_sum: in its evaluation of the scores so far.
     """
 
     assignment: Assignment
@@ -29,6 +30,7 @@ class OutAtServer(msgspec.Struct, frozen=True):
     error_energy: float
     energy: float
     features: Features | None = None
+    score_sum: float = 0.0
 
 
 class DeviceState(msgspec.Struct, frozen=True):

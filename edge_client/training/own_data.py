@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from broker.wire.errors import WireError
 from edge_client.jobs import Stock
 from scenarios.errors import ScenarioError
 from scenarios.local.places import state_of
@@ -123,8 +124,10 @@ class DeviceData:
         return self._data.batch(self._sampler.rows(number, step))
 
     def held_out_batch(self, number: int) -> tuple[Tensor, Any]:
-        """Give inputs and targets of a batch for evaluation, numbered from 0; after the last one none."""
+        """Give inputs and targets of a batch for evaluation, numbered from 0; WireError after the last."""
         first = number * self._batch_size
+        if first >= len(self._held_out):
+            raise WireError("empty", "this device has no more samples for evaluation")
         return self._held_out.batch(slice(first, first + self._batch_size))
 
     def digest(self) -> str:

@@ -4,6 +4,7 @@ Letters: y~ the features that the server sent, shape (n, f).
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from broker.codecs import codec_from_wire, decode_activations
 from broker.wire.errors import WireError
 from broker.wire.fields import SomeCodecSpecs
-from broker.wire.messages import Features
+from broker.wire.messages import FeatureGradient, Features
 from edge_client.training.cut import own_values
 from scenarios.computing.placing import on_cpu, place_of, placed
 from scenarios.seeded import seeded
@@ -66,11 +67,36 @@ class DeviceTop:
             raise WireError("not-finite", f"the loss of this device is {told}")
         return on_cpu(torch.zeros_like(y) if y.grad is None else y.grad), told
 
-    def encode(self, gradient: Tensor, features: Features) -> bytes:
-        """Give the payload of a gradient at y~; WireError if it is not finite."""
+    @torch.no_grad()
+    def score(self, y: Tensor, targets: Any) -> float:
+        """Give the sum of the scores of samples that are kept for evaluation.
+
+        Raises:
+            WireError: it is not finite.
+        """
+        place = place_of(self._module)
+        self._module.eval()
+        total = float(scores_of(self._task, self._module(y.to(place)), targets).sum())
+        if not math.isfinite(total):
+            raise WireError("not-finite", f"the scores of this device are {total} together")
+        return total
+
+    def answer(self, features: Features, gradient: Tensor, loss: float) -> FeatureGradient:
+        """Give the answer to features, with the gradient at them; WireError if it is not finite."""
         rng = generator(self._seed, "feature gradient", self._client, features.round, features.step)
         with own_values("gradient at the features"):
-            return self._up.encode(gradient.numpy(), rng)
+            payload = self._up.encode(gradient.numpy(), rng)
+        place = features.server, features.round, features.step + 1
+        return FeatureGradient(*place, 1, len(gradient), payload, loss)
 
     def _seed_of(self, what: str, features: Features) -> int:
         return derive_seed(self._seed, what, self._client, features.round, features.step)
+
+
+def scores_of(task: Task, outputs: Tensor, targets: Any) -> Tensor:
+    """Give the score of each sample, shape (n, 1), on the CPU.
+
+    In a U-shape only their sum may leave the device: that of a single sample would tell the server its label.
+    """
+    assert task.score is not None  # scenarios.loading.checks sees to it
+    return task.score(on_cpu(outputs), targets).float()[:, None]

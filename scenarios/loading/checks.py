@@ -116,8 +116,11 @@ def _broker(broker: BrokerSpec) -> Iterator[Problem]:
 
 def _no_evaluation_by_devices(scenario: Scenario, task: Task) -> str | None:
     match scenario.training.method:
-        case "u_shape":
-            return "goes with method: split or fedavg; with u_shape the server needs test data"
+        case "u_shape" if task.metric_of is not None:
+            return (
+                f"with u_shape devices tell the sum of their scores, and {task.metric} is no mean of scores: "
+                "give the server test data"
+            )
         case "fedavg" if task.metric_of is not None:
             return (
                 f"with fedavg devices send the score of each sample, and {task.metric} is no mean of scores: "

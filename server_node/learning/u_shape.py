@@ -33,7 +33,7 @@ def forward_all(
     """Give the encoded features of each batch, by client; or why not, as in `tail_pass.send_all`.
 
     Args:
-        tail: in train mode; its buffers are as before.
+        tail: in the mode that is wanted; its buffers are as before.
         cut: encodes them.
         batches: of clients.
         seed: the scenario's.
@@ -74,7 +74,7 @@ def features_of(tail: nn.Module, batch: Batch, seed: int, size: int) -> npt.NDAr
     """Send one batch through the tail; nothing stays of it, since it will come through again.
 
     Args:
-        tail: in train mode; its buffers are as before.
+        tail: in the mode that is wanted; its buffers are as before.
         batch: one client's.
         seed: of dropout.
         size: values of one sample's features, f.

@@ -4,9 +4,12 @@ Both are asked before anything is decoded.
 """
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello
+from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello, Scores
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.plan import Plan
+
+LARGEST_SCORES = 2.0**64
+"""Scores of this magnitude are refused, as from a tail."""
 
 FINGERPRINT = ("the parameters of the model (names, shapes, dtypes)", "the source of the task")
 """What the two digests of a fingerprint are of, see scenarios.fingerprint."""
@@ -72,6 +75,15 @@ def _check_activations(plan: Plan, codecs: Codecs, message: Activations) -> Wire
     if not plan.targets.fits(len(message.targets), n):
         most = plan.targets.size_bytes(n)
         return WireError("shape", f"targets of {len(message.targets)} bytes for {n} samples, not {most}")
+    return None
+
+
+def check_scores(message: Scores, samples: int) -> WireError | None:
+    """Say what is wrong with what a client tells of its samples for evaluation, of which so many came."""
+    if message.count != samples:
+        return WireError("samples", f"scores of {message.count} samples, but {samples} went through the tail")
+    if not abs(message.score_sum) < LARGEST_SCORES:
+        return WireError("range", f"scores of {message.score_sum:.3g} together")
     return None
 
 

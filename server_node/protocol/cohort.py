@@ -15,9 +15,10 @@ from broker.wire.messages import (
     Message,
     Progress,
     Released,
+    Scores,
     Standing,
 )
-from server_node.protocol.admission import check_batch, check_update
+from server_node.protocol.admission import check_batch, check_scores, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
 from server_node.protocol.round_trip import RoundTrip
 from server_node.vocabulary.actions import ServerAction
@@ -104,6 +105,34 @@ class Cohort:
             self._ledger.tensor("head_update_up", 1, self._plan.head_size)
         return error
 
+    def take_scores(self, client: str, message: Scores, now_s: float) -> WireError | None:
+        """Take what a member of an evaluation tells of all its samples; then it is none any more."""
+        member = self._match(client, message.round, message.step)
+        if isinstance(member, WireError):
+            return member
+        if member is None:
+            self._ledger.discarded_late += 1
+            return None
+        if not member.evaluates or not self._plan.u_shape or message.step + 1 != member.assignment.steps:
+            return WireError("order", f"scores in step {message.step} of {member.assignment.steps}")
+        if member.turn is Turn.TAIL or message.step < member.step:
+            self._duplicate(member, now_s)
+            return None
+        error = check_scores(message, member.samples)
+        if error is not None:
+            return error
+        if self.round is not None:
+            self.round.told(message.score_sum, message.count)
+        self._leaves(client)
+        return None
+
+    def _leaves(self, client: str) -> list[ServerAction]:
+        """Note that a member of an evaluation has sent everything."""
+        del self.members[client]
+        if self.round is not None:
+            self.round.left(client)
+        return [CancelTimer(f"rejoin:{client}")]
+
     def _match(self, client: str, number: int, step: int) -> Exchange | WireError | None:
         """Give the member that an answer belongs to, None if the answer is late, or what is wrong with it."""
         if number > self.number:
@@ -145,6 +174,9 @@ class Cohort:
         member = self.members.get(client)
         if member is None or member.activations is None:
             return None
+        if member.evaluates:
+            self._count_batch(client, member.activations)
+            self._ledger.tensor("features_down", member.activations.count, self._plan.features_size)
         return self._answered(client, member, member.answer_with_features(payload, now_s))
 
     def _answered(self, client: str, member: Exchange, answer: BatchDown) -> Publish:
@@ -158,15 +190,16 @@ class Cohort:
         member = self.members.get(client)
         if member is None or member.activations is None:
             return []
-        batch, codec = member.activations, self._plan.codecs_of(client).activations_up
-        self._ledger.tensor("activations_up", batch.count, self._plan.cut_size)
-        self._ledger.paper(codec, batch.count, self._plan.cut_size, len(batch.payload))
+        self._count_batch(client, member.activations)
         if member.ends_with_next_batch:
-            del self.members[client]
-            if self.round is not None:
-                self.round.left(client)
-            return [CancelTimer(f"rejoin:{client}")]
+            return self._leaves(client)
         return [self._answered(client, member, member.answer(0.0, b"", now_s))]
+
+    def _count_batch(self, client: str, batch: Activations) -> None:
+        """Count a batch of an evaluation that took effect."""
+        d, codec = self._plan.cut_size, self._plan.codecs_of(client).activations_up
+        self._ledger.tensor("activations_up", batch.count, d)
+        self._ledger.paper(codec, batch.count, d, len(batch.payload))
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from broker.wire.errors import WireError
 from server_node.protocol.exchange import Exchange, Turn
-from server_node.vocabulary.jobs import ScoreBatches, Scored
+from server_node.vocabulary.jobs import ScoreBatches, Scored, TailForward
 from server_node.vocabulary.reports import RoundReport
 
 
@@ -21,6 +21,7 @@ class Evaluation:
         report: of the round after which the model is evaluated; it lacks the metric.
         members: the exchanges of all clients at work, by client; some may still be at work for a round.
         clients: those that are evaluated.
+        u_shape: devices score by themselves what the tail makes of their batches.
 
     Attributes:
         number: of the round.
@@ -29,12 +30,18 @@ class Evaluation:
     """
 
     def __init__(
-        self, report: RoundReport, members: Mapping[str, Exchange], clients: Collection[str]
+        self,
+        report: RoundReport,
+        members: Mapping[str, Exchange],
+        clients: Collection[str],
+        *,
+        u_shape: bool = False,
     ) -> None:
         self.number = report.round
         self.overdue = False
         self.behind = set(clients)
         self._report = report
+        self._u_shape = u_shape
         self._members = members
         self._ready: set[str] = set()
         self._score_sum = 0.0
@@ -58,7 +65,12 @@ class Evaluation:
         self._ready.discard(client)
         self.behind.discard(client)
 
-    def batches(self) -> ScoreBatches | None:
+    def told(self, score_sum: float, count: int) -> None:
+        """Add up what a client tells of its own scores."""
+        self._score_sum += score_sum
+        self._samples += count
+
+    def batches(self) -> ScoreBatches | TailForward | None:
         """Give the job for the batches that wait, if there are any."""
         waiting = [(client, self._members[client]) for client in sorted(self._ready)]
         batches = [
@@ -66,7 +78,11 @@ class Evaluation:
             for client, member in waiting
             if member.turn is Turn.TAIL and member.activations is not None
         ]
-        return ScoreBatches(self.number, tuple(batches)) if batches else None
+        if not batches:
+            return None
+        if self._u_shape:
+            return TailForward(self.number, 0, tuple(batches), evaluates=True)
+        return ScoreBatches(self.number, tuple(batches))
 
     def add(self, result: Scored) -> None:
         """Add up what came of a job of the tail."""

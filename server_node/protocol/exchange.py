@@ -150,10 +150,13 @@ class Exchange:
         return gradient
 
     def answer_with_features(self, payload: bytes, now_s: float) -> Features:
-        """Give the features that answer its activations, which are kept; it is now the client's turn."""
+        """Give the features that answer its activations, which training needs again; the client's turn."""
         answered = self.activations
         assert answered is not None
         features = Features(answered.server, answered.round, answered.step, 1, payload)
+        if self.evaluates:
+            self.activations = None
+            self.samples += answered.count
         self._say(features, now_s)
         return features
 

@@ -13,6 +13,7 @@ from broker.wire.messages import (
     Progress,
     Rejected,
     Released,
+    Scores,
     Status,
     Welcome,
 )
@@ -66,17 +67,13 @@ class Reception:
             fleet = tell_names(self._plan.clients)
             return self.refuse(sender, WireError("roster", f"{sender!r} is no client of this run; {fleet}"))
         match message:
-            case Activations() | FeatureGradient() | HeadUpdate() | Progress() if (
+            case Activations() | FeatureGradient() | HeadUpdate() | Scores() | Progress() if (
                 message.server != self._rivals.incarnation
             ):
                 self._ledger.discarded_late += 1
                 return []
-            case Activations() | FeatureGradient():
-                error = self._cohort.take_batch(sender, message, now_s)
-                return self._appeared(sender) if error is None else self.refuse(sender, error)
-            case HeadUpdate():
-                error = self._cohort.take_update(sender, message, now_s)
-                return self._appeared(sender) if error is None else self.refuse(sender, error)
+            case Activations() | FeatureGradient() | HeadUpdate() | Scores():
+                return self._answered(sender, message, now_s)
             case Progress():
                 return [*self._appeared(sender), *self._cohort.repair(sender, message, now_s)]
             case Hello():
@@ -100,6 +97,19 @@ class Reception:
         if self.gathers:
             actions.append(Report(Gathering(len(self.presence.online))))
         return actions
+
+    def _answered(
+        self, client: str, message: Activations | FeatureGradient | HeadUpdate | Scores, now_s: float
+    ) -> list[ServerAction]:
+        """Give the cohort what a member has computed."""
+        match message:
+            case HeadUpdate():
+                outcome = self._cohort.take_update(client, message, now_s)
+            case Scores():
+                outcome = self._cohort.take_scores(client, message, now_s)
+            case _:
+                outcome = self._cohort.take_batch(client, message, now_s)
+        return self._appeared(client) if outcome is None else self.refuse(client, outcome)
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
         self.presence.ungreeted.discard(client)

@@ -77,6 +77,9 @@ class Round:
         if not self.awaits_updates and self._step_of(self._members[client]) > self.step:
             self.behind.discard(client)
 
+    def told(self, _score_sum: float, _count: int) -> None:
+        """Note nothing: scores are told in an evaluation."""
+
     def left(self, client: str) -> None:
         """Note that a client is no member any more."""
         self._ready.discard(client)

@@ -146,13 +146,14 @@ class Rounds:
         """
         plan, cohort = self._plan, self._cohort
         clients = [client for client in plan.clients if held_out.get(client) and client not in cohort.members]
-        cohort.round = Evaluation(report, cohort.members, clients)
+        cohort.round = Evaluation(report, cohort.members, clients, u_shape=plan.u_shape)
         actions: list[ServerAction] = []
         first = plan.steps + 1
         for client in clients:
             batches = math.ceil(min(held_out[client], MAX_HELD_OUT) / plan.batch_size)
             assignment = self._assignment(plan.codecs_of(client), self._server)
-            assignment = msgspec.structs.replace(assignment, first_step=first, steps=first + batches)
+            steps = first + batches + plan.u_shape  # the last one of a U-shape is for the scores
+            assignment = msgspec.structs.replace(assignment, first_step=first, steps=steps)
             actions.append(cohort.assign(client, assignment, now_s))
         if plan.round_policy.deadline_s is not None:
             actions.append(StartTimer("deadline", plan.round_policy.deadline_s))

@@ -63,11 +63,13 @@ class TailForward:
         round: of the round under way.
         step: of the round under way.
         batches: of each client its name and its batch.
+        evaluates: they are kept for evaluation: nothing will be learned, and there is no dropout.
     """
 
     round: int
     step: int
     batches: tuple[tuple[str, Activations], ...]
+    evaluates: bool = False
 
     @property
     def waited(self) -> Mapping[str, BatchUp]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
+from broker.wire.messages import Features
 from edge_client.jobs import (
     BackwardStep,
     ClientJob,
@@ -71,6 +72,8 @@ class Computer:
         result = self._run(job)
         work = self._work
         match job:
+            case HeldOutBatch(features=Features()):
+                phases = work.top + work.evaluate  # after the last features there is no batch; they are few
             case HeldOutBatch():
                 phases = work.evaluate
             case FirstBatch(assignment=assignment):

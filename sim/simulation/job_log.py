@@ -8,7 +8,7 @@ Whoever goes on with a run lets its virtual time pass again with these records, 
 from collections.abc import Callable, Iterator
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, FeatureGradient, HeadUpdate
+from broker.wire.messages import Activations, FeatureGradient, Features, HeadUpdate, Scores
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch, TopStep
 from server_node.vocabulary.jobs import (
     CloseRound,
@@ -36,13 +36,14 @@ from sim.simulation.job_records import (
     Record,
     RefusedIt,
     ScoredAll,
+    ScoresSent,
     ScoreSum,
     Stepped,
     Updated,
     UpdateSent,
 )
 
-Result = Activations | FeatureGradient | HeadUpdate | WireError | TailResult
+Result = Activations | FeatureGradient | HeadUpdate | Scores | WireError | TailResult
 """Of a job in virtual time, where no device looks at its data again."""
 
 
@@ -58,7 +59,7 @@ def record_of(result: Result, lay_by: LayBy) -> Record:
         lay_by: is called with the bytes of each tensor in turn, and gives what the record has of them.
     """
     match result:
-        case Activations() | FeatureGradient() | HeadUpdate():
+        case Activations() | FeatureGradient() | HeadUpdate() | Scores():
             return _sent(result, lay_by)
         case TailForwarded() | TailStepped() | Scored():
             return _of_each_client(result, lay_by)
@@ -75,15 +76,16 @@ def record_of(result: Result, lay_by: LayBy) -> Record:
             return Lost(why)
 
 
-def _sent(message: Activations | FeatureGradient | HeadUpdate, lay_by: LayBy) -> Record:
-    payload = lay_by(message.payload)
+def _sent(message: Activations | FeatureGradient | HeadUpdate | Scores, lay_by: LayBy) -> Record:
     match message:
-        case Activations(server, number, step, _, count):
-            return BatchSent(server, number, step, count, payload, lay_by(message.targets))
-        case FeatureGradient(server, number, step, _, count, _, loss):
-            return FeatureGradientSent(server, number, step, count, payload, loss)
-        case HeadUpdate(server, number, _, samples, error):
-            return UpdateSent(server, number, samples, error, payload)
+        case Activations(server, number, step, _, count, payload, targets):
+            return BatchSent(server, number, step, count, lay_by(payload), lay_by(targets))
+        case FeatureGradient(server, number, step, _, count, payload, loss):
+            return FeatureGradientSent(server, number, step, count, lay_by(payload), loss)
+        case HeadUpdate(server, number, _, samples, error, payload):
+            return UpdateSent(server, number, samples, error, lay_by(payload))
+        case Scores(server, number, step, _, count, score_sum):
+            return ScoresSent(server, number, step, count, score_sum)
 
 
 def _of_each_client(result: TailForwarded | TailStepped | Scored, lay_by: LayBy) -> Record:
@@ -122,7 +124,7 @@ def result_of(record: Record, fetch: Fetch) -> Result:
             that length.
     """
     match record:
-        case BatchSent() | FeatureGradientSent() | UpdateSent():
+        case BatchSent() | FeatureGradientSent() | UpdateSent() | ScoresSent():
             return _message_of(record, fetch)
         case Forwarded() | Stepped() | ScoredAll():
             return _clients_of(record, fetch)
@@ -140,16 +142,17 @@ def result_of(record: Record, fetch: Fetch) -> Result:
 
 
 def _message_of(
-    record: BatchSent | FeatureGradientSent | UpdateSent, fetch: Fetch
-) -> Activations | FeatureGradient | HeadUpdate:
-    payload = fetch(record.payload)
+    record: BatchSent | FeatureGradientSent | UpdateSent | ScoresSent, fetch: Fetch
+) -> Activations | FeatureGradient | HeadUpdate | Scores:
     match record:
-        case BatchSent(server, number, step, count, _, targets):
-            return Activations(server, number, step, 1, count, payload, fetch(targets))
-        case FeatureGradientSent(server, number, step, count, _, loss):
-            return FeatureGradient(server, number, step, 1, count, payload, loss)
-        case UpdateSent(server, number, samples, error):
-            return HeadUpdate(server, number, 1, samples, error, payload)
+        case BatchSent(server, number, step, count, payload, targets):
+            return Activations(server, number, step, 1, count, fetch(payload), fetch(targets))
+        case FeatureGradientSent(server, number, step, count, payload, loss):
+            return FeatureGradient(server, number, step, 1, count, fetch(payload), loss)
+        case UpdateSent(server, number, samples, error, payload):
+            return HeadUpdate(server, number, 1, samples, error, fetch(payload))
+        case ScoresSent(server, number, step, count, score_sum):
+            return Scores(server, number, step, 1, count, score_sum)
 
 
 def _clients_of(
@@ -193,7 +196,7 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
         case TopStep():
             return isinstance(record, FeatureGradientSent | RefusedIt)
         case HeldOutBatch():
-            return isinstance(record, BatchSent | RefusedIt)
+            return isinstance(record, BatchSent | ScoresSent | RefusedIt)
         case TailForward():
             return isinstance(record, Forwarded)
         case TailStep():
@@ -211,7 +214,11 @@ def tensors_in(job: ClientJob | TailJob) -> Iterator[bytes]:
     match job:
         case FirstBatch(assignment=assignment):
             yield assignment.head
-        case BackwardStep(gradient=answer) | TopStep(features=answer):
+        case (
+            BackwardStep(gradient=answer)
+            | TopStep(features=answer)
+            | HeldOutBatch(features=Features() as answer)
+        ):
             yield answer.payload
         case TailStep(batches=batches, returned=returned):
             for _, message, _ in batches:

@@ -108,6 +108,16 @@ class FeaturesSent(_Record, tag=12):
     payload: Content
 
 
+class ScoresSent(_Record, tag=14):
+    """Of Scores."""
+
+    server: int
+    round: int
+    step: int
+    count: int
+    score_sum: float
+
+
 class Forwarded(_Record, tag=13):
     """Of TailForwarded."""
 
@@ -126,4 +136,5 @@ Record = (
     | ScoredAll
     | FeatureGradientSent
     | Forwarded
+    | ScoresSent
 )

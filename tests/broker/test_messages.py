@@ -25,6 +25,7 @@ from broker.wire.messages import (
     Released,
     RunScenario,
     RunState,
+    Scores,
     Standing,
     Status,
     StopRun,
@@ -86,6 +87,7 @@ GOLDEN = [
         "99 02 11 03 07 01 01 02 c40109 cb3fe0000000000000",
         id="gradient of features",
     ),
+    pytest.param(Scores(3, 7, 4, 1, 25, 0.5), "98 02 12 03 07 04 01 19 cb3fe0000000000000", id="scores"),
     pytest.param(
         Assignment(3, 7, 1, 2, 0.5, (["a"], ["b"], ["c"], ["d"]), b"", features=(["e"], ["f", 4])),
         "9b 02 04 03 07 01 02 cb3fe0000000000000 94 91a161 91a162 91a163 91a164 c400 00 92 91a165 92a16604",
@@ -128,6 +130,7 @@ some_messages: st.SearchStrategy[Message] = st.one_of(
     assignments,
     st.builds(Features, servers, rounds, steps, attempts, payloads),
     st.builds(FeatureGradient, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, numbers),
+    st.builds(Scores, servers, rounds, steps, attempts, st.integers(1, 2**31 - 1), numbers),
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
     st.builds(Ask, servers, rounds, rounds, steps, st.booleans()),

@@ -25,6 +25,7 @@ from broker.wire.messages import (
     Released,
     RunScenario,
     RunState,
+    Scores,
     Standing,
     Status,
     StopRun,
@@ -71,6 +72,7 @@ MESSAGES: list[Message] = [
     Activations(3, 7, 0, 1, 2, bytes(range(30)), b""),
     Features(3, 7, 0, 1, bytes(range(12))),
     FeatureGradient(3, 7, 1, 1, 2, bytes(range(12)), 1.5),
+    Scores(3, 7, 7, 1, 25, 20.0),
 ]
 TOKENS = [
     *(bytes([byte]) for byte in (0x80, 0x90, 0x91, 0x9F, 0xA0, 0xC0, 0xC1, 0xC2, 0xC3, 0xFF)),

@@ -22,7 +22,7 @@ POLICIES = {
     "over_select": RoundPolicy(3, enough=2),
     "buffered": RoundPolicy(3, enough=2, max_staleness=2),
 }
-KINDS = (PLAN, replace(PLAN, held_out=True), U_SHAPE)
+KINDS = (PLAN, replace(PLAN, held_out=True), U_SHAPE, replace(U_SHAPE, held_out=True))
 SCHEDULES = int(os.environ.get("FEDLITE_SCHEDULES", "300"))
 """Of plain random numbers: a hundred times as fast as hypothesis, which finds short ones."""
 
@@ -211,7 +211,7 @@ TestAnySchedule = AnySchedule.TestCase
 
 
 @each_policy
-@pytest.mark.parametrize("kind", KINDS, ids=["split", "held out", "u-shape"])
+@pytest.mark.parametrize("kind", KINDS, ids=["split", "split, held out", "u-shape", "u-shape, held out"])
 def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str, kind: Plan) -> None:
     world = World(replace(kind, round_policy=POLICIES[policy]))
     world.settle()

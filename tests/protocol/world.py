@@ -37,6 +37,7 @@ from broker.wire.messages import (
     Hello,
     Message,
     RunState,
+    Scores,
     Status,
 )
 from edge_client.actions import ClientAction, ClientEvent
@@ -430,15 +431,18 @@ class World:
         """Let a device finish its job."""
         client = self.clients[name]
         job, client.job = client.job, None
-        answer: BatchUp | HeadUpdate
+        answer: BatchUp | HeadUpdate | Scores
         match job:
             case FirstBatch(assignment=a):
                 answer = Activations(a.server, a.round, a.first_step, 1, 1, bytes(4 * D), self._targets)
             case TopStep(features=f):
                 answer = FeatureGradient(f.server, f.round, f.step + 1, 1, 1, bytes(4 * F), 1.0)
+            case HeldOutBatch(round=number, step=step) if self.plan.u_shape and step > HELD_OUT[name] + 4:
+                server, kept = client.core._server, HELD_OUT[name]
+                answer = Scores(server, number, step, 1, kept, 1.0 * kept)
             case HeldOutBatch(round=number, step=step):
                 server = client.core._server
-                answer = Activations(server, number, step, 1, 1, bytes(4 * D), bytes(1))
+                answer = Activations(server, number, step, 1, 1, bytes(4 * D), self._targets)
             case BackwardStep(gradient=g, last=False):
                 answer = Activations(g.server, g.round, g.step + 1, 1, 1, bytes(4 * D), self._targets)
             case BackwardStep(gradient=g):

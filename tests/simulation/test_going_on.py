@@ -84,6 +84,7 @@ METHODS = (
     U_SHAPE,
     ("training.local_steps=2", *KEPT),
     ("training.aggregation=filtered_mean", "training.evaluate_every=1", *KEPT),
+    (*U_SHAPE, "training.evaluate_every=1", *KEPT),
 )
 SAME = ("metrics.parquet", "trace.json", "model.safetensors")
 WALL_CLOCK = {"wall_seconds", "training_seconds", "client_steps_per_second"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, FeatureGradient, HeadUpdate
+from broker.wire.messages import Activations, FeatureGradient, HeadUpdate, Scores
 from server_node.vocabulary.jobs import Diverged, RoundClosed, TailForwarded, TailStepped
 from sim.simulation.job_log import Result, record_of, result_of
 from sim.simulation.job_records import Content, Record
@@ -21,6 +21,7 @@ results = st.one_of(
     st.builds(Activations, numbers, numbers, numbers, st.just(1), numbers, tensors, tensors),
     st.builds(FeatureGradient, numbers, numbers, numbers, st.just(1), numbers, tensors, floats),
     st.builds(TailForwarded, st.dictionaries(names, tensors | errors, max_size=4)),
+    st.builds(Scores, numbers, numbers, numbers, st.just(1), numbers, floats),
     st.builds(HeadUpdate, numbers, numbers, st.just(1), numbers, floats, tensors),
     errors,
     tensors,
@@ -36,7 +37,7 @@ results = st.one_of(
 def plain(value: Any) -> Any:
     """Give something that can be compared: errors and NaN are equal to nothing, and dicts have no order."""
     match value:
-        case Activations() | FeatureGradient() | HeadUpdate():
+        case Activations() | FeatureGradient() | HeadUpdate() | Scores():
             return type(value).__name__, plain(msgspec.structs.astuple(value))
         case TailForwarded() | TailStepped() | RoundClosed() | Diverged():
             return type(value).__name__, [plain(getattr(value, field.name)) for field in fields(value)]

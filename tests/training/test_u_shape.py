@@ -17,18 +17,28 @@ from broker.codecs import Float32, codec_to_wire
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, Assignment, FeatureGradient, Features, Gradient, HeadUpdate
-from edge_client.jobs import BackwardStep, FirstBatch, TopStep
+from broker.wire.messages import (
+    Activations,
+    Assignment,
+    FeatureGradient,
+    Features,
+    Gradient,
+    HeadUpdate,
+    Scores,
+)
+from edge_client.jobs import BackwardStep, FirstBatch, HeldOutBatch, TopStep
 from edge_client.training.device import Device
 from edge_client.training.devices import make_devices
 from scenarios.computing.optimizers import sgd_step
 from scenarios.errors import ScenarioError
 from scenarios.loading.rehearsal import rehearse
+from scenarios.local import write_share
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import load_task, task_of
 from scenarios.training import BatchSampler, evaluate, head_vector, initial_model, load_head_vector
 from scenarios.u_shape import Ends, with_top_at_server
+from server_node.protocol.admission import check_scores
 from server_node.tail import Tail
 from server_node.vocabulary.jobs import EncodeHead, TailForward, TailForwarded, TailStep, TailStepped
 from server_node.vocabulary.ledger import FLOWS, U_SHAPE_FLOWS
@@ -36,6 +46,7 @@ from sim.simulation.run import simulate
 from tests import marked_task, u_task
 from tests.helpers import final_score, plan_of, small_scenario
 from tests.live.test_live import run as run_live
+from tests.small_task import points
 
 FOLDER = Path(__file__).parents[1]
 EVERY_FLOW = (*FLOWS, *U_SHAPE_FLOWS)
@@ -413,3 +424,77 @@ def test_features_of_another_size_are_told_before_the_run(
     wrong = replace(load_task(scenario.task, "u_shape"), features_shape=(7,))
     with pytest.raises(ScenarioError, match="as features_shape says"):
         rehearse(scenario, wrong)
+
+
+# Evaluation where the labels are.
+
+
+def kept(folder: Path, *settings: str, task: str = "u_task") -> Scenario:
+    """A run whose server has no test data: each device keeps some of its own rows."""
+    for number, samples in enumerate((60, 33, 45, 3)):
+        own = points(samples, number + 1)
+        write_share(folder / "own" / f"c{number}", marked_task.marked(own) if task == "marked_task" else own)
+    local = ("task.partition=local", "task.held_out=0.4", f"task.data={folder / 'own'}")
+    return u_shape(folder, *LEARNS, *CODED, *local, *settings, task=task)
+
+
+async def test_no_label_of_a_sample_that_is_kept_leaves_a_device(tmp_path: Path) -> None:
+    scenario = kept(tmp_path, "training.rounds=2", "training.evaluate_every=1", *EXACT, task="marked_task")
+    said = await bytes_of_devices(scenario, tmp_path / "run")
+    assert said.count(marked_task.MARK[:8]) == 0
+    assert said.count(bytes((2, 18))) >= 2 * 3  # Scores
+
+
+async def test_devices_score_what_they_keep_and_tell_the_sum(tmp_path: Path) -> None:
+    scenario = kept(tmp_path)
+    simulated = simulate(scenario, tmp_path / "simulated")
+    assert final_score(simulated) > 0.9
+    live = await run_live(scenario, MemoryBroker().transport, tmp_path / "live")
+    assert [live["bytes"][flow] for flow in EVERY_FLOW] == [simulated["bytes"][flow] for flow in EVERY_FLOW]
+    assert final_score(live) == pytest.approx(final_score(simulated))
+
+
+def test_the_sum_is_that_of_the_model_without_dropout(tmp_path: Path) -> None:
+    scenario = kept(tmp_path, "training.rounds=1", "training.evaluate_every=1", *EXACT)
+    task = task_of(scenario)
+    summary = simulate(scenario, tmp_path / "run")
+    head, tail = initial_model(task, scenario.seed)
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    for part, module in (("head", head), ("tail", tail)):
+        module.load_state_dict(
+            {name: torch.from_numpy(tensors[f"{part}.{name}"]) for name in module.state_dict()}
+        )
+    devices = make_devices(scenario, ["c0", "c1", "c2", "c3"]).values()
+    parts = [device.data._held_out for device in devices]
+    right = sum(evaluate(task, part, head, tail) * len(part) for part in parts if len(part))
+    assert final_score(summary) == pytest.approx(right / sum(map(len, parts)))
+
+
+def test_a_device_that_is_restored_goes_on_with_its_scores(tmp_path: Path) -> None:
+    scenario = kept(tmp_path, "task.batch_size=4", *EXACT)
+    first, second = (make_devices(scenario, ["c0"])["c0"] for _ in range(2))
+    up, down, update, state, *features = map(codec_to_wire, scenario.flows.codecs_for("none"))
+    batches = -(-first.stock.held_out // 4)
+    head = head_vector(initial_model(task_of(scenario), scenario.seed)[0]).tobytes()
+    begin = Assignment(1, 1, 1, 6 + batches, 0.1, (up, down, update, state), head, 5, tuple(features))
+    assert isinstance(first.run(FirstBatch("c0", begin)), Activations)
+    for step in range(6, 6 + batches):
+        n = len(first.data.held_out_batch(step - 6)[0])
+        y = np.ones((n, 12), np.float32).tobytes()
+        job = HeldOutBatch("c0", 1, step, Features(1, 1, step - 1, 1, y))
+        answer = first.run(job)
+        if step > 6:
+            assert second.run(job) == answer
+        saved = first.state()
+        assert saved is not None
+        second.restore(saved)
+    assert isinstance(answer, Scores)
+    assert (answer.step, answer.count) == (5 + batches, first.stock.held_out)
+
+
+def test_scores_of_others_than_came_are_refused() -> None:
+    assert check_scores(Scores(1, 1, 7, 1, 25, 20.0), 25) is None
+    for bad, reason in ((Scores(1, 1, 7, 1, 26, 20.0), "samples"), (Scores(1, 1, 7, 1, 25, 1e30), "range")):
+        error = check_scores(bad, 25)
+        assert error is not None
+        assert error.reason == reason
