@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from broker.errors import BrokerError
 
-EXAMPLE = "write it as mqtt://host:1883 or mqtts://user@host:8883"
+EXAMPLE = "write it as mqtt://host:1883 or mqtts://host:8883"  # with no @: before one, all is masked
 ELSEWHERE = "or give the password by --password-file or the environment variable FEDLITE_PASSWORD"
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -112,7 +112,9 @@ def with_password(addresses: Iterable[Address], password: str | None) -> tuple[A
     """
     found = tuple(addresses)
     if password is not None and not any(address.username for address in found):
-        raise BrokerError(f"there is a password and no user name; {EXAMPLE}")
+        raise BrokerError(
+            "there is a password and no user name; a user stands in the URL, before the host and an @"
+        )
     return tuple(
         replace(address, password=password) if address.username and address.password is None else address
         for address in found
