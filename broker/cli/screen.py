@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_S = 10.0
 """From one line to the next where there is no terminal."""
@@ -34,13 +35,14 @@ def progress_bar(description: str, total: int | None) -> Iterator[tuple[Console,
         What prints lines above the bar, and what changes the bar: `completed`, `advance`, `description`.
     """
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+    columns = (  # what is looked for first comes first: a narrow terminal cuts the end off
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        BarColumn(bar_width=10),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, _log_to_stderr():
+    off = not console.is_terminal
+    with Progress(*columns, console=console, disable=off, expand=True) as progress, _log_to_stderr():
         task = progress.add_task(description, total=total)
 
         def update(**changes: Any) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from broker.cli.screen import progress_bar
+from broker.cli.screen import LINE_S, progress_bar
 from broker.cli.wording import format_bytes, format_ratio
 from server_node.board.screen import round_as_json
 from server_node.summary import Summary
@@ -17,25 +18,29 @@ from sim.experiments.results import Row
 
 @contextmanager
 def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> Iterator[Watch]:
-    """Give a watcher for a run: a progress bar on a terminal, JSON lines if asked for, else silence."""
+    """Give a watcher for a run: a bar on a terminal, a line from time to time elsewhere, or JSON lines."""
     if as_json:
         yield round_as_json
         return
     with progress_bar(f"waiting for {clients} clients", rounds) as (console, update):
         score, dropped = "", 0
+        said_s = time.monotonic()
 
         def watch(fact: Fact, ledger: Ledger) -> None:
-            nonlocal score, dropped
+            nonlocal score, dropped, said_s
             match fact:
                 case Gathering(online):
                     update(description=f"{online} of {clients} clients online")
                 case RoundReport():
                     if fact.metric is not None:
-                        score = f"  {metric} {fact.metric:.3f}"
+                        score = f"{metric} {fact.metric:.3f}  "
                     up, down = (format_bytes(_wire_bytes(ledger, flows)) for flows in (UP, DOWN))
-                    text = f"loss {fact.loss:.3f}{score}  up {up}  down {down}  {fact.online} online"
+                    text = f"{score}loss {fact.loss:.3f}  up {up}  down {down}  {fact.online} online"
                     text += f"  {dropped} dropped" if dropped else ""
                     update(completed=fact.round, description=text)
+                    if not console.is_terminal and time.monotonic() >= said_s + LINE_S:
+                        said_s = time.monotonic()
+                        console.print(f"round {fact.round} of {rounds}  {text}", markup=False, soft_wrap=True)
                 case Dropped():
                     dropped += 1
                 case Refused(client, why):
@@ -50,8 +55,18 @@ def watching_sweep(points: int, *, as_json: bool) -> Iterator[Callable[[Row], No
     if as_json:
         yield _json_line
         return
-    with progress_bar("points", points) as (_, update):
-        yield lambda row: update(advance=1, description=f"{row['run']}: {_result(row)}")
+    with progress_bar("points", points) as (console, update):
+        done = 0
+
+        def watch(row: Row) -> None:
+            nonlocal done
+            done += 1
+            line = f"{row['run']}: {_result(row)}"
+            update(advance=1, description=line)
+            if not console.is_terminal:
+                console.print(f"{done} of {points}  {line}", markup=False, soft_wrap=True)
+
+        yield watch
 
 
 def _json_line(content: Mapping[str, Any]) -> None:

@@ -323,7 +323,7 @@ def test_seeds_are_replicates_of_each_point(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [*command, "--mode=timing-only", f"--out={tmp_path / 's'}"])
     assert result.exit_code == 0, result.output
     assert len(table_of(tmp_path / "s")) == 6
-    first, *rows = [line.split() for line in result.output.splitlines()[:3]]
+    first, *rows = [line.split() for line in result.stdout.splitlines()[:3]]
     assert first == ["cohort", "seeds", "bytes", "virtual", "s", "difference", "verdict"]
     assert [row[:2] for row in rows] == [["1", "3"], ["3", "3"]]
 

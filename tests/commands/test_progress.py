@@ -1,0 +1,51 @@
+"""What is seen of a run or a sweep while it goes on: on a narrow terminal, and where there is none."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from broker.cli import screen
+from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.reports import RoundReport
+from sim.commands import progress
+
+
+def round_report(number: int) -> RoundReport:
+    return RoundReport(
+        number, 1.0, 0.5, clients=3, client_steps=3, quantization_error=0.0, staleness=0.0, online=8
+    )
+
+
+def test_off_a_terminal_a_line_comes_from_time_to_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress.watching_run(rounds=50, clients=8, metric="accuracy", as_json=False) as watch:
+        for number in range(1, 31):
+            now[0] += 1.0
+            watch(round_report(number), Ledger())
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        [f"round {number} of 50", "accuracy 0.500"] for number in (10, 20, 30)
+    ]
+
+
+def test_a_sweep_tells_each_point(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.watching_sweep(2, as_json=False) as watch:
+        watch({"run": "a", "error": None, "metric.final": 0.25, "metric.name": "accuracy"})
+        watch({"run": "b", "error": "oh"})
+    assert capsys.readouterr().err.splitlines() == ["1 of 2  a: accuracy 0.250", "2 of 2  b: failed"]
+
+
+def test_a_narrow_terminal_shows_round_time_left_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = io.StringIO()
+    made = Console(file=seen, force_terminal=True, width=40, color_system=None)
+    monkeypatch.setattr(screen, "Console", lambda **_: made)
+    with progress.watching_run(rounds=50, clients=8, metric="accuracy", as_json=False) as watch:
+        watch(round_report(7), Ledger())
+    last = [line for line in seen.getvalue().replace("\r", "\n").splitlines() if "accuracy" in line][-1]
+    assert "7/50" in last
+    assert "-:--:--" in last or "0:" in last
+    assert last.index("7/50") < last.index("accuracy 0.5")
