@@ -40,6 +40,7 @@ class Place(NamedTuple):
         *subscriptions: str,
         client_id: str = "any",
         will: Will | None = None,
+        patience_s: float = 5,
         **changes: object,
     ) -> MqttTransport:
         return MqttTransport(
@@ -47,7 +48,7 @@ class Place(NamedTuple):
             client_id=client_id,
             subscriptions=subscriptions,
             will=(lambda _: will) if will else None,
-            connect_timeout_s=5,
+            connect_timeout_s=patience_s,
         )
 
 
@@ -267,11 +268,11 @@ async def refused(transport: MqttTransport) -> str:
 async def test_who_proves_nothing_is_not_let_in_and_told_why(place: Place) -> None:
     access = access_of(place.fleet, "pi-07", username="pi-07", password="wrong")
     stranger = Access(access.brokers, access.ca_file)
-    words = await refused(MqttTransport(stranger, client_id="pi-07", subscriptions=[], connect_timeout_s=2))
+    words = await refused(MqttTransport(stranger, client_id="pi-07", subscriptions=[], connect_timeout_s=1))
     assert ("refuses us" if place.by_password else NOT_TAKEN[place.kind]) in words
     assert "wrong" not in words
     nobody = Access(access_of(place.fleet, "pi-07", username=None, password=None).brokers, access.ca_file)
-    words = await refused(MqttTransport(nobody, client_id="pi-07", subscriptions=[], connect_timeout_s=2))
+    words = await refused(MqttTransport(nobody, client_id="pi-07", subscriptions=[], connect_timeout_s=1))
     assert ("refuses us" if place.by_password else NOT_TAKEN[place.kind]) in words
 
 
@@ -293,7 +294,7 @@ async def test_members_of_another_fleet_are_strangers(place: Place, tmp_path: Pa
     cross = access_of(other, "pi-07", port=port)
     cross = Access(cross.brokers, ours.ca_file, theirs.certificate, theirs.key)
     assert ("refuses us" if place.by_password else NOT_TAKEN[place.kind]) in await refused(
-        MqttTransport(cross, client_id="a", subscriptions=[], connect_timeout_s=2)
+        MqttTransport(cross, client_id="a", subscriptions=[], connect_timeout_s=1)
     )
     assert "is not trusted" in await refused(
         MqttTransport(
@@ -322,5 +323,5 @@ async def test_a_device_cannot_pass_for_the_broker(place: Place) -> None:
 
 
 async def test_without_tls_there_is_no_way_in(place: Place) -> None:
-    plain = place.connect("pi-07", tls=False)
+    plain = place.connect("pi-07", tls=False, patience_s=0.5)
     assert "no MQTT broker" in await refused(plain)
