@@ -19,4 +19,6 @@ def task() -> Task:
         name="wide",
         head=lambda: nn.Sequential(nn.Conv2d(1, 64, 5, stride=2), nn.ReLU(), FlattenChannelsLast()),
         tail=lambda: nn.Linear(9216, 10),
+        top=None,
+        features_shape=(),
     )
