@@ -24,7 +24,9 @@ def main(
             help="Address to listen on; 0.0.0.0 for all of IPv4, :: for all. Default: this machine."
         ),
     ] = LOCALHOST,
-    port: Annotated[int | None, typer.Option(help="TCP port; the fleet's, or 1883.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="TCP port; the fleet's, or 1883.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where mosquitto keeps its data.")] = Path("broker-data"),
     fleet: Annotated[
         Path | None,

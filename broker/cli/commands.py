@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from broker.cli.console import telling
+from broker.cli.usage import in_plain_words
 from broker.exits import EPILOG
-from broker.urls import masked
 
 
 class Command(NamedTuple):
@@ -184,22 +184,21 @@ class _Lazy(TyperGroup):
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Read the options before the command's name."""
-        with _masking():
+        with _in_plain_words():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was given."""
-        with _masking():
+        with _in_plain_words():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _masking() -> Iterator[None]:
+def _in_plain_words() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(words := getattr(error, "message", None), str):
-            error.message = masked(words)  # type: ignore[attr-defined]
+        in_plain_words(error)
         raise
 
 

@@ -135,7 +135,9 @@ def _of_yaml(schema: Schema, value: object) -> str:
     """Say what YAML made of a text, or of a word for true and false."""
     if isinstance(value, bool) and _takes(schema, "string"):
         return "; YAML reads yes, no, on and off as true or false: put the text in quotes"
-    if schema.get("pattern") in PATTERNS and value is not None and not isinstance(value, dict | list):
+    may_hold_password = "@" in str(value) or "://" in str(value)
+    plain = value is not None and not isinstance(value, dict | list) and not may_hold_password
+    if schema.get("pattern") in PATTERNS and plain:
         text = re.sub(r"[^A-Za-z0-9_-]+", "-", str(value)).strip("-")[:32]
         quoted = "" if isinstance(value, str) else ", in quotes"
         return f"; write '{text}'{quoted}" if text else ""
