@@ -118,8 +118,8 @@ class Task:
         target_shape: with classes: of one sample's target; () for one label.
         targets: every other kind: Labels, Numbers, Tags or Probabilities; of several outputs a dict of them.
         cut_shape: of one sample's activation, channels last.
-        head: makes the clients' part, inputs (n, ...) -> z (n, d), float32, flattened channels-last. It may
-            have no buffers (running statistics), since devices share parameters only.
+        head: makes the clients' part, inputs (n, ...) -> z (n, d), float32, flattened channels-last.
+            What is sent of it: see scenarios.heads.parts.
         tail: makes the server's part, z (n, d) -> outputs, or features if there is a `top`.
         loss: outputs, targets -> loss of each sample, shape (n,).
         score: outputs, targets -> score of each sample, shape (n,), float32; the metric is their mean.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
-from scenarios.computing.placing import CPU, on_cpu, place_of, placed
+from scenarios.computing.placing import CPU, place_of, placed
+from scenarios.heads.parts import by_batch, load_vector, take_one, vector_of
 from scenarios.metrics import number_so_far
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
@@ -59,7 +60,7 @@ class BatchSampler:
 def initial_model(task: Task, seed: int) -> tuple[nn.Module, nn.Module]:
     """Make the head and tail that a run starts from; their weights depend on the seed alone."""
     with seeded(derive_seed(seed, "model")):
-        return task.head(), task.tail()
+        return take_one(task.head()), take_one(task.tail())
 
 
 def initial_head(task: Task, seed: int) -> npt.NDArray[np.float32]:
@@ -77,22 +78,13 @@ def head_origin(codec: Codec, initial: npt.NDArray[np.float32]) -> npt.NDArray[n
 
 
 def head_vector(head: nn.Module) -> npt.NDArray[np.float32]:
-    """Copy a module's parameters into one vector, shape (P,), in `parameters()` order, each in C order."""
-    with torch.no_grad():
-        none = torch.empty(0)  # of a head without parameters
-        return torch.cat([none, *(on_cpu(parameter).reshape(-1) for parameter in head.parameters())]).numpy()
+    """Copy what is sent of a head into one vector, shape (P,); see scenarios.heads.parts.vector_of."""
+    return vector_of(head).numpy()
 
 
 def load_head_vector(head: nn.Module, vector: npt.NDArray[np.float32]) -> None:
-    """Set a module's parameters from a vector as `head_vector` gives it; their memory layout stays.
-
-    Raises:
-        ValueError: the vector is of another length.
-    """
-    parameters = list(head.parameters())
-    with torch.no_grad():
-        for parameter, values in zip(parameters, parts_of(torch.tensor(vector), parameters), strict=True):
-            parameter.copy_(values)
+    """Set what is sent of a head from a vector as of `head_vector`; ValueError if its length is another."""
+    load_vector(head, torch.tensor(vector))
 
 
 def parts_of(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -135,7 +127,8 @@ def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float
     total, metric = 0.0, task.metric_of() if task.metric_of else None
     for first in range(0, len(test), EVALUATION_BATCH):
         inputs, targets = test.batch(slice(first, first + EVALUATION_BATCH))
-        outputs = placed(whole_model(head, tail, inputs.to(place)), CPU)
+        with by_batch(head):
+            outputs = placed(whole_model(head, tail, inputs.to(place)), CPU)
         if metric is not None:
             metric.update(outputs, targets)
         elif task.score is not None:

@@ -8,11 +8,13 @@ import numpy as np
 
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.computing.placing import place_named
+from scenarios.heads.parts import form_of
+from scenarios.heads.payload import HeadCodec
 from scenarios.schema.network import ServerModel
 from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
 from scenarios.tasks import load_task, test_of
-from scenarios.training import head_vector, initial_model
+from scenarios.training import initial_model
 from server_node.tail import Tail
 from server_node.vocabulary.jobs import CloseRound, TailStep, TailUpdate
 from server_node.vocabulary.plan import Plan, make_plan
@@ -44,7 +46,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
         scenario = scenario.model_copy(update={"training": at_server})
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
-    plan = make_plan(scenario, task, run=NAME, head_size=head_vector(head).size)
+    plan = make_plan(scenario, task, run=NAME, head=form_of(head))
     plan = replace(plan, by_link={})
     test = test_of(scenario, task)
     # for what it sees is made up; that further updates take longer is a matter of the scenario
@@ -76,7 +78,8 @@ def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRou
     z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
     packed = plan.targets.encode(plan.targets.example(n, rng))
     batch = Activations(1, 1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
-    change = plan.codecs.head_update_up.encode(np.zeros((1, plan.head_size), np.float32), rng)
+    codec = HeadCodec(plan.codecs.head_update_up, plan.statistics)
+    change = codec.encode(np.zeros(plan.head_size + plan.statistics, np.float32), rng)
     update = HeadUpdate(1, 1, 1, n, 0.0, change)
     clients = [f"c{number}" for number in range(cohort)]
     return {

@@ -27,6 +27,7 @@ from broker.transports.base import Connect, Event, Transport, TransportStats, Wi
 from broker.transports.bulletin import Bulletin
 from broker.wire import packing, topics
 from broker.wire.messages import RunState
+from scenarios.heads.parts import form_of
 from scenarios.loading.published import offer_scenario
 from scenarios.loading.trial.at_server import server_place
 from scenarios.metrics import better_of
@@ -116,7 +117,7 @@ async def serve(
         task = task_of(scenario)
         head, tail = initial_model(task, scenario.seed)
         parameters = head_vector(head)
-        plan = make_plan(scenario, task, run=run, head_size=parameters.size, incarnation=owner.incarnation)
+        plan = make_plan(scenario, task, run=run, head=form_of(head), incarnation=owner.incarnation)
         plan = replace(
             plan,
             token=token,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from scenarios.heads.parts import form_of
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
-from scenarios.training import head_vector
 from server_node.summary import Summary
 from server_node.vocabulary.plan import Plan, make_plan
 
@@ -45,5 +45,4 @@ def final_score(summary: Summary) -> float:
 
 def plan_of(scenario: Scenario, task: Task) -> Plan:
     """Give what the server's state machine and its tail must know of a scenario."""
-    head_size = head_vector(task.head()).size
-    return make_plan(scenario, task, run="run", head_size=head_size)
+    return make_plan(scenario, task, run="run", head=form_of(task.head()))

@@ -12,6 +12,8 @@ from broker.wire.messages import Assignment, Features, Gradient
 from edge_client.jobs import BackwardStep, FirstBatch, TopStep
 from edge_client.training.device import Device
 from scenarios.errors import ScenarioError
+from scenarios.heads.parts import form_of
+from scenarios.heads.payload import HeadCodec
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.scenario import Scenario, client_names
@@ -101,9 +103,8 @@ def _device(
     codecs = scenario.flows.codecs_for("none")
     up, down, update, state, *features = map(codec_to_wire, codecs)
     state_codec = codecs.head_state_down
-    head = state_codec.encode(
-        (initial - head_origin(state_codec, initial))[None, :], generator(scenario.seed, CLIENT)
-    )
+    own = HeadCodec(state_codec, form_of(task.head()).statistics)
+    head = own.encode(initial - head_origin(state_codec, initial), generator(scenario.seed, CLIENT))
     assignment = Assignment(
         server=1,
         round=1,

@@ -32,6 +32,7 @@ from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
 from scenarios.computing.placing import CPU, on_cpu, placed
+from scenarios.heads.payload import HeadCodec
 from scenarios.outputs import arrays
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
@@ -47,7 +48,7 @@ class Device:
 
     Args:
         task: the learning task.
-        initial: the head that the run starts from, shape (P,), for all devices the same array.
+        initial: the head that the run starts from, shape (P + S,), for all devices the same array.
         data: this client's samples for training.
         held_out: further ones, for evaluation; None: there are none.
         look: gives both anew if they have changed on the device since the last call; None: they never do.
@@ -87,7 +88,7 @@ class Device:
         self._training = training
         self._is_alone = training.method == "fedavg"  # with the whole model
         self._error_feedback = error_feedback
-        self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (1, P)
+        self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (P + S,)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = self._first_step = 0
@@ -101,22 +102,24 @@ class Device:
         return self.data.stock
 
     def state(self) -> DeviceState | None:
-        """Give what must be kept of the device; None if it is as it was made. A head has parameters only."""
+        """Give what must be kept of the device; None if it is as it was made."""
         lost = torch.from_numpy(self._lost) if isinstance(self._lost, np.ndarray) else None
-        moments = self._head.moments
+        moments, at_home = self._head.moments, self._head.at_home
         if self._out is None:
-            return None if lost is None and not moments else DeviceState(lost, None, moments)
+            as_made = lost is None and not moments and not at_home
+            return None if as_made else DeviceState(lost, None, moments, at_home)
         head, received = map(torch.from_numpy, (self._head.vector(), self._head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
         out = OutAtServer(
             self._assignment, self._out, head, received, *counts, self._features, self._score_sum
         )
-        return DeviceState(lost, out, moments)
+        return DeviceState(lost, out, moments, at_home)
 
     def restore(self, state: DeviceState) -> None:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
         if state.lost is not None:
             self._lost = state.lost.numpy()
+        self._head.at_home = state.at_home
         out = state.out
         if out is None:
             self._head.moments = placed_moments(state.moments, self._place)
@@ -126,11 +129,12 @@ class Device:
         self._head.received = out.received.numpy()
         self._head.load(out.head.numpy())
         self._out = out.step
-        if out.features is not None:
-            self._forward(out.features.step)
-            self._to_loss_and_back(out.features)
-        elif not self._first_step:
-            self._forward(out.step)
+        with self._head.again():
+            if out.features is not None:
+                self._forward(out.features.step)
+                self._to_loss_and_back(out.features)
+            elif not self._first_step:
+                self._forward(out.step)
         self._trained, self._score_sum = out.trained, out.score_sum
         self._cut.error_energy, self._cut.energy = out.error_energy, out.energy
 
@@ -265,9 +269,10 @@ class Device:
 
     def _backward(self, gradient: Gradient) -> None:
         with self._timed("decode"):
-            arrived = self._cut.decode(gradient)
+            arrived = self._cut.decode(gradient) if self._head.learns else None
         with self._timed("backward"):
-            self._head.backward(self._cut.correct(arrived, gradient.correction))
+            if arrived is not None:
+                self._head.backward(self._cut.correct(arrived, gradient.correction))
             self._head.descend(self._lr)
 
     def _train_alone(self) -> HeadUpdate:
@@ -281,17 +286,12 @@ class Device:
             return self._finish()
 
     def _finish(self) -> HeadUpdate:
-        change = self._head.finish()[None, :] + self._lost
+        change = self._head.finish() + self._lost
+        codec = HeadCodec(self._update_codec, self._head.statistics)
         rng = generator(self._seed, "update", self._client, self._round)
         with own_values("head"):
-            payload = self._update_codec.encode(change, rng)
+            payload = codec.encode(change, rng)
         if self._error_feedback:
-            self._lost = change - self._update_codec.decode(payload, *change.shape)
-        return HeadUpdate(
-            server=self._server,
-            round=self._round,
-            attempt=1,
-            samples=self._trained,
-            quantization_error=self._cut.quantization_error,
-            payload=payload,
-        )
+            self._lost = change - codec.decode(payload, self._head.parameters)
+        error = self._cut.quantization_error
+        return HeadUpdate(self._server, self._round, 1, self._trained, error, payload)

@@ -13,8 +13,8 @@ class OutAtServer(msgspec.Struct, frozen=True):
     Attributes:
         assignment: of the round, with an empty head.
         step: of the batch.
-        head: its parameters, shape (P,).
-        received: the head that the round began with, shape (P,).
+        head: what is sent of it, shape (P + S,).
+        received: the same as the round began.
         trained: samples so far in the round.
         error_energy: sum of ||z - z~||^2 so far in the round.
         energy: sum of ||z||^2 so far in the round.
@@ -37,11 +37,13 @@ class DeviceState(msgspec.Struct, frozen=True):
     """What a device has that is not made from the scenario.
 
     Attributes:
-        lost: what error feedback has to make up for, shape (1, P); None if nothing.
+        lost: what error feedback has to make up for, shape (P + S,); None if nothing.
         out: in the middle of a round; None between two.
         moments: what the head's optimizer remembers.
+        at_home: layers that the device has for itself, parameters and statistics; see kept_at_home.
     """
 
     lost: Tensor | None
     out: OutAtServer | None
     moments: Moments = []
+    at_home: list[Tensor] = []

@@ -1,9 +1,12 @@
 """Makes the devices of a fleet, for real and for virtual time."""
 
+import copy
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import nn
 
 from broker.machine.event_log import Journal
 from edge_client.training.device import Device
@@ -18,7 +21,7 @@ from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Split, Task
 from scenarios.tasks import task_of
-from scenarios.training import initial_head
+from scenarios.training import head_vector, initial_model
 
 
 def make_devices(
@@ -48,7 +51,9 @@ def make_devices(
     unknown = sorted(set(names) - set(fleet))
     if unknown:
         raise ScenarioError(f"no such client: {', '.join(unknown)}; {tell_names(fleet)}")
-    initial = initial_head(task, scenario.seed)
+    made = initial_model(replace(task, tail=nn.Identity), scenario.seed)[0]
+    initial = head_vector(made)
+    task = replace(task, head=(lambda: copy.deepcopy(made)) if len(names) > 1 else lambda: made)
     journal = journal or Journal(())
 
     def device(name: str, data: Split, tested: Split | None = None, own: OwnData | None = None) -> Device:

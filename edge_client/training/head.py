@@ -4,15 +4,26 @@ Letters as in the paper: z activations at the cut, shape (n, d).
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from broker.codecs import Codec, decode_update
+from broker.codecs import Codec
 from scenarios.computing.optimizers import Moments, step
-from scenarios.computing.placing import CPU
+from scenarios.computing.placing import CPU, on_cpu
+from scenarios.heads.parts import (
+    buffers_kept,
+    form_of,
+    kept_at_home,
+    sent_parameters,
+    take_one,
+    to_train,
+    trained,
+)
+from scenarios.heads.payload import HeadCodec
 from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
@@ -25,13 +36,16 @@ class DeviceHead:
 
     Attributes:
         module: the head itself.
-        received: its parameters as the round began, shape (P,).
+        received: what is sent of it as the round began, parameters and statistics, shape (P + S,).
+        parameters: how many are sent, P.
+        statistics: how many are sent, S.
+        learns: whether the gradient at the cut is of any use; not if all before it is frozen.
         z: of the batch that went through last.
         moments: what the optimizer remembers of each parameter.
 
     Args:
         task: gives the head.
-        initial: the head that the run starts from, shape (P,), for all devices the same array.
+        initial: the head that the run starts from, shape (P + S,), for all devices the same array.
         client: the device's name, part of every seed.
         seed: the scenario's.
         training: the scenario's; says by which rule the parameters are moved.
@@ -51,7 +65,8 @@ class DeviceHead:
         training: Training,
         place: torch.device = CPU,
     ) -> None:
-        self.module = task.head().to(place)
+        self.module = take_one(task.head()).to(place)
+        self.parameters, self.statistics, self.learns = form_of(self.module)
         self._place = place
         self.moments: Moments = []
         self._training = training
@@ -66,22 +81,36 @@ class DeviceHead:
 
     def receive(self, codec: Codec, payload: bytes) -> None:
         """Take the head that the server sent for a round; WireError if it cannot be used."""
-        change = decode_update(codec, payload, self._initial.size)
+        change = HeadCodec(codec, self.statistics).decode(payload, self.parameters)
         self.received = change + head_origin(codec, self._initial)
         self.load(self.received)
 
     def load(self, vector: npt.NDArray[np.float32]) -> None:
-        """Set the parameters, shape (P,)."""
+        """Set what is sent, shape (P + S,)."""
         load_head_vector(self.module, vector)
 
     def vector(self) -> npt.NDArray[np.float32]:
-        """Copy the parameters, shape (P,)."""
+        """Copy what is sent, shape (P + S,)."""
         return head_vector(self.module)
+
+    @property
+    def at_home(self) -> list[Tensor]:
+        """What the device has for itself; see kept_at_home."""
+        return [on_cpu(tensor) for tensor in kept_at_home(self.module)]
+
+    @at_home.setter
+    def at_home(self, tensors: Sequence[Tensor]) -> None:
+        for own, tensor in zip(kept_at_home(self.module), tensors, strict=bool(tensors)):
+            own.copy_(tensor)
+
+    def again(self) -> AbstractContextManager[None]:
+        """Let a batch go through a second time: no statistics change by it."""
+        return buffers_kept(self.module)
 
     def forward(self, inputs: Tensor, number: int, step: int) -> Tensor:
         """Send the batch of a step of a round through the head, to train on it; gives z."""
         if not self.module.training:  # train() goes through all modules
-            self.module.train()
+            to_train(self.module)
         with seeded(derive_seed(self._seed, "dropout", self._client, number, step)):
             self.z = self.module(inputs.to(self._place))
         return self.z
@@ -101,21 +130,20 @@ class DeviceHead:
 
     def descend(self, lr: float) -> None:
         """Take a step of the optimizer."""
-        parameters = list(self.module.parameters())
         if self._training.proximal_mu:
-            self._pull_back(parameters, self._training.proximal_mu)
-        step(parameters, self._training.head_optimizer, self.moments, lr)
+            self._pull_back(sent_parameters(self.module), self._training.proximal_mu)
+        step(trained(self.module), self._training.head_optimizer, self.moments, lr)
 
     @torch.no_grad()
     def _pull_back(self, parameters: Sequence[nn.Parameter], mu: float) -> None:
         """Add the gradient of mu/2 ||w - w_round||^2, FedProx's term (Li et al. 2020, arXiv 1812.06127)."""
-        received = parts_of(torch.from_numpy(self.received).to(self._place), parameters)
+        received = parts_of(torch.from_numpy(self.received[: self.parameters]).to(self._place), parameters)
         for parameter, origin in zip(parameters, received, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - origin, alpha=mu)
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """End the round; gives the change of the parameters in it, shape (P,)."""
+        """End the round; gives the change in it of what is sent, shape (P + S,)."""
         change = self.vector() - self.received
         del self.received
         self.forget()

@@ -75,7 +75,7 @@ def whole(build: Build, inputs: Tensor) -> nn.Module:
     if any(isinstance(value, UninitializedParameter) for value in model.parameters()):
         training = model.training
         with torch.no_grad():
-            model.eval()(inputs)
+            model.eval()(inputs.to(torch.empty(0).device))  # "meta" where only sizes are wanted
         model.train(training)
     return model
 

@@ -138,10 +138,10 @@ class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         empty = [tensor for tensor in found if tensor.is_meta]
         name = func.__name__.partition(".")[0]
         if name in self._SHAPED:  # not their argument's values, only its shape
-            return func(*args, **given | {"device": torch.device("cpu")})
+            return func(*args, **given | {"device": self._crossing.value.device})
         if not empty or (name == "_to_copy" and len(empty) < len(found)):
             if given.get("device") == META:  # device=inputs.device: positions, masks
-                given["device"] = torch.device("cpu")
+                given["device"] = self._crossing.value.device
             return func(*args, **given)
         real = [tensor for tensor in found if not tensor.is_meta]
         if self._crossing.reached and any(tensor.ndim for tensor in real):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from scenarios.errors import ScenarioError, in_words
+from scenarios.heads.parts import form_of, kept_at_home, trained
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import DEVICES, device_of
@@ -165,16 +166,13 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         yield own, f"the task's {head} cannot be made: {in_words(error)}"
         return
-    parameters = list(model.parameters())
-    if not parameters or any(parameter.dtype != torch.float32 for parameter in parameters):
-        yield own, f"the task's {head} must have parameters, all of them float32"
+    if any(parameter.dtype != torch.float32 for parameter in trained(model)):
+        yield own, f"the parameters of the task's {head} must be float32, unless they are frozen"
         return
-    if list(model.buffers()):
-        why = "devices share parameters only: GroupNorm, not BatchNorm"
-        yield own, f"the task's {head} must have no buffers, {why}"
-    sizes = dict.fromkeys(
-        ("head_update_up", "head_state_down"), sum(parameter.numel() for parameter in parameters)
-    )
+    if scenario.training.batch_norm == "local" and not kept_at_home(model):
+        yield ("training", "batch_norm"), f"local goes with batch norm in the {head}; there is none"
+    parameters = form_of(model).parameters
+    sizes = dict.fromkeys(("head_update_up", "head_state_down"), parameters) if parameters else {}
     if scenario.training.method != "fedavg":
         sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
     if scenario.training.method == "u_shape":

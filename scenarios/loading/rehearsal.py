@@ -26,6 +26,7 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Dataset, Split, Task
 from scenarios.tasks import task_of
+from scenarios.training import module_tensors
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def _made(scenario: Scenario, task: Task) -> tuple[nn.Module, nn.Module]:
             raise Wrong(f"{name}() must give a torch.nn.Module, not {type(first).__name__}")
         if {*map(id, first.parameters())} & {*map(id, second.parameters())}:
             raise Wrong(f"{name}() gives the same parameters each time: it must make a new module")
-        pairs = zip(first.parameters(), second.parameters(), strict=True)
+        pairs = zip(module_tensors(first), module_tensors(second), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs):
             raise Wrong(
                 f"{name}() gives other weights each time: they must come from torch's random numbers alone"

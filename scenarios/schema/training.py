@@ -127,6 +127,13 @@ class Training(Part):
         default=ServerSgd(),
         description="how the server moves its head by what `aggregation` makes of the clients' changes",
     )
+    batch_norm: Literal["averaged", "local"] = Field(
+        default="averaged",
+        description=(
+            "batch norm in the head. averaged: its running statistics are sent and averaged with the "
+            "parameters; local: its parameters and statistics stay on each device, as in FedBN"
+        ),
+    )
     correction: Correction = Field(default=Correction(), description="gradient correction")
     aggregation: Aggregation = Field(
         default="mean",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
+from scenarios.heads.parts import with_norms_at_home
 from scenarios.metrics import with_metric
 from scenarios.task import Split, Task
 from scenarios.tasks import (
@@ -82,7 +83,10 @@ def test_of(scenario: "Scenario", task: Task) -> Split | None:
 
 def task_of(scenario: "Scenario") -> Task:
     """Make a scenario's task; see load_task."""
-    return with_metric(load_task(scenario.task, scenario.training.method), scenario.task.metric)
+    task = load_task(scenario.task, scenario.training.method)
+    if scenario.training.batch_norm == "local":
+        task = with_norms_at_home(task)
+    return with_metric(task, scenario.task.metric)
 
 
 def _shaped(task: Task, method: str) -> Task:

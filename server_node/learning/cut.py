@@ -65,11 +65,15 @@ class ServerCut:
     def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
         """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
 
+        Of a head that is frozen nobody needs it: the payload is empty, and only asks for the next batch.
+
         Args:
             batch: one client's.
             downlink: gradient of the sum of the step's losses, each times its batch's weight, at z~; (n, d).
                 Dividing by n and by the weight gives the gradient of this client's mean loss.
         """
+        if not self._plan.head_learns:
+            return b"", 0.0
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
         rng = generator(self._plan.seed, "gradient", batch.client, batch.round, batch.step)
         codec = self._plan.codecs_of(batch.client).gradient_down

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from broker.codecs import decode_update
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
 from scenarios.computing.optimizers import Moments, moved
+from scenarios.heads.payload import HeadCodec
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
@@ -45,16 +45,16 @@ class ServerHead:
         """Give the payload of the head as it is after a round."""
         rng = generator(self._plan.seed, "head", number)
         codec = self._plan.codecs.head_state_down
-        return codec.encode((head_vector(self.module) - self._origin)[None, :], rng)
+        return HeadCodec(codec, self._plan.statistics).encode(head_vector(self.module) - self._origin, rng)
 
     def read(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
-        """Decode a client's update, shape (P,), and check every number in it."""
+        """Decode a client's update, shape (P + S,), and check every number in it."""
         client, update, _ = sent
         if not 0 <= update.quantization_error < LARGEST:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
             codec = self._plan.codecs_of(client).head_update_up
-            return decode_update(codec, update.payload, self._plan.head_size)
+            return HeadCodec(codec, self._plan.statistics).decode(update.payload, self._plan.head_size)
         except WireError as error:
             return error
 
@@ -64,10 +64,10 @@ class ServerHead:
         weights: dict[str, float],
         works: Callable[[], bool],
     ) -> dict[str, WireError]:
-        """Move the head by what the rule makes of the updates.
+        """Move the head by what the rule makes of the updates; statistics by what it makes of these alone.
 
         Args:
-            received: of each client its update, shape (P,).
+            received: of each client its update, parameters and statistics, shape (P + S,).
             weights: of each client.
             works: says whether the model gives numbers. While it does not, the longest update is refused.
 
@@ -75,20 +75,23 @@ class ServerHead:
             Whose updates were refused; they are taken out of `received`.
         """
         refused: dict[str, WireError] = {}
-        parameters = head_vector(self.module)
+        before, size = head_vector(self.module), self._plan.head_size
         while received:
             clients = sorted(received)
-            vectors = [received[client] for client in clients]
-            change = aggregate(self._rule, vectors, [weights[client] for client in clients])
-            result, moments = moved(
-                torch.from_numpy(parameters), torch.from_numpy(change), self._optimizer, self.moments
-            )
-            load_head_vector(self.module, result.numpy())
+            parts = [np.split(received[client], [size]) for client in clients]
+            weighed = [weights[client] for client in clients]
+            changes = [
+                aggregate(self._rule, vectors, weighed) if vectors[0].size else vectors[0]
+                for vectors in zip(*parts, strict=True)
+            ]
+            parameters = torch.from_numpy(before[:size])
+            result, moments = moved(parameters, torch.from_numpy(changes[0]), self._optimizer, self.moments)
+            load_head_vector(self.module, np.concatenate([result.numpy(), before[size:] + changes[1]]))
             if works():
                 self.moments = moments
                 break
             longest = max(clients, key=lambda client: float(np.linalg.norm(received[client].astype(float))))
             refused[longest] = WireError("range", "with its update the model gives no finite outputs")
             del received[longest]
-            load_head_vector(self.module, parameters)
+            load_head_vector(self.module, before)
         return refused

@@ -102,7 +102,7 @@ class Cohort:
             member.take_update(message, now_s)
             if self.round is not None:
                 self.round.update_came(client)
-            self._ledger.tensor("head_update_up", 1, self._plan.head_size)
+            self._ledger.tensor("head_update_up", 1, self._plan.head_size + self._plan.statistics)
         return error
 
     def take_scores(self, client: str, message: Scores, now_s: float) -> WireError | None:
@@ -157,7 +157,7 @@ class Cohort:
         round_trip = self._round_trips.setdefault(client, RoundTrip())
         member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
-        self._ledger.tensor("head_state_down", 1, self._plan.head_size)
+        self._ledger.tensor("head_state_down", 1, self._plan.head_size + self._plan.statistics)
         return self._say(client, assignment)
 
     def answer(self, client: str, correction: float, payload: bytes, now_s: float) -> Publish | None:
@@ -166,7 +166,8 @@ class Cohort:
         if member is None or member.activations is None:
             return None
         codec = plan.codecs_of(client).activations_up
-        self._ledger.exchange(codec, member.activations, plan.cut_size, plan.features_size)
+        sizes = plan.cut_size, plan.features_size
+        self._ledger.exchange(codec, member.activations, *sizes, learns=plan.head_learns)
         return self._answered(client, member, member.answer(correction, payload, now_s))
 
     def answer_with_features(self, client: str, payload: bytes, now_s: float) -> Publish | None:

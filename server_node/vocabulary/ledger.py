@@ -109,12 +109,15 @@ class Ledger:
         """Count a tensor of shape (n, d) that took effect."""
         self.flows[flow].raw_float32_bytes += 4 * n * d
 
-    def exchange(self, codec: Codec, batch: Activations, d: int, features: int = 0) -> None:
+    def exchange(
+        self, codec: Codec, batch: Activations, d: int, features: int = 0, *, learns: bool = True
+    ) -> None:
         """Count a batch that took effect, and the gradient that answers it, in rows of d values.
 
-        In a U-shape there are also features and their gradient, in rows of so many values.
+        A frozen head, which does not learn, is answered without one. In a U-shape there are also features and
+        their gradient, in rows of so many values.
         """
-        for flow in ("activations_up", "gradient_down"):
+        for flow in ("activations_up", "gradient_down") if learns else ("activations_up",):
             self.tensor(flow, batch.count, d)
         for flow in U_SHAPE_FLOWS if features else ():
             self.tensor(flow, batch.count, features)

@@ -9,6 +9,7 @@ from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
+from scenarios.heads.parts import HeadForm
 from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
     Buffered,
@@ -73,7 +74,9 @@ class Plan:
         codecs: of clients to which no rule of `flows.by_link` applies.
         by_link: of the others, one tuple for all that are alike.
         cut_size: d, values of one sample at the cut.
-        head_size: parameters of the head; in a U-shape of all layers that devices have.
+        head_size: parameters of the head that are sent; in a U-shape of all layers that devices have.
+        statistics: running statistics of batch norm that are sent with them.
+        head_learns: the gradient at the cut is of use; not if all before it is frozen.
         features_size: f, values of one sample that come down in a U-shape; 0: there is none.
         batch_size: most samples in a step.
         targets: the kind of the task's targets.
@@ -112,6 +115,8 @@ class Plan:
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
     initial_head: bytes = b""
+    statistics: int = 0
+    head_learns: bool = True
     token: int = 0
     takeover: bool = False
     alone: bool = False
@@ -158,14 +163,14 @@ def make_round_policy(scenario: Scenario) -> RoundPolicy:
             return RoundPolicy(cohort)
 
 
-def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incarnation: int = 1) -> Plan:
+def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incarnation: int = 1) -> Plan:
     """Give the state machine what it needs of a scenario.
 
     Args:
         scenario: what to run.
         task: its task, for the shapes at the cut.
         run: name of the run.
-        head_size: parameters of the head.
+        head: how much is sent of the head.
         incarnation: see Plan.
 
     Raises:
@@ -192,7 +197,9 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head_size: int, incar
         codecs=_for_scores(usual) if scores else usual,
         by_link={name: _for_scores(each) for name, each in by_link.items()} if scores else by_link,
         cut_size=task.cut_size,
-        head_size=head_size,
+        head_size=head.parameters,
+        statistics=head.statistics,
+        head_learns=head.learns,
         features_size=task.features_size if training.method == "u_shape" else 0,
         batch_size=scenario.task.batch_size,
         targets=task.kind,

@@ -18,6 +18,7 @@ from edge_client.training.device_state import DeviceState
 from edge_client.training.devices import make_devices
 from scenarios.computing.placing import place_named
 from scenarios.errors import ScenarioError
+from scenarios.heads.parts import HeadForm, form_of
 from scenarios.loading.own_data import read_own
 from scenarios.loading.published import offer_scenario
 from scenarios.loading.trial.at_server import server_place
@@ -25,7 +26,7 @@ from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario
 from scenarios.task import Task
 from scenarios.tasks import test_of
-from scenarios.training import head_vector, initial_model
+from scenarios.training import initial_model
 from server_node.learning.tail_state import TailState
 from server_node.tail import Tail
 from server_node.vocabulary.jobs import TailJob, TailResult
@@ -108,7 +109,7 @@ def training(
         ScenarioError: data that cannot be found or divided, a GPU that is not there.
     """
     head, tail = initial_model(task, scenario.seed)
-    plan = _plan(scenario, task, head_vector(head).size)
+    plan = _plan(scenario, task, form_of(head))
     of_heads = place_named(scenario.simulation.device, "simulation.device")
     devices = make_devices(scenario, plan.clients, place=of_heads)
     test, training = test_of(scenario, task), scenario.training
@@ -157,8 +158,8 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
     When its data are not at hand, or too few for the fleet, every client is taken to have full batches.
     """
     with torch.device("meta"):
-        head_size = sum(parameter.numel() for parameter in task.head().parameters())
-    plan = _plan(scenario, task, head_size)
+        head = task.head()
+    plan = _plan(scenario, task, form_of(head))
     try:
         if scenario.task.partition == "local":
             samples = [len(read_own(scenario, task, client)) for client in plan.clients]
@@ -175,6 +176,6 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
     yield Workers(plan, SyntheticTail(plan).run, devices, stocks, None)
 
 
-def _plan(scenario: Scenario, task: Task, head_size: int) -> Plan:
-    plan = make_plan(scenario, task, run=scenario.name, head_size=head_size)
+def _plan(scenario: Scenario, task: Task, head: HeadForm) -> Plan:
+    plan = make_plan(scenario, task, run=scenario.name, head=head)
     return replace(plan, alone=True, scenario=offer_scenario(scenario))

@@ -69,8 +69,41 @@ def words(split: Split) -> Split:
     return Split(torch.arange(2 * len(split.targets)).reshape(-1, 2) % 50, split.targets)
 
 
-def with_norm() -> nn.Module:
-    return nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 4))
+def with_norm(*, track: bool = True) -> nn.Module:
+    norm = nn.BatchNorm1d(16, track_running_stats=track)
+    return nn.Sequential(nn.Linear(16, 16), norm, nn.Linear(16, 4))
+
+
+def norm_head() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+
+
+def few() -> Dataset:
+    """Give the last client one sample."""
+    return Dataset(rows(), rows(30, 2), owners=np.repeat(np.arange(4), [30, 20, 9, 1]))
+
+
+class Detached(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 16)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).detach()
+
+
+class Coded(nn.Module):
+    """A constant buffer, made from torch's random numbers."""
+
+    code: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 16)
+        self.register_buffer("code", torch.randn(16), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        z: Tensor = self.inner(inputs) + self.code
+        return z
 
 
 def half_frozen() -> nn.Module:
@@ -86,6 +119,12 @@ GOOD: dict[str, Callable[[], Task]] = {
     "batch norm in the tail": kind(tail=with_norm),
     "words": kind(head=lambda: Words(50), load=lambda: Dataset(train=words(rows()), test=words(rows(30, 2)))),
     "a part of the head is frozen": kind(head=half_frozen),
+    "a frozen head": kind(head=Frozen),
+    "a head without parameters": kind(head=nn.Identity, tail=lambda: nn.Linear(8, 4), cut_shape=(8,)),
+    "a constant buffer in the head": kind(head=Coded),
+    "batch norm in the head": kind(head=norm_head),
+    "one sample and batch norm in the tail": kind(tail=with_norm, load=few),
+    "one sample and batch norm in the head": kind(head=norm_head, load=few),
     "a score of truth values": kind(score=lambda outputs, targets: outputs.argmax(1) == targets),
     "outputs that are a pair": kind(tail=lambda: nn.Sequential(nn.Linear(16, 4), nn.Identity()), loss=LOSS),
 }
@@ -155,9 +194,9 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
         kind(head=Pair),
         "the head gives a tuple, it must give one tensor of shape (n, 16)",
     ),
-    "a frozen head": (
-        kind(head=Frozen),
-        "no parameter of the head can be trained: its output has no gradient (requires_grad, detach)",
+    "a head that is detached": (
+        kind(head=Detached),
+        "the head has parameters to train, but its output has no gradient (detach, no_grad)",
     ),
     "one head for all": (
         kind(head=lambda: ONE_HEAD),
@@ -179,11 +218,8 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
             "multiplied (10x16 and 12x4)"
         ),
     ),
-    "one sample and batch norm in the tail": (
-        kind(
-            tail=with_norm,
-            load=lambda: Dataset(rows(), rows(30, 2), owners=np.repeat(np.arange(4), [30, 20, 9, 1])),
-        ),
+    "one sample and a norm without statistics": (
+        kind(tail=lambda: with_norm(track=False), load=few),
         (
             "client c3 has batches of one sample, and with one the tail, given activations of shape (1, 16), "
             "fails: ValueError: Expected more than 1 value per channel when training, got input size "

@@ -22,6 +22,7 @@ from broker.wire.messages import RunScenario
 from edge_client.joining import join
 from edge_client.live import host
 from scenarios.errors import ScenarioError
+from scenarios.heads.parts import HeadForm
 from scenarios.loading import published
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
@@ -84,7 +85,7 @@ async def test_a_device_that_waits_for_a_scenario_says_so_and_can_be_stopped() -
 def begins_without_the_whole_fleet(
     scenario: Scenario, task: Task, *, run: str, head_size: int, incarnation: int
 ) -> Plan:
-    plan = make_plan(scenario, task, run=run, head_size=head_size, incarnation=incarnation)
+    plan = make_plan(scenario, task, run=run, head=HeadForm(head_size), incarnation=incarnation)
     return replace(plan, join_s=0.01)
 
 

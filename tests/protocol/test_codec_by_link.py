@@ -11,6 +11,7 @@ from broker.machine.actions import Online
 from broker.transports.memory import MemoryBroker
 from broker.wire.messages import Assignment
 from scenarios.errors import ScenarioError
+from scenarios.heads.parts import HeadForm
 from scenarios.schema.links import Link
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
@@ -145,7 +146,7 @@ def test_a_fleet_shares_the_codecs_of_its_groups(tmp_path: Path) -> None:
     scenario = small_scenario(
         tmp_path, SLOW[0], "fleet=[{count: 2}, {count: 1, link: 2g}, {count: 2, link: 3g}]"
     )
-    plan = make_plan(scenario, task_of(scenario), run="r", head_size=HEAD)
+    plan = make_plan(scenario, task_of(scenario), run="r", head=HeadForm(HEAD))
     assert plan.by_link == {"c2": scenario.flows.codecs_for("2g")}
     assert [plan.codecs_of(client) is plan.codecs for client in plan.clients] == [
         True,
@@ -155,7 +156,7 @@ def test_a_fleet_shares_the_codecs_of_its_groups(tmp_path: Path) -> None:
         True,
     ]
     whole = small_scenario(tmp_path, SLOW[0], "fleet=[{count: 5, link: 2g}]")
-    plan = make_plan(whole, task_of(whole), run="r", head_size=HEAD)
+    plan = make_plan(whole, task_of(whole), run="r", head=HeadForm(HEAD))
     assert len({id(codecs) for codecs in plan.by_link.values()}) == 1
 
 

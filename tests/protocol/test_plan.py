@@ -8,6 +8,7 @@ import pytest
 from broker.codecs.targets import Labels
 from broker.errors import RunError
 from scenarios.fingerprint import model_fingerprint, package_version
+from scenarios.heads.parts import HeadForm
 from scenarios.schema.scenario import scenario_digest
 from scenarios.tasks import task_of
 from server_node.vocabulary.plan import Plan, RoundPolicy, make_plan, make_round_policy
@@ -29,7 +30,7 @@ def test_every_number_of_the_plan_is_the_scenarios(tmp_path: Path) -> None:
         "stragglers={policy: wait_all, rejoin_s: 1.5, retry_s: 2.5}",
     )
     task = replace(task_of(scenario), target_shape=(2, 3))
-    plan = make_plan(scenario, task, run="r", head_size=144, incarnation=5)
+    plan = make_plan(scenario, task, run="r", head=HeadForm(144), incarnation=5)
     assert [plan.head_lr_in(number) for number in (1, 4)] == pytest.approx([0.4, 0.2])
     assert replace(plan, head_lr_in=PLAN.head_lr_in) == Plan(
         run="r",
@@ -58,21 +59,21 @@ def test_every_number_of_the_plan_is_the_scenarios(tmp_path: Path) -> None:
 
 def test_a_first_server_has_the_lowest_incarnation_and_one_target_a_sample(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path)
-    plan = make_plan(scenario, task_of(scenario), run="r", head_size=144)
+    plan = make_plan(scenario, task_of(scenario), run="r", head=HeadForm(144))
     assert (plan.incarnation, plan.targets) == (1, Labels(4))
     assert plan.by_link == {}
 
 
 def test_in_fedavg_there_are_local_steps_but_no_exchanges(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path, "training.method=fedavg", "training.local_steps=3")
-    plan = make_plan(scenario, task_of(scenario), run="r", head_size=144)
+    plan = make_plan(scenario, task_of(scenario), run="r", head=HeadForm(144))
     assert (plan.steps, plan.local_steps) == (0, 3)
 
 
 def test_a_name_that_cannot_stand_in_a_topic_is_refused(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path)
     with pytest.raises(RunError, match="a/b"):
-        make_plan(scenario, task_of(scenario), run="a/b", head_size=144)
+        make_plan(scenario, task_of(scenario), run="a/b", head=HeadForm(144))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_late_members_are_kept_by_a_policy_that_allows_staleness_even_of_no_roun
 
 def test_slow_groups_have_their_rules_codecs_and_all_others_the_usual_ones(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path, *SLOW)
-    plan = make_plan(scenario, task_of(scenario), run="r", head_size=144)
+    plan = make_plan(scenario, task_of(scenario), run="r", head=HeadForm(144))
     assert plan.by_link == dict.fromkeys(("c2", "c5", "c6"), scenario.flows.codecs_for("2g"))
     assert plan.codecs_of("c1") == plan.codecs
     assert plan.codecs_of("c5") == scenario.flows.codecs_for("2g")

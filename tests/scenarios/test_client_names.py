@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from scenarios.errors import ScenarioError
+from scenarios.heads.parts import HeadForm
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.schema.network import tell_names
 from scenarios.schema.scenario import Scenario, client_names
@@ -84,7 +85,7 @@ def test_codecs_by_link_reach_clients_with_names(tmp_path: Path) -> None:
         "[{count: 2, link: wifi}, {names: [slow], link: 3g}]",
         "flows.by_link=[{uplink_below_kbps: 1000, gradient_down: {codec: int2}}]",
     )
-    plan = make_plan(scenario, task_of(scenario), run="r", head_size=1)
+    plan = make_plan(scenario, task_of(scenario), run="r", head=HeadForm(1))
     assert set(plan.by_link) == {"slow"}
 
 

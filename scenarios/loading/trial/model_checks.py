@@ -24,7 +24,7 @@ def shared_parts(head: nn.Module, tail: nn.Module) -> str | None:
     return None
 
 
-def unfit_cut(z: Any, n: int, task: Task) -> str | None:
+def unfit_cut(z: Any, n: int, task: Task, *, learns: bool) -> str | None:
     """Say why the head's output cannot be sent as the activations of n samples."""
     if not isinstance(z, Tensor):
         return f"the head gives a {type(z).__name__}, it must give one tensor of shape (n, {task.cut_size})"
@@ -39,8 +39,8 @@ def unfit_cut(z: Any, n: int, task: Task) -> str | None:
         return f"cut_shape says {task.cut_size} values a sample, the head gives {shape[1]}"
     if z.dtype != torch.float32 or z.device.type != "cpu":
         return f"the head gives {_what(z)}, it must give float32 on the CPU"
-    if not z.requires_grad:
-        return "no parameter of the head can be trained: its output has no gradient (requires_grad, detach)"
+    if learns and not z.requires_grad:
+        return "the head has parameters to train, but its output has no gradient (detach, no_grad)"
     return None if torch.isfinite(z).all() else "the head gives values that are not finite"
 
 

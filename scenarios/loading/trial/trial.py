@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs import decode_activations, encode_activations
 from scenarios.errors import ScenarioError, in_words
+from scenarios.heads.parts import form_of, take_one, to_train
 from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_features, unfit_gradients
 from scenarios.metrics import number_of
@@ -101,7 +102,7 @@ class Trial:
 
     def __init__(self, scenario: Scenario, task: Task, head: nn.Module, tail: nn.Module) -> None:
         self._scenario, self._task = scenario, task
-        self._head, self._tail = head, tail
+        self._head, self._tail = take_one(head), take_one(tail)
         self._split = scenario.training.method != "fedavg"
 
     def forward(self, split: Split, rows: Rows) -> tuple[Tensor, Any]:
@@ -109,11 +110,11 @@ class Trial:
         inputs, targets = split.batch(rows)
         name = "head" if self._split else "model"
         hint = "; inputs.float() makes them float32" if inputs.dtype == torch.float64 else ""
-        self._head.train()
+        to_train(self._head)
         with seeded(derive_seed(self._scenario.seed, "rehearsal")):
             z = tried(f"the {name}, given inputs of {_form(inputs)},", lambda: self._head(inputs), hint)
         if self._split:
-            refuse(unfit_cut(z, len(rows), self._task))
+            refuse(unfit_cut(z, len(rows), self._task, learns=form_of(self._head).learns))
         return z, targets
 
     def train_twice(self, split: Split, rows: Rows) -> None:
@@ -157,6 +158,8 @@ class Trial:
         refuse(unfit_gradients(self._tail, "tail"))
         if isinstance(self._head, Ends):
             refuse(unfit_gradients(self._head.top, "top"))
+        if not form_of(self._head).learns:
+            return Step(z.detach(), losses.detach())
         tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
         refuse(unfit_gradients(self._head, "head"))
         return Step(z.detach(), losses.detach())

@@ -1,0 +1,1 @@
+"""What of a head devices and server exchange, and how it is packed."""

@@ -1,0 +1,51 @@
+"""A head, or a change of it, as bytes: parameters under the flow's codec, then statistics as float32.
+
+Statistics are few, and a codec that loses a little of a variance may make it negative. So they are sent
+exactly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from broker.codecs import Codec, Float32, decode_update
+
+EXACT = Float32()
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCodec:
+    """Encodes a vector of P parameters and S statistics.
+
+    Args:
+        codec: of the parameters.
+        statistics: S.
+    """
+
+    codec: Codec
+    statistics: int = 0
+
+    def encode(self, vector: Vector, rng: np.random.Generator) -> bytes:
+        """Give the payload of a vector, shape (P + S,); ValueError if it is not finite."""
+        parameters = vector.size - self.statistics
+        payload = self.codec.encode(vector[None, :parameters], rng) if parameters else b""
+        return payload + (EXACT.encode(vector[None, parameters:], rng) if self.statistics else b"")
+
+    def decode(self, payload: bytes, parameters: int) -> Vector:
+        """Give the vector of a payload, shape (P + S,); raises as `decode_update` does."""
+        end = max(len(payload) - EXACT.size_bytes(1, self.statistics), 0)
+        parts = [(self.codec, payload[:end], parameters), (EXACT, payload[end:], self.statistics)]
+        found = [decode_update(codec, part, size) for codec, part, size in parts if size or part]
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.float32), *found])
+
+    def size_bytes(self, parameters: int) -> int:
+        """Give the length of a payload; see Codec.size_bytes."""
+        own = self.codec.size_bytes(1, parameters) if parameters else 0
+        return own + EXACT.size_bytes(1, self.statistics)
+
+    def fits(self, payload_bytes: int, parameters: int) -> bool:
+        """Say whether a payload may have this length."""
+        own = payload_bytes - EXACT.size_bytes(1, self.statistics)
+        return self.codec.fits(own, 1, parameters) if parameters else own == 0
