@@ -55,6 +55,8 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
         if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator") is not None:
             return func(*args, **given)
         place = given.get("device") or next((each.device for each in args if isinstance(each, Tensor)), CPU)
+        if place.type == "meta":  # shapes without values: nothing is drawn
+            return func(*args, **given)
         if place not in self._generators:
             self._generators[place] = generator_at(place).manual_seed(self._seed)
         own = self._generators[place]
