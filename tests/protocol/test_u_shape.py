@@ -18,6 +18,7 @@ from broker.wire.messages import (
     Progress,
     Released,
     RunState,
+    Scores,
     Standing,
 )
 from edge_client.actions import ClientAction
@@ -26,7 +27,7 @@ from edge_client.jobs import BackwardStep, FirstBatch, TopStep
 from server_node.protocol.admission import check_greeting
 from server_node.vocabulary.jobs import CloseRound, TailForward, TailStep, TailUpdate
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
-from server_node.vocabulary.plan import RoundPolicy
+from server_node.vocabulary.plan import Plan, RoundPolicy
 from tests.protocol.test_server_core import PLAN, Server, progress, said
 
 D, F, P = 4, 2, 3
@@ -271,3 +272,13 @@ def test_a_device_says_its_gradient_again_when_it_is_asked_to(client: ClientCore
     (publish,) = hears(client, Ask(1, 1, 1, 1, resend=True))
     assert isinstance(publish, Publish)
     assert publish.message == FeatureGradient(1, 1, 1, 2, 2, bytes(8 * F), 0.5)
+
+
+@pytest.mark.parametrize("plan", [PLAN, U_SHAPE], ids=["split", "u-shape"])
+@pytest.mark.parametrize("step", [0, 3])
+def test_scores_are_for_the_end_of_an_evaluation(plan: Plan, step: int) -> None:
+    server = Server(plan)
+    one, *_ = server.begin()
+    server.hear(one, Scores(1, 1, step, 1, 5, 5.0))
+    assert server.ledger.rejected == {"order": 1}
+    assert one in server.core.members
