@@ -74,7 +74,7 @@ WITHIN: dict[
         "heads": {"computing"},
         "tasks": {"data", "models", "schema", "cutting", "heads"},
         "local": set(),
-        "loading": {"schema", "tasks", "local", "computing", "heads"},
+        "loading": {"cutting", "schema", "tasks", "local", "computing", "heads"},
         "shipped": set(),
     },
     "edge_client": {"training": set(), "service": set()},

@@ -4,7 +4,7 @@ Letters as in the paper: z~ activations at the cut after the codec, shape (n, d)
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from broker.wire.errors import WireError
 from scenarios.computing.placing import on_cpu, place_of, placed
+from scenarios.cutting.trees import tensors
 from scenarios.outputs import joined
 from scenarios.seeded import seeded
 from server_node.learning.gradients import Batch, Passed, learning
@@ -39,15 +40,7 @@ def is_sound(values: Any) -> bool:
     Args:
         values: a tensor, or what a model gives in its place, such as a dict or tuple of tensors.
     """
-    match values:
-        case Tensor():
-            return bool((values.abs() < LARGEST).all())  # NaN is not below
-        case Mapping():
-            return all(map(is_sound, values.values()))
-        case list() | tuple():
-            return all(map(is_sound, values))
-        case _:
-            return True
+    return all(bool((tensor.abs() < LARGEST).all()) for _, tensor in tensors(values))  # NaN is not below
 
 
 def send_all(

@@ -1,6 +1,7 @@
 """Small tasks whose targets are of other kinds than one class."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,6 +115,15 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
     "numbers of another shape": (
         _kind("one number", Numbers(), lambda inputs: inputs[:, :1], 1),
         "the task says (), a target of the training split has shape (1,)",
+    ),
+    "each output with each target": (
+        lambda: replace(
+            GOOD["one number"](), loss=lambda outputs, targets: ((outputs - targets) ** 2).mean(1)
+        ),
+        (
+            "the loss of a sample changes with the other samples: outputs of shape (10, 1) and targets of "
+            "shape (10,) are taken each with each; bring both to one shape, as outputs[:, 0] - targets"
+        ),
     ),
     "a number that is none": (
         _kind("one number", Numbers(), lambda inputs: 1 / (inputs[:, 0].abs() * 0), 1),

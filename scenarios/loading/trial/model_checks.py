@@ -1,5 +1,6 @@
 """Checks what a task's head, tail, loss and score give; each check gives a sentence on it, or None."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,6 +68,28 @@ def one_for_each(name: str, values: Any, n: int) -> str | None:
     if name == "loss" and not values.is_floating_point():
         return f"loss gives {_what(values)}, it must give float32"
     return None if torch.isfinite(values).all() else f"{name} gives values that are not finite"
+
+
+def all_pairs(
+    name: str, function: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, values: Tensor
+) -> str | None:
+    """Say that a loss or score took each output with the targets of all samples.
+
+    A difference of shapes (n, 1) and (n,) is a table of n x n values. Their mean over rows has the right
+    shape, and is learned from without an error.
+    """
+    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in (outputs, targets)]
+    n = len(values)
+    if n < 2 or sorted(shapes) != [(n,), (n, 1)]:  # noqa: PLR2004 - a single sample has no others
+        return None
+    with torch.no_grad():
+        alone = function(outputs[:1], targets[:1])
+    if torch.allclose(alone.float(), values.detach()[:1].float(), rtol=1e-3, atol=1e-5):
+        return None
+    return (
+        f"{name} of a sample changes with the other samples: outputs of shape {shapes[0]} and targets of "
+        f"shape {shapes[1]} are taken each with each; bring both to one shape, as outputs[:, 0] - targets"
+    )
 
 
 def unfit_gradients(module: nn.Module, part: str) -> str | None:

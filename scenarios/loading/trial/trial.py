@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from broker.codecs import decode_activations, encode_activations
+from scenarios.cutting.trees import tensors
 from scenarios.errors import ScenarioError, in_words
 from scenarios.heads.parts import form_of, take_one, to_train
 from scenarios.loading.trial.data_checks import Rows
-from scenarios.loading.trial.model_checks import one_for_each, unfit_cut, unfit_features, unfit_gradients
+from scenarios.loading.trial.model_checks import (
+    all_pairs,
+    one_for_each,
+    unfit_cut,
+    unfit_features,
+    unfit_gradients,
+)
 from scenarios.metrics import number_of
 from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded
@@ -91,9 +98,9 @@ def _extremes(values: object, known: Rows) -> list[int]:
 
 
 class Step(NamedTuple):
-    """What a step came to: the head's output and the loss of each sample."""
+    """What a step came to: the tensors that the head gives, and the loss of each sample."""
 
-    z: Tensor
+    given: list[Tensor]
     losses: Tensor
 
 
@@ -131,7 +138,7 @@ class Trial:
             again = self.train(split, rows)
         except Wrong as error:
             raise Wrong(f"in a second step {error}; does a module keep something of the first?") from error
-        if not torch.equal(first.z, again.z):
+        if not all(map(torch.equal, first.given, again.given)):
             raise Wrong(f"{'head' if self._split else 'model'} {UNSTEADY}")
         if not torch.equal(first.losses, again.losses):
             raise Wrong(f"tail or loss {UNSTEADY}")
@@ -143,7 +150,7 @@ class Trial:
             losses = self._losses(z, targets, len(rows))
             losses.mean().backward()  # type: ignore[no-untyped-call]
             refuse(unfit_gradients(self._head, "model"))
-            return Step(z.detach(), losses.detach())
+            return Step([each.detach() for _, each in tensors(z)], losses.detach())
         arrived = self._through_codec(z.detach()).requires_grad_()
         outputs = self._through_tail(arrived)
         if isinstance(self._head, Ends):
@@ -159,10 +166,10 @@ class Trial:
         if isinstance(self._head, Ends):
             refuse(unfit_gradients(self._head.top, "top"))
         if not form_of(self._head).learns:
-            return Step(z.detach(), losses.detach())
+            return Step([z.detach()], losses.detach())
         tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
         refuse(unfit_gradients(self._head, "head"))
-        return Step(z.detach(), losses.detach())
+        return Step([z.detach()], losses.detach())
 
     def train_one(self, split: Split, rows: Rows, client: str) -> None:
         """Send a batch of one sample through, as a client with one sample, or batch_size 1, does."""
@@ -188,7 +195,9 @@ class Trial:
             tried("the metric", lambda: _compute(metric))
         elif self._task.score is not None:
             score = self._task.score
-            refuse(one_for_each("score", tried("score", lambda: score(outputs, targets)), count))
+            scores = tried("score", lambda: score(outputs, targets))
+            refuse(one_for_each("score", scores, count))
+            refuse(tried("score", lambda: all_pairs("the score", score, outputs, targets, scores)))
 
     def _through_codec(self, z: Tensor) -> Tensor:
         codec = self._scenario.flows.activations_up
@@ -217,6 +226,7 @@ class Trial:
         with seeded(derive_seed(self._scenario.seed, "rehearsal")):
             losses = tried(f"loss, given {_form(outputs)}", lambda: self._task.loss(outputs, targets))
         refuse(one_for_each("loss", losses, n))
+        refuse(tried("loss", lambda: all_pairs("the loss", self._task.loss, outputs, targets, losses)))
         if not losses.requires_grad:
             raise Wrong("the loss has no gradient: it must be computed from the outputs by torch")
         return losses  # type: ignore[no-any-return]
