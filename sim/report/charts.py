@@ -15,7 +15,17 @@ from sim.report.lanes import CLOSING, OWN_CORES, PHASES, WAITING
 from sim.report.rounds import CAUSES, RoundTime
 from sim.report.runs import Run
 from sim.report.words import held_up, who
-from sim.statistics.drawing import LINE, SOFT, Chart, Hovers, Key, axis_of, file_name
+from sim.statistics.drawing import (
+    LINE,
+    SOFT,
+    Chart,
+    Hovers,
+    Key,
+    axis_of,
+    file_name,
+    tick_of_bytes,
+    tick_of_seconds,
+)
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 _SKY, _BLACK, _GREY, _PALE = "#56b4e9", "#333333", "#767676", "#c4c7cc"
@@ -67,14 +77,14 @@ def _draw_traffic(run: Run, flows: Sequence[str], axes: Axes) -> Hovers:
     axes.set_yticks(range(len(flows)), [name.replace("_", "\n", 1) for name in flows])
     axes.set_ylim(len(flows) - 0.5, -0.5)
     axes.set_xlim(0, 1.6 * most)
-    axis_of(axes, "x", "bytes of the whole run", format_bytes, logarithmic=False)
+    axis_of(axes, "x", "bytes of the whole run", tick_of_bytes, logarithmic=False)
     return hovers
 
 
 def where_time_went(times: Sequence[RoundTime], clock: str, label: str) -> Chart:
     """Draw the phases of every round's critical path, one upon the other."""
     phases = [phase for phase in _PHASES if any(time.seconds.get(phase, 0.0) for time in times)]
-    keys = [Key(phase, _PHASES[phase], mark="s") for phase in phases]
+    keys = [Key(phase, _PHASES[phase], "none", "s") for phase in phases]
     return Chart(
         file_name("rounds", label), "", partial(_draw_where_time_went, times, phases, clock), keys, 2.4
     )
@@ -99,9 +109,8 @@ def _draw_where_time_went(
             spent = f"{format_seconds(seconds.sum())}, {seconds.sum() / total_s:.0%}" if total_s else ""
             hovers[f"phase-{number}-{part[0]}"] = [f"{phase}: {spent} of the time of all rounds"]
         base = base + seconds
-    axes.set_ylabel(f"{clock} time of the round")
+    axis_of(axes, "y", f"{clock} time of the round", tick_of_seconds, logarithmic=False)
     axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
-    axes.yaxis.set_major_formatter(lambda value, _: format_seconds(value) if value else "0")
     axes.set_xlabel("round")
     return hovers
 

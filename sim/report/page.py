@@ -128,7 +128,7 @@ def _of_all(runs: Sequence[Run], compared: Compared) -> list[Section]:
             readings,
             compared.along,
             compared.keys,
-            how=compared.how,
+            how=compared.how if compared.along else "",
         )
     ]
     if several:
@@ -146,13 +146,17 @@ def _of_all(runs: Sequence[Run], compared: Compared) -> list[Section]:
 def _of_settings(compared: Compared) -> list[Section]:
     """Answer what a sweep asks."""
     comparison = compared.comparison
-    if not compared.trained:
-        return _costs(compared)
     if not compared.along:
         return _costs(compared)
     told = in_one_sentence(comparison)
     return [
-        Section(compared.title, [told] if told else [], compared.along, compared.keys, how=compared.how),
+        Section(
+            compared.title,
+            [told] if told else [],
+            compared.along,
+            compared.keys,
+            how=compared.how,
+        ),
         *_costs(compared),
     ]
 

@@ -17,7 +17,7 @@ from server_node.summary import Summary, total_wire_bytes
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.key_paths import flat, value_at
 from sim.report.groups import groups_of
-from sim.report.unfinished import how_far, summary_so_far
+from sim.report.unfinished import as_swept, how_far, summary_so_far
 from sim.statistics.trials import higher_is_better
 
 T = TypeVar("T")
@@ -196,16 +196,17 @@ def read_sweep(folder: Path) -> Sweep:
     keys, rows = tuple(names[: names.index("run")]), table.to_pylist()
     files = {row["run"]: folder / row["run"] / "metrics.parquet" for row in rows}
     rounds = {run: _read(file, _metrics, _WRITERS) for run, file in files.items() if file.exists()}
-    return Sweep(folder, keys, rows, rounds, list(_unfinished(folder, keys)))
+    known = {key: list({str(row[key]): row[key] for row in rows}.values()) for key in keys}
+    return Sweep(folder, keys, rows, rounds, list(_unfinished(folder, known)))
 
 
-def _unfinished(folder: Path, keys: Sequence[str]) -> Iterator[Unfinished]:
+def _unfinished(folder: Path, known: Mapping[str, Sequence[object]]) -> Iterator[Unfinished]:
     """Read the points that are not over; of one that cannot be read nothing is known yet."""
     for there in sorted(folder.glob(".*.unfinished")):
         with suppress(ReportError):
             tree = _read(there / "scenario.yaml", _yaml, _WRITERS)
             rows = _read(there / "metrics.parquet", _metrics, _WRITERS)
-            values = {key: value_at(tree, key) for key in keys}
+            values = {key: as_swept(value_at(tree, key), swept) for key, swept in known.items()}
             yield Unfinished(
                 values, tree.get("seed", 0), there.name.strip(".").removesuffix(".unfinished"), rows
             )

@@ -10,6 +10,26 @@ from server_node.summary import FlowRatio, Summary
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.key_paths import flat
 from sim.report.groups import groups_of
+from sim.statistics.setting_words import parsed
+
+
+def as_swept(resolved: object, swept: Sequence[object]) -> object:
+    """Give the swept value that a resolved scenario's comes from: a mapping has got its defaults there.
+
+    Args:
+        resolved: the value in the scenario.
+        swept: values of the key in the table of the sweep, where mappings are JSON text.
+
+    Returns:
+        The value of the scenario, if no swept one fits.
+    """
+    if not isinstance(resolved, Mapping):
+        return resolved
+    for value in swept:
+        written = parsed(value)
+        if isinstance(written, Mapping) and written.items() <= resolved.items():
+            return value
+    return dict(resolved)
 
 
 def how_far(rows: Sequence[Mapping[str, Any]], scenario: Mapping[str, Any]) -> str:

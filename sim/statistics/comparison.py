@@ -13,7 +13,7 @@ from sim.statistics.estimates import (
     difference,
     ratio,
 )
-from sim.statistics.setting_words import in_words, key_in_words, keys_in_words
+from sim.statistics.setting_words import compact, in_words, key_in_words, keys_in_words
 from sim.statistics.trials import (
     BYTES,
     METRIC,
@@ -138,13 +138,14 @@ def head_of(comparison: Comparison) -> list[str]:
     ]
 
 
-def cells(comparison: Comparison, words: Callable[[object], str] = in_words) -> list[list[str]]:
+def cells(comparison: Comparison, *, brief: bool = False) -> list[list[str]]:
     """Give a row of texts for each setting, in the order of the grid.
 
     Args:
         comparison: what the table is of.
-        words: writes the value of a key.
+        brief: for a narrow table: values without words, times without intervals.
     """
+    words = compact if brief else in_words
     rows = []
     for line in lines_of(comparison):
         setting = line.setting
@@ -153,7 +154,8 @@ def cells(comparison: Comparison, words: Callable[[object], str] = in_words) -> 
             row.append(spread(setting.estimate(METRIC), "{:.3f}".format))
         size = setting.estimate(BYTES)
         row.append(format_bytes(size.mean) if size else "")
-        row.append(spread(setting.estimate(SECONDS), "{:.1f}".format))
+        seconds = spread(setting.estimate(SECONDS), "{:.1f}".format)
+        row.append(seconds.partition(" ")[0] if brief else seconds)
         rows.append([*row, *told(line, comparison)] if _several(comparison) else row)
     return rows
 

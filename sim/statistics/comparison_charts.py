@@ -17,14 +17,15 @@ from sim.statistics.drawing import (
     axis_of,
     file_name,
     mark_of,
-    short_bytes,
-    short_seconds,
+    plain_tick,
+    tick_of_bytes,
+    tick_of_seconds,
 )
 from sim.statistics.estimates import VERDICT_SEEDS, Estimate
 from sim.statistics.setting_words import in_words, key_in_words, keys_in_words, short_keys
 from sim.statistics.trials import BYTES, METRIC, SECONDS, Setting, is_number, keys_of
 
-_TICKS = {SECONDS: short_seconds, BYTES: short_bytes, METRIC: "{:.3g}".format}
+_TICKS = {SECONDS: tick_of_seconds, BYTES: tick_of_bytes, METRIC: plain_tick}
 
 MOST = 12
 """Panels of one kind on a page; there are two kinds."""
@@ -191,7 +192,7 @@ def _draw_over(
         "metric": comparison.trials[0].metric_name
         + ("" if at_s is None else f" after {format_seconds(at_s)}"),
     }[kind]
-    axis_of(axes, "x", key_in_words(key, keys_of(comparison.settings)), "{:g}".format, logarithmic=_wide(xs))
+    axis_of(axes, "x", key_in_words(key, keys_of(comparison.settings)), plain_tick, logarithmic=_wide(xs))
     axis_of(axes, "y", label, _TICKS[what], logarithmic=what != METRIC and _wide(means))
     if not means:
         axes.text(

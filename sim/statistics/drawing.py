@@ -18,8 +18,6 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from broker.cli.wording import format_bytes, format_seconds
-
 # Okabe and Ito's colours, which the colour-blind can tell apart; styles and marks tell them apart in grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767676")
 STYLES = (
@@ -69,6 +67,11 @@ _STYLE: dict[Any, Any] = {
 
 _FEW = 2
 """Decades of a logarithmic axis that also has numbers between the powers of ten."""
+
+_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+_SECONDS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
+_SOME = 2
+"""A unit is taken where the axis has so many of it."""
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _MARKS_SVG = (f"{{{_SVG}}}use", f"{{{_SVG}}}path")
@@ -148,15 +151,28 @@ def write_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
     return files
 
 
-def short_bytes(size_bytes: float) -> str:
+Tick = Callable[[float, float], str]
+"""Writes the number at a mark of an axis; the second one is the axis' largest, which decides on the unit."""
+
+
+def tick_of_bytes(size_bytes: float, most_bytes: float) -> str:
     """Write the bytes at a mark of an axis, such as 50 MB."""
-    number, _, unit = format_bytes(size_bytes).partition(" ")
-    return f"{float(number):g} {unit}" if size_bytes else "0"
+    return _in_unit(size_bytes, most_bytes, _BYTES)
 
 
-def short_seconds(seconds: float) -> str:
-    """Write the seconds at a mark of an axis."""
-    return format_seconds(seconds) if seconds else "0"
+def tick_of_seconds(seconds: float, most_s: float) -> str:
+    """Write the seconds at a mark of an axis, such as 20 s."""
+    return _in_unit(seconds, most_s, _SECONDS)
+
+
+def plain_tick(number: float, _most: float) -> str:
+    """Write a number at a mark of an axis."""
+    return f"{number:.6g}"
+
+
+def _in_unit(number: float, most: float, units: Sequence[tuple[float, str]]) -> str:
+    size, unit = next((each for each in units if abs(most) >= _SOME * each[0]), units[-1])
+    return f"{number / size:.4g} {unit}" if number else "0"
 
 
 def file_name(*parts: str) -> str:
@@ -174,9 +190,7 @@ def mark_of(number: int) -> tuple[str, Any, str]:
     )
 
 
-def axis_of(
-    axes: Axes, which: Literal["x", "y"], label: str, form: Callable[[float], str], *, logarithmic: bool
-) -> None:
+def axis_of(axes: Axes, which: Literal["x", "y"], label: str, form: Tick, *, logarithmic: bool) -> None:
     """Label an axis, and write its numbers in words."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xlabel if which == "x" else axes.set_ylabel)(label)
@@ -188,7 +202,10 @@ def axis_of(
         axis.set_minor_formatter(NullFormatter())
     else:
         axes.locator_params(which, nbins=4 if which == "x" else 6)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    limits = axes.get_xlim if which == "x" else axes.get_ylim
+    axis.set_major_formatter(
+        FuncFormatter(lambda x, _: form(x, abs(x) if logarithmic else max(map(abs, limits()))))
+    )
 
 
 def _decades(axes: Axes, which: str) -> float:

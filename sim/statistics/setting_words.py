@@ -12,7 +12,7 @@ _UNITS = {"_s": " s", "_ms": " ms", "_us": " us", "_kbps": " kbit/s"}
 
 def in_words(value: object) -> str:
     """Write a value of a scenario's key, or the JSON text of one that stands in a table."""
-    value = _parsed(value)
+    value = parsed(value)
     if isinstance(value, Mapping):
         named = str(next(iter(value.values()), ""))
         return ", ".join(_pair(str(key), inner, named) for key, inner in value.items()) or "default"
@@ -27,7 +27,7 @@ def in_words(value: object) -> str:
 
 def compact(value: object) -> str:
     """Write a value for a narrow table or a file's name: of a mapping what is in it, such as pq-1152-1-2."""
-    value = _parsed(value)
+    value = parsed(value)
     if isinstance(value, Mapping):
         return "-".join(map(compact, value.values()))
     if isinstance(value, list):
@@ -35,7 +35,7 @@ def compact(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _parsed(value: object) -> object:
+def parsed(value: object) -> object:
     """Read the JSON text of a mapping or list; a table's columns have no such type."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         with suppress(ValueError):
@@ -87,7 +87,7 @@ def keys_in_words(keys: Mapping[str, object]) -> str:
 
 def _labelled(key: str, value: object) -> str:
     words = in_words(value)
-    if isinstance(_parsed(value), Mapping):
+    if isinstance(parsed(value), Mapping):
         return words
     name, unit = with_unit(key)
     whole = key.rpartition(".")[0]

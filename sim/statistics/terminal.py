@@ -10,8 +10,11 @@ from rich.text import Text
 from broker.errors import StudyError
 from scenarios.errors import suggestion
 from sim.statistics.comparison import cells, compare, head_of, how_compared, in_one_sentence
-from sim.statistics.setting_words import compact, short_keys
+from sim.statistics.setting_words import short_keys
 from sim.statistics.trials import SEED, Trial
+
+MAX_WORD = 16
+"""Characters of a word that a narrow table shows in one line."""
 
 
 def chosen_key(by: str | None, keys: Sequence[str]) -> str | None:
@@ -35,13 +38,26 @@ def print_comparison(trials: Sequence[Trial], by: str | None = None) -> None:
     """Print settings with the means over their seeds, and what can be concluded."""
     comparison = compare(trials, by)
     keys = len(comparison.trials[0].keys)
+    head, rows = head_of(comparison), cells(comparison, brief=True)
+    seeds = {row[keys] for row in rows}
+    shown = [place for place in range(len(head)) if place != keys or len(seeds) > 1]
     table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(head_of(comparison)):
-        words = number < keys or name == "verdict"
-        table.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in cells(comparison, compact):
-        table.add_row(*map(Text, row))
+    for place in shown:
+        words = place <= keys or head[place] == "verdict"
+        texts = [head[place], *(row[place] for row in rows)]
+        longest = max(len(word) for text in texts for word in text.split())
+        table.add_column(
+            Text(head[place]),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=min(longest, MAX_WORD),
+        )
+    for row in rows:
+        table.add_row(*(Text(row[place]) for place in shown))
     Console().print(table)
+    if len(seeds) == 1 and (count := next(iter(seeds))) != "1":
+        typer.echo(f"\n{count} seeds each.")
     for text in (in_one_sentence(comparison), how_compared(comparison)):
         if text:
             typer.echo(f"\n{text}")

@@ -24,6 +24,7 @@ from sim.report.groups import groups_of
 from sim.report.lanes import OWN_CORES
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, read_all
+from sim.report.unfinished import as_swept
 from sim.simulation.run import simulate
 from sim.statistics.drawing import write_figures
 from tests.helpers import small_scenario
@@ -278,6 +279,13 @@ def test_what_is_not_over_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     assert "Dotted lines are runs that are not over." in text
 
 
+def test_a_point_that_is_not_over_stands_with_its_setting() -> None:
+    swept = ['{"policy":"wait_all"}', '{"policy":"deadline","deadline_s":4}']
+    assert as_swept({"rejoin_s": 10.0, "policy": "deadline", "deadline_s": 4.0}, swept) == swept[1]
+    assert as_swept({"policy": "buffered"}, swept) == {"policy": "buffered"}
+    assert as_swept(64, [32, 64]) == 64
+
+
 def test_a_run_that_is_not_over_can_be_read(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "run", [row(1, 0.4, 10, 1.0)], training={"rounds": 50})
     (folder / "summary.json").unlink()
@@ -296,11 +304,10 @@ def test_runs_are_compared_in_the_terminal(tmp_path: Path) -> None:
     folders = [made_run(tmp_path / name, rows, name=name, cohort=number) for number, name in enumerate("ab")]
     runs = CliRunner().invoke(app, ["compare", *map(str, folders)])
     assert runs.exit_code == 0, runs.output
-    assert [line.split()[:2] for line in runs.output.splitlines()[:3]] == [
-        ["run", "seeds"],
-        ["a", "1"],
-        ["b", "1"],
-    ]
+    first, *lines = [line.split() for line in runs.output.splitlines()[:3]]
+    assert first == ["run", "accuracy", "bytes", "real", "s"]
+    assert [line[:2] for line in lines] == [["a", "0.800"], ["b", "0.800"]]
+    assert "One seed each, so nothing is ranked" in runs.output
 
 
 def test_clients_are_named_with_their_group() -> None:

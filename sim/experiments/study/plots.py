@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatter
 
 from sim.experiments.study.results import Result, by_arm, evaluated_as_often
 from sim.statistics.curves import ROUNDS, mean_curve
-from sim.statistics.drawing import axis_of, mark_of, short_bytes
+from sim.statistics.drawing import axis_of, mark_of, tick_of_bytes
 from sim.statistics.trials import BYTES, Setting, trial_of
 
 MARKERS = "osD^vP*Xhp<>d8"
@@ -82,7 +82,7 @@ def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> 
 
 def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
     _curves(axes, results, BYTES)
-    axis_of(axes, "x", "bytes of all messages so far, both ways", short_bytes, logarithmic=True)
+    axis_of(axes, "x", "bytes of all messages so far, both ways", tick_of_bytes, logarithmic=True)
 
 
 def _curves(axes: Axes, results: Sequence[Result], what: str) -> None:
