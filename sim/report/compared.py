@@ -7,7 +7,8 @@ from broker.cli.wording import format_bytes, format_seconds
 from sim.report.runs import Run, Sweep
 from sim.report.trials import RUN, trials_of_runs, trials_of_sweep
 from sim.statistics.comparison import Comparison, compare, spread
-from sim.statistics.comparison_charts import along, legend_of, number_axis, over_number, side_by_side
+from sim.statistics.comparison_charts import legend_of, number_axis, over_number, side_by_side
+from sim.statistics.curve_charts import along
 from sim.statistics.curves import common_target, costs_to_target, equal_cost, metric_at_cost
 from sim.statistics.drawing import Chart, Key
 from sim.statistics.setting_words import in_words, key_in_words
@@ -53,7 +54,7 @@ class Compared:
     @property
     def metric(self) -> str:
         """Name of the metric."""
-        return self.comparison.trials[0].metric_name
+        return self.comparison.metric_name
 
     @property
     def how(self) -> str:
@@ -77,19 +78,19 @@ class Compared:
 
     def cost_sentences(self) -> list[str]:
         """Say which target and which time were taken."""
-        if self.target is None or self.at_s is None:
-            return []
-        target = "" if self.chosen else ", the best that every run reached (--target chooses another)"
-        text = (
-            f"The target is {self.metric} {self.target:.3g}{target}. The same time is "
-            f"{format_seconds(self.at_s)}, the longest that every run has got to."
-        )
-        return [text]
+        said = []
+        if self.target is not None:
+            how = "" if self.chosen else ", the best that every run reached (--target chooses another)"
+            said.append(f"The target is {self.metric} {self.target:.3g}{how}.")
+        if self.at_s is not None:
+            after = format_seconds(self.at_s)
+            said.append(f"The same time is {after}, the longest that every run has got to.")
+        return [" ".join(said)] if said else []
 
     def cost_table(self) -> tuple[list[str], list[list[str]]]:
         """Give headings and rows: cost of the target, and the metric after the same time."""
         keys = keys_of(self.comparison.settings)
-        clock = self.comparison.trials[0].clock
+        clock = self.comparison.clock
         head = [
             *(key_in_words(key, keys) for key in keys), "reached the target", f"{clock} time to it",
             "bytes to it", f"{self.metric} after {format_seconds(self.at_s or 0)}",
@@ -97,17 +98,15 @@ class Compared:
         rows = []
         for setting in self.comparison.settings:
             row = [in_words(setting.keys.get(key)) for key in keys]
-            if self.target is None or self.at_s is None:
-                rows.append([*row, "", "", "", ""])
-                continue
-            seconds, reached = costs_to_target(setting, SECONDS, self.target)
-            size, _ = costs_to_target(setting, BYTES, self.target)
-            row += [
-                f"{reached} of {len(setting.whole)}",
-                spread(seconds, format_seconds),
-                spread(size, format_bytes),
-            ]
-            rows.append([*row, spread(metric_at_cost(setting, SECONDS, self.at_s), "{:.3f}".format)])
+            if self.target is None:
+                row += [""] * 3
+            else:
+                seconds, reached = costs_to_target(setting, SECONDS, self.target)
+                size, _ = costs_to_target(setting, BYTES, self.target)
+                row.append(f"{reached} of {len(setting.whole)}")
+                row += [spread(seconds, format_seconds), spread(size, format_bytes)]
+            then = None if self.at_s is None else metric_at_cost(setting, SECONDS, self.at_s)
+            rows.append([*row, spread(then, "{:.3f}".format)])
         return head, rows
 
 
@@ -125,8 +124,9 @@ def compared_sweep(sweep: Sweep, by: str | None, target: float | None) -> Compar
 def _compared(name: str, trials: Sequence[Trial], key: str | None, target: float | None) -> Compared:
     comparison = compare(trials, key)
     settings = comparison.settings
-    goal = target if target is not None else common_target(settings)
-    at_s = equal_cost(settings, SECONDS)
+    one_metric = len({trial.metric_name for trial in trials}) == 1
+    goal = target if target is not None or not one_metric else common_target(settings)
+    at_s = equal_cost(settings, SECONDS) if len({trial.clock for trial in trials}) == 1 else None
     number = number_axis(comparison)
     costs = over_number(comparison, number, goal, at_s) if number else side_by_side(comparison, goal, at_s)
     return Compared(

@@ -24,7 +24,7 @@ def as_swept(resolved: object, swept: Sequence[object]) -> object:
         The value of the scenario, if no swept one fits.
     """
     if not isinstance(resolved, Mapping):
-        return resolved
+        return next((value for value in swept if value == resolved), resolved)  # 64 rather than 64.0
     for value in swept:
         written = parsed(value)
         if isinstance(written, Mapping) and written.items() <= resolved.items():

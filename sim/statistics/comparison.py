@@ -1,7 +1,7 @@
 """What is told of settings: tables for the terminal, reports and figures, and a sentence on what they say."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.cli.wording import format_bytes, format_ratio
 from sim.statistics.estimates import (
@@ -37,18 +37,30 @@ class Comparison:
         by: the key whose values are compared; "" if there is only one setting.
         panels: the settings, by all other keys.
         what: METRIC, or SECONDS where nothing was trained.
-        higher_is_better: of that.
     """
 
     by: str
     panels: tuple[Panel, ...]
     what: str
-    higher_is_better: bool
 
     @property
     def settings(self) -> list[Setting]:
         """All settings, panel by panel."""
         return [setting for panel in self.panels for setting in panel.settings]
+
+    @property
+    def metric_name(self) -> str:
+        """What the metric is called; there may be several, in panels of their own."""
+        return " or ".join(dict.fromkeys(trial.metric_name for trial in self.trials)) or METRIC
+
+    @property
+    def clock(self) -> str:
+        """Whether seconds are virtual or real."""
+        return " or ".join(dict.fromkeys(trial.clock for trial in self.trials)) or "virtual"
+
+    def higher_is_better(self, panel: Panel) -> bool:
+        """Say which way what is compared in a panel is better."""
+        return self.what == METRIC and panel.settings[0].trials[0].higher_is_better
 
     @property
     def trials(self) -> list[Trial]:
@@ -74,19 +86,18 @@ class Line:
 
 
 def compare(trials: Sequence[Trial], by: str | None = None) -> Comparison:
-    """Group trials into settings and panels.
+    """Group trials into settings and panels. Trials of different metrics are never in one panel.
 
     Args:
         trials: of one sweep, or of several runs.
         by: the key whose values are compared within a panel; the one that matters most if not given.
     """
+    if len({trial.metric_name for trial in trials}) > 1:
+        trials = [replace(each, keys={METRIC: each.metric_name, **each.keys}) for each in trials]
     settings = settings_of(trials)
     key = by if by is not None else key_that_matters(settings)
-    learned = trained(settings)
-    higher = all(trial.higher_is_better for trial in trials)
-    return Comparison(
-        key, tuple(panels_of(settings, key)), METRIC if learned else SECONDS, learned and higher
-    )
+    what = METRIC if trained(settings) else SECONDS
+    return Comparison(key, tuple(panels_of(settings, key)), what)
 
 
 def lines_of(comparison: Comparison) -> list[Line]:
@@ -105,7 +116,7 @@ def lines_of(comparison: Comparison) -> list[Line]:
                 apart = difference(
                     setting.by_seed(comparison.what),
                     reference.by_seed(comparison.what),
-                    higher_is_better=comparison.higher_is_better,
+                    higher_is_better=comparison.higher_is_better(panel),
                     at_once=pairs,
                 )
             lines.append(Line(panel, setting, reference, apart))
@@ -119,21 +130,19 @@ def _reference(panel: Panel, comparison: Comparison) -> Setting | None:
     candidates = [setting for setting in panel.settings if id(setting) in means]
     if len(panel.settings) == 1 or not candidates:
         return None
-    choose = max if comparison.higher_is_better else min
+    choose = max if comparison.higher_is_better(panel) else min
     return choose(candidates, key=lambda setting: means[id(setting)])
 
 
 def head_of(comparison: Comparison) -> list[str]:
     """Give the headings of the rows of `cells`; the first ones are the keys."""
     keys = keys_of(comparison.settings)
-    metric = comparison.trials[0].metric_name if comparison.trials else METRIC
-    clock = next((trial.clock for trial in comparison.trials), "virtual")
     return [
         *(key_in_words(key, keys) for key in keys),
         "seeds",
-        *([metric] if comparison.what == METRIC else []),
+        *([comparison.metric_name] if comparison.what == METRIC else []),
         "bytes",
-        f"{clock} s",
+        f"{comparison.clock} s",
         *(["difference", "verdict"] if _several(comparison) else []),
     ]
 
@@ -241,7 +250,7 @@ def _conclusion(panel: Panel, comparison: Comparison) -> str:
     if reference is None:
         return ""
     apart = [line for line in lines if line.difference and line.difference.verdict is Verdict.WORSE]
-    alike = [line for line in lines if line.setting is not reference and line not in apart]
+    alike = [line for line in lines if line.difference and line not in apart]
     superlative, better = ("best mean", "better") if comparison.what == METRIC else ("least time", "quicker")
     text = f"{in_words(reference.keys[comparison.by])} has the {superlative}"
     if apart:

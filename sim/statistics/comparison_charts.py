@@ -1,6 +1,6 @@
 """Charts of settings: the metric along cost, and what a target or all rounds cost over a key of numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import shorten, wrap
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from broker.cli.wording import format_bytes, format_seconds
 from sim.statistics.comparison import Comparison
-from sim.statistics.curves import Curve, costs_to_target, mean_curve, metric_at_cost, points_of
+from sim.statistics.curves import costs_to_target, metric_at_cost
 from sim.statistics.drawing import (
     SOFT,
     Chart,
@@ -25,13 +25,12 @@ from sim.statistics.estimates import VERDICT_SEEDS, Estimate
 from sim.statistics.setting_words import in_words, key_in_words, keys_in_words, short_keys
 from sim.statistics.trials import BYTES, METRIC, SECONDS, Setting, is_number, keys_of
 
-_TICKS = {SECONDS: tick_of_seconds, BYTES: tick_of_bytes, METRIC: plain_tick}
+TICKS = {SECONDS: tick_of_seconds, BYTES: tick_of_bytes, METRIC: plain_tick}
 
 MOST = 12
 """Panels of one kind on a page; there are two kinds."""
 
-_FAR, _WIDE = 20, 5  # times as much: cost of runs on one axis, and values over a key
-_SEEN = 40  # evaluations, each of which has a mark
+_WIDE = 5  # times as much
 
 
 def legend_of(comparison: Comparison) -> list[Key]:
@@ -40,78 +39,23 @@ def legend_of(comparison: Comparison) -> list[Key]:
 
 
 def _values(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(_name(setting, comparison.by) for setting in comparison.settings))
+    return list(dict.fromkeys(name_of(setting, comparison.by) for setting in comparison.settings))
 
 
-def _name(setting: Setting, by: str) -> str:
+def name_of(setting: Setting, by: str) -> str:
+    """Name a setting by its value of the key that is compared."""
     return shorten(in_words(setting.keys.get(by, "")) if by else "the run", 80, placeholder=" ...")
 
 
-def along(comparison: Comparison, what: str) -> list[Chart]:
-    """Draw the metric over SECONDS or BYTES: a chart for each panel, a line and a band for each setting."""
-    looks = {key.name: key for key in legend_of(comparison)}
-    words = {SECONDS: "time", BYTES: "bytes"}[what]
-    charts = []
-    for panel in comparison.panels[:MOST]:
-        if not any(trial.curve for setting in panel.settings for trial in setting.trials):
-            continue
-        title = keys_in_words(panel.rest)
-        name = file_name(comparison.trials[0].metric_name, "over", words, _file_part(panel.rest))
-        draw = partial(_draw_along, comparison, panel.settings, looks, what)
-        keys = [looks[_name(setting, comparison.by)] for setting in panel.settings]
-        charts.append(Chart(name, title, draw, keys))
-    return charts
+def metric_of(settings: Sequence[Setting]) -> str:
+    """Name the metric of settings, which have the same."""
+    return settings[0].trials[0].metric_name
 
 
-def _file_part(rest: Mapping[str, object]) -> str:
+def file_part(rest: Mapping[str, object]) -> str:
+    """Write the keys that a chart's settings have in common as a part of its file's name."""
     short = short_keys(rest)
     return "-".join(f"{short[key]}={in_words(value)}" for key, value in rest.items())
-
-
-def _draw_along(
-    comparison: Comparison, settings: Sequence[Setting], looks: dict[str, Key], what: str, axes: Axes
-) -> Hovers:
-    """Draw means with bands from three seeds on, and thin lines of two seeds and of unfinished runs."""
-    ends = [points_of(trial, what)[0] for setting in settings for trial in setting.trials if trial.curve]
-    firsts = [x[0] for x in ends]
-    far = min(firsts) > 0 and max(x[-1] for x in ends) > _FAR * min(x[-1] for x in ends)
-    hovers: Hovers = {}
-    write = format_seconds if what == SECONDS else format_bytes
-    for number, setting in enumerate(settings):
-        look = looks[_name(setting, comparison.by)]
-        whole = [trial for trial in setting.whole if trial.curve]
-        curve = mean_curve(setting, what, logarithmic=far)
-        if curve is not None:
-            hovers |= _draw_curve(axes, curve, look, f"mark-{number}", len(whole), write)
-        thin = [trial for trial in setting.trials if trial.why and trial.curve]
-        thin += whole if 1 < len(whole) < VERDICT_SEEDS else []
-        for trial in thin:
-            x, y = points_of(trial, what)
-            axes.plot(
-                x, y, color=look.colour, linewidth=0.7, linestyle=":" if trial.why else look.style, alpha=0.8
-            )
-    clock = comparison.trials[0].clock
-    label = f"{clock} time" if what == SECONDS else "bytes on the wire, both directions"
-    axes.set_ylabel(comparison.trials[0].metric_name)
-    axis_of(axes, "x", label, _TICKS[what], logarithmic=far)
-    if not far:
-        axes.set_xlim(left=0)
-    return hovers
-
-
-def _draw_curve(
-    axes: Axes, curve: Curve, look: Key, gid: str, seeds: int, write: Callable[[float], str]
-) -> Hovers:
-    if curve.low:
-        axes.fill_between(curve.x, curve.low, curve.high, color=look.colour, alpha=0.18, linewidth=0)
-    every = max(1, len(curve.x) // 8)
-    marks = list(range(0, len(curve.x), 1 if len(curve.x) <= _SEEN and seeds == 1 else every))
-    axes.plot(curve.x, curve.mean, color=look.colour, linestyle=look.style)
-    axes.plot(
-        [curve.x[i] for i in marks], [curve.mean[i] for i in marks],
-        color=look.colour, marker=look.mark, linestyle="none", gid=gid,
-    )  # fmt: skip
-    return {gid: [f"{look.name}: {curve.mean[i]:.3f} after {write(curve.x[i])}" for i in marks]}
 
 
 def number_axis(comparison: Comparison) -> str | None:
@@ -132,7 +76,8 @@ def over_number(
     """Draw over a key that is a number: what the target costs and the metric, or all rounds if untrained."""
     kinds = {"seconds": SECONDS}
     if comparison.what == METRIC:
-        kinds = {"seconds-to-target": SECONDS, "bytes-to-target": BYTES, "metric": METRIC}
+        to_target = {"seconds-to-target": SECONDS, "bytes-to-target": BYTES}
+        kinds = {**(to_target if target is not None else {}), "metric": METRIC}
     charts = []
     lines = _lines_over(comparison, key)
     for rest_words, of_line in lines.items():
@@ -149,7 +94,7 @@ def _lines_over(comparison: Comparison, key: str) -> dict[str, dict[str, list[Se
     groups: dict[str, dict[str, list[Setting]]] = {}
     for setting in comparison.settings:
         rest = {name: value for name, value in setting.keys.items() if name not in (key, comparison.by)}
-        line = "" if comparison.by == key else _name(setting, comparison.by)
+        line = "" if comparison.by == key else name_of(setting, comparison.by)
         groups.setdefault(keys_in_words(rest), {}).setdefault(line, []).append(setting)
     return groups
 
@@ -186,14 +131,14 @@ def _draw_over(
         means += y
         xs += x
     label = {
-        "seconds": f"{comparison.trials[0].clock} time",
-        "seconds-to-target": f"{comparison.trials[0].clock} time to {target or 0:.3g}",
+        "seconds": f"{comparison.clock} time",
+        "seconds-to-target": f"{comparison.clock} time to {target or 0:.3g}",
         "bytes-to-target": f"bytes to {target or 0:.3g}",
-        "metric": comparison.trials[0].metric_name
+        "metric": metric_of([each for line in lines.values() for each in line])
         + ("" if at_s is None else f" after {format_seconds(at_s)}"),
     }[kind]
     axis_of(axes, "x", key_in_words(key, keys_of(comparison.settings)), plain_tick, logarithmic=_wide(xs))
-    axis_of(axes, "y", label, _TICKS[what], logarithmic=what != METRIC and _wide(means))
+    axis_of(axes, "y", label, TICKS[what], logarithmic=what != METRIC and _wide(means))
     if not means:
         axes.text(
             0.5,
@@ -222,25 +167,25 @@ def _value(
 
 def side_by_side(comparison: Comparison, target: float | None, at_s: float | None) -> list[Chart]:
     """Draw settings below each other: what the target costs, and the metric at equal time, with intervals."""
-    kinds: dict[str, tuple[str, str]] = {
-        "seconds": (SECONDS, f"{comparison.trials[0].clock} time of all rounds")
-    }
+    kinds: dict[str, tuple[str, str]] = {"seconds": (SECONDS, f"{comparison.clock} time of all rounds")}
     if comparison.what == METRIC:
-        metric = comparison.trials[0].metric_name
+        metric = comparison.metric_name
         kinds = {
             "metric": (METRIC, metric if at_s is None else f"{metric} after {format_seconds(at_s)}"),
             "seconds-to-target": (
                 SECONDS,
-                f"{comparison.trials[0].clock} time to {metric} {target or 0:.3g}",
+                f"{comparison.clock} time to {metric} {target or 0:.3g}",
             ),
             "bytes-to-target": (BYTES, f"bytes to {metric} {target or 0:.3g}"),
         }
+    if target is None:
+        kinds = {kind: each for kind, each in kinds.items() if not kind.endswith("target")}
     charts = []
     for panel in comparison.panels[:MOST]:
         for kind, (what, label) in kinds.items():
             draw = partial(_draw_side_by_side, comparison, panel.settings, kind, what, label, target, at_s)
-            height = 0.7 + sum(0.14 * _rows(_name(each, comparison.by)) + 0.08 for each in panel.settings)
-            name = file_name(kind, "side-by-side", _file_part(panel.rest))
+            height = 0.7 + sum(0.14 * _rows(name_of(each, comparison.by)) + 0.08 for each in panel.settings)
+            name = file_name(kind, "side-by-side", file_part(panel.rest))
             charts.append(Chart(name, keys_in_words(panel.rest), draw, (), height))
     return charts
 
@@ -264,7 +209,7 @@ def _draw_side_by_side(
     known = [each.mean for each in values if each is not None]
     far = what != METRIC and _wide(known)
     for place, (setting, of) in enumerate(zip(settings, values, strict=True)):
-        look = looks[_name(setting, comparison.by)]
+        look = looks[name_of(setting, comparison.by)]
         if of is None:
             axes.text(
                 0.02,
@@ -286,11 +231,11 @@ def _draw_side_by_side(
             write(of.mean), (of.mean, place), (0, 4), textcoords="offset points", ha="center", fontsize=7
         )
         hovers[f"mark-{place}"] = [f"{look.name}: {write(of.mean)}, {of.n} seeds"]
-    names = ["\n".join(wrap(_name(setting, comparison.by), _LABEL)) for setting in settings]
+    names = ["\n".join(wrap(name_of(setting, comparison.by), _LABEL)) for setting in settings]
     axes.set_yticks(range(len(settings)), names)
     axes.set_ylim(len(settings) - 0.5, -0.7)
     axes.margins(x=0.15)
     if what != METRIC and not far:
         axes.set_xlim(left=0)
-    axis_of(axes, "x", label, _TICKS[what], logarithmic=far)
+    axis_of(axes, "x", label, TICKS[what], logarithmic=far)
     return hovers

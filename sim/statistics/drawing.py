@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; styles and marks tell them apart in grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767676")
@@ -171,8 +171,12 @@ def plain_tick(number: float, _most: float) -> str:
 
 
 def _in_unit(number: float, most: float, units: Sequence[tuple[float, str]]) -> str:
-    size, unit = next((each for each in units if abs(most) >= _SOME * each[0]), units[-1])
+    size, unit = _unit(most, units)
     return f"{number / size:.4g} {unit}" if number else "0"
+
+
+def _unit(most: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    return next((each for each in units if abs(most) >= _SOME * each[0]), units[-1])
 
 
 def file_name(*parts: str) -> str:
@@ -201,7 +205,14 @@ def axis_of(axes: Axes, which: Literal["x", "y"], label: str, form: Tick, *, log
         )
         axis.set_minor_formatter(NullFormatter())
     else:
-        axes.locator_params(which, nbins=4 if which == "x" else 6)
+        marks = MaxNLocator(4 if which == "x" else 6)
+        axis.set_major_locator(marks)
+        if form is tick_of_seconds:  # round numbers of the unit, not of seconds
+            low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+            size, _ = _unit(max(abs(low), abs(high)), _SECONDS)
+            axis.set_major_locator(
+                FixedLocator([size * mark for mark in marks.tick_values(low / size, high / size)])
+            )
     limits = axes.get_xlim if which == "x" else axes.get_ylim
     axis.set_major_formatter(
         FuncFormatter(lambda x, _: form(x, abs(x) if logarithmic else max(map(abs, limits()))))

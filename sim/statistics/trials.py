@@ -131,7 +131,7 @@ def key_that_matters(settings: Sequence[Setting]) -> str:
         The first key if all are alike; "" if there is no key.
     """
     keys = keys_of(settings)
-    choices = [key for key in keys if not is_number(settings, key)]
+    choices = [key for key in keys if key != METRIC and not is_number(settings, key)]
     return max(choices or keys, key=lambda key: _effect(settings, key), default="")
 
 

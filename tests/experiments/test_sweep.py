@@ -336,3 +336,12 @@ def test_only_keys_that_differ_can_be_compared(tmp_path: Path) -> None:
     assert (
         "--by seed: the runs do not differ in it; compared can be: cohort, training.cohort" in result.output
     )
+
+
+def test_the_study_of_the_guide_is_a_hundred_runs(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/study.md").read_text("utf-8")
+    file = tmp_path / "my-study.yaml"
+    file.write_text(guide.partition("```yaml\n")[2].partition("```")[0])
+    points = load_grid(file)
+    assert len(points) == 4 * 5 * 5
+    assert len({point.scenario.seed for point in points}) == 5

@@ -310,6 +310,30 @@ def test_runs_are_compared_in_the_terminal(tmp_path: Path) -> None:
     assert "One seed each, so nothing is ranked" in runs.output
 
 
+def test_a_live_and_a_simulated_run_have_no_time_in_common(tmp_path: Path) -> None:
+    rows = [row(1, 0.4, 10, 1.0), row(2, 0.8, 20, 2.0)]
+    live, simulated = (made_run(tmp_path / name, rows, name=name) for name in ("live", "simulated"))
+    summary = json.loads((simulated / "summary.json").read_text())
+    (simulated / "summary.json").write_text(json.dumps({**summary, "virtual_seconds": 2.0}))
+    report(live, simulated, "--out", tmp_path / "report.html")
+    text = Page(tmp_path / "report.html").text
+    assert "real or virtual time" in text
+    assert "The same time is" not in text
+
+
+def test_a_sweep_of_seeds_alone_and_one_that_failed_are_told(tmp_path: Path) -> None:
+    folder = made_sweep(tmp_path / "grid")
+    table = pq.read_table(folder / "sweep.parquet")
+    keys = ["flows.gradient_down.codec", "fleet.0.link.uplink_kbps"]
+    pq.write_table(table.slice(0, 3).drop_columns(keys), folder / "sweep.parquet")
+    report(folder)
+    assert "3 of 3" in Page(folder / "report.html").text
+    pq.write_table(table.slice(12, 1), folder / "sweep.parquet")
+    report(folder)
+    assert "0 (1 failed)" in Page(folder / "report.html").text
+    assert CliRunner().invoke(app, ["compare", str(folder)]).exit_code == 0
+
+
 def test_clients_are_named_with_their_group() -> None:
     fleet = [
         {"count": 2, "device": "raspberry-pi-zero-2w", "link": "3g"},

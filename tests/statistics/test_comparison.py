@@ -129,6 +129,20 @@ def test_lower_metrics_have_the_lowest_as_reference() -> None:
     assert [row[-1] for row in cells(compare(trials))] == ["reference", "worse"]
 
 
+def test_different_metrics_are_never_compared() -> None:
+    kinds = (("loss", "lower", (2.0, 1.0)), ("accuracy", "higher", (0.2, 0.9)))
+    rows = [
+        {"run": "r", "mode": "simulate", "metric.name": name, "metric.better": better, "virtual_seconds": 1.0,
+         "p": p, "seed": seed, "metric.final": value + seed / 1000}
+        for name, better, values in kinds for p, value in zip("ab", values, strict=True) for seed in range(3)
+    ]  # fmt: skip
+    comparison = compare([trial_of(row, ("p", "seed")) for row in rows])
+    assert comparison.by == "p"
+    assert [panel.rest for panel in comparison.panels] == [{"metric": "loss"}, {"metric": "accuracy"}]
+    assert [row[-1] for row in cells(comparison)] == ["worse", "reference", "worse", "reference"]
+    assert comparison.metric_name == "loss or accuracy"
+
+
 def test_a_target_is_reached_from_the_worse_side() -> None:
     assert [reached(value, 0.5) for value in (None, 0.4, 0.5)] == [False, False, True]
     assert [reached(value, 0.5, higher_better=False) for value in (None, 0.4, 0.6)] == [False, True, False]
