@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server_node.trackers.events import Event
-from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
+
+WIRE = "_wire_bytes"
+"""How the columns end that count the bytes of a flow; which flows there are depends on the method."""
 
 Setting = str | int | float | bool
 
@@ -18,13 +20,13 @@ def numbers_of(event: Event, *, metric: str, seconds: str) -> dict[str, float]:
         metric: what the task's metric is called.
         seconds: "virtual" or "wall".
     """
-    wire = {name: event[f"{name}_wire_bytes"] for name in (*FLOWS, CONTROL)}
+    wire = {key.removesuffix(WIRE): count for key, count in event.items() if key.endswith(WIRE)}
     found = {
         f"metric/{metric}": event["metric"],
         "loss": event["loss"],
         **{f"bytes/{name}": count for name, count in wire.items()},
-        "bytes/up": sum(wire[name] for name in UP),
-        "bytes/down": sum(wire[name] for name in DOWN),
+        "bytes/up": sum(count for name, count in wire.items() if name.endswith("_up")),
+        "bytes/down": sum(count for name, count in wire.items() if name.endswith("_down")),
         f"seconds/{seconds}": event["elapsed_s"],
         "clients/members": event["clients"],
         "clients/online": event["online"],

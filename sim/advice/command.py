@@ -81,7 +81,7 @@ def advise(
     partition, cut and batch size.
     """
     scenario = scenario_of(what, None, settings or ())
-    if scenario.training.method != "split":
+    if scenario.training.method == "fedavg":
         raise RunError("advise is about the cut, and method fedavg has none: --set training.method=split")
     rehearse(scenario)
     with interrupt_on_signals():

@@ -9,7 +9,7 @@ import pytest
 
 from scenarios.loading.load import load_scenario
 from server_node.trackers.opening import telling_trackers
-from server_node.trackers.values import flat
+from server_node.trackers.values import flat, numbers_of
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.trackers.told import BEGIN, END, a_round
@@ -103,6 +103,13 @@ class _Full:
 
     def close(self) -> None:
         self._file.close()
+
+
+def test_the_flows_of_every_method_are_tracked() -> None:
+    other = {**a_round(1, 1.0), "feature_gradient_up_wire_bytes": 7, "features_down_wire_bytes": 5}
+    numbers = numbers_of(other, metric="accuracy", seconds="wall")
+    assert (numbers["bytes/feature_gradient_up"], numbers["bytes/features_down"]) == (7.0, 5.0)
+    assert (numbers["bytes/up"], numbers["bytes/down"]) == (27.0, 25.0)
 
 
 def test_settings_are_flat_as_set_writes_them() -> None:
