@@ -5,17 +5,24 @@
 Three parts: what the board adds to each event of the state machine; the look once a second at a fleet that
 has changed in all its parts; the publication of one page over mosquitto. The last line puts them together for
 a server that does 775 client steps a second, with as many pages a second as the bulletin's pauses allow.
+
+    .venv/bin/python -m benchmarks.watching --live [--clients 64]
+
+A real run over mosquitto instead, of a task with next to no computation, with one edge process. In turns the
+server publishes its pages and does not; its process is asked for its processor time at the end of the first
+round and at that of the last.
 """
 
 import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scale import scenario_file
 from broker.servers.spawn import local_broker
 from broker.transports.bulletin import PAUSE_S, PAUSES
 from broker.transports.mqtt import MqttTransport
@@ -27,6 +34,8 @@ from server_node.protocol.core import ServerCore
 from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan, RoundPolicy
+from server_node.vocabulary.reports import Fact, RoundReport
+from sim.live.run import run_here
 from tests.protocol.world import PLAN, Server, World
 
 STEPS_A_SECOND = 775
@@ -96,13 +105,47 @@ async def publish(url: str, messages: int) -> float:
         return (time.process_time() - begin_s) / messages
 
 
+def live(clients: int, rounds: int, settings: Sequence[str]) -> tuple[float, int]:
+    """Do a run; give the processor seconds of its server, without those of the first round, and its steps."""
+    used: list[tuple[float, int]] = []
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        if isinstance(fact, RoundReport):
+            used.append((time.process_time(), fact.client_steps))
+
+    with tempfile.TemporaryDirectory() as name:
+        file = str(scenario_file(Path(name), clients, clients, 20, rounds=rounds))
+        run_here(file, settings, folder=Path(name) / "run", processes=1, watch=watch)
+    return used[-1][0] - used[0][0], sum(steps for _, steps in used[1:])
+
+
+def live_pairs(clients: int, rounds: int, pairs: int) -> None:
+    """Do runs in turns, with pages and without, and print what they took."""
+    for number in range(1, pairs + 1):
+        unseen_s, steps = live(clients, rounds, ["broker.kind=mosquitto"])
+        with tempfile.TemporaryDirectory() as folder, local_broker("mosquitto", Path(folder)) as url:
+            seen_s, _ = live(clients, rounds, ["broker.kind=url", f"broker.url={url}"])
+        print(
+            f"{number}: {steps} steps, {1e6 * unseen_s / steps:.0f} us of the server each; with pages "
+            f"{1e6 * seen_s / steps:.0f} us, {100 * (seen_s / unseen_s - 1):+.1f} %",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--clients", type=int, default=0, help="500 if not given; 64 with --live")
+    parser.add_argument("--live", action="store_true", help="measure real runs")
+    parser.add_argument("--rounds", type=int, default=8, help="of a real run")
+    parser.add_argument("--pairs", type=int, default=3, help="of real runs")
     options = parser.parse_args()
+    if options.live:
+        live_pairs(options.clients or 64, options.rounds, options.pairs)
+        return
+    options.clients = options.clients or 500
     fleet = tuple(f"c{number:03d}" for number in range(options.clients))
     policy = RoundPolicy(min(64, options.clients))
     plan = replace(
