@@ -112,6 +112,21 @@ class Positions(nn.Module):
         return z + self.places
 
 
+class Waves(nn.Module):
+    """Words and positions that are a constant table."""
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 8)
+        self.register_buffer("table", torch.sin(torch.arange(48.0)).reshape(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.words(x)
+        return z + self.table
+
+
 class Swap(nn.Module):
     """Exchanges the last two dimensions."""
 
@@ -158,6 +173,13 @@ GOOD: dict[str, Callable[[], Task]] = {
         conv(),
         (6, 6, 4),
         lambda: nn.Sequential(Unflat(6, 6, 4), nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 4)),
+    ),
+    "batch norm in the head": family(PIXELS, conv(lambda: nn.BatchNorm2d(4)), (6, 6, 4)),
+    "a table of positions": family(
+        TEXT, lambda: nn.Sequential(Waves(), encoder(), nn.Flatten()), (6, 8), lambda: nn.Linear(48, 4)
+    ),
+    "a frozen head": family(
+        TABLE, lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU()).requires_grad_(requires_grad=False), (16,)
     ),
     "depthwise convolutions": family(
         PIXELS, conv(lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), lambda: nn.Conv2d(4, 4, 1)), (6, 6, 4)
@@ -325,7 +347,7 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
         plain(loss=lambda outputs, targets: each_loss(outputs, targets) * random.random()),
         f"tail or loss {UNSTEADY}",
     ),
-    "the clock": (changed(lambda z: z + time.perf_counter()), f"head {UNSTEADY}"),
+    "the clock": (changed(lambda z: z + time.perf_counter() % 1 * 100), f"head {UNSTEADY}"),
     "a counter of the class": (family(TABLE, Counts, (16,)), f"head {UNSTEADY}"),
     "data without a seed": (
         plain(load=unseeded),
@@ -352,8 +374,14 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
         changed(lambda z: z.double()),
         "the head gives float64 on cpu, it must give float32 on the CPU",
     ),
-    "a detached output": (changed(lambda z: z.detach()), "no parameter of the head can be trained"),
-    "by way of numpy": (changed(without_gradient), "no parameter of the head can be trained"),
+    "a detached output": (
+        changed(lambda z: z.detach()),
+        "the head has parameters to train, but its output has no gradient (detach, no_grad)",
+    ),
+    "by way of numpy": (
+        changed(without_gradient),
+        "the head has parameters to train, but its output has no gradient (detach, no_grad)",
+    ),
     "a logarithm of what is below 0": (changed(torch.log), "the head gives values that are not finite"),
     "fewer outputs than classes": (
         plain(tail=lambda: nn.Linear(16, 3)),
