@@ -31,7 +31,7 @@ def scenario_file(folder: Path, model: str, cut: str, rounds: int) -> Path:
     optimizer = {"kind": "adam"} if model == "transformer" else {"kind": "sgd", "momentum": 0.9}
     lr = 0.003 if model == "transformer" else 0.05
     text = {
-        "name": f"{model}-{cut}",
+        "name": f"{model}-{cut}".replace(".", "-"),
         "task": {
             "module": f"benchmarks.models.{model}",
             "cut": cut,
