@@ -46,7 +46,6 @@ from tests.small_task import points, task
 
 GUIDE = Path(__file__).parents[2] / "docs/own-data.md"
 LOCAL = "task.partition=local"
-U_TASK = Path(__file__).parents[1] / "u_task.py"
 WHOLE = "fleet=[{count: 4, device: {whole_model_s: 0.01}}]"
 
 
@@ -342,10 +341,6 @@ def test_every_command_refuses_wrong_data_in_a_sentence(
     [
         (["task.data=/tmp"], "task.data: goes with partition: local; here devices take shares"),
         (["task.held_out=0.1"], "task.held_out: goes with partition: local"),
-        (
-            [LOCAL, "task.held_out=0.1", "training.method=u_shape", f"task.module={U_TASK}"],
-            "task.held_out: goes with method: split or fedavg",
-        ),
         ([LOCAL, "task.held_out=1"], "task.held_out: must be a number >= 0 and < 1"),
         ([LOCAL], "task.data: partition: local needs the devices' own data: name them with --data"),
         ([LOCAL, "task.data=/gone"], "task.data: no such file or folder: /gone"),
