@@ -93,6 +93,13 @@ def test_few_seeds_conclude_nothing(mine: dict[int, float], its: dict[int, float
     assert of is None or of.verdict is Verdict.OPEN
 
 
+def test_two_differences_that_are_equal_by_chance_conclude_nothing() -> None:
+    of = difference({1: 0.81, 2: 0.83}, {1: 0.80, 2: 0.82})
+    assert of is not None
+    assert of.of.margin == pytest.approx(0)
+    assert of.in_words == "not told apart, 2 seeds"
+
+
 def test_lower_may_be_better() -> None:
     low, high = dict(enumerate((1.0, 1.1, 1.2))), dict(enumerate((2.0, 2.1, 2.3)))
     for higher, verdict in ((True, Verdict.WORSE), (False, Verdict.BETTER)):
