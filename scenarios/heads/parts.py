@@ -63,6 +63,12 @@ def kept_at_home(head: nn.Module) -> list[Tensor]:
     ]
 
 
+def constants(head: nn.Module) -> dict[str, Tensor]:
+    """Give the buffers that are no running statistics, by name; nobody sends them: they must not change."""
+    counted = {id(tensor) for layer in norms(head) for tensor in _statistics(layer)}
+    return {name: buffer for name, buffer in head.named_buffers() if id(buffer) not in counted}
+
+
 def with_norms_at_home(task: Task) -> Task:
     """Let every device keep its batch norm, parameters and statistics, for itself."""
 

@@ -194,6 +194,13 @@ BROKEN: dict[str, tuple[Callable[[], Task], str]] = {
         kind(head=Pair),
         "the head gives a tuple, it must give one tensor of shape (n, 16)",
     ),
+    "a head with a buffer that changes": (
+        kind(head=lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 16))),
+        (
+            "the buffer parametrizations.weight.0._u of the head changes in training; only those of batch "
+            "norm are shared"
+        ),
+    ),
     "a head that is detached": (
         kind(head=Detached),
         "the head has parameters to train, but its output has no gradient (detach, no_grad)",

@@ -1,6 +1,6 @@
 """Checks what a task's head, tail, loss and score give; each check gives a sentence on it, or None."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,14 @@ def unfit_cut(z: Any, n: int, task: Task, *, learns: bool) -> str | None:
     if learns and not z.requires_grad:
         return "the head has parameters to train, but its output has no gradient (detach, no_grad)"
     return None if torch.isfinite(z).all() else "the head gives values that are not finite"
+
+
+def unfit_buffers(before: Mapping[str, Tensor], after: Mapping[str, Tensor], part: str) -> str | None:
+    """Say which buffer a batch has changed that is no running statistic: it would differ on each device."""
+    for name, value in before.items():
+        if name not in after or not torch.equal(value, after[name]):
+            return f"the buffer {name} of the {part} changes in training; only those of batch norm are shared"
+    return None
 
 
 def unfit_features(y: Any, n: int, task: Task) -> str | None:

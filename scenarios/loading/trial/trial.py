@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from broker.codecs import decode_activations, encode_activations
 from scenarios.cutting.trees import tensors
 from scenarios.errors import ScenarioError, in_words
-from scenarios.heads.parts import form_of, take_one, to_train
+from scenarios.heads.parts import constants, form_of, take_one, to_train
 from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.model_checks import (
     all_pairs,
     one_for_each,
+    unfit_buffers,
     unfit_cut,
     unfit_features,
     unfit_gradients,
@@ -126,7 +127,9 @@ class Trial:
         hint = "; inputs.float() makes them float32" if inputs.dtype == torch.float64 else ""
         to_train(self._head)
         with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            before = {each: buffer.clone() for each, buffer in constants(self._head).items()}
             z = tried(f"the {name}, given inputs of {_form(inputs)},", lambda: self._head(inputs), hint)
+        refuse(unfit_buffers(before, constants(self._head), name))
         if self._split:
             refuse(unfit_cut(z, len(rows), self._task, learns=form_of(self._head).learns))
         return z, targets
