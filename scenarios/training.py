@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Codec, Float32
 from scenarios.computing.placing import CPU, place_of, placed
+from scenarios.heads.masters import exact, set_exact
 from scenarios.heads.parts import by_batch, load_vector, take_one, vector_of
 from scenarios.metrics import number_so_far
 from scenarios.seeded import seeded
@@ -103,8 +104,11 @@ def parts_of(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def module_tensors(module: nn.Module) -> list[Tensor]:
-    """Give all that a module has learned or counted, parameters and then buffers; not copies."""
-    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+    """Give all that a module has learned or counted, parameters and then buffers; not copies.
+
+    A parameter of 16 bits is given as its float32 master, if it has one.
+    """
+    return [exact(tensor).detach() for tensor in (*module.parameters(), *module.buffers())]
 
 
 def load_module_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
@@ -114,8 +118,8 @@ def load_module_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
         ValueError: there are more or fewer.
         RuntimeError: the shapes differ.
     """
-    for own, tensor in zip(module_tensors(module), tensors, strict=True):
-        own.copy_(tensor)
+    for own, tensor in zip((*module.parameters(), *module.buffers()), tensors, strict=True):
+        set_exact(own, tensor)
 
 
 @torch.no_grad()

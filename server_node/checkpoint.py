@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from broker.errors import CannotGoOnError, RunError
 from broker.files import atomic_write, part_of, writing
 from scenarios.computing.optimizers import Moments, moments_named, named_moments
+from scenarios.heads.masters import masters
 from server_node.learning.aggregation import LabelFilter
 from server_node.vocabulary.ledger import Ledger
 
@@ -63,11 +64,14 @@ class DamagedError(Exception):
 
 
 def tensors_of(head: nn.Module, tail: nn.Module) -> dict[str, Tensor]:
-    """Copy parameters and buffers of both parts to the CPU; names get `head.` and `tail.` in front."""
+    """Copy parameters and buffers of both parts to the CPU; names get `head.` and `tail.` in front.
+
+    A parameter of 16 bits is copied as its float32 master, if it has one.
+    """
     return {
         f"{part}.{name}": value.detach().to("cpu", copy=True).contiguous()
         for part, module in (("head", head), ("tail", tail))
-        for name, value in module.state_dict().items()
+        for name, value in (module.state_dict() | masters(module)).items()
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from broker.errors import CannotGoOnError, RunError
 from broker.exits import COMPLETE, ENDED
+from scenarios.heads.masters import load_masters
 from scenarios.schema.base import without_defaults
 from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
@@ -156,6 +157,7 @@ def load_model(folder: Path, standing: Standing, head: nn.Module, tail: nn.Modul
         own = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
         try:
             module.load_state_dict(own)
+            load_masters(module, own)
         except RuntimeError as error:
             raise RunError(
                 f"the checkpoint in {folder} has another {part} than the task: {error}; --fresh begins anew"

@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from broker.codecs import Codec
 from scenarios.computing.optimizers import Moments, step
 from scenarios.computing.placing import CPU, on_cpu
+from scenarios.heads.masters import exact, mastered
 from scenarios.heads.parts import (
     buffers_kept,
     form_of,
@@ -130,12 +131,13 @@ class DeviceHead:
 
     def descend(self, lr: float) -> None:
         """Take a step of the optimizer."""
-        if self._training.proximal_mu:
-            self._pull_back(sent_parameters(self.module), self._training.proximal_mu)
-        step(trained(self.module), self._training.head_optimizer, self.moments, lr)
+        with mastered(trained(self.module)) as parameters:
+            if self._training.proximal_mu:
+                self._pull_back(list(map(exact, sent_parameters(self.module))), self._training.proximal_mu)
+            step(parameters, self._training.head_optimizer, self.moments, lr)
 
     @torch.no_grad()
-    def _pull_back(self, parameters: Sequence[nn.Parameter], mu: float) -> None:
+    def _pull_back(self, parameters: Sequence[Tensor], mu: float) -> None:
         """Add the gradient of mu/2 ||w - w_round||^2, FedProx's term (Li et al. 2020, arXiv 1812.06127)."""
         received = parts_of(torch.from_numpy(self.received[: self.parameters]).to(self._place), parameters)
         for parameter, origin in zip(parameters, received, strict=True):

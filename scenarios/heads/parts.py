@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from scenarios.computing.placing import on_cpu
+from scenarios.heads.masters import exact, set_exact
 from scenarios.task import Task
 from scenarios.u_shape import Ends
 
@@ -183,7 +184,7 @@ def vector_of(head: nn.Module) -> Tensor:
     """Copy what is sent of a head into one vector, shape (P + S,), float32: parameters, then statistics."""
     with torch.no_grad():
         parts = [*sent_parameters(head), *sent_statistics(head)]
-        return torch.cat([torch.empty(0), *(on_cpu(part).reshape(-1).float() for part in parts)])
+        return torch.cat([torch.empty(0), *(on_cpu(exact(part)).reshape(-1).float() for part in parts)])
 
 
 @torch.no_grad()
@@ -205,4 +206,4 @@ def load_vector(head: nn.Module, vector: Tensor) -> None:
         shaped = values.view(own.shape)
         if not isinstance(own, nn.Parameter) and id(own) not in means:
             shaped = shaped.clamp(min=0)
-        own.copy_(shaped if own.is_floating_point() else shaped.round())
+        set_exact(own, shaped if own.is_floating_point() else shaped.round())

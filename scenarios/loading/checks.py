@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from scenarios.errors import ScenarioError, in_words
+from scenarios.heads.masters import HALF
 from scenarios.heads.parts import form_of, kept_at_home, trained
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
@@ -166,8 +167,11 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         yield own, f"the task's {head} cannot be made: {in_words(error)}"
         return
-    if any(parameter.dtype != torch.float32 for parameter in trained(model)):
-        yield own, f"the parameters of the task's {head} must be float32, unless they are frozen"
+    if any(parameter.dtype not in (torch.float32, *HALF) for parameter in trained(model)):
+        yield (
+            own,
+            f"the parameters of the task's {head} must be of 32 or 16 bits, unless they are frozen",
+        )
         return
     if scenario.training.batch_norm == "local" and not kept_at_home(model):
         yield ("training", "batch_norm"), f"local goes with batch norm in the {head}; there is none"

@@ -242,6 +242,11 @@ GOOD: dict[str, Callable[[], Task]] = {
         ),
         (16,),
     ),
+    "a head of 16 bits": family(TABLE, lambda: nn.Sequential(OfBits16(nn.Linear(8, 16)), nn.ReLU()), (16,)),
+    "a weight that is used twice": family(TABLE, lambda: nn.Sequential(Twice(8), nn.ReLU()), (8,)),
+    "a weight that is laid out by columns": family(
+        TABLE, lambda: nn.Sequential(by_columns(nn.Linear(8, 16)), nn.ReLU()), (16,)
+    ),
     "truths as inputs": family(
         lambda count, seed: TABLE(count, seed) > 0,
         lambda: nn.Sequential(Floats(), nn.Linear(8, 16), nn.ReLU()),
@@ -251,6 +256,36 @@ GOOD: dict[str, Callable[[], Task]] = {
         SERIES, lambda: nn.Sequential(Swap(), Attention(), nn.Flatten()), (12, 4)
     ),
 }
+
+
+class OfBits16(nn.Module):
+    """A layer that computes in bfloat16, and gives float32."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x.to(torch.bfloat16)).float()
+        return y
+
+
+class Twice(nn.Module):
+    """An encoder, and a decoder with the same weight."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.there, self.back = nn.Linear(size, size), nn.Linear(size, size)
+        self.back.weight = self.there.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.back(torch.tanh(self.there(x)))
+        return y
+
+
+def by_columns(layer: nn.Linear) -> nn.Linear:
+    layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    return layer
 
 
 class Floats(nn.Module):

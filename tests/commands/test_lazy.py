@@ -78,7 +78,7 @@ def without(package: str) -> Iterator[None]:
     """Let nobody import a package; our own modules are imported anew, and afterwards are those of before."""
     rooms = [name for name in sys.modules if name.partition(".")[0] in ROOMS]
     with pytest.MonkeyPatch.context() as patch:
-        for name in rooms:
+        for name in [*rooms, *(name for name in sys.modules if name.startswith(f"{package}."))]:
             patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, package, None)
         yield

@@ -603,7 +603,7 @@ def test_broker_urls_must_fit_their_kind(tmp_path: Path, broker: str, message: s
         pytest.param(
             "()",
             "nn.Linear(4, 6).double()",
-            "task.module: the parameters of the task's head must be float32, unless they are frozen",
+            "task.module: the parameters of the task's head must be of 32 or 16 bits, unless they are frozen",
             id="double",
         ),
         pytest.param(
