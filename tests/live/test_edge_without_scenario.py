@@ -83,9 +83,9 @@ async def test_a_device_that_waits_for_a_scenario_says_so_and_can_be_stopped() -
 
 
 def begins_without_the_whole_fleet(
-    scenario: Scenario, task: Task, *, run: str, head_size: int, incarnation: int
+    scenario: Scenario, task: Task, *, run: str, head: HeadForm, incarnation: int
 ) -> Plan:
-    plan = make_plan(scenario, task, run=run, head=HeadForm(head_size), incarnation=incarnation)
+    plan = make_plan(scenario, task, run=run, head=head, incarnation=incarnation)
     return replace(plan, join_s=0.01)
 
 
