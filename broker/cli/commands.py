@@ -50,7 +50,6 @@ COMMANDS = {
     "advise": Command(
         "sim.advice.command:advise",
         "Measure codecs on a task's own first activations and gradients, and advise which to take.",
-        extra="sim",
     ),
     "report": Command(
         "sim.commands.report:report",
@@ -140,7 +139,6 @@ COMMANDS = {
     "links": Command(
         "sim.network.links.importing.command:app",
         "List, convert, make and draw links: presets, and traces of links that change as time goes.",
-        extra="sim",
     ),
     "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
     "data": Command(

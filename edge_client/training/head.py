@@ -14,7 +14,7 @@ from torch import Tensor
 from broker.codecs import Codec
 from scenarios.computing.optimizers import Moments, step
 from scenarios.computing.placing import CPU, on_cpu
-from scenarios.heads.masters import exact, mastered
+from scenarios.heads.masters import exact, mastered, set_exact
 from scenarios.heads.parts import (
     buffers_kept,
     form_of,
@@ -97,12 +97,12 @@ class DeviceHead:
     @property
     def at_home(self) -> list[Tensor]:
         """What the device has for itself; see kept_at_home."""
-        return [on_cpu(tensor) for tensor in kept_at_home(self.module)]
+        return [on_cpu(exact(tensor).detach()) for tensor in kept_at_home(self.module)]
 
     @at_home.setter
     def at_home(self, tensors: Sequence[Tensor]) -> None:
         for own, tensor in zip(kept_at_home(self.module), tensors, strict=bool(tensors)):
-            own.copy_(tensor)
+            set_exact(own, tensor)
 
     def again(self) -> AbstractContextManager[None]:
         """Let a batch go through a second time: no statistics change by it."""

@@ -25,7 +25,7 @@ def exact(tensor: Tensor) -> Tensor:
 def set_exact(tensor: Tensor, values: Tensor) -> None:
     """Set a tensor, and the master of one of 16 bits, to float32 values of its shape."""
     tensor.copy_(values)
-    if tensor.dtype in HALF:
+    if isinstance(tensor, nn.Parameter) and tensor.dtype in HALF:
         setattr(tensor, _MASTER, nn.Parameter(values.to(tensor.device, torch.float32, copy=True)))
 
 

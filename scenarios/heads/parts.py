@@ -57,11 +57,7 @@ def sent_statistics(head: nn.Module) -> list[Tensor]:
 def kept_at_home(head: nn.Module) -> list[Tensor]:
     """Give what each device has for itself, parameters and statistics; not copies."""
     layers = _at_home(head)
-    return [
-        tensor.detach()
-        for layer in layers
-        for tensor in (*layer.parameters(recurse=False), *_statistics(layer))
-    ]
+    return [tensor for layer in layers for tensor in (*layer.parameters(recurse=False), *_statistics(layer))]
 
 
 def constants(head: nn.Module) -> dict[str, Tensor]:

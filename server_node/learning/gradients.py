@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from broker.codecs import Codewords
 from scenarios.computing.optimizers import Moments, step
 from scenarios.computing.placing import on_cpu, place_of
+from scenarios.heads.masters import mastered
 from scenarios.outputs import outputs_of
 from scenarios.schema.training import Training
 from scenarios.training import parts_of
@@ -146,14 +147,16 @@ class TailGradients:
         """
         parameters = learning(self._tail)
         if self._weight:
-            step(parameters, self._optimizer, moments, lr, weight=self._weight)
+            with mastered(parameters) as moving:
+                step(moving, self._optimizer, moments, lr, weight=self._weight)
         elif self._of:
             vectors = [on_cpu(whole / weight).numpy() for _, (whole, weight) in sorted(self._of.items())]
             weights = [weight for _, (_, weight) in sorted(self._of.items())]
             gradient = torch.from_numpy(aggregate(self._rule, vectors, weights))
             for parameter, part in zip(parameters, parts_of(gradient, parameters), strict=True):
-                parameter.grad = part.to(parameter.device, copy=True)
-            step(parameters, self._optimizer, moments, lr)
+                parameter.grad = part.to(parameter.device, parameter.dtype, copy=True)
+            with mastered(parameters) as moving:
+                step(moving, self._optimizer, moments, lr)
         else:
             return True
         return all(bool(torch.isfinite(parameter).all()) for parameter in self._tail.parameters())

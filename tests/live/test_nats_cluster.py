@@ -75,7 +75,7 @@ async def ready(url: str) -> None:
             assert time.monotonic() < deadline_s, "the cluster does not come up"
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize("victim", range(NODES))
 async def test_a_run_goes_on_when_a_node_of_a_cluster_is_killed(
     victim: int, tmp_path: Path, nats_program: str

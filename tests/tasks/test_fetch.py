@@ -122,7 +122,8 @@ def test_data_go_where_they_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_fetched_names_what_can() -> None:
     result = CliRunner().invoke(app, ["data", "fetch", "watch"])
     assert result.exit_code == 2
-    assert f"nothing to fetch for 'watch'; known: {', '.join(SOURCES)}" in result.output
+    known = f"did you mean 'watch_exercises'? known: {', '.join(SOURCES)}"
+    assert f"nothing to fetch for 'watch'; {known}" in result.output
 
 
 def test_debians_packages_need_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -475,9 +475,13 @@ def test_own_task_from_an_importable_module(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        pytest.param("1/0", "task.module: {} fails: ZeroDivisionError: division by zero", id="import"),
         pytest.param(
-            "def task():\n  raise KeyError('x')", "task.module: {} fails: KeyError: 'x'", id="raises"
+            "1/0", "task.module: {} fails: ZeroDivisionError: division by zero (broken.py:1)", id="import"
+        ),
+        pytest.param(
+            "def task():\n  raise KeyError('x')",
+            "task.module: {} fails: KeyError: 'x' (broken.py:2)",
+            id="raises",
         ),
         pytest.param("tasks = 3", "task.module: {} has no function task()", id="nothing"),
         pytest.param(
@@ -487,7 +491,7 @@ def test_own_task_from_an_importable_module(tmp_path: Path, monkeypatch: pytest.
         ),
         pytest.param(
             OWN_TASK.replace('"mine"', '"yours"'),
-            "task.name: 'mine', but the task of {} is called 'yours'",
+            "task.name: is 'mine', but the task of {} is called 'yours': write that",
             id="name",
         ),
     ],

@@ -295,7 +295,7 @@ def test_with_fedbn_norms_are_each_devices_own_and_outlive_a_round(tmp_path: Pat
     own = {}
     for name, device in devices.items():
         assert len(round_of(device, start).payload) == Int4().size_bytes(1, 144)
-        own[name] = [values.clone() for values in kept_at_home(device._head.module)]
+        own[name] = [values.detach().clone() for values in kept_at_home(device._head.module)]
     assert not any(torch.equal(*pair) for pair in zip(own["c0"][:4], own["c1"][:4], strict=True))
     for name, device in devices.items():
         device.run(FirstBatch(name, Assignment(1, 2, 1, 1, 0.1, (FLOAT,) * 4, start)))

@@ -26,6 +26,7 @@ from scenarios.schema.scenario import Scenario
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Metric, Split, Task
+from scenarios.training import load_module_tensors, module_tensors
 from scenarios.u_shape import Ends, whole_model
 
 MOST_ROWS = 32
@@ -136,13 +137,11 @@ class Trial:
 
     def train_twice(self, split: Split, rows: Rows) -> None:
         """Do the same step twice from the same weights: it must come to the same."""
-        before = [
-            {name: value.clone() for name, value in part.state_dict().items() if isinstance(value, Tensor)}
-            for part in (self._head, self._tail)
-        ]
+        parts = self._head, self._tail
+        before = [[tensor.clone() for tensor in module_tensors(part)] for part in parts]
         first = self.train(split, rows)
-        for part, state in zip((self._head, self._tail), before, strict=True):
-            part.load_state_dict(state, strict=False)
+        for part, kept in zip(parts, before, strict=True):
+            load_module_tensors(part, kept)
             part.zero_grad()
         try:
             again = self.train(split, rows)
