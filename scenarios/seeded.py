@@ -5,19 +5,19 @@ at the same time would take numbers from each other, and a run would come out di
 """
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from scenarios.dispatch import Operations
 
 _PROCESS_GENERATOR = threading.Lock()
 CPU = torch.device("cpu")
 
 
-class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801  # used like a function
+class seeded(Operations):  # noqa: N801  # used like a function
     """Context manager in which all that this thread draws from torch comes from a generator of its own.
 
     It holds for dropout in all its forms (modules, functions, inside an LSTM or attention) and for
@@ -26,32 +26,20 @@ class seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # noqa: N801 
     the caller passes a generator draws from that one. A GPU has a generator of its own, whose numbers are
     others than the CPU's.
 
-    torch hands each operation of the thread to `__torch_dispatch__`, about 10 us each. Most operations that
-    draw take a generator. To those that take none, such as `torch.rand`, the process's generator is lent,
-    with the state of ours, while that one operation runs.
+    Most operations that draw take a generator. To those that take none, such as `torch.rand`, the process's
+    generator is lent, with the state of ours, while that one operation runs.
 
     Args:
         seed: of all draws, a non-negative integer below 2**64.
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}  # by where the numbers are drawn
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from loading its compiler just to tell it to leave us alone: 70 MB and a second."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
+    def operation(self, func: OpOverload[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Draw from the generator of our own."""
         if torch.Tag.nondeterministic_seeded not in func.tags or given.get("generator") is not None:
             return func(*args, **given)
         place = given.get("device") or next((each.device for each in args if isinstance(each, Tensor)), CPU)

@@ -24,8 +24,7 @@ LANES = {"uplink": "up", "downlink": "down", "queue": "waits", "tail": "at the s
 """In which lane of a client a span stands; every other one is computing."""
 
 COMPUTES = "computes"
-FURTHER_LANES = 1000
-"""Thread numbers of one process; they are unique in the file, as Perfetto wants them."""
+ORDER = {lane: place for place, lane in enumerate((COMPUTES, *LANES.values()))}
 
 Event = dict[str, Any]
 
@@ -38,6 +37,14 @@ class Span(NamedTuple):
     from_ns: int
     to_ns: int
     details: dict[str, int]
+
+
+class Lane(NamedTuple):
+    """Of a process: what kind of lane, which one of these, and its name; they sort as they are shown."""
+
+    kind: int
+    number: int
+    name: str
 
 
 class Trace:
@@ -100,33 +107,33 @@ class Trace:
             yield _named("process_name", number, name=f"{client} ({kind})" if kind else client)
             yield _named("process_sort_index", number, sort_index=number)
         placed = list(_in_lanes(self._spans))
-        for (number, lane), thread in sorted({(span.who, lane): at for span, lane, at in placed}.items()):
-            yield _named("thread_name", number, thread, name=lane)
-            yield _named("thread_sort_index", number, thread, sort_index=thread)
-        for span, _, thread in placed:
+        lanes = sorted({(span.who, lane) for span, lane in placed})
+        threads = {lane: thread for thread, lane in enumerate(lanes, 1)}  # unique, as Perfetto wants them
+        for (who, lane), thread in threads.items():
+            yield _named("thread_name", who, thread, name=lane.name)
+            yield _named("thread_sort_index", who, thread, sort_index=thread)
+        for span, lane in placed:
             yield {
                 "name": span.name,
                 "ph": "X",
                 "pid": span.who,
-                "tid": thread,
+                "tid": threads[span.who, lane],
                 "ts": _microseconds(span.from_ns),
                 "dur": _microseconds(span.to_ns - span.from_ns),
                 "args": span.details,
             }
-        yield from _arrows([(span, thread) for span, _, thread in placed])
+        yield from _arrows([(span, threads[span.who, lane]) for span, lane in placed])
 
 
-def _in_lanes(spans: Sequence[Span]) -> Iterator[tuple[Span, str, int]]:
-    """Give each span its lane's name and thread: the first lane of its kind that is free when it begins."""
+def _in_lanes(spans: Sequence[Span]) -> Iterator[tuple[Span, Lane]]:
+    """Give each span its lane: the first one of its kind that is free when it begins."""
     free_ns: dict[tuple[int, str], list[int]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: span.from_ns):  # stable: who came first stays first
         kind = COMPUTES if span.who == SERVER else LANES.get(span.name, COMPUTES)
         lanes = free_ns[span.who, kind]
         at = next((at for at, until_ns in enumerate(lanes) if until_ns <= span.from_ns), len(lanes))
         lanes[at : at + 1] = [span.to_ns]
-        order = list(dict.fromkeys((COMPUTES, *LANES.values()))).index(kind)
-        thread = span.who * FURTHER_LANES + order * (FURTHER_LANES // 10) + min(at, 99)
-        yield span, kind if at == 0 else f"{kind}, {at + 1}", thread
+        yield span, Lane(ORDER[kind], at, kind if at == 0 else f"{kind}, {at + 1}")
 
 
 def _arrows(placed: Sequence[tuple[Span, int]]) -> Iterator[Event]:

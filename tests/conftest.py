@@ -1,9 +1,12 @@
-"""Brokers for tests: in memory, embedded (amqtt) and mosquitto, the latter two on free ports."""
+"""What tests in several folders share: brokers in memory, embedded (amqtt) and mosquitto, and a browser."""
 
 import functools
+import importlib.util
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +19,17 @@ from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 
 _numbers = itertools.count()
+BROWSER_FLAGS = (
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-dev-shm-usage",
+)
 
 settings.register_profile("no clock", deadline=None)  # on a busy machine an example may take its time
 settings.load_profile("no clock")
@@ -77,3 +91,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder that stands for the user's cache of data sets."""
     monkeypatch.setenv("FEDLITE_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Give a driver of Chromium; skips where there is none."""
+    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if program is None or driver is None or importlib.util.find_spec("selenium") is None:
+        pytest.skip("NOT TESTED IN A BROWSER: chromium, chromedriver and selenium are needed")
+    from selenium import webdriver  # noqa: PLC0415
+    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (*BROWSER_FLAGS, f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = Service(driver)
+    made = webdriver.Chrome(options=options, service=service)
+    try:
+        yield made
+    finally:
+        made.quit()
+        service.stop()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scenarios.cutting.layout import Layout
 from scenarios.cutting.trees import Path, at, mapped, tensors
+from scenarios.dispatch import Operations
 
 META = torch.device("meta")
 
@@ -112,28 +112,17 @@ class Crossing:
     reached: bool = False
 
 
-class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Shapes(Operations):
     """Computes only shapes of what hangs on tensors without values, and all else as ever."""
 
     _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 
     def __init__(self, crossing: Crossing) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._crossing = crossing
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """See scenarios.seeded."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
+    def operation(self, func: OpOverload[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Compute an operation, or its shape alone."""
         found = [tensor for _, tensor in tensors((args, given))]
         empty = [tensor for tensor in found if tensor.is_meta]
         name = func.__name__.partition(".")[0]

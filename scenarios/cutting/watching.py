@@ -3,7 +3,7 @@
 Letters: n rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scenarios.cutting.trees import Path, mapped, tensors
+from scenarios.dispatch import Operations
 
 
 @dataclass
@@ -59,27 +59,16 @@ class Seen:
         return [call for call in self.calls if call.module is module]
 
 
-class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Noting(Operations):
     """Notes which tensors operations are given."""
 
     def __init__(self, seen: Seen, of: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._seen = seen
         self._of = of
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """See scenarios.seeded."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
+    def operation(self, func: OpOverload[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Note what an operation is given."""
         noted = self._seen.after if self._seen.reached else self._seen.before
         noted |= {id(tensor) for _, tensor in tensors((args, given))} & self._of
         return func(*args, **given)

@@ -18,7 +18,6 @@ from scenarios.tasks import (
     stackoverflow,
     watch_exercises,
 )
-from scenarios.tasks.own_model import own_model
 from scenarios.tasks.user_module import import_module, own_task
 from scenarios.training import uncut
 from scenarios.u_shape import u_shaped, with_top_at_server
@@ -60,6 +59,8 @@ def _task(spec: "TaskSpec") -> Task:
         if spec.path is not None:
             raise ScenarioError("goes with a built-in task; your module knows its data", key="task.path")
         if spec.cut is not None or spec.model is not None:
+            from scenarios.tasks.own_model import own_model  # noqa: PLC0415  other devices need none of it
+
             return own_model(spec, import_module(spec.module))
         return own_task(spec.module, spec.name)
     if spec.cut is not None or spec.model is not None:

@@ -65,11 +65,8 @@ class Cohort:
     def take_batch(self, client: str, message: BatchUp, now_s: float) -> WireError | None:
         """Take a batch, or the gradient of its features; it goes through the tail with the next job."""
         member = self._match(client, message.round, message.step)
-        if isinstance(member, WireError):
+        if not isinstance(member, Exchange):
             return member
-        if member is None:
-            self._ledger.discarded_late += 1
-            return None
         if message.step >= member.assignment.steps:
             return WireError("order", f"step {message.step} of {member.assignment.steps}")
         if message.step < member.step or member.turn is Turn.TAIL:
@@ -89,11 +86,8 @@ class Cohort:
     def take_update(self, client: str, message: HeadUpdate, now_s: float) -> WireError | None:
         """Take a head update; it is averaged when the round closes."""
         member = self._match(client, message.round, self._plan.steps)
-        if isinstance(member, WireError):
+        if not isinstance(member, Exchange):
             return member
-        if member is None:
-            self._ledger.discarded_late += 1
-            return None
         if member.turn is Turn.DONE or member.evaluates:
             self._duplicate(member, now_s)
             return None
@@ -108,11 +102,8 @@ class Cohort:
     def take_scores(self, client: str, message: Scores, now_s: float) -> WireError | None:
         """Take what a member of an evaluation tells of all its samples; then it is none any more."""
         member = self._match(client, message.round, message.step)
-        if isinstance(member, WireError):
+        if not isinstance(member, Exchange):
             return member
-        if member is None:
-            self._ledger.discarded_late += 1
-            return None
         if not member.evaluates or not self._plan.u_shape or message.step + 1 != member.assignment.steps:
             return WireError("order", f"scores in step {message.step} of {member.assignment.steps}")
         if member.turn is Turn.TAIL or message.step < member.step:
@@ -134,11 +125,12 @@ class Cohort:
         return [CancelTimer(f"rejoin:{client}")]
 
     def _match(self, client: str, number: int, step: int) -> Exchange | WireError | None:
-        """Give the member that an answer belongs to, None if the answer is late, or what is wrong with it."""
+        """Give the member that an answer is of, or what is wrong with it; a late one is counted: None."""
         if number > self.number:
             return WireError("order", f"round {number} has not begun")
         member = self.members.get(client)
         if member is None or number < member.assignment.round:
+            self._ledger.discarded_late += 1
             return None
         if number > member.assignment.round or step > member.step:
             return WireError("order", f"round {number}, step {step} is not what comes next")

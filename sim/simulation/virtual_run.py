@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
@@ -111,10 +112,12 @@ class VirtualRun:
     @property
     def network_stats(self) -> NetworkStats:
         """What the network did."""
-        stats, endpoints = self._broker.network_stats, self._endpoints.values()
-        stats.uplink_bytes = sum(endpoint.sent_bytes for endpoint in endpoints)
-        stats.downlink_bytes = sum(endpoint.received_bytes for endpoint in endpoints)
-        return stats
+        endpoints = self._endpoints.values()
+        return replace(
+            self._broker.network_stats,
+            uplink_bytes=sum(endpoint.sent_bytes for endpoint in endpoints),
+            downlink_bytes=sum(endpoint.received_bytes for endpoint in endpoints),
+        )
 
     @property
     def now_s(self) -> float:

@@ -1,10 +1,7 @@
 """The page in a real browser: nothing is clipped, in light, dark, on paper and on a phone."""
 
 import base64
-import importlib.util
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,6 @@ from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 from tests.report.test_report import made_sweep
 
-FLAGS = (
-    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage"),
-    *("disable-background-networking", "disable-component-update", "disable-sync"),
-)
 FLEET = "fleet=[{count: 3, link: wifi}, {count: 1, device: raspberry-pi-zero-2w, link: 2g}]"
 
 CLIPPED = """
@@ -51,29 +44,6 @@ for (const axis of document.querySelectorAll('svg.chart')) {
 }
 return found;
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give a driver of Chromium; skips where there is none."""
-    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if program is None or driver is None or importlib.util.find_spec("selenium") is None:
-        pytest.skip("NOT TESTED IN A BROWSER: chromium, chromedriver and selenium are needed")
-    from selenium import webdriver  # noqa: PLC0415
-    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(driver)
-    made = webdriver.Chrome(options=options, service=service)
-    try:
-        yield made
-    finally:
-        made.quit()
-        service.stop()
 
 
 @pytest.fixture(scope="module")

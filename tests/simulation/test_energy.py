@@ -76,7 +76,7 @@ class Device:
         self.clock, self.links = Clock(), Links()
         self.log: list[tuple[str, float]] = []
         power = Power(idle_w=idle_w, compute_w=1)
-        meter = Meter(power, self.links, self.links)
+        self.meter = meter = Meter(power, self.links, self.links)
         note = functools.partial
         self.supply = Supply(
             self.clock,
@@ -128,7 +128,7 @@ def test_a_device_that_is_elsewhere_connects_only_when_it_is_both_there_and_on()
     st.floats(0, 5),
     st.lists(st.tuples(st.floats(0, 20), st.floats(0, 30)), max_size=20),
 )
-def test_a_battery_never_has_more_than_its_capacity_and_the_device_is_on_while_it_has_something(
+def test_whatever_is_drawn_the_battery_has_at_most_its_capacity_and_an_empty_device_draws_nothing(
     idle_w: float, charge_w: float, work: list[tuple[float, float]]
 ) -> None:
     device = Device(idle_w, capacity_wh=0.01, charge_w=charge_w, returns_at=0.5)
@@ -139,12 +139,19 @@ def test_a_battery_never_has_more_than_its_capacity_and_the_device_is_on_while_i
     for _ in range(30):
         now_s += 3.0
         device.clock.at(now_s, lambda: None)
+    drawn, on_s, at_s, was_on = {"idle": 0.0}, 0.0, 0.0, True
     while device.clock.peek() < 1e9 and device.clock.now < now_s:
         device.clock.step()
+        on_s += (device.clock.now - at_s) * was_on
+        at_s, was_on, before = device.clock.now, device.log[-1][0] == "on", drawn
+        drawn = device.meter.joules(at_s)
+        assert drawn["idle"] == pytest.approx(idle_w * on_s, abs=1e-6)
+        assert all(drawn[kind] >= joules - 1e-9 for kind, joules in before.items())
         assert device.supply.level_j <= 36.0
         is_on = device.log[-1][0] == "on"
         assert not is_on or device.supply.level_j > -1e-6
-    assert [what for what, _ in device.log[:2]] in (["on"], ["on", "off"])
+    assert [what for what, _ in device.log] == [("on", "off")[n % 2] for n in range(len(device.log))]
+    assert device.supply.times_empty == sum(what == "off" for what, _ in device.log)
 
 
 BATTERY = "battery: {capacity_wh: 0.01, charge_w: 1.5, returns_at: 0.3}"

@@ -1,8 +1,6 @@
 """The page in a real browser (Chromium without a window)."""
 
-import importlib.util
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,43 +25,9 @@ from sim.watch.picture import Picture
 from tests.watch.pages import client, run_page
 
 WIDTHS = (390, 1400)
-FLAGS = (
-    "headless",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "disable-dev-shm-usage",
-)
 HOSTILE = "<img src=x onerror=hacked=1>"  # fits into a name of 32
 WAIT_S = 15.0
 LAYOUT = (Path(__file__).parent / "layout.js").read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give a driver of Chromium; skips where there is none."""
-    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if program is None or driver is None or importlib.util.find_spec("selenium") is None:
-        pytest.skip("NOT TESTED IN A BROWSER: chromium, chromedriver and selenium are needed")
-    from selenium import webdriver  # noqa: PLC0415
-    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(driver)
-    made = webdriver.Chrome(options=options, service=service)
-    try:
-        yield made
-    finally:
-        made.quit()
-        service.stop()
 
 
 class Page:

@@ -43,31 +43,41 @@ class Meter:
         radio: its links.
 
     Attributes:
-        off_s: how long it was off.
         idle_w: what it always draws while it is on.
     """
 
-    __slots__ = ("_computer", "_power", "_radio", "idle_w", "off_s")
+    __slots__ = ("_computer", "_off_s", "_off_since_s", "_power", "_radio", "idle_w")
 
     def __init__(self, power: Power, computer: Busy, radio: Radio) -> None:
         self._power, self._computer, self._radio = power, computer, radio
         self.idle_w = power.idle_w
-        self.off_s = 0.0
+        self._off_s = 0.0  # all times but the one that lasts
+        self._off_since_s: float | None = None
+
+    def switch_off(self, now_s: float) -> None:
+        """Draw nothing but for what is under way."""
+        self._off_since_s = now_s
+
+    def switch_on(self, now_s: float) -> None:
+        """Draw again after it was off."""
+        assert self._off_since_s is not None
+        self._off_s += now_s - self._off_since_s
+        self._off_since_s = None
 
     def joules(self, now_s: float) -> dict[str, float]:
         """Give what it has drawn since the run began, by KINDS."""
+        on_until_s = now_s if self._off_since_s is None else self._off_since_s
+        return {"idle": self.idle_w * (on_until_s - self._off_s)} | self.working_joules()
+
+    def working_joules(self) -> dict[str, float]:
+        """Give what it has drawn beyond `idle_w`, by KINDS."""
         power, radio = self._power, self._radio
         per_byte_j = power.per_byte_nj * _JOULES_IN_NJ
         return {
-            "idle": power.idle_w * (now_s - self.off_s),
             "computing": power.compute_w * self._computer.busy_s,
             "sending": power.send_w * radio.up.busy_s + per_byte_j * radio.sent_bytes,
             "receiving": power.receive_w * radio.down.busy_s + per_byte_j * radio.received_bytes,
         }
-
-    def working_j(self) -> float:
-        """Give what it has drawn beyond `idle_w`."""
-        return sum(self.joules(self.off_s).values())
 
 
 class Supply:
@@ -147,7 +157,7 @@ class Supply:
 
     def _settle(self) -> None:
         """Bring the level up to now."""
-        now_s, working_j = self._clock.now, self._meter.working_j()
+        now_s, working_j = self._clock.now, sum(self._meter.working_joules().values())
         gain_w = self._charge_w - (self._meter.idle_w if self._on else 0.0)
         level_j = self._level_j + gain_w * (now_s - self._settled_s) - (working_j - self._settled_j)
         self._level_j = min(level_j, self._capacity_j)
@@ -155,17 +165,18 @@ class Supply:
 
     def _go_off(self) -> None:
         self._on = False
+        self._plan += 1  # what was planned is void
+        self._meter.switch_off(self._clock.now)
         self.times_empty += 1
         if self._there:
             self._lose()
         if self._charge_w:
-            self._off_since_s = self._clock.now
             self._at(self._clock.now + (self._returns_j - self._level_j) / self._charge_w, self._return)
 
     def _return(self, plan: int) -> None:
         assert plan == self._plan
         self._settle()
-        self._meter.off_s += self._clock.now - self._off_since_s
+        self._meter.switch_on(self._clock.now)
         self._on = True
         if self._there:
             self._connect()
