@@ -121,7 +121,7 @@ class TailGradients:
                     parameter.grad = gradient if added is None else added + gradient
             return
         (batch,) = group.batches
-        whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs])
+        whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1).float() for p, g in pairs])
         earlier, weight = self._of.get(batch.client, (torch.zeros_like(whole), 0.0))
         self._of[batch.client] = earlier + whole, weight + group.weight
 

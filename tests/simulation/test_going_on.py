@@ -78,6 +78,8 @@ U_SHAPE = ("training.local_steps=2", "training.method=u_shape", f"task.module={F
 METHODS = (
     ("training.local_steps=1",),
     ("training.local_steps=3", f"task.module={FOLDER / 'drifting_task.py'}"),
+    ("training.local_steps=2", f"task.module={FOLDER / 'half_task.py'}"),
+    ("training.local_steps=2", "training.aggregation=trimmed_mean", f"task.module={FOLDER / 'half_task.py'}"),
     ("training.local_steps=2", "training.aggregation=trimmed_mean"),
     ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
