@@ -1,6 +1,7 @@
 """Files of traces: what is read, what is refused and how, and what recordings and other tools become."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from scenarios.errors import ScenarioError
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.schema.links import GilbertElliott, Link, LinkState
 from sim.network.csv_inputs import check_csv_inputs
-from sim.network.links.importing.converters import joined, netem, rates_of, toxiproxy
+from sim.network.links.importing.converters import NETEM, joined, mobile_log, netem, rates_of, toxiproxy
 from sim.network.links.importing.generators import GENERATORS, Row
 from sim.network.links.importing.writing import as_csv
 from sim.network.links.traces import read_trace, shipped_traces
@@ -254,3 +255,81 @@ def test_a_run_behind_traces_is_the_same_run_again(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, words).exit_code == 0
         runs.append((tmp_path / name / "metrics.parquet").read_bytes())
     assert runs[0] == runs[1]
+
+
+WORDS = st.one_of(
+    st.sampled_from([*NETEM, "netem", "random", "gemodel", "normal", "pareto"]),
+    st.builds(
+        lambda number, unit: f"{number}{unit}",
+        st.integers(-1, 300)
+        | st.floats(width=32)
+        | st.sampled_from(["1.2.3", ".", "9" * 400, "1e9", "\u0663"]),
+        st.sampled_from(["", "%", "ms", "us", "s", "mbit", "kbps", "parsec"]),
+    ),
+    st.text(max_size=6),
+)
+NUMBERS: st.SearchStrategy[object] = (
+    st.integers(-2, 10**7) | st.floats() | st.sampled_from([0, -1, 10**400, "7", None, [], True])
+)
+TOXICS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["latency", "bandwidth", "bandwidth", "slicer"]),
+            "attributes": st.fixed_dictionaries(dict.fromkeys(("latency", "jitter", "rate"), NUMBERS)),
+        },
+        optional={"stream": st.sampled_from(["upstream", "downstream", 3])},
+    ),
+    max_size=2,
+)
+
+
+def assert_made_or_told(make: Callable[[], object]) -> None:
+    """Do something with what somebody wrote: it works, or is refused in one sentence of our own."""
+    told = ""
+    try:
+        make()
+    except ScenarioError as refused:
+        told = str(refused)
+    assert not any(words in told for words in ("\n", "Input should", "validation error"))
+
+
+VALUES = st.tuples(
+    st.sampled_from(["0", "0.0", "1", "7.5", "60", "1.2.3", ".", "-1", "9" * 400]),
+    st.sampled_from(["", "%", "ms", "us", "s", "mbit", "kbps"]),
+).map("".join)
+SAID = st.lists(st.tuples(st.sampled_from(list(NETEM)), VALUES).map(" ".join) | WORDS, min_size=1, max_size=3)
+
+
+@given(SAID)
+def test_any_words_are_settings_of_netem_or_refused(words: list[str]) -> None:
+    assert_made_or_told(lambda: netem(" ".join(words)))
+
+
+@given(TOXICS | st.dictionaries(st.sampled_from(["toxics", "name"]), TOXICS | NUMBERS) | NUMBERS | st.text())
+def test_anything_is_toxics_or_refused(value: object) -> None:
+    assert_made_or_told(lambda: toxiproxy(json.dumps(value)))
+    assert_made_or_told(lambda: toxiproxy(str(value)))
+
+
+LINES = st.lists(st.lists(WORDS, max_size=7).map(" ".join) | st.text(), max_size=5)
+PHONES = st.lists(
+    st.tuples(st.sampled_from(["2019.12.14_10.16.30", "2019.12.14_10.16.31", ""]), WORDS, WORDS, WORDS).map(
+        ",".join
+    ),
+    max_size=4,
+)
+
+
+@given(LINES, PHONES, st.sampled_from(["utf-8", "utf-16", "latin-1"]))
+def test_any_file_is_a_recording_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], phones: list[str], encoding: str
+) -> None:
+    file = tmp_path_factory.mktemp("any") / "file"
+    for text in ("\n".join(lines), "\n".join(["Timestamp,DL_bitrate,UL_bitrate,PINGAVG", *phones])):
+        file.write_bytes(text.encode(encoding, "replace"))
+        assert_made_or_told(lambda: as_csv(joined(rates_of(file, 0.1), [])))
+        assert_made_or_told(lambda: as_csv(mobile_log(file)))
+    for names in ("time_s,uplink_kbps,loss", "time_s;latency_ms", "time_s"):
+        read_trace.cache_clear()
+        file.write_bytes("\n".join([names, *lines, *phones]).encode(encoding, "replace"))
+        assert_made_or_told(lambda: read_trace(str(file)))

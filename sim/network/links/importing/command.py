@@ -13,6 +13,7 @@ from broker.files import writing
 from scenarios.errors import ScenarioError, suggestion
 from scenarios.schema.base import without_defaults
 from scenarios.schema.links import LINKS, GilbertElliott, Link
+from scenarios.text_files import read_text
 from sim.network.links.importing.converters import SETTINGS, joined, mobile_log, rates_of
 from sim.network.links.importing.generators import GENERATORS
 from sim.network.links.importing.writing import as_csv
@@ -65,12 +66,12 @@ def convert(
         if settings not in SETTINGS:
             near = suggestion(settings, SETTINGS, label="known")
             raise ScenarioError(f"--settings: unknown tool '{settings}'{near}")
-        link = SETTINGS[settings](_text(file))
+        link = SETTINGS[settings](read_text(file))
         typer.echo(yaml.safe_dump({"link": without_defaults(link)}, sort_keys=False), nl=False)
         return
     if to is None:
         raise ScenarioError("--to: name the .csv file to write")
-    header = _text(file).split("\n", 1)[0]
+    header = read_text(file).split("\n", 1)[0]
     if "DL_bitrate" in header:
         if up is not None:
             raise ScenarioError(f"--up: {file} has the rates of both directions")
@@ -120,13 +121,6 @@ def _write(file: Path, text: str) -> None:
     read_trace.cache_clear()
     trace = read_trace(str(file.resolve()))
     typer.echo(f"wrote {file}: {len(trace.states)} rows, {trace.length_s:g} s")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{file}: cannot be read: {error}") from error
 
 
 def _loss(link: Link) -> str:

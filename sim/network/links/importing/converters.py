@@ -9,12 +9,18 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from scenarios.errors import ScenarioError
+from scenarios.loading.explaining.explain import explain
+from scenarios.loading.explaining.json_schema import tree_of
+from scenarios.schema.base import Part
 from scenarios.schema.links import GilbertElliott, Link, LinkState
+from scenarios.text_files import read_text
 from sim.network.links.importing.generators import Row
 
 PACKET_BITS = 1500 * 8
@@ -32,6 +38,13 @@ _UNITS = {
     "gbps": 8e6,
 }
 """kbit/s in each unit of tc, whose kbps are kilobytes."""
+
+
+M = TypeVar("M", bound=Part)
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+
+MOST_STEPS = 10**6
+"""Of a recording whose packets are counted; a tenth of a second each is more than a day."""
 
 
 def rates_of(file: Path, every_s: float) -> list[tuple[float, float]]:
@@ -66,6 +79,11 @@ def rates_of(file: Path, every_s: float) -> list[tuple[float, float]]:
 
 
 def _counted(times_ms: list[float], every_s: float) -> list[tuple[float, float]]:
+    last_s = max(times_ms) / 1000
+    if last_s / every_s >= MOST_STEPS:
+        raise ScenarioError(
+            f"packets until {last_s:g} s make more than {MOST_STEPS:,} steps of {every_s:g} s"
+        )
     steps = Counter(int(time_ms / 1000 / every_s) for time_ms in times_ms)
     kbps_of_packet = PACKET_BITS / 1000 / every_s
     return [(step * every_s, steps[step] * kbps_of_packet) for step in range(max(steps) + 1)]
@@ -80,7 +98,7 @@ def joined(up: list[tuple[float, float]], down: list[tuple[float, float]]) -> It
     now: dict[str, float] = {}
     for time_s in sorted(at):
         now |= at[time_s]
-        yield Row(time_s, LinkState.model_validate(now))
+        yield Row(time_s, _made(LinkState, now))
 
 
 def mobile_log(file: Path) -> Iterator[Row]:
@@ -94,7 +112,7 @@ def mobile_log(file: Path) -> Iterator[Row]:
     """
     begun: dt.datetime | None = None
     before_s = -math.inf
-    for place, row in enumerate(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()), 2):
+    for place, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
         try:
             at = dt.datetime.strptime(row["Timestamp"], "%Y.%m.%d_%H.%M.%S")  # noqa: DTZ007
             values = {"downlink_kbps": float(row["DL_bitrate"]), "uplink_kbps": float(row["UL_bitrate"])}
@@ -104,11 +122,11 @@ def mobile_log(file: Path) -> Iterator[Row]:
         begun = begun or at
         time_s = (at - begun).total_seconds()
         ping = row.get("PINGAVG") or ""
-        if re.fullmatch(r"[\d.]+", ping):
+        if re.fullmatch(_DECIMAL, ping):
             values["latency_ms"] = float(ping) / 2
         if time_s > before_s:  # some seconds have two lines
             before_s = time_s
-            yield Row(time_s, LinkState.model_validate(values))
+            yield Row(time_s, _made(LinkState, values))
 
 
 def netem(text: str) -> Link:
@@ -129,12 +147,12 @@ def netem(text: str) -> Link:
         if not words:
             raise ScenarioError(f"'{word}' of netem needs a value")
         link |= NETEM[word](words)
-    return Link.model_validate(link)
+    return _made(Link, link)
 
 
 def _delay(words: list[str]) -> dict[str, Any]:
     link = {"latency_ms": _milliseconds(words.pop(0))}
-    if words and re.match(r"[\d.]", words[0]):
+    if words and re.match(r"[\d.]+(?![\d.%])", words[0]):
         link["jitter_ms"] = _milliseconds(words.pop(0))
     list(_shares(words))  # a correlation of the jitter has no counterpart
     return link
@@ -149,7 +167,7 @@ def _loss(words: list[str]) -> dict[str, Any]:
         return {"loss": shares[0]}
     names = ("p", "r", "loss_in_bad", "loss_in_good")
     usual = {"r": 1 - shares[0]}  # as tc has it
-    return {"loss": GilbertElliott.model_validate(usual | dict(zip(names, shares, strict=False)))}
+    return {"loss": _made(GilbertElliott, usual | dict(zip(names, shares, strict=False)))}
 
 
 def _rate(words: list[str]) -> dict[str, Any]:
@@ -193,17 +211,22 @@ def toxiproxy(text: str) -> Link:
                     raise ScenarioError(
                         f"'{other}' of toxiproxy is not known here; known: latency, bandwidth"
                     )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ScenarioError(f"no list of toxiproxy's toxics: {error}") from None
-    return Link.model_validate(link | {"jitter": "uniform"})
+    return _made(Link, link | {"jitter": "uniform"})
+
+
+def _made(model: type[M], values: Mapping[str, Any]) -> M:
+    """Make a part of a scenario of somebody's numbers; the first mistake is told in words."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        key, text = explain(error, values, tree_of(model))[0]
+        raise ScenarioError(": ".join((*map(str, key), text))) from None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{file}: cannot be read: {error}") from error
-    for place, line in enumerate(text.splitlines(), 1):
+    for place, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield place, line
 
@@ -219,12 +242,12 @@ def _number(file: Path, place: int, text: str) -> float:
 
 
 def _shares(words: list[str]) -> Iterator[float]:
-    while words and re.fullmatch(r"[\d.]+%", words[0]):
+    while words and re.fullmatch(_DECIMAL + "%", words[0]):
         yield float(words.pop(0)[:-1]) / 100
 
 
 def _milliseconds(text: str) -> float:
-    found = re.fullmatch(r"([\d.]+)(us|usec|usecs|ms|msec|msecs|s|sec|secs)?", text)
+    found = re.fullmatch(f"({_DECIMAL})(us|usec|usecs|ms|msec|msecs|s|sec|secs)?", text)
     if not found:
         raise ScenarioError(f"'{text}' is no time of netem, such as 100ms")
     unit = (found[2] or "us")[0]  # tc: microseconds, if no unit is given
@@ -232,7 +255,7 @@ def _milliseconds(text: str) -> float:
 
 
 def _kbps(text: str) -> float:
-    found = re.fullmatch(r"([\d.]+)([a-z]+)?", text.lower())
+    found = re.fullmatch(f"({_DECIMAL})([a-z]+)?", text.lower())
     unit = found[2] or "bit" if found else ""
     if not found or unit not in _UNITS:
         raise ScenarioError(f"'{text}' is no rate of netem, such as 1mbit")
