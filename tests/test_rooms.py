@@ -71,7 +71,7 @@ WITHIN: dict[
         "models": set(),
         "computing": {"schema"},
         "cutting": set(),
-        "heads": {"computing"},
+        "heads": {"computing", "schema"},
         "tasks": {"data", "models", "schema", "cutting", "heads"},
         "local": set(),
         "loading": {"cutting", "schema", "tasks", "local", "computing", "heads"},

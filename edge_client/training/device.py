@@ -27,11 +27,11 @@ from edge_client.jobs import (
 )
 from edge_client.training.cut import DeviceCut, own_values
 from edge_client.training.device_state import DeviceState, OutAtServer
-from edge_client.training.head import DeviceHead
 from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
 from scenarios.computing.placing import CPU, on_cpu, placed
+from scenarios.heads.in_training import HeadInTraining
 from scenarios.heads.payload import HeadCodec
 from scenarios.outputs import arrays
 from scenarios.schema.training import Training
@@ -84,7 +84,9 @@ class Device:
         self._seed = seed
         self.data = DeviceData(data, held_out, look, client=client, seed=seed, batch_size=batch_size)
         self._place = place
-        self._head = DeviceHead(task, initial, client=client, seed=seed, training=training, place=place)
+        self._head = HeadInTraining(
+            task.head(), initial, client=client, seed=seed, training=training, place=place
+        )
         self._training = training
         self._is_alone = training.method == "fedavg"  # with the whole model
         self._error_feedback = error_feedback

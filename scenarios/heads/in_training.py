@@ -1,4 +1,6 @@
-"""The head of a device while it trains: a batch forward, its gradient back, a step of its optimizer.
+"""A head, or a part of one, while it trains: a batch forward, its gradient back, a step of its optimizer.
+
+Devices train heads. Where a device has only the first part of one, the server trains the rest on its behalf.
 
 Letters as in the paper: z activations at the cut, shape (n, d).
 """
@@ -9,7 +11,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from broker.codecs import Codec
 from scenarios.computing.optimizers import Moments, step
@@ -28,11 +30,10 @@ from scenarios.heads.payload import HeadCodec
 from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
-from scenarios.task import Task
 from scenarios.training import head_origin, head_vector, load_head_vector, parts_of
 
 
-class DeviceHead:
+class HeadInTraining:
     """A head in training.
 
     Attributes:
@@ -45,12 +46,13 @@ class DeviceHead:
         moments: what the optimizer remembers of each parameter.
 
     Args:
-        task: gives the head.
-        initial: the head that the run starts from, shape (P + S,), for all devices the same array.
+        module: the head; it is this object's from now on.
+        initial: what is sent of the head as the run starts, shape (P + S,); all devices have the same array.
         client: the device's name, part of every seed.
         seed: the scenario's.
         training: the scenario's; says by which rule the parameters are moved.
         place: where it computes.
+        draws: names the random numbers of its layers, such as dropout's; other names give other numbers.
     """
 
     received: npt.NDArray[np.float32]
@@ -58,15 +60,16 @@ class DeviceHead:
 
     def __init__(
         self,
-        task: Task,
+        module: nn.Module,
         initial: npt.NDArray[np.float32],
         *,
         client: str,
         seed: int,
         training: Training,
         place: torch.device = CPU,
+        draws: str = "dropout",
     ) -> None:
-        self.module = take_one(task.head()).to(place)
+        self.module = take_one(module).to(place)
         self.parameters, self.statistics, self.learns = form_of(self.module)
         self._place = place
         self.moments: Moments = []
@@ -74,6 +77,7 @@ class DeviceHead:
         self._initial = initial
         self._client = client
         self._seed = seed
+        self._draws = draws
 
     def forget(self) -> None:
         """Forget what the optimizer remembers, unless the scenario wants that kept from round to round."""
@@ -112,7 +116,7 @@ class DeviceHead:
         """Send the batch of a step of a round through the head, to train on it; gives z."""
         if not self.module.training:  # train() goes through all modules
             to_train(self.module)
-        with seeded(derive_seed(self._seed, "dropout", self._client, number, step)):
+        with seeded(derive_seed(self._seed, self._draws, self._client, number, step)):
             self.z = self.module(inputs.to(self._place))
         return self.z
 
