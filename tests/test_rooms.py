@@ -19,6 +19,7 @@ FORBIDDEN = {
 }
 PURE = {  # no clock, socket, thread, event loop or global random state
     "broker/wire/messages.py", "broker/wire/chunks.py", "broker/wire/topics.py", "broker/wire/bits.py",
+    "broker/wire/link_bytes.py",
     "broker/machine/actions.py", "edge_client/core.py", "edge_client/jobs.py",
     *(
         str(file.relative_to(ROOT))

@@ -27,15 +27,11 @@ from broker.transports.losses import Losses
 from broker.transports.rotation import Rotation
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
+from broker.wire.link_bytes import KEEPALIVE_S
 
 log = logging.getLogger(__name__)
 _library_log = logging.getLogger(f"{__name__}.library")
 _library_log.setLevel(logging.CRITICAL)  # aiomqtt logs errors that are handled here
-
-KEEPALIVE_S = 30
-"""Seconds without traffic after which paho pings the broker, and without an answer after which it gives up.
-
-A whole packet must leave through a slow uplink in this time, since the ping waits behind it."""
 
 ANSWER_TIMEOUT_S = 10.0
 """How long the broker may take to confirm a connection or a subscription."""

@@ -11,6 +11,7 @@ Nothing here sends, waits or reads a clock.
 import struct
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from broker.wire.errors import WireError
 
@@ -81,6 +82,12 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
 def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
     """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
     return sum(mqtt_packet_bytes(topic, size) for size in frame_sizes(payload_bytes, limit))
+
+
+@lru_cache(maxsize=1024)
+def packets_in(payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
+    """Give the number of packets that `split` makes of a message of `payload_bytes`."""
+    return len(frame_sizes(payload_bytes, limit))
 
 
 def frame_sizes(payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> list[int]:

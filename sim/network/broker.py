@@ -5,14 +5,14 @@ that connect later, publishes the last will of a client that has vanished, and d
 cannot hold.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
-from broker.wire.chunks import MAX_PACKET_BYTES, frame_sizes, wire_bytes
+from broker.wire.chunks import MAX_PACKET_BYTES, packets_in, wire_bytes
+from broker.wire.link_bytes import message_on_link
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -30,25 +30,13 @@ from sim.network.broker_queues import ServiceQueue, Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, InFlight, NetworkStats
 from sim.network.links.link import TcpLink
-from sim.network.links.path import HEADER_BYTES, framed_bytes
 from sim.network.links.shared_link import SharedTcpLink
-
-PUBACK_BYTES = 4
-"""MQTT 3.1.1, 3.4."""
-
-ANSWER_BYTES = PUBACK_BYTES + HEADER_BYTES
 
 SUBACK_BYTES = 6
 """For our two topics; MQTT 3.1.1, 3.9."""
 
 UNNOTICED_KEEPALIVES = 1.5
 """A broker takes a client for lost after so many keepalives of silence (MQTT 3.1.1, 3.1.2.10)."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _answer_bytes(encoded: int, packet_bytes: int) -> int:
-    """Give the bytes of the PUBACKs for a message, with TCP/IP headers."""
-    return ANSWER_BYTES * len(frame_sizes(encoded, packet_bytes))
 
 
 class VirtualBroker:
@@ -99,8 +87,8 @@ class VirtualBroker:
     def _put_in_flight(self, publish: Publish) -> InFlight:
         size = encoded_bytes(publish.message)
         wire = wire_bytes(publish.topic, size, self._packet_bytes)
-        answer = _answer_bytes(size, self._packet_bytes)
-        return InFlight(publish, wire, framed_bytes(wire), answer, self._clock.now)
+        packets = packets_in(size, self._packet_bytes)
+        return InFlight(publish, wire, packets, message_on_link(wire, packets), self._clock.now)
 
     # -- presence --------------------------------------------------------------------------------------
 
@@ -117,6 +105,7 @@ class VirtualBroker:
         if endpoint.will:  # the new connection takes over; the old one ends without a DISCONNECT
             self._publish_will(endpoint)
         endpoint.will = endpoint.subscribed = True
+        endpoint.connects(self._run, self._clock.now)
         link = endpoint.down
         if isinstance(link, SharedTcpLink):
             link.send(SUBACK_BYTES, self._connected, endpoint, session)
@@ -138,6 +127,7 @@ class VirtualBroker:
     def lose(self, endpoint: Endpoint) -> None:
         """Let a device lose its connection without a DISCONNECT, and with it all that is under way."""
         endpoint.session += 1
+        endpoint.count_pings(self._clock.now)
         endpoint.online = endpoint.subscribed = False
         for link in (endpoint.up, endpoint.down):
             if isinstance(link, SharedTcpLink):  # of other links, each message is counted when it is due
@@ -183,9 +173,8 @@ class VirtualBroker:
             return
         if endpoint.unsent is not None:
             endpoint.unsent.popleft()  # a link keeps the order
-        endpoint.sent_bytes += in_flight.link_bytes
-        endpoint.received_bytes += in_flight.answer_bytes
-        endpoint.down.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
+        endpoint.sends(in_flight.on_link, self._clock.now)
+        endpoint.down.acknowledge(start_s, self._clock.now, in_flight.packets)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "uplink", in_flight, start_s)
         self._pass_up(endpoint, in_flight)
@@ -261,9 +250,8 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        endpoint.received_bytes += in_flight.link_bytes
-        endpoint.sent_bytes += in_flight.answer_bytes
-        endpoint.up.acknowledge(start_s, self._clock.now, in_flight.answer_bytes // ANSWER_BYTES)
+        endpoint.receives(in_flight.on_link, self._clock.now)
+        endpoint.up.acknowledge(start_s, self._clock.now, in_flight.packets)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "downlink", in_flight, start_s)
         endpoint.handle(Received("", in_flight.publish.message, in_flight.wire_bytes))

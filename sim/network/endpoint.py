@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import msgspec
 
 from broker.machine.actions import Publish
+from broker.wire import topics
+from broker.wire.link_bytes import KEEPALIVE_S, PING, OnLink, connection_on_link, pings_of_silence
+from broker.wire.messages import Status
+from broker.wire.packing import encoded_bytes
 from edge_client.actions import ClientEvent
 from sim.network.broker_queues import Window
 from sim.network.links.link import TcpLink
@@ -20,7 +24,7 @@ class NetworkStats:
     """What the network did.
 
     Attributes:
-        uplink_bytes: on the devices' links with TCP/IP headers, and PUBACKs for what came down.
+        uplink_bytes: on the devices' links, with all that broker.wire.link_bytes counts.
         downlink_bytes: the same in the other direction.
         lost: messages that a lost connection took with it, or that found nobody.
         dropped: messages for which a broker's queue had no room.
@@ -38,15 +42,15 @@ class InFlight(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         publish: topic and message.
         wire_bytes: of its PUBLISH packets.
-        link_bytes: of the same with TCP/IP headers.
-        answer_bytes: of the PUBACKs for them, with TCP/IP headers.
+        packets: so many.
+        on_link: what they cost on a device's link.
         asked_s: when it was published.
     """
 
     publish: Publish
     wire_bytes: int
-    link_bytes: int
-    answer_bytes: int
+    packets: int
+    on_link: OnLink
     asked_s: float
 
 
@@ -60,6 +64,7 @@ class Endpoint:
         window: what the broker may have under way to it.
         leaves: whether it may ever leave; its unsent messages are then kept.
         lane: of the trace, if it has one.
+        keepalive_s: silence after which it pings the broker.
 
     Attributes:
         unsent: what has not arrived at the broker, oldest first; None if it never leaves.
@@ -69,15 +74,18 @@ class Endpoint:
         subscribed: whether the broker sends to it.
         will: whether the broker has its last will, and so thinks that it is there.
         handle: takes what happens at the device.
-        sent_bytes: on its link with TCP/IP headers, PUBACKs for what came down included.
+        sent_bytes: on its link, see broker.wire.link_bytes.
         received_bytes: the same in the other direction.
+        active_s: when a message was last on its link.
     """
 
     __slots__ = (
+        "active_s",
         "client",
         "connection",
         "down",
         "handle",
+        "keepalive_s",
         "lane",
         "online",
         "received_bytes",
@@ -99,6 +107,7 @@ class Endpoint:
         *,
         leaves: bool,
         lane: int | None,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self.client = client
         self.up = up
@@ -112,4 +121,38 @@ class Endpoint:
         self.subscribed = False
         self.will = False
         self.sent_bytes = self.received_bytes = 0
+        self.active_s = 0.0
+        self.keepalive_s = keepalive_s
         self.handle: Handle = lambda _: None
+
+    def connects(self, run: str, now_s: float) -> None:
+        """Count a connection, under the client identifier that is the default."""
+        will = topics.status(run, self.client), encoded_bytes(Status(online=False, session=self.session))
+        subscriptions = topics.client_subscriptions(run, self.client)
+        self.active_s = now_s
+        self.sends(connection_on_link(f"{run}-{self.client}", subscriptions, will), now_s)
+
+    def sends(self, on_link: OnLink, now_s: float) -> None:
+        """Count what has left for the broker and was answered."""
+        if now_s - self.active_s >= self.keepalive_s:
+            self.count_pings(now_s)
+        self.active_s = now_s
+        self.sent_bytes += on_link[0]
+        self.received_bytes += on_link[1]
+
+    def receives(self, on_link: OnLink, now_s: float) -> None:
+        """Count what has come from the broker and was answered."""
+        if now_s - self.active_s >= self.keepalive_s:
+            self.count_pings(now_s)
+        self.active_s = now_s
+        self.sent_bytes += on_link[1]
+        self.received_bytes += on_link[0]
+
+    def count_pings(self, now_s: float) -> None:
+        """Count the pings of a silence that ends now, or goes on."""
+        if not self.subscribed:
+            return
+        pings = pings_of_silence(now_s - self.active_s, self.keepalive_s)
+        self.active_s += pings * self.keepalive_s
+        self.sent_bytes += pings * PING.there
+        self.received_bytes += pings * PING.back

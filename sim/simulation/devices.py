@@ -129,6 +129,7 @@ def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, 
             Window(scenario.network.broker),
             leaves=not isinstance(group.availability, Always) or group.battery is not None,
             lane=trace.lane(client),
+            keepalive_s=scenario.network.broker.keepalive_s,
         )
     return endpoints
 

@@ -113,6 +113,8 @@ class VirtualRun:
     def network_stats(self) -> NetworkStats:
         """What the network did."""
         endpoints = self._endpoints.values()
+        for endpoint in endpoints:
+            endpoint.count_pings(self._clock.now)
         return replace(
             self._broker.network_stats,
             uplink_bytes=sum(endpoint.sent_bytes for endpoint in endpoints),

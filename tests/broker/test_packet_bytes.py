@@ -17,7 +17,6 @@ from scenarios.errors import ScenarioError
 from scenarios.schema.broker import BrokerSpec
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.ledger import Ledger
-from sim.network.broker import ANSWER_BYTES, _answer_bytes
 from sim.simulation.run import simulate
 from tests import small_task
 from tests.helpers import plan_of, small_scenario
@@ -83,9 +82,9 @@ def test_the_server_counts_in_packets_of_the_chosen_size(tmp_path: Path) -> None
     assert set(Listening.asked) == {4096}
 
 
-def test_the_virtual_broker_acknowledges_each_packet() -> None:
-    assert _answer_bytes(20_000, 5_000) == 5 * ANSWER_BYTES
-    assert _answer_bytes(20_000, 128_000) == ANSWER_BYTES
+def test_a_message_is_as_many_packets_as_it_is_cut_into() -> None:
+    assert chunks.packets_in(20_000, 5_000) == 5
+    assert chunks.packets_in(20_000, 128_000) == 1
 
 
 def test_virtual_time_has_the_bytes_of_a_live_run_with_small_packets(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """The broker in virtual time: what it says of clients that vanish and come back."""
 
-from broker.machine.actions import Received
-from broker.wire.messages import Status
+from broker.machine.actions import Publish, Received
+from broker.wire import topics
+from broker.wire.chunks import wire_bytes
+from broker.wire.link_bytes import PING, connection_on_link, message_on_link
+from broker.wire.messages import Ask, Progress, Standing, Status
+from broker.wire.packing import encoded_bytes
 from scenarios.schema.links import Link
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
@@ -69,3 +73,38 @@ def test_a_will_is_said_once() -> None:
     clock.at(2.0, broker.lose, client)
     clock.at(30.0, broker.connect, client)  # the broker has noticed at 17
     assert statuses(broker, clock) == [(17.0, False)]
+
+
+def test_the_link_of_a_silent_device_carries_its_connection_and_pings() -> None:
+    clock = Clock()
+    broker, client = broker_with(clock, BrokerModel(keepalive_s=10))
+    client.keepalive_s = 10.0
+    clock.at(1.0, broker.connect, client)
+    clock.at(36.0, broker.lose, client)  # pings at 11, 21 and 31
+    clock.at(80.0, lambda: None)
+    statuses(broker, clock)
+    client.count_pings(clock.now)
+    will = topics.status("r", "c0"), encoded_bytes(Status(online=False, session=1))
+    there, back = connection_on_link("r-c0", topics.client_subscriptions("r", "c0"), will)
+    assert (client.sent_bytes, client.received_bytes) == (there + 3 * PING.there, back + 3 * PING.back)
+
+
+def test_a_link_carries_a_message_with_its_answer_and_no_ping_in_a_lively_exchange() -> None:
+    clock = Clock()
+    broker, client = broker_with(clock, BrokerModel(keepalive_s=10))
+    client.keepalive_s = 10.0
+    clock.at(0.0, broker.connect, client)
+    said = Publish(topics.up("r", "c0"), Progress(1, 0, 1, 0, Standing.WORKING))
+    told = Publish(topics.down("r", "c0"), Ask(1, 0, 1, 0))
+    clock.at(9.0, broker.publish, client, said)
+    clock.at(18.0, broker.publish_from_server, told)
+    clock.at(27.0, lambda: None)
+    before = list[tuple[int, int]]()
+    clock.at(1.0, lambda: before.append((client.sent_bytes, client.received_bytes)))
+    broker.to_server = lambda _received: None
+    clock.run()
+    client.count_pings(clock.now)
+    up, down = (message_on_link(wire_bytes(each.topic, encoded_bytes(each.message))) for each in (said, told))
+    [(sent, received)] = before
+    assert client.sent_bytes - sent == up.there + down.back
+    assert client.received_bytes - received == down.there + up.back

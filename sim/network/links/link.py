@@ -8,8 +8,9 @@ import math
 
 import msgspec
 
+from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, framed_bytes, segments_of
 from sim.network.links.losses import Losses
-from sim.network.links.path import ACKNOWLEDGED_SEGMENTS, Path, framed_bytes, segments_of
+from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
 
 INITIAL_WINDOW = 10

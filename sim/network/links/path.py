@@ -1,4 +1,4 @@
-"""What one direction of a link is like at a moment, and the packets that a message takes there."""
+"""What one direction of a link is like at a moment."""
 
 import functools
 import math
@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, HEADER_BYTES, SEGMENT_BYTES
 from scenarios.schema.links import GilbertElliott, Link, LinkState
-
-SEGMENT_BYTES = 1448
-"""TCP payload of a full packet: an MTU of 1500 less the headers."""
-
-HEADER_BYTES = 52
-"""IPv4 20, TCP 20, timestamp option 12; in every packet. The layers below are not counted."""
-
-ACKNOWLEDGED_SEGMENTS = 2
-"""Receivers acknowledge every second segment, RFC 5681, 4.2."""
 
 MIN_RTO_MARGIN_S = 0.2
 """Linux: the retransmission timeout is at least so much above the round trip."""
@@ -101,15 +93,3 @@ def _with_jitter(
             variance = math.log1p((deviation_s / mean_s) ** 2)
             sigma, mu = math.sqrt(variance), math.log(mean_s) - variance / 2
             return lambda probability: math.exp(mu + sigma * _standard_normal(probability))
-
-
-@functools.lru_cache(maxsize=1024)
-def segments_of(payload_bytes: int) -> int:
-    """Give the TCP segments that a message takes."""
-    return -(-payload_bytes // SEGMENT_BYTES)
-
-
-@functools.lru_cache(maxsize=1024)
-def framed_bytes(payload_bytes: int) -> int:
-    """Give a message's bytes with the TCP/IP headers of all its packets."""
-    return payload_bytes + HEADER_BYTES * segments_of(payload_bytes)

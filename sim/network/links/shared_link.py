@@ -5,10 +5,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from broker.wire.link_bytes import framed_bytes
 from sim.network.clock import Clock, Ts
 from sim.network.links.bottleneck import Bottleneck, Transfer
 from sim.network.links.link import TcpLink
-from sim.network.links.path import Path, framed_bytes
+from sim.network.links.path import Path
 
 
 class SharedTcpLink:

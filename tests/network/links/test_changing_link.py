@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from broker.wire.link_bytes import framed_bytes
 from scenarios.schema.links import GilbertElliott, Link, MarkovState
 from scenarios.schema.network import AccessPoint
 from sim.network.clock import Clock
@@ -18,7 +19,7 @@ from sim.network.links.changing_link import links_of
 from sim.network.links.course import Course, MarkovCourse, TraceCourse
 from sim.network.links.link import TcpLink
 from sim.network.links.losses import Losses
-from sim.network.links.path import framed_bytes, path_of
+from sim.network.links.path import path_of
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.shared_link import SharedTcpLink
 

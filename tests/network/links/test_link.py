@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from broker.wire.link_bytes import HEADER_BYTES, SEGMENT_BYTES, framed_bytes
 from scenarios.schema.links import Link
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import Carried, TcpLink
-from sim.network.links.path import HEADER_BYTES, SEGMENT_BYTES, framed_bytes, path_of
+from sim.network.links.path import path_of
 
 
 def tcp_link(**link: object) -> TcpLink:

@@ -9,11 +9,12 @@ from typing import cast
 
 import pytest
 
+from broker.wire.link_bytes import SEGMENT_BYTES
 from scenarios.schema.links import Link
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import NO_THRESHOLD, Carried, TcpLink
 from sim.network.links.losses import Losses
-from sim.network.links.path import SEGMENT_BYTES, Path, path_of
+from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
 
 FAST = path_of(Link(uplink_kbps=12_000, latency_ms=50), "up")
