@@ -126,8 +126,9 @@ class Attentive:
             log.warning(
                 "%s: the server of run %s has not spoken to it for %.0f s: it has not been chosen for a "
                 "round yet, or the broker drops what it says, because its user there is %s and not '%s', or "
-                "has no right to fl/2/%s/up/%s",
-                self._client, self._run, UNANSWERED_S, self._user, self._client, self._run, self._client,
+                "has no right to %s",
+                self._client, self._run, UNANSWERED_S, self._user, self._client,
+                topics.up(self._run, self._client),
             )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""The list of all codecs, and codecs in messages: `[name, *parameters]`, for instance `["pq", 1152, 1, 2]`.
+"""The list of all codecs, and codecs in messages: `[number, *parameters]`, for instance `[7, 1152, 1, 2]`.
 
 A new codec is added to `TensorCodec`, and nowhere else: what can be named on the wire and in a scenario, what
-is accepted from a device and how its bytes are counted all follow from this union.
+is accepted from a device and how its bytes are counted all follow from this union. In messages it has its
+name, which takes more bytes, until `NUMBERS` has a number for it.
 """
 
 import functools
@@ -32,17 +33,36 @@ CLUSTERING_CODECS = [name for name, kind in CODECS.items() if clustering(kind())
 """Names of the codecs that have codewords, which `CodewordMean` needs."""
 
 
+NUMBERS = {
+    "float32": 0,
+    "float16": 1,
+    "int8": 2,
+    "int4": 3,
+    "int2": 4,
+    "topk": 5,
+    "random_topk": 6,
+    "pq": 7,
+    "coded_pq": 8,
+    "splitfc": 9,
+    "codeword_mean": 10,
+}
+"""What stands for a codec in messages; part of the protocol, so a number never gets another meaning."""
+
+_NAMES = {number: name for name, number in NUMBERS.items()}
+
+
 def codec_to_wire(codec: GradientCodec) -> list[str | int | float]:
-    """Returns the name and the parameters, in the order of the dataclass' fields."""
-    return [getattr(codec, field.name) for field in fields(GRADIENT_CODECS[codec.codec])]
+    """Returns the number and the parameters, in the order of the dataclass' fields."""
+    name, *parameters = (getattr(codec, field.name) for field in fields(GRADIENT_CODECS[codec.codec]))
+    return [NUMBERS.get(name, name), *parameters]
 
 
 def codec_from_wire(parts: list[Any]) -> Codec:
     """Returns the codec that `codec_to_wire` described.
 
     Raises:
-        WireError: "malformed" when this is not a known name followed by its parameters, "range" when the
-            codec refuses a parameter.
+        WireError: "malformed" when this is not a known number or name followed by its parameters, "range"
+            when the codec refuses a parameter.
     """
     codec: Codec = _codec_of(parts, CODECS)
     return codec
@@ -62,13 +82,15 @@ def gradient_codec_from_wire(parts: list[Any], activations: Codec) -> GradientCo
 
 
 def _codec_of(parts: list[Any], kinds: Mapping[str, Any]) -> Any:
-    if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in kinds:
+    first, *parameters = parts if isinstance(parts, list) and parts else [None]
+    name = _NAMES.get(first) if type(first) is int else first
+    if not isinstance(name, str) or name not in kinds:
         raise WireError("malformed", "not a codec")
-    kind = kinds[parts[0]]
-    if [type(part) for part in parts[1:]] != _parameter_types(kind):
+    kind = kinds[name]
+    if [type(part) for part in parameters] != _parameter_types(kind):
         raise WireError("malformed", f"parameters of {kind.__name__}")
     try:
-        return kind(*parts)
+        return kind(name, *parameters)
     except ValueError as error:
         raise WireError("range", str(error)) from error
 

@@ -50,7 +50,7 @@ __all__ = [
     "Welcome",
 ]
 
-VERSION = 2
+VERSION = 3
 
 
 class Standing(IntEnum):

@@ -1,10 +1,14 @@
 """Messages as bytes: msgpack arrays `[VERSION, type, field, ...]`, fields in the order of the classes.
 
+What has its default at the end of a message is left out. Numbers with a fraction take 32 bits, as they have
+in the messages themselves; parameters of codecs, inside a field, take 64.
+
 A receiver looks at version and lengths before anything is unpacked, and skips fields that it does not know
 without building them.
 """
 
 import math
+import struct
 from typing import Any
 
 import msgpack
@@ -17,23 +21,36 @@ from broker.wire.messages import (
     FeatureGradient,
     Gradient,
     HeadUpdate,
-    Hello,
     Message,
     Scores,
 )
 
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-_ADDED: dict[type, tuple[object, ...]] = {Hello: (0,), Assignment: (0, ())}
-"""Messages whose last fields were added to version 2, with their defaults. At the end of a message these are
-left out, and the bytes are what they were before."""
 _FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
+_FLOAT32 = struct.Struct(">Bf")
+_BIN8, _BIN16, _BIN32 = struct.Struct(">BB"), struct.Struct(">BH"), struct.Struct(">BI")
 
 
 def encode(message: Message) -> bytes:
     """Give the message's bytes, before chunking."""
-    tag, *fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-    packed: bytes = msgpack.packb([VERSION, tag, *fields[: len(_said(message))]])
-    return packed
+    fields = _said(message)
+    tag = message.__struct_config__.tag
+    assert isinstance(tag, int)
+    parts = [bytes((_FIXARRAY | 2 + len(fields), VERSION, tag))]
+    for field in fields:
+        if type(field) is bytes:  # not copied before all is joined
+            parts += _bin_header(len(field)), field
+        elif type(field) is float:
+            parts.append(_FLOAT32.pack(0xCA, field))
+        else:
+            parts.append(msgpack.packb(field))
+    return b"".join(parts)
+
+
+def _bin_header(length: int) -> bytes:
+    if length < 2**8:
+        return _BIN8.pack(0xC4, length)
+    return _BIN16.pack(0xC5, length) if length < 2**16 else _BIN32.pack(0xC6, length)
 
 
 def encoded_bytes(message: Message) -> int:
@@ -57,16 +74,16 @@ def encoded_bytes(message: Message) -> int:
                 else 9
             )
         elif kind is float:
-            total += 9
+            total += _FLOAT32.size
         else:
             total += len(msgpack.packb(field))
     return total
 
 
 def _said(message: Message) -> tuple[Any, ...]:
-    """Give the fields that are not left out."""
+    """Give the fields up to the last one that has not its default."""
     fields = msgspec.structs.astuple(message)
-    for default in reversed(_ADDED.get(type(message), ())):
+    for default in reversed(message.__struct_defaults__):
         if fields[-1] != default:
             break
         fields = fields[:-1]

@@ -1,5 +1,10 @@
-"""The messages of a round, between the server and a client that is at work."""
+"""The messages of a round, between the server and a client that is at work.
 
+Their numbers with a fraction have 32 bits, from the moment when a message is made: so both sides compute with
+the same number, over a network and in virtual time. They meet float32 tensors, or are only shown.
+"""
+
+from ctypes import c_float
 from typing import Annotated
 
 import msgspec
@@ -8,6 +13,11 @@ from msgspec import Meta
 from broker.wire.fields import Attempt, CodecSpecs, Incarnation, Round, SomeCodecSpecs, Step
 
 Samples = Annotated[int, Meta(ge=1, le=2**16)]
+
+
+def _round_to_float32(message: msgspec.Struct, field: str) -> None:
+    """Give a field of a new message the nearest number of 32 bits; infinity beyond the largest one."""
+    msgspec.structs.force_setattr(message, field, c_float(getattr(message, field)).value)
 
 
 class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -37,6 +47,9 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     head: bytes
     first_step: Step = 0
     features: SomeCodecSpecs = ()
+
+    def __post_init__(self) -> None:
+        _round_to_float32(self, "head_lr")
 
 
 class Activations(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -83,6 +96,9 @@ class Gradient(msgspec.Struct, frozen=True, array_like=True, tag=6):
     correction: float
     payload: bytes
 
+    def __post_init__(self) -> None:
+        _round_to_float32(self, "correction")
+
 
 class Features(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """In a U-shape: what the server's layers make of a batch; the device has the layers after them.
@@ -123,6 +139,9 @@ class FeatureGradient(msgspec.Struct, frozen=True, array_like=True, tag=17):
     payload: bytes
     loss: float
 
+    def __post_init__(self) -> None:
+        _round_to_float32(self, "loss")
+
 
 class Scores(msgspec.Struct, frozen=True, array_like=True, tag=18):
     """In a U-shape: how the model did on all samples that a client keeps for evaluation. It ends that.
@@ -142,6 +161,9 @@ class Scores(msgspec.Struct, frozen=True, array_like=True, tag=18):
     attempt: Attempt
     count: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     score_sum: float
+
+    def __post_init__(self) -> None:
+        _round_to_float32(self, "score_sum")
 
 
 BatchUp = Activations | FeatureGradient
@@ -168,3 +190,6 @@ class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
     samples: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     quantization_error: float
     payload: bytes
+
+    def __post_init__(self) -> None:
+        _round_to_float32(self, "quantization_error")

@@ -1,15 +1,16 @@
 """Topic names of a run, and the names that may stand in them.
 
-    fl/2/<run>/state             server -> everybody   RunState, retained; the server's last will
-    fl/2/<run>/scenario          server -> everybody   the resolved scenario, retained
-    fl/2/<run>/server            among servers         Claim; StopRun of an operator
-    fl/2/<run>/down/<client>     server -> one client  Assignment, Gradient, Ask, Released, Welcome, Rejected
-    fl/2/<run>/up/<client>       client -> server      Hello, Activations, HeadUpdate, Progress
-    fl/2/<run>/status/<client>   client -> server      Status, retained; the client's last will
-    fl/2/<run>/watch/<page>      server -> whoever watches   JSON, retained; no part of the protocol
+    fl/3/<run>/state             server -> everybody   RunState, retained; the server's last will
+    fl/3/<run>/scenario          server -> everybody   the resolved scenario, retained
+    fl/3/<run>/server            among servers         Claim; StopRun of an operator
+    fl/3/<run>/d/<client>        server -> one client  Assignment, Gradient, Ask, Released, Welcome, Rejected
+    fl/3/<run>/u/<client>        client -> server      Hello, Activations, HeadUpdate, Progress
+    fl/3/<run>/status/<client>   client -> server      Status, retained; the client's last will
+    fl/3/<run>/watch/<page>      server -> whoever watches   JSON, retained; no part of the protocol
 
 The second level is the protocol's version. Clients listen to the state of all versions, and the server to the
-status of all, so that each side can say that the other speaks another version.
+status of all, so that each side can say that the other speaks another version. Topics are in every message:
+those of a round (d for down, u for up) are short.
 
 Which run and client a message belongs to stands in its topic alone, and no message repeats it. So an access
 list at the broker is enough to hold each device to its own name.
@@ -27,6 +28,7 @@ from broker.wire.messages import VERSION
 _ROOT = f"fl/{VERSION}"
 _VERSION = re.compile(r"[1-9][0-9]{0,3}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_OF_CLIENT = {"d": "down", "u": "up", "status": "status"}
 
 
 class TopicParts(NamedTuple):
@@ -35,7 +37,7 @@ class TopicParts(NamedTuple):
     Attributes:
         version: of the protocol.
         run: name of the run.
-        kind: of the topic, such as "up".
+        kind: of the topic: "state", "scenario", "server", "down", "up", "status" or "watch".
         client: empty for the topics of all.
     """
 
@@ -74,12 +76,12 @@ def server(run: str) -> str:
 
 def down(run: str, client: str) -> str:
     """Topic on which the server speaks to one client."""
-    return f"{_ROOT}/{run}/down/{client}"
+    return f"{_ROOT}/{run}/d/{client}"
 
 
 def up(run: str, client: str) -> str:
     """Topic on which one client speaks to the server."""
-    return f"{_ROOT}/{run}/up/{client}"
+    return f"{_ROOT}/{run}/u/{client}"
 
 
 def status(run: str, client: str) -> str:
@@ -122,10 +124,10 @@ def parse(topic: str) -> TopicParts:
     match topic.split("/"):
         case ["fl", version, run, ("state" | "scenario" | "server") as kind] if _are_names(version, run):
             return TopicParts(int(version), run, kind, "")
-        case ["fl", version, run, ("down" | "up" | "status") as kind, client] if _are_names(
-            version, run
-        ) and _NAME.fullmatch(client):
-            return TopicParts(int(version), run, kind, client)
+        case ["fl", version, run, kind, client] if kind in _OF_CLIENT and (
+            _are_names(version, run) and _NAME.fullmatch(client)
+        ):
+            return TopicParts(int(version), run, _OF_CLIENT[kind], client)
         case ["fl", version, run, "watch", _, *_] if _are_names(version, run):
             return TopicParts(int(version), run, "watch", "")
         case _:

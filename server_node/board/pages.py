@@ -1,4 +1,4 @@
-"""The pages that a server publishes for whoever watches: small retained JSON below fl/2/<run>/watch/.
+"""The pages that a server publishes for whoever watches: small retained JSON below fl/3/<run>/watch/.
 
 Each page fits the smallest packet that a scenario can choose, so that brokers can retain it. The times `at`,
 `since`, `began` and `seen` are seconds of the Unix epoch by the server's clock, all others are durations.

@@ -160,7 +160,7 @@ def _source(scenario: Scenario, threads: int, repeat: int) -> str:
 
 
 def _name(codec: GradientCodec) -> str:
-    return " ".join(map(str, codec_to_wire(codec)))
+    return " ".join(map(str, (codec.codec, *codec_to_wire(codec)[1:])))
 
 
 def _machine() -> str:

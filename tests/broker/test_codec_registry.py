@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from broker.codecs import CLUSTERING_CODECS, CODECS, Float16, Float32, Pq, codec_from_wire, codec_to_wire
-from broker.codecs.registry import GRADIENT_CODECS
+from broker.codecs.registry import GRADIENT_CODECS, NUMBERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,12 +102,24 @@ def test_a_codec_added_to_the_one_list_is_on_the_wire_in_scenarios_and_accounted
 
 
 @pytest.mark.parametrize("kind", CODECS.values(), ids=list(CODECS))
-def test_every_codec_has_defaults_and_travels_as_its_name_and_parameters(kind: type[Any]) -> None:
+def test_every_codec_has_defaults_and_travels_as_its_number_and_parameters(kind: type[Any]) -> None:
     codec = kind()
     parts = codec_to_wire(codec)
     assert len(parts) == len(fields(kind))
     assert CODECS[codec.codec] is kind
-    assert codec_from_wire(parts) == codec
+    assert codec_from_wire(parts) == codec_from_wire([codec.codec, *parts[1:]]) == codec
+
+
+def test_a_number_stands_for_one_codec_for_ever() -> None:
+    names = "float32 float16 int8 int4 int2 topk random_topk pq coded_pq splitfc codeword_mean"
+    assert list(NUMBERS)[:11] == names.split()
+    assert list(NUMBERS.values()) == list(range(len(NUMBERS)))
+    assert set(NUMBERS) <= set(GRADIENT_CODECS)
+
+
+def test_a_codec_without_a_number_travels_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(NUMBERS, "pq")
+    assert codec_to_wire(Pq(subvectors=2, centroids=4)) == ["pq", 2, 1, 4]
 
 
 def test_codecs_are_named_on_the_wire_as_ever() -> None:
@@ -136,5 +148,7 @@ def test_the_table_for_users_names_every_codec() -> None:
 
 def test_the_protocol_gives_every_codec_with_its_parameters() -> None:
     text = (ROOT / "docs/protocol.md").read_text().split("## Tensors")[1]
-    named = {name: rest.count(",") for name, rest in re.findall(r'`\["(\w+)"([^]]*)\]`', text)}
-    assert named == {name: len(fields(kind)) - 1 for name, kind in GRADIENT_CODECS.items()}
+    told = {first: rest.count(",") for first, rest in re.findall(r'`\[("\w+"|\d+)([^]]*)\]`', text)}
+    assert told == {
+        str(NUMBERS.get(name, f'"{name}"')): len(fields(kind)) - 1 for name, kind in GRADIENT_CODECS.items()
+    }

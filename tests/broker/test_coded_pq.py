@@ -138,5 +138,5 @@ def test_impossible_parameters_are_refused_by_name(parameters: tuple[int, int, i
 
 
 def test_the_list_is_name_and_parameters() -> None:
-    assert codec_to_wire(CODEC) == ["coded_pq", 16, 4, 4]
+    assert codec_to_wire(CODEC) == [8, 16, 4, 4]
     assert codec_from_wire(["coded_pq", 16, 4, 4]) == CODEC

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,68 +37,66 @@ from broker.wire.packing import decode, encode, encoded_bytes
 GOLDEN = [
     pytest.param(
         Hello(300, "d1", 80, package="0.1.0", model="0a-1b"),
-        "98 02 01 cd012c a26431 50 c2 a5302e312e30 a530612d3162",
+        "98 03 01 cd012c a26431 50 c2 a5302e312e30 a530612d3162",
         id="hello",
     ),
+    pytest.param(Hello(300, "d1", 80), "95 03 01 cd012c a26431 50", id="hello of defaults"),
     pytest.param(
-        Hello(300, "d1", 80, held_out=25), "99 02 01 cd012c a26431 50 c2 a0 a0 19", id="hello with held out"
+        Hello(300, "d1", 80, held_out=25), "99 03 01 cd012c a26431 50 c2 a0 a0 19", id="hello with held out"
     ),
     pytest.param(
-        Assignment(3, 7, 1, 4, 0.5, (["int8"], ["int8"], ["int8"], ["int8"]), b"", first_step=2),
-        "9a 02 04 03 07 01 04 cb3fe0000000000000 94 " + "91a4696e7438" * 4 + " c400 02",
+        Assignment(3, 7, 1, 4, 0.5, ([2], [2], [2], [2]), b"", first_step=2),
+        "9a 03 04 03 07 01 04 ca3f000000 94 " + "9102" * 4 + " c400 02",
         id="assignment of an evaluation",
     ),
-    pytest.param(Status(online=False, session=5), "94 02 02 c2 05", id="status"),
+    pytest.param(Status(online=False, session=5), "94 03 02 c2 05", id="status"),
     pytest.param(
-        RunState("running", 2, 9, 3, 300, ""), "98 02 03 a772756e6e696e67 02 09 03 cd012c a0", id="run state"
+        RunState("running", 2, 9, 3, 300, ""), "97 03 03 a772756e6e696e67 02 09 03 cd012c", id="run state"
     ),
     pytest.param(
-        Assignment(3, 7, 1, 1, 0.5, (["pq", 1152, 1, 2], ["float16"], ["float16"], ["float16"]), b"\x01\x02"),
-        "99 02 04 03 07 01 01 cb3fe0000000000000 94 94a27071cd04800102"
-        + " 91a7666c6f61743136" * 3
-        + " c4020102",
+        Assignment(3, 7, 1, 1, 0.5, ([7, 1152, 1, 2], [1], [1], [8, 4704, 16, 1]), b"\x01\x02"),
+        "99 03 04 03 07 01 01 ca3f000000 94 9407cd04800102 9101 9101 9408cd12601001 c4020102",
         id="assignment",
     ),
     pytest.param(
         Activations(3, 7, 0, 1, 2, b"\x05\x06", b"\x21"),
-        "99 02 05 03 07 00 01 02 c4020506 c40121",
+        "99 03 05 03 07 00 01 02 c4020506 c40121",
         id="activations",
     ),
+    pytest.param(Gradient(3, 7, 0, 1, 0.5, b"\x09"), "98 03 06 03 07 00 01 ca3f000000 c40109", id="gradient"),
     pytest.param(
-        Gradient(3, 7, 0, 1, 0.5, b"\x09"), "98 02 06 03 07 00 01 cb3fe0000000000000 c40109", id="gradient"
+        HeadUpdate(3, 7, 1, 20, 0.25, b""), "98 03 07 03 07 01 14 ca3e800000 c400", id="head update"
     ),
-    pytest.param(
-        HeadUpdate(3, 7, 1, 20, 0.25, b""), "98 02 07 03 07 01 14 cb3fd0000000000000 c400", id="head update"
-    ),
-    pytest.param(Rejected("shape", "no"), "94 02 08 a57368617065 a26e6f", id="rejected"),
-    pytest.param(Ask(3, 9, 7, 1, resend=True), "97 02 09 03 09 07 01 c3", id="ask"),
-    pytest.param(Progress(3, 9, 7, 1, Standing.ANSWERED), "97 02 0a 03 09 07 01 02", id="progress"),
-    pytest.param(Released(3, 7, greet=False), "95 02 0b 03 07 c2", id="released"),
+    pytest.param(Rejected("shape", "no"), "94 03 08 a57368617065 a26e6f", id="rejected"),
+    pytest.param(Ask(3, 9, 7, 1, resend=True), "97 03 09 03 09 07 01 c3", id="ask"),
+    pytest.param(Progress(3, 9, 7, 1, Standing.ANSWERED), "97 03 0a 03 09 07 01 02", id="progress"),
+    pytest.param(Ask(3, 9, 7, 1), "96 03 09 03 09 07 01", id="ask without resend"),
+    pytest.param(Released(3, 7, greet=False), "95 03 0b 03 07 c2", id="released"),
     pytest.param(
         Welcome(3, 20, 1, 9216, 10, 1, 128_000, b"\x01"),
-        "9b 02 0c 03 14 01 cd2400 0a 01 ce0001f400 c40101 90",
+        "9b 03 0c 03 14 01 cd2400 0a 01 ce0001f400 c40101 90",
         id="welcome",
     ),
-    pytest.param(Claim(3, 7, takeover=True), "95 02 0d 03 07 c3", id="claim"),
-    pytest.param(StopRun("done"), "93 02 0e a4646f6e65", id="stop run"),
-    pytest.param(RunScenario(b"\x78", "a-b"), "94 02 0f c40178 a3612d62", id="run scenario"),
-    pytest.param(Features(3, 7, 0, 1, b"\x09"), "97 02 10 03 07 00 01 c40109", id="features"),
+    pytest.param(Claim(3, 7, takeover=True), "95 03 0d 03 07 c3", id="claim"),
+    pytest.param(StopRun("done"), "93 03 0e a4646f6e65", id="stop run"),
+    pytest.param(RunScenario(b"\x78", "a-b"), "94 03 0f c40178 a3612d62", id="run scenario"),
+    pytest.param(Features(3, 7, 0, 1, b"\x09"), "97 03 10 03 07 00 01 c40109", id="features"),
     pytest.param(
         FeatureGradient(3, 7, 1, 1, 2, b"\x09", 0.5),
-        "99 02 11 03 07 01 01 02 c40109 cb3fe0000000000000",
+        "99 03 11 03 07 01 01 02 c40109 ca3f000000",
         id="gradient of features",
     ),
-    pytest.param(Scores(3, 7, 4, 1, 25, 0.5), "98 02 12 03 07 04 01 19 cb3fe0000000000000", id="scores"),
+    pytest.param(Scores(3, 7, 4, 1, 25, 0.5), "98 03 12 03 07 04 01 19 ca3f000000", id="scores"),
     pytest.param(
         Assignment(3, 7, 1, 2, 0.5, (["a"], ["b"], ["c"], ["d"]), b"", features=(["e"], ["f", 4])),
-        "9b 02 04 03 07 01 02 cb3fe0000000000000 94 91a161 91a162 91a163 91a164 c400 00 92 91a165 92a16604",
+        "9b 03 04 03 07 01 02 ca3f000000 94 91a161 91a162 91a163 91a164 c400 00 92 91a165 92a16604",
         id="assignment of a U-shape",
     ),
 ]
 
 
 @pytest.mark.parametrize(("message", "golden"), GOLDEN)
-def test_version_2_stays_as_it_is(message: Message, golden: str) -> None:
+def test_version_3_stays_as_it_is(message: Message, golden: str) -> None:
     data = bytes.fromhex(golden)
     assert encode(message) == data
     assert decode(data) == message
@@ -110,8 +109,9 @@ steps = st.integers(0, 2**16 - 1)
 attempts = st.integers(1, 2**16 - 1)
 words = st.text(max_size=20)
 payloads = st.binary(max_size=300) | st.integers(250, 70_000).map(bytes)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-specs = st.lists(words | rounds | numbers, min_size=1, max_size=8)
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+parameters = st.floats(allow_nan=False, allow_infinity=False)
+specs = st.lists(words | rounds | parameters, min_size=1, max_size=8)
 assignments = st.builds(
     Assignment,
     servers,
@@ -148,6 +148,27 @@ def test_what_is_encoded_decodes_and_its_size_is_known_beforehand(message: Messa
     assert encoded_bytes(message) == len(data)
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_has_32_bits_before_it_is_sent(number: float) -> None:
+    sent: tuple[Message, ...] = (
+        Gradient(3, 7, 0, 1, number, b""),
+        HeadUpdate(3, 7, 1, 20, number, b""),
+        FeatureGradient(3, 7, 1, 1, 2, b"", number),
+        Scores(3, 7, 4, 1, 25, number),
+        Assignment(3, 7, 1, 1, number, ([1], [1], [1], [5, 0.01]), b""),
+    )
+    with np.errstate(over="ignore"):
+        nearest = float(np.float32(number))
+    fields = ("correction", "quantization_error", "loss", "score_sum", "head_lr")
+    for message, field in zip(sent, fields, strict=True):
+        assert getattr(message, field) == nearest
+        if math.isfinite(nearest):
+            assert decode(encode(message)) == message
+        else:
+            with pytest.raises(WireError, match="not-finite"):
+                decode(encode(message))
+
+
 @given(assignments, st.sampled_from([math.nan, math.inf, -math.inf]), st.data())
 def test_a_codec_with_a_number_that_is_none_is_refused(
     message: Assignment, number: float, data: st.DataObject
@@ -182,25 +203,25 @@ def packed(*fields: Any) -> bytes:
     ("data", "reason"),
     [
         pytest.param(b"", "malformed", id="empty"),
-        pytest.param(packed(2, 2, True, 1) + b"\x00", "malformed", id="something after it"),
+        pytest.param(packed(3, 2, True, 1) + b"\x00", "malformed", id="something after it"),
         pytest.param(msgpack.packb({"version": 1}), "malformed", id="a map"),
-        pytest.param(packed(2), "malformed", id="no type"),
-        pytest.param(packed(1, 2, True, 1), "version", id="version 1"),
+        pytest.param(packed(3), "malformed", id="no type"),
+        pytest.param(packed(2, 2, True, 1), "version", id="version 2"),
         pytest.param(packed(True, 2, True, 1), "version", id="a version that is no number"),
-        pytest.param(packed(2, 99, 1), "malformed", id="unknown type"),
-        pytest.param(packed(2, 2, 1, 1), "malformed", id="a number for a truth value"),
-        pytest.param(packed(2, 5, 1, -1, 0, 1, 1, b"", b""), "malformed", id="negative round"),
-        pytest.param(packed(2, 5, 1, 1, 0, 1, 0, b"", b""), "malformed", id="a batch of none"),
-        pytest.param(packed(2, 5, 1, 1, 0, 1, 1, "text", b""), "malformed", id="text for bytes"),
-        pytest.param(packed(2, 5, 1, 1, 0, 1, 1, b""), "malformed", id="a field is missing"),
-        pytest.param(packed(2, 6, 1, 1, 0, 1, math.nan, b""), "not-finite", id="NaN for lambda"),
-        pytest.param(packed(2, 7, 1, 1, 1, 1, math.inf, b""), "not-finite", id="infinite error"),
-        pytest.param(packed(2, 8, "x" * 65, ""), "malformed", id="a reason too long"),
-        pytest.param(packed(2, 4, 1, 1, 1, 1, 0.1, [["pq"]] * 5, b""), "malformed", id="five codecs"),
-        pytest.param(b"\x94\x02\x06\xc6\xff\xff\xff\xff", "malformed", id="4 GB promised"),
+        pytest.param(packed(3, 99, 1), "malformed", id="unknown type"),
+        pytest.param(packed(3, 2, 1, 1), "malformed", id="a number for a truth value"),
+        pytest.param(packed(3, 5, 1, -1, 0, 1, 1, b"", b""), "malformed", id="negative round"),
+        pytest.param(packed(3, 5, 1, 1, 0, 1, 0, b"", b""), "malformed", id="a batch of none"),
+        pytest.param(packed(3, 5, 1, 1, 0, 1, 1, "text", b""), "malformed", id="text for bytes"),
+        pytest.param(packed(3, 5, 1, 1, 0, 1, 1, b""), "malformed", id="a field is missing"),
+        pytest.param(packed(3, 6, 1, 1, 0, 1, math.nan, b""), "not-finite", id="NaN for lambda"),
+        pytest.param(packed(3, 7, 1, 1, 1, 1, math.inf, b""), "not-finite", id="infinite error"),
+        pytest.param(packed(3, 8, "x" * 65, ""), "malformed", id="a reason too long"),
+        pytest.param(packed(3, 4, 1, 1, 1, 1, 0.1, [["pq"]] * 5, b""), "malformed", id="five codecs"),
+        pytest.param(b"\x94\x03\x06\xc6\xff\xff\xff\xff", "malformed", id="4 GB promised"),
         pytest.param(b"\xdd\xff\xff\xff\xff", "malformed", id="four billion fields promised"),
-        pytest.param(b"\x95\x02\x02\xc2\x05" + b"\x91" * 5000, "malformed", id="deeply nested"),
-        pytest.param(packed(2, 2, msgpack.ExtType(5, b"x")), "malformed", id="an extension type"),
+        pytest.param(b"\x95\x03\x02\xc2\x05" + b"\x91" * 5000, "malformed", id="deeply nested"),
+        pytest.param(packed(3, 2, msgpack.ExtType(5, b"x")), "malformed", id="an extension type"),
     ],
 )
 def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
@@ -210,8 +231,8 @@ def test_what_breaks_the_rules_is_refused(data: bytes, reason: str) -> None:
 
 
 def test_a_greeting_from_before_fingerprints_is_read() -> None:
-    assert decode(packed(2, 1, 7, "d1", 80, False)) == Hello(7, "d1", 80, package="", model="")
+    assert decode(packed(3, 1, 7, "d1", 80, False)) == Hello(7, "d1", 80, package="", model="")
 
 
 def test_fields_of_a_later_minor_form_are_ignored() -> None:
-    assert decode(packed(2, 2, True, 1, "something new")) == Status(online=True, session=1)
+    assert decode(packed(3, 2, True, 1, "something new")) == Status(online=True, session=1)

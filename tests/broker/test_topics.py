@@ -7,30 +7,30 @@ from broker.wire.topics import TopicParts
 
 
 def test_topics_are_the_documented_ones() -> None:
-    assert topics.state("demo") == "fl/2/demo/state"
-    assert topics.down("demo", "pi-1") == "fl/2/demo/down/pi-1"
-    assert topics.up("demo", "pi-1") == "fl/2/demo/up/pi-1"
-    assert topics.status("demo", "pi-1") == "fl/2/demo/status/pi-1"
+    assert topics.state("demo") == "fl/3/demo/state"
+    assert topics.down("demo", "pi-1") == "fl/3/demo/d/pi-1"
+    assert topics.up("demo", "pi-1") == "fl/3/demo/u/pi-1"
+    assert topics.status("demo", "pi-1") == "fl/3/demo/status/pi-1"
     assert topics.client_subscriptions("demo", "pi-1") == [
         "fl/+/demo/state",
-        "fl/2/demo/down/pi-1",
-        "fl/2/demo/watch/metric",
+        "fl/3/demo/d/pi-1",
+        "fl/3/demo/watch/metric",
     ]
     assert topics.server_subscriptions("demo") == [
-        "fl/2/demo/up/+", "fl/+/demo/status/+", "fl/2/demo/state", "fl/2/demo/server",
+        "fl/3/demo/u/+", "fl/+/demo/status/+", "fl/3/demo/state", "fl/3/demo/server",
     ]  # fmt: skip
 
 
 def test_topics_are_read_back() -> None:
-    assert topics.parse("fl/2/demo/state") == TopicParts(2, "demo", "state", "")
+    assert topics.parse("fl/3/demo/state") == TopicParts(3, "demo", "state", "")
     for kind, make in (("down", topics.down), ("up", topics.up), ("status", topics.status)):
-        assert topics.parse(make("demo", "pi-1")) == TopicParts(2, "demo", kind, "pi-1")
+        assert topics.parse(make("demo", "pi-1")) == TopicParts(3, "demo", kind, "pi-1")
 
 
 def test_pages_for_watching_belong_to_no_client() -> None:
-    assert topics.watch("demo", "clients/3") == "fl/2/demo/watch/clients/3"
+    assert topics.watch("demo", "clients/3") == "fl/3/demo/watch/clients/3"
     for page in ("run", "clients/3", "a/b/c"):
-        assert topics.parse(topics.watch("demo", page)) == TopicParts(2, "demo", "watch", "")
+        assert topics.parse(topics.watch("demo", page)) == TopicParts(3, "demo", "watch", "")
 
 
 @pytest.mark.parametrize(
@@ -38,22 +38,22 @@ def test_pages_for_watching_belong_to_no_client() -> None:
     [
         "",
         "fl",
-        "fl/2/demo",
+        "fl/3/demo",
         "fl/0/demo/state",
         "fl/x/demo/state",
         "fl/demo/state",
-        "fl/2/de mo/state",
+        "fl/3/de mo/state",
         "xx/demo/state",
-        "fl/2/demo/state/pi",
-        "fl/2/demo/up",
-        "fl/2/demo/up/",
-        "fl/2/demo/up/a/b",
-        "fl/2/demo/up/a+",
-        "fl/2/+/up/a",
-        "fl/2/demo/watch",
-        "fl/2/+/watch/run",
-        "fl/2/demo/side/a",
-        "xx/demo/up/a",
+        "fl/3/demo/state/pi",
+        "fl/3/demo/up",
+        "fl/3/demo/u/",
+        "fl/3/demo/u/a/b",
+        "fl/3/demo/u/a+",
+        "fl/3/+/u/a",
+        "fl/3/demo/watch",
+        "fl/3/+/watch/run",
+        "fl/3/demo/side/a",
+        "xx/demo/u/a",
     ],
 )
 def test_other_topics_are_refused_by_name(topic: str) -> None:

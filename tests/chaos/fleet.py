@@ -307,7 +307,7 @@ async def started(folder: Path, kind: Kind, settings: Sequence[str]) -> AsyncIte
             await stack.enter_async_context(proxy)
         url = f"mqtt://{LOCALHOST}:{fleet.broker_port}"
         transport = MqttTransport(
-            url, client_id="spy", subscriptions=["fl/2/chaos/#"], connect_timeout_s=HANG_S
+            url, client_id="spy", subscriptions=["fl/3/chaos/#"], connect_timeout_s=HANG_S
         )
         await stack.enter_async_context(transport)
         watching = asyncio.create_task(spy.watch(transport))

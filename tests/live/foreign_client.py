@@ -20,7 +20,7 @@ import numpy.typing as npt
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-VERSION = 2
+VERSION = 3
 (
     HELLO,
     STATUS,
@@ -36,6 +36,7 @@ VERSION = 2
     WELCOME,
 ) = range(1, 13)
 MISSING, WORKING, ANSWERED, REFUSED = range(4)
+FLOAT32, FLOAT16, INT8, PQ = 0, 1, 2, 7
 INPUTS, SAMPLES = 8, 50
 Array = npt.NDArray[np.float32]
 
@@ -66,11 +67,11 @@ def unpacked(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
 
 def decode(codec: list[Any], data: bytes, n: int, d: int) -> Array:
     match codec:
-        case ["float32"]:
+        case [0]:  # FLOAT32
             return np.frombuffer(data, "<f4").reshape(n, d).astype(np.float32)
-        case ["float16"]:
+        case [1]:  # FLOAT16
             return halves(data, n * d).reshape(n, d)
-        case ["int8"]:
+        case [2]:  # INT8
             blocks = -(-n * d // 256)
             scales = np.repeat(halves(data, blocks), 256)[: n * d]
             return (
@@ -83,7 +84,7 @@ def decode(codec: list[Any], data: bytes, n: int, d: int) -> Array:
 def encode(codec: list[Any], x: Array, rng: np.random.Generator) -> tuple[bytes, Array]:
     """The payload, and what the other side makes of it."""
     n, d = x.shape
-    if codec[0] == "pq":
+    if codec[0] == PQ:
         _, q, groups, centroids = codec
         assert groups == 1
         points = x.reshape(n * q, d // q)
@@ -96,7 +97,7 @@ def encode(codec: list[Any], x: Array, rng: np.random.Generator) -> tuple[bytes,
         book = halves(sent, book.size).reshape(book.shape)
         nearest = ((points[:, None] - book[None]) ** 2).sum(axis=2).argmin(axis=1)
         return sent + packed(nearest, (centroids - 1).bit_length()), book[nearest].reshape(n, d)
-    payload = to_halves(x) if codec == ["float16"] else x.astype("<f4").tobytes()
+    payload = to_halves(x) if codec == [FLOAT16] else x.astype("<f4").tobytes()
     return payload, decode(codec, payload, n, d)
 
 
@@ -119,16 +120,16 @@ class Client:
         self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, f"{run}-{name}", protocol=mqtt.MQTTv311)
         self.mqtt.on_message = lambda _client, _data, said: self.events.put((said.topic, bytes(said.payload)))
         self.mqtt.on_subscribe = lambda *_: self.events.put(("", b""))
-        self.mqtt.will_set(f"fl/2/{run}/status/{name}", self.status(online=False), 1, retain=True)
+        self.mqtt.will_set(f"fl/3/{run}/status/{name}", self.status(online=False), 1, retain=True)
         self.mqtt.connect(host, port, keepalive=30)
-        self.mqtt.subscribe([(f"fl/+/{run}/state", 1), (f"fl/2/{run}/down/{name}", 1)])
+        self.mqtt.subscribe([(f"fl/+/{run}/state", 1), (f"fl/3/{run}/d/{name}", 1)])
 
     def status(self, *, online: bool) -> bytes:
         data: bytes = msgpack.packb([VERSION, STATUS, online, self.session])
         return data
 
     def say(self, kind: int, *fields: Any) -> None:
-        self.mqtt.publish(f"fl/2/{self.run}/up/{self.name}", msgpack.packb([VERSION, kind, *fields]), 1)
+        self.mqtt.publish(f"fl/3/{self.run}/u/{self.name}", msgpack.packb([VERSION, kind, *fields]), 1)
 
     def follow(self) -> str:
         """Take part until the run is finished; gives its reason."""
@@ -137,7 +138,7 @@ class Client:
             topic, data = self.events.get()
             if not topic:
                 self.mqtt.publish(
-                    f"fl/2/{self.run}/status/{self.name}", self.status(online=True), 1, retain=True
+                    f"fl/3/{self.run}/status/{self.name}", self.status(online=True), 1, retain=True
                 )
                 continue
             if data.startswith(b"\x97\x01\x00"):
@@ -150,7 +151,7 @@ class Client:
             ended = self.hear(kind, fields)
             if ended:
                 last = self.mqtt.publish(
-                    f"fl/2/{self.run}/status/{self.name}", self.status(online=False), 1, retain=True
+                    f"fl/3/{self.run}/status/{self.name}", self.status(online=False), 1, retain=True
                 )
                 last.wait_for_publish()
                 self.mqtt.disconnect()
@@ -197,7 +198,9 @@ class Client:
                     self.greet()
         return ""
 
-    def state(self, phase: str, server: int, _token: int, _round: int, _rounds: int, reason: str) -> str:
+    def state(
+        self, phase: str, server: int, _token: int = 0, _round: int = 0, _rounds: int = 0, reason: str = ""
+    ) -> str:
         if phase == "away":
             self.greeted = False
             return ""
@@ -230,7 +233,7 @@ class Client:
         self.forget()
         self.round, self.steps, self.lr, self.codecs = number, steps, lr, codecs
         self.received = decode(codecs[3], head, 1, self.initial.size)[0]
-        if codecs[3] != ["float32"]:
+        if codecs[3] != [FLOAT32]:
             self.received = self.received + self.initial
         self.head = self.received.copy()
         self.trained, self.energy, self.error = 0, 0.0, 0.0

@@ -210,7 +210,7 @@ async def test_a_device_leaves_a_server_that_speaks_another_version(
     tmp_path: Path, *, with_file: bool
 ) -> None:
     broker = MemoryBroker()
-    broker.publish("fl/3/small/state", LATER_STATE, retain=True)
+    broker.publish("fl/4/small/state", LATER_STATE, retain=True)
     if with_file:
         scenario, stop = small_scenario(tmp_path), asyncio.Event()
         ended = await host(scenario, broker.transport, run="small", names=["c0"], stop=stop)
@@ -225,13 +225,13 @@ async def test_a_server_names_a_device_of_another_version_once(
 ) -> None:
     caplog.set_level(logging.WARNING)
     scenario, broker, stop = small_scenario(tmp_path, "training.rounds=3"), MemoryBroker(), asyncio.Event()
-    broker.publish("fl/3/small/status/c3", LATER_STATUS, retain=True)
+    broker.publish("fl/4/small/status/c3", LATER_STATUS, retain=True)
     async with asyncio.TaskGroup() as group:
         server = group.create_task(
             serve(scenario, broker.transport, run="small", folder=tmp_path / "run", stop=stop)
         )
         await begun(broker)
-        broker.publish("fl/3/small/status/c3", LATER_STATUS, retain=True)
+        broker.publish("fl/4/small/status/c3", LATER_STATUS, retain=True)
         group.create_task(
             host(scenario, broker.transport, run="small", names=client_names(scenario), stop=stop)
         )

@@ -284,7 +284,7 @@ async def test_strangers_and_other_runs_change_nothing(
     caplog.set_level(logging.WARNING)
     async with honest_run(scenario, broker_url, tmp_path / "run") as server, mallory(broker_url) as bad:
         await bad.say(batch(), topics.up("another-run", MALLORY))
-        await bad.say(batch(), "fl/2/small/up/no name for a client!")
+        await bad.say(batch(), "fl/3/small/u/no name for a client!")
         async with mallory(broker_url, "stranger") as stranger:
             await stranger.say(batch(), topics.up("small", "stranger"))
             answer = await stranger.hear(Rejected)

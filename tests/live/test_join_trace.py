@@ -149,12 +149,10 @@ def test_a_journal_is_bounded_and_the_trace_says_so(tmp_path: Path, monkeypatch:
 
 def test_a_journal_survives_its_file(tmp_path: Path) -> None:
     journal = Journal(["c0"])
-    journal.left("fl/2/run/down/c0", Gradient(1, 3, 1, 1, 0.0, b"x"))
-    journal.arrived("fl/2/run/down/c0", Gradient(1, 3, 1, 1, 0.0, b"x"), 77)
-    journal.arrived(
-        "fl/2/run/down/c9", Gradient(1, 3, 1, 1, 0.0, b"x"), 77
-    )  # not in the fleet's first clients
-    journal.left("fl/2/run/status/c0", Status(online=True, session=1))  # has no tensor
+    journal.left("fl/3/run/d/c0", Gradient(1, 3, 1, 1, 0.0, b"x"))
+    journal.arrived("fl/3/run/d/c0", Gradient(1, 3, 1, 1, 0.0, b"x"), 77)
+    journal.arrived("fl/3/run/d/c9", Gradient(1, 3, 1, 1, 0.0, b"x"), 77)  # not in the fleet's first clients
+    journal.left("fl/3/run/status/c0", Status(online=True, session=1))  # has no tensor
     journal.write(tmp_path / "journal")
     assert read_notes(tmp_path / "journal") == journal.notes
     assert [(seen.round, seen.step, seen.wire_bytes) for seen in journal.notes.sightings] == [
@@ -165,8 +163,8 @@ def test_a_journal_survives_its_file(tmp_path: Path) -> None:
 def test_the_command_joins_what_server_and_edges_left(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(dump_resolved(small_scenario(tmp_path)))
     server, edge = Journal(["c0"]), Journal(["c0"])
-    edge.left("fl/2/run/up/c0", HeadUpdate(1, 1, 1, 5, 0.0, b"x"))
-    server.arrived("fl/2/run/up/c0", HeadUpdate(1, 1, 1, 5, 0.0, b"x"), 60)
+    edge.left("fl/3/run/u/c0", HeadUpdate(1, 1, 1, 5, 0.0, b"x"))
+    server.arrived("fl/3/run/u/c0", HeadUpdate(1, 1, 1, 5, 0.0, b"x"), 60)
     server.write(tmp_path / "journal.json")
     edge.write(tmp_path / "pi")
     done = CliRunner().invoke(app, ["trace", str(tmp_path), str(tmp_path / "pi")], catch_exceptions=False)

@@ -205,8 +205,8 @@ async def test_runs_that_cannot_be_taken_part_in_are_told_once_and_the_next_is_t
     broker = MemoryBroker()
     offers(broker, "a-broken", b"no scenario")
     offers(broker, "b-of-others", publish_scenario(small_scenario(tmp_path, "fleet=[{names: [x, y, z]}]")))
-    broker.publish("fl/3/c-newer/state", b"\x93\x03\x03\x01", retain=True)
-    broker.publish("fl/2/d-garbage/state", b"garbage", retain=True)
+    broker.publish("fl/4/c-newer/state", b"\x93\x03\x03\x01", retain=True)
+    broker.publish("fl/3/d-garbage/state", b"garbage", retain=True)
     device = Standing(broker.transport)
     async with asyncio.TaskGroup() as group:
         group.create_task(device.stand())

@@ -45,7 +45,7 @@ def hello(session: int = 1) -> Hello:
     return Hello(session, "same", 9)
 
 
-UP, STATUS = "fl/2/r/up/c1", "fl/2/r/status/c1"
+UP, STATUS = "fl/3/r/u/c1", "fl/3/r/status/c1"
 
 
 def assignment(number: int = 1, steps: int = 1, attempt: int = 1) -> Assignment:

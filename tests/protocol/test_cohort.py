@@ -52,7 +52,7 @@ def why(error: WireError | None) -> str:
 
 def test_a_member_is_told_and_its_head_counted_once() -> None:
     cohort = Played()
-    assert cohort.assign("a", assignment(), 0.0) == Publish("fl/2/r/down/a", assignment())
+    assert cohort.assign("a", assignment(), 0.0) == Publish("fl/3/r/d/a", assignment())
     assert cohort.ledger.flows["head_state_down"].raw_float32_bytes == 4 * P
 
 
@@ -116,7 +116,7 @@ def test_an_update_weighs_the_samples_that_its_member_sent() -> None:
 
 def test_a_gradient_answers_a_batch_that_waits_and_none_that_was_dropped() -> None:
     cohort = Played("a", "b")
-    assert cohort.step("a", 0) == Publish("fl/2/r/down/a", Gradient(1, 1, 0, 1, 0.5, b"gradient"))
+    assert cohort.step("a", 0) == Publish("fl/3/r/d/a", Gradient(1, 1, 0, 1, 0.5, b"gradient"))
     cohort.take_batch("b", activations(), 0.0)
     cohort.drop("b")
     assert cohort.answer("b", 0.5, b"gradient", 0.0) is None
@@ -203,14 +203,14 @@ def test_what_a_member_lacks_is_said_again_to_it(
     cohort.step("a", 0)
     assert cohort.asked(1000.0) == [("a", 1)]
     actions = cohort.repair("a", Progress(1, 1, round_number, 0, standing), 1000.0)
-    assert actions == ([] if answer is None else [Publish("fl/2/r/down/a", answer)])
+    assert actions == ([] if answer is None else [Publish("fl/3/r/d/a", answer)])
 
 
 def test_whose_answer_was_lost_is_asked_for_it_and_again_later() -> None:
     cohort = Played("a")
     assert cohort.asked(30.0) == [("a", 0)]
     actions = cohort.repair("a", Progress(1, 1, 1, 0, Standing.ANSWERED), 31.0)
-    assert actions == [Publish("fl/2/r/down/a", Ask(1, 2, 1, 0, resend=True))]
+    assert actions == [Publish("fl/3/r/d/a", Ask(1, 2, 1, 0, resend=True))]
     cohort.timer(31.0)
     assert cohort.asked(31.0 + 119.0) == []
     assert cohort.asked(31.0 + 120.0) == [("a", 0)]
@@ -227,7 +227,7 @@ def test_who_is_dropped_is_released_reported_and_not_waited_for(greet: bool) -> 
     assert cohort.drop("a", greet=greet) == [
         CancelTimer("rejoin:a"),
         Report(Dropped(1, "a")),
-        Publish("fl/2/r/down/a", Released(1, 1, greet)),
+        Publish("fl/3/r/d/a", Released(1, 1, greet)),
     ]
     assert list(cohort.members) == ["b"]
 

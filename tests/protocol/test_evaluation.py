@@ -265,12 +265,12 @@ def test_a_client_sends_what_it_keeps_batch_by_batch_and_then_waits() -> None:
     assert client.handle(ComputeDone(FirstBatch("c1", told), first), 0.0) == []  # another object
     job = client._busy
     assert job is not None
-    assert client.handle(ComputeDone(job, first), 0.0) == [Publish("fl/2/r/up/c1", first)]
+    assert client.handle(ComputeDone(job, first), 0.0) == [Publish("fl/3/r/u/c1", first)]
     assert hears(client, Gradient(1, 1, 2, 1, 0.0, b"")) == [Compute(HeldOutBatch("c1", 1, 3))]
     job = client._busy
     assert job is not None
     last = Activations(1, 1, 3, 1, 1, b"z", b"y")
-    assert client.handle(ComputeDone(job, last), 0.0) == [Publish("fl/2/r/up/c1", last)]
+    assert client.handle(ComputeDone(job, last), 0.0) == [Publish("fl/3/r/u/c1", last)]
     assert hears(client, Gradient(1, 1, 3, 1, 0.0, b"")) == []
     assert hears(client, told) == []
     assert hears(client, assignment(2)) == [Compute(FirstBatch("c1", assignment(2)))]
@@ -281,7 +281,7 @@ def test_an_evaluation_follows_the_round_of_its_number_and_not_the_other_way_rou
     hears(client, assignment())
     assert hears(client, assignment(first_step=2, steps=3))
     assert hears(client, assignment()) == []
-    answer = Publish("fl/2/r/up/c1", Progress(1, 7, 1, 2, Standing.WORKING))
+    answer = Publish("fl/3/r/u/c1", Progress(1, 7, 1, 2, Standing.WORKING))
     assert hears(client, Ask(1, 7, 1, 2)) == [answer]
 
 
@@ -294,12 +294,12 @@ def test_a_client_looks_at_its_data_and_greets_again_when_they_are_another_numbe
     assert look == [Compute(LookAtData("c1"))]
     same = client.handle(ComputeDone(LookAtData("c1"), Stock(4, 1)), LOOK_S)  # nobody is there to be told
     assert [type(action).__name__ for action in same] == ["StartTimer"]
-    hello = Publish("fl/2/r/up/c1", Hello(2, "same", 4, held_out=1))
+    hello = Publish("fl/3/r/u/c1", Hello(2, "same", 4, held_out=1))
     assert hears(client, RunState("running", 1, 0, 1, 5)) == [hello]
     same = client.handle(ComputeDone(LookAtData("c1"), Stock(4, 1)), 2 * LOOK_S)
     assert [type(action).__name__ for action in same] == ["StartTimer"]
     grown, timer = client.handle(ComputeDone(LookAtData("c1"), Stock(5, 1)), 3 * LOOK_S)
-    assert grown == Publish("fl/2/r/up/c1", Hello(2, "same", 5, held_out=1))
+    assert grown == Publish("fl/3/r/u/c1", Hello(2, "same", 5, held_out=1))
     assert type(timer).__name__ == "StartTimer"
 
 

@@ -55,7 +55,7 @@ def test_a_server_that_does_not_answer_is_dead() -> None:
     core = server()
     hears(core, RunState("running", 7, 3, 1, 2))
     hears(core, Claim(1, 50))
-    assert core.handle(TimerFired("claim"), 5.0) == [Publish("fl/2/r/server", Claim(8, 50))]
+    assert core.handle(TimerFired("claim"), 5.0) == [Publish("fl/3/r/server", Claim(8, 50))]
     assert state(hears(core, Claim(8, 50))) == RunState("gathering", 8, 50, 0, 2)
 
 

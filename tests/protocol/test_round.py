@@ -223,18 +223,18 @@ def test_the_report_adds_up_the_batches_of_all_steps_without_the_refused() -> No
 
 def test_the_report_weighs_quantization_errors_by_samples_and_takes_the_mean_staleness() -> None:
     played = Played(BUFFERED)
-    one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.1, b"")
+    one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.125, b"")
     report = played.round.report(close(one, two), RoundClosed(HEAD, None, {}), online=3)
-    assert report.quantization_error == pytest.approx((3 * 0.5 + 1 * 0.1) / 4)
+    assert report.quantization_error == pytest.approx((3 * 0.5 + 1 * 0.125) / 4)
     assert (report.clients, report.staleness) == (2, 1.0)
 
 
 def test_the_report_leaves_out_updates_that_were_refused() -> None:
     played = Played(BUFFERED)
-    one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.1, b"")
+    one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.125, b"")
     refused = {"c0": WireError("range", "code 9")}
     report = played.round.report(close(one, two), RoundClosed(HEAD, None, refused), online=3)
-    assert (report.clients, report.quantization_error, report.staleness) == (1, 0.1, 2.0)
+    assert (report.clients, report.quantization_error, report.staleness) == (1, 0.125, 2.0)
 
 
 def test_the_report_of_a_round_in_which_nobody_took_part() -> None:

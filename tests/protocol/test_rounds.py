@@ -93,8 +93,8 @@ def test_an_assignment_has_the_rounds_number_rate_and_head_and_the_clients_codec
     usual = Codecs(Float32(), Float32(), Float32(), Float32())
     plan = replace(ABC, steps=4, head_lr_in=lambda n: n / 8, codecs=usual, by_link={"b": CODECS})
     actions = Played(plan).begin()
-    same: CodecSpecs = (["float32"], ["float32"], ["float32"], ["float32"])
-    other: CodecSpecs = (["int8"], ["float32"], ["float16"], ["float32"])
+    same: CodecSpecs = ([0], [0], [0], [0])
+    other: CodecSpecs = ([2], [0], [1], [0])
     assert said(actions) == [
         ("a", Assignment(7, 1, 1, 4, 0.125, same, HEAD)),
         ("b", Assignment(7, 1, 1, 4, 0.125, other, HEAD)),

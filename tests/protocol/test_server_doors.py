@@ -53,7 +53,7 @@ from tests.protocol.test_server_core import (
     update,
 )
 
-STATE = "fl/2/r/state"
+STATE = "fl/3/r/state"
 
 
 def state(phase: str, number: int = 0, reason: str = "") -> Publish:
@@ -78,21 +78,21 @@ def test_alone_it_takes_charge_as_soon_as_it_is_connected() -> None:
 
 def test_with_others_it_claims_the_run_and_waits_five_seconds_for_one_at_work() -> None:
     server = Server(replace(PLAN, alone=False, token=50, join_s=9.0))
-    assert server.handle(Online()) == [CancelTimer("claim"), Publish("fl/2/r/server", Claim(1, 50))]
+    assert server.handle(Online()) == [CancelTimer("claim"), Publish("fl/3/r/server", Claim(1, 50))]
     assert server.handle(Received("", RunState("running", 1, 3, 1, 2), 10)) == []
     assert server.handle(Received("", Claim(1, 50), 10)) == [StartTimer("claim", 5.0)]
     begun = Publish(STATE, RunState("gathering", 2, 50, 0, 2), retain=True)
-    assert server.handle(TimerFired("claim")) == [Publish("fl/2/r/server", Claim(2, 50))]
+    assert server.handle(TimerFired("claim")) == [Publish("fl/3/r/server", Claim(2, 50))]
     again = server.handle(Received("", Claim(2, 50), 10))
     assert again == [begun, Compute(EncodeHead()), StartTimer("join", 9.0)]
     assert server.handle(TimerFired("claim")) == []
     assert (server.core.incarnation, server.core.token) == (2, 50)
-    assert server.handle(Received("", Claim(3, 60), 10)) == [Publish("fl/2/r/server", Claim(2, 50))]
+    assert server.handle(Received("", Claim(3, 60), 10)) == [Publish("fl/3/r/server", Claim(2, 50))]
 
 
 def test_a_server_that_has_not_begun_claims_again_when_it_is_connected_again() -> None:
     server = Server(replace(PLAN, alone=False, token=50))
-    claim = [CancelTimer("claim"), Publish("fl/2/r/server", Claim(1, 50))]
+    claim = [CancelTimer("claim"), Publish("fl/3/r/server", Claim(1, 50))]
     assert [server.handle(Online()) for _ in range(2)] == [claim, claim]
 
 
@@ -147,7 +147,7 @@ def test_a_client_without_the_scenario_is_told_what_it_must_know() -> None:
     server = Server(replace(plan, initial_head=b"head"))
     server.handle(Online())
     actions = server.hear("a", Hello(1, "same", 9, wants_welcome=True))
-    assert actions[-1] == Publish("fl/2/r/down/a", Welcome(1, 7, 3, 6, 10, 5, 7000, b"head", []))
+    assert actions[-1] == Publish("fl/3/r/d/a", Welcome(1, 7, 3, 6, 10, 5, 7000, b"head", []))
     assert server.hear("b", hello())[-1] == quiet("b")
 
 
@@ -157,7 +157,7 @@ def test_a_device_with_another_scenario_is_told_both_digests_and_does_not_count_
     assert server.hear("a", Hello(1, "other", 9)) == [
         quiet("a"),
         Report(Refused("a", why)),
-        Publish("fl/2/r/down/a", Rejected("scenario", why)),
+        Publish("fl/3/r/d/a", Rejected("scenario", why)),
     ]
     assert server.ledger.refused_of == {"a": why}
     assert reports(server.hear("b", hello())) == [Gathering(1)]
@@ -169,7 +169,7 @@ def test_strangers_share_one_limit_and_one_line_of_the_ledger() -> None:
     assert server.hear("mallory", hello()) == [
         quiet(""),
         Report(Refused("mallory", why)),
-        Publish("fl/2/r/down/mallory", Rejected("roster", why)),
+        Publish("fl/3/r/d/mallory", Rejected("roster", why)),
     ]
     assert server.hear("eve", hello()) == []
     assert server.ledger.rejected == {"roster": 2}
@@ -362,6 +362,6 @@ def test_connected_again_it_says_its_state_and_asks_who_owes() -> None:
     one, two = server.begin()
     assert server.handle(Online()) == [
         state("running", 1),
-        Publish(f"fl/2/r/down/{one}", Ask(1, 1, 1, 0)),
-        Publish(f"fl/2/r/down/{two}", Ask(1, 1, 1, 0)),
+        Publish(f"fl/3/r/d/{one}", Ask(1, 1, 1, 0)),
+        Publish(f"fl/3/r/d/{two}", Ask(1, 1, 1, 0)),
     ]

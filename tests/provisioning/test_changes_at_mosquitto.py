@@ -63,7 +63,7 @@ def ipv6_addresses() -> list[str]:
     return [*(["::1"] if rows else []), *local[:1]]
 
 
-UP = {name: f"fl/2/first/up/{name}" for name in ("pi-07", "pi-08", "pi-09")}
+UP = {name: f"fl/3/first/u/{name}" for name in ("pi-07", "pi-08", "pi-09")}
 
 
 @pytest.mark.usefixtures("mosquitto_program")

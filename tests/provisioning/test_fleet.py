@@ -170,7 +170,7 @@ def test_another_run_gives_devices_its_topics_and_a_server_its_bundle(tmp_path: 
     fleet = make_fleet(tmp_path / "fleet", by_password=True)
     assert fleet.allow([Run("third", ["pi-07", "pi-10"])]) == ["server.third", "pi-10"]
     listed = rights.read_access_list((fleet.broker_folder / "access.acl").read_text())
-    assert rights.Rights(listed).may("pi-07", "write", "fl/2/third/up/pi-07")
+    assert rights.Rights(listed).may("pi-07", "write", "fl/3/third/u/pi-07")
     assert read_bundle(fleet.bundle_folder("server.third"), "server").name == "third"
     assert fleet.allow([Run("third", [])]) == []
 
@@ -250,12 +250,12 @@ def test_an_access_list_is_read_as_it_was_written(names: list[str], runs: list[s
     assert listed == {user: rights.rights_of(user, runs) for user in users}
 
 
-@given(NAMES, NAMES, NAMES, st.sampled_from(["up", "down", "status"]))
+@given(NAMES, NAMES, NAMES, st.sampled_from(["u", "d", "status"]))
 def test_no_device_has_a_right_to_anothers_topics(mine: str, other: str, run: str, kind: str) -> None:
     if mine != other:
         held = rights.Rights({mine: rights.rights_of(mine, [run])})
-        assert not held.may(mine, "read", f"fl/2/{run}/{kind}/{other}")
-        assert not held.may(mine, "write", f"fl/2/{run}/{kind}/{other}")
+        assert not held.may(mine, "read", f"fl/3/{run}/{kind}/{other}")
+        assert not held.may(mine, "write", f"fl/3/{run}/{kind}/{other}")
 
 
 @given(FILTERS, TOPICS)

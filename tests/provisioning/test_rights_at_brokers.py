@@ -20,11 +20,11 @@ from broker.transports.base import Disconnected, Frame, Transport, Will
 from broker.transports.mqtt import MqttTransport
 from tests.provisioning.fleets import access_of, broker_of, free_port, make_fleet
 
-GRADIENT, MINE = "fl/2/first/down/pi-08", "fl/2/first/down/pi-07"
+GRADIENT, MINE = "fl/3/first/d/pi-08", "fl/3/first/d/pi-07"
 NOT_TAKEN = {"mosquitto": "refuses our certificate", "embedded": "hangs up"}
 """What a client can say when its certificate is not taken: asyncio's TLS closes without giving a reason."""
 
-MARK = "fl/2/first/up/pi-07"
+MARK = "fl/3/first/u/pi-07"
 
 
 class Place(NamedTuple):
@@ -107,28 +107,28 @@ async def heard_by_the_operator(
 async def test_a_device_says_what_is_its_own(place: Place) -> None:
     async with heard_by_the_operator(place, "pi-07", MARK) as (device, heard):
         for run in ("first", "second"):
-            await device.publish(f"fl/2/{run}/status/pi-07", b"x")
+            await device.publish(f"fl/3/{run}/status/pi-07", b"x")
             if run != "first":
-                await device.publish(f"fl/2/{run}/up/pi-07", b"x")
-    assert heard == ["fl/2/first/status/pi-07", "fl/2/second/status/pi-07", "fl/2/second/up/pi-07"]
+                await device.publish(f"fl/3/{run}/u/pi-07", b"x")
+    assert heard == ["fl/3/first/status/pi-07", "fl/3/second/status/pi-07", "fl/3/second/u/pi-07"]
 
 
 @pytest.mark.parametrize(
     "topic",
     [
-        "fl/2/first/up/pi-08",  # as another
-        "fl/2/first/status/pi-08",
-        "fl/2/first/state",  # as the server
-        "fl/2/first/scenario",
-        "fl/2/first/server",
-        "fl/2/first/down/pi-08",
-        "fl/2/first/down/pi-07",
-        "fl/2/first/watch/metric",
-        "fl/3/first/state",
-        "fl/2/third/up/pi-07",  # in a run that is not the fleet's
-        "fl/2/third/state",
-        "fl/2/first/up/server.first",
-        "fl/2/first/up/pi-07/x",
+        "fl/3/first/u/pi-08",  # as another
+        "fl/3/first/status/pi-08",
+        "fl/3/first/state",  # as the server
+        "fl/3/first/scenario",
+        "fl/3/first/server",
+        "fl/3/first/d/pi-08",
+        "fl/3/first/d/pi-07",
+        "fl/3/first/watch/metric",
+        "fl/4/first/state",
+        "fl/3/third/u/pi-07",  # in a run that is not the fleet's
+        "fl/3/third/state",
+        "fl/3/first/u/server.first",
+        "fl/3/first/u/pi-07/x",
         "elsewhere",
     ],
 )
@@ -139,13 +139,13 @@ async def test_a_device_says_nothing_else(place: Place, topic: str) -> None:
 
 
 READABLE = [
-    "fl/2/first/state", "fl/3/first/state", "fl/2/first/scenario", "fl/2/first/watch/metric",
-    "fl/2/second/state",
+    "fl/3/first/state", "fl/4/first/state", "fl/3/first/scenario", "fl/3/first/watch/metric",
+    "fl/3/second/state",
 ]  # fmt: skip
 SECRET = [
-    GRADIENT, "fl/2/first/up/pi-08", "fl/2/first/up/pi-07", "fl/2/first/status/pi-08", "fl/2/first/server",
-    "fl/2/first/watch/run", "fl/2/third/watch/metric", "fl/2/third/state", "fl/2/third/scenario",
-    "fl/2/third/down/pi-07",
+    GRADIENT, "fl/3/first/u/pi-08", "fl/3/first/u/pi-07", "fl/3/first/status/pi-08", "fl/3/first/server",
+    "fl/3/first/watch/run", "fl/3/third/watch/metric", "fl/3/third/state", "fl/3/third/scenario",
+    "fl/3/third/d/pi-07",
 ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ async def test_a_device_hears_no_more_of_what_the_broker_keeps(place: Place) -> 
                 await operator.publish(topic, b"", retain=True)
 
 
-@pytest.mark.parametrize("topic", [GRADIENT, "fl/2/third/state", "fl/2/first/watch/#", "fl/2/first/up/+"])
+@pytest.mark.parametrize("topic", [GRADIENT, "fl/3/third/state", "fl/3/first/watch/#", "fl/3/first/u/+"])
 async def test_a_subscription_to_what_is_anothers_brings_nothing(place: Place, topic: str) -> None:
     try:
         async with place.connect("pi-07", topic, MINE) as device:
@@ -188,35 +188,35 @@ async def test_a_subscription_to_what_is_anothers_brings_nothing(place: Place, t
 
 
 async def test_a_device_that_may_not_hear_the_metric_takes_part_without(place: Place) -> None:
-    async with place.connect("pi-07", "fl/2/third/watch/metric", MINE) as device:
-        await say(place, ["fl/2/third/watch/metric", MINE], retain=False)
+    async with place.connect("pi-07", "fl/3/third/watch/metric", MINE) as device:
+        await say(place, ["fl/3/third/watch/metric", MINE], retain=False)
         assert await until(device, MINE) == []
 
 
 async def test_a_server_hears_and_says_what_is_its_runs(place: Place) -> None:
-    subscriptions = ["fl/2/first/up/+", "fl/+/first/status/+", "fl/2/first/state", "fl/2/first/server"]
+    subscriptions = ["fl/3/first/u/+", "fl/+/first/status/+", "fl/3/first/state", "fl/3/first/server"]
     async with place.connect("server.first", *subscriptions) as server, place.connect("pi-07") as device:
-        await device.publish("fl/2/first/status/pi-07", b"x")
+        await device.publish("fl/3/first/status/pi-07", b"x")
         await device.publish(MARK, b"x")
-        assert await until(server, MARK) == ["fl/2/first/status/pi-07"]
+        assert await until(server, MARK) == ["fl/3/first/status/pi-07"]
     own = ["scenario", "state", "server", "down/pi-07", "watch/metric"]
-    async with heard_by_the_operator(place, "server.first", "fl/2/first/down/pi-08") as (server, heard):
+    async with heard_by_the_operator(place, "server.first", "fl/3/first/d/pi-08") as (server, heard):
         for kind in own:
-            await server.publish(f"fl/2/first/{kind}", b"x")
-        for topic in ["fl/2/second/state", "fl/2/second/down/pi-07", "fl/2/first/up/pi-07", "fl/2/x/watch/y"]:
+            await server.publish(f"fl/3/first/{kind}", b"x")
+        for topic in ["fl/3/second/state", "fl/3/second/d/pi-07", "fl/3/first/u/pi-07", "fl/3/x/watch/y"]:
             await server.publish(topic, b"x")
-    assert heard == [f"fl/2/first/{kind}" for kind in own]
+    assert heard == [f"fl/3/first/{kind}" for kind in own]
 
 
 async def test_an_observer_sees_what_is_for_it_and_says_nothing(place: Place) -> None:
-    shown = ["fl/2/first/watch/metric", "fl/2/first/state"]
-    hidden = [GRADIENT, "fl/2/first/scenario", "fl/2/first/up/pi-07", "fl/2/first/status/pi-07"]
-    last = "fl/2/second/watch/end"
+    shown = ["fl/3/first/watch/metric", "fl/3/first/state"]
+    hidden = [GRADIENT, "fl/3/first/scenario", "fl/3/first/u/pi-07", "fl/3/first/status/pi-07"]
+    last = "fl/3/second/watch/end"
     async with place.connect("observer.main", "fl/#") as observer:
         await say(place, [*hidden, *shown, last], retain=False)
         assert await until(observer, last) == shown
         async with place.connect("operator.main", "fl/#") as operator:
-            for topic in (*shown, "fl/2/first/up/observer.main", "fl/2/first/server"):
+            for topic in (*shown, "fl/3/first/u/observer.main", "fl/3/first/server"):
                 await observer.publish(topic, b"x")
             await say_as_device(place)
             assert await until(operator, MARK) == []
@@ -239,7 +239,7 @@ async def test_nobody_ends_anothers_connection_by_its_name(place: Place, other: 
 
 
 async def test_a_last_will_in_anothers_name_is_not_said(place: Place) -> None:
-    will = Will("fl/2/first/status/pi-08", b"off", retain=True)
+    will = Will("fl/3/first/status/pi-08", b"off", retain=True)
     async with place.connect("operator.main", "fl/#") as operator:
         with contextlib.suppress(RefusedError, InterruptedError):
             async with place.connect("pi-07", will=will):
@@ -250,7 +250,7 @@ async def test_a_last_will_in_anothers_name_is_not_said(place: Place) -> None:
 
 
 async def test_a_last_will_of_ones_own_is_said(place: Place) -> None:
-    will = Will("fl/2/first/status/pi-07", b"off", retain=False)
+    will = Will("fl/3/first/status/pi-07", b"off", retain=False)
     async with place.connect("operator.main", "fl/#") as operator:
         with contextlib.suppress(InterruptedError):
             async with place.connect("pi-07", will=will):
@@ -283,7 +283,7 @@ async def test_the_certificate_counts_and_not_the_name_that_is_given(place: Plac
         heard_by_the_operator(place, "pi-07", MARK) as (_, heard),
         place.connect("pi-08", username="server.first", password="x") as device,
     ):
-        await device.publish("fl/2/first/state", b"x")
+        await device.publish("fl/3/first/state", b"x")
     assert heard == []
 
 

@@ -20,8 +20,8 @@ user server
 topic readwrite fl/#
 pattern read fl/+/+/state
 pattern read fl/+/+/scenario
-pattern read fl/+/+/down/%u
-pattern write fl/+/+/up/%u
+pattern read fl/+/+/d/%u
+pattern write fl/+/+/u/%u
 pattern write fl/+/+/status/%u
 """
 NOW = datetime.now(UTC)

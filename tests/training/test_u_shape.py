@@ -199,7 +199,7 @@ async def bytes_of_devices(scenario: Scenario, folder: Path) -> bytes:
 
     class Listening(MemoryBroker):
         def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-            if "/up/" in topic or "/status/" in topic:
+            if "/u/" in topic or "/status/" in topic:
                 said.extend(payload)
             super().publish(topic, payload, retain=retain)
 

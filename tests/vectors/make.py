@@ -142,7 +142,7 @@ def of_chunks() -> list[dict[str, Any]]:
     """Messages that are cut, and one that is not."""
     found = []
     for size, limit, transfer in ((10, 64, 1), (64, 64, 2), (65, 64, 3), (200, 64, 2**32 - 1)):
-        message, topic = bytes(range(size)), "fl/2/run/up/c0"
+        message, topic = bytes(range(size)), "fl/3/run/u/c0"
         packets = chunks.split(message, transfer, limit)
         found.append(
             {

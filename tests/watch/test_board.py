@@ -153,7 +153,7 @@ class Story:
 
 
 def state(phase: Any, reason: str = "") -> Publish:
-    return Publish("fl/2/r/state", RunState(phase, 1, reason=reason), retain=True)
+    return Publish("fl/3/r/state", RunState(phase, 1, reason=reason), retain=True)
 
 
 def test_who_comes_goes_and_comes_back_is_told() -> None:

@@ -98,7 +98,7 @@ def test_a_lost_connection_is_seen() -> None:
     assert board.line(0.0) == "1 of 2 connected  0 computing, 0 answers"
 
 
-def page(topic: str = "fl/2/r/watch/metric", **changes: Any) -> Frame:
+def page(topic: str = "fl/3/r/watch/metric", **changes: Any) -> Frame:
     told = {"round": 3, "name": "accuracy", "metric": 0.75, "best": 0.8} | changes
     return Frame(topic, json.dumps(told).encode(), 1)
 
@@ -106,9 +106,9 @@ def page(topic: str = "fl/2/r/watch/metric", **changes: Any) -> Frame:
 def test_the_runs_metric_is_shown_as_the_server_told_it() -> None:
     board, _ = watched("a")
     board.overhear(page())
-    board.overhear(page("fl/2/other/watch/metric", metric=0.1))
-    board.overhear(page("fl/2/r/watch/run", metric=0.2))
-    board.overhear(Frame("fl/2/r/watch/metric", b"", 1))  # fedlite clear has removed it
+    board.overhear(page("fl/3/other/watch/metric", metric=0.1))
+    board.overhear(page("fl/3/r/watch/run", metric=0.2))
+    board.overhear(Frame("fl/3/r/watch/metric", b"", 1))  # fedlite clear has removed it
     assert board.line(0.0) == "1 of 1 connected  accuracy 0.750 (best 0.800)  0 computing, 0 answers"
     assert board.content(0.0)["metric"] == {"round": 3, "name": "accuracy", "metric": 0.75, "best": 0.8}
     board.begin("next")

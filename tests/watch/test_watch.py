@@ -76,8 +76,8 @@ def test_nonsense_changes_nothing_that_is_known(name: str, content: bytes) -> No
     change = picture.take(frame(name, content))
     if change is None and content:
         assert (picture.state, picture.run, picture.fleet) == before
-    assert picture.take(Frame("fl/2/other/watch/run", content, 1)) is None
-    assert picture.take(Frame("fl/2/r/state", b"\xff" + content, 1)) is None
+    assert picture.take(Frame("fl/3/other/watch/run", content, 1)) is None
+    assert picture.take(Frame("fl/3/r/state", b"\xff" + content, 1)) is None
 
 
 def test_a_line_says_how_the_run_gets_on() -> None:
