@@ -53,8 +53,11 @@ class Presence:
 
     def evaluators(self) -> dict[str, int]:
         """Give the clients that are there and keep samples for evaluation, with their number."""
-        there = self.online | self.empty
-        return {client: samples for client, samples in self.held_out.items() if client in there}
+        return {
+            client: samples
+            for client, samples in self.held_out.items()
+            if client in self.online or client in self.empty
+        }
 
     def says_online(self, client: str, session: int) -> None:
         """Note a client's present connection."""

@@ -5,7 +5,7 @@ that connect later, publishes the last will of a client that has vanished, and d
 cannot hold.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -83,6 +83,13 @@ class VirtualBroker:
         self._server_window = Window(model)
         self._unnoticed_s = UNNOTICED_KEEPALIVES * model.keepalive_s
         self._trace = trace
+        self._at_work: set[Endpoint] = set()
+
+    def at_work(self) -> Iterator[str]:
+        """Give the clients whose links may have done something since this was called last."""
+        before = self._at_work
+        self._at_work = {endpoint for endpoint in before if endpoint.is_sharing}
+        return (endpoint.client for endpoint in before)
 
     def _put_in_flight(self, publish: Publish) -> InFlight:
         size = encoded_bytes(publish.message)
@@ -107,6 +114,7 @@ class VirtualBroker:
         endpoint.will = endpoint.subscribed = True
         endpoint.connects(self._run, self._clock.now)
         link = endpoint.down
+        self._at_work.add(endpoint)
         if isinstance(link, SharedTcpLink):
             link.send(SUBACK_BYTES, self._connected, endpoint, session)
         else:
@@ -126,6 +134,7 @@ class VirtualBroker:
 
     def lose(self, endpoint: Endpoint) -> None:
         """Let a device lose its connection without a DISCONNECT, and with it all that is under way."""
+        self._at_work.add(endpoint)
         endpoint.session += 1
         endpoint.count_pings(self._clock.now)
         endpoint.online = endpoint.subscribed = False
@@ -161,6 +170,7 @@ class VirtualBroker:
 
     def _up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
         link, session = endpoint.up, endpoint.session
+        self._at_work.add(endpoint)
         if isinstance(link, SharedTcpLink):
             link.send(in_flight.wire_bytes, self._at_broker, endpoint, session, in_flight)
         else:
@@ -173,6 +183,7 @@ class VirtualBroker:
             return
         if endpoint.unsent is not None:
             endpoint.unsent.popleft()  # a link keeps the order
+        self._at_work.add(endpoint)
         endpoint.sends(in_flight.on_link, self._clock.now)
         endpoint.down.acknowledge(start_s, self._clock.now, in_flight.packets)
         if endpoint.lane is not None:
@@ -223,6 +234,7 @@ class VirtualBroker:
     def _down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
         served_s = self._service.serve(self._clock.now, in_flight.wire_bytes)
         link = endpoint.down
+        self._at_work.add(endpoint)
         if isinstance(link, SharedTcpLink):
             self._clock.at(served_s, self._down_shared, link, endpoint, endpoint.session, in_flight)
             return
@@ -242,6 +254,7 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
         elif endpoint.window.has_room(link.under_way):
+            self._at_work.add(endpoint)
             link.send(in_flight.wire_bytes, self._at_device, endpoint, session, in_flight)
         else:
             self.network_stats.dropped += 1
@@ -250,6 +263,7 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
+        self._at_work.add(endpoint)
         endpoint.receives(in_flight.on_link, self._clock.now)
         endpoint.up.acknowledge(start_s, self._clock.now, in_flight.packets)
         if endpoint.lane is not None:

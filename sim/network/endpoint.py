@@ -156,3 +156,8 @@ class Endpoint:
         self.active_s += pings * self.keepalive_s
         self.sent_bytes += pings * PING.there
         self.received_bytes += pings * PING.back
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether something of its own is under way on a link that it shares with others."""
+        return any(isinstance(link, SharedTcpLink) and link.under_way > 0 for link in (self.up, self.down))

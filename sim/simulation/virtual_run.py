@@ -87,7 +87,6 @@ class VirtualRun:
         self._remember = remember
         self._repeats = False
         self.events = self.rounds = 0
-        self.energy = Energy(clock)
         endpoints = self._endpoints = make_endpoints(scenario, clock, trace)
         server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
         self._broker = VirtualBroker(
@@ -101,6 +100,7 @@ class VirtualRun:
             packet_bytes=who.plan.packet_bytes,
         )
         self._broker.to_server = self._arrived
+        self.energy = Energy(clock, self._broker.at_work)
         core = ServerCore(who.plan, ledger)
         self._server = Actor(clock, core, self._broker.publish_from_server, self._compute, self._on_report)
         clock.at(0.0, self._server.feed, Online())

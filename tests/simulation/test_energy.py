@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.energy import Battery, Power
+from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.simulation.fleet.energy import Meter, Supply
 from sim.simulation.run import simulate
@@ -139,14 +140,14 @@ def test_whatever_is_drawn_the_battery_has_at_most_its_capacity_and_an_empty_dev
     for _ in range(30):
         now_s += 3.0
         device.clock.at(now_s, lambda: None)
-    drawn, on_s, at_s, was_on = {"idle": 0.0}, 0.0, 0.0, True
+    drawn, on_s, at_s, was_on = (0.0, 0.0, 0.0, 0.0), 0.0, 0.0, True
     while device.clock.peek() < 1e9 and device.clock.now < now_s:
         device.clock.step()
         on_s += (device.clock.now - at_s) * was_on
         at_s, was_on, before = device.clock.now, device.log[-1][0] == "on", drawn
-        drawn = device.meter.joules(at_s)
-        assert drawn["idle"] == pytest.approx(idle_w * on_s, abs=1e-6)
-        assert all(drawn[kind] >= joules - 1e-9 for kind, joules in before.items())
+        drawn = (device.meter.idle_j(at_s), *device.meter.working_j())
+        assert drawn[0] == pytest.approx(idle_w * on_s, abs=1e-6)
+        assert all(now_j >= before_j - 1e-9 for now_j, before_j in zip(drawn, before, strict=True))
         assert device.supply.level_j <= 36.0
         is_on = device.log[-1][0] == "on"
         assert not is_on or device.supply.level_j > -1e-6
@@ -177,3 +178,22 @@ def test_a_battery_needs_a_device_whose_power_is_known(tmp_path: Path) -> None:
         ScenarioError, match=r"fleet\.0\.battery: needs a device whose power is known: raspberry"
     ):
         load_scenario(str(file))
+
+
+@pytest.mark.parametrize("policy", ["{policy: wait_all}", "{policy: buffered, buffer: 2}"])
+def test_what_a_round_draws_is_the_same_if_all_devices_are_looked_at(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_off = "availability: {pattern: on_off, mean_on_s: 20, mean_off_s: 5}"
+    link = "link: {uplink_kbps: 80, downlink_kbps: 40, latency_ms: 2000, jitter_ms: 20}"
+    kinds = (f"{link}, via: ap, {on_off}", f"{link}, {BATTERY}", f"{link}, via: ap", link)
+    fleet = ", ".join(f"{{count: 3, device: {DEVICE}, {kind}}}" for kind in kinds)
+    shared = "network={access_points: {ap: {uplink_kbps: 100, downlink_kbps: 60}}}"
+    settings = (f"fleet=[{fleet}]", shared, "training.rounds=12", "training.cohort=9", f"stragglers={policy}")
+    rows = []
+    for folder in (tmp_path / "some", tmp_path / "all"):
+        simulate(small_scenario(tmp_path, *settings), folder, timing_only=True)
+        rows.append(pq.read_table(folder / "metrics.parquet").to_pylist())
+        monkeypatch.setattr(VirtualBroker, "at_work", lambda broker: list(broker._endpoints))
+    assert str(rows[0]) == str(rows[1])
+    assert len({row["joules"] for row in rows[0]}) == 12

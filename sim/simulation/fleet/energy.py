@@ -1,7 +1,10 @@
 """What devices draw in virtual time, and what happens when a battery is empty. Equations: docs/models.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scenarios.schema.energy import Battery, Power
 from server_node.summary import EnergyDrawn
@@ -9,6 +12,8 @@ from sim.network.clock import Clock
 
 KINDS = ("idle", "computing", "sending", "receiving")
 """For what a device draws; bytes count as sent or received."""
+
+Joules = NDArray[np.float64]
 
 _JOULES_IN_WH = 3600.0
 _JOULES_IN_NJ = 1e-9
@@ -64,20 +69,20 @@ class Meter:
         self._off_s += now_s - self._off_since_s
         self._off_since_s = None
 
-    def joules(self, now_s: float) -> dict[str, float]:
-        """Give what it has drawn since the run began, by KINDS."""
+    def idle_j(self, now_s: float) -> float:
+        """Give what it has drawn since the run began for being on."""
         on_until_s = now_s if self._off_since_s is None else self._off_since_s
-        return {"idle": self.idle_w * (on_until_s - self._off_s)} | self.working_joules()
+        return self.idle_w * (on_until_s - self._off_s)
 
-    def working_joules(self) -> dict[str, float]:
-        """Give what it has drawn beyond `idle_w`, by KINDS."""
+    def working_j(self) -> tuple[float, float, float]:
+        """Give what it has drawn beyond that, in the order of KINDS: for computing, sending, receiving."""
         power, radio = self._power, self._radio
         per_byte_j = power.per_byte_nj * _JOULES_IN_NJ
-        return {
-            "computing": power.compute_w * self._computer.busy_s,
-            "sending": power.send_w * radio.up.busy_s + per_byte_j * radio.sent_bytes,
-            "receiving": power.receive_w * radio.down.busy_s + per_byte_j * radio.received_bytes,
-        }
+        return (
+            power.compute_w * self._computer.busy_s,
+            power.send_w * radio.up.busy_s + per_byte_j * radio.sent_bytes,
+            power.receive_w * radio.down.busy_s + per_byte_j * radio.received_bytes,
+        )
 
 
 class Supply:
@@ -157,7 +162,7 @@ class Supply:
 
     def _settle(self) -> None:
         """Bring the level up to now."""
-        now_s, working_j = self._clock.now, sum(self._meter.working_joules().values())
+        now_s, working_j = self._clock.now, sum(self._meter.working_j())
         gain_w = self._charge_w - (self._meter.idle_w if self._on else 0.0)
         level_j = self._level_j + gain_w * (now_s - self._settled_s) - (working_j - self._settled_j)
         self._level_j = min(level_j, self._capacity_j)
@@ -186,40 +191,70 @@ class Supply:
 class Energy:
     """What a fleet draws.
 
+    A round looks only at the devices that were at work since the last look: a fleet may be large.
+
     Args:
         clock: virtual time.
+        at_work: gives the clients that may have drawn more than `idle_w` since it was called last.
 
     Attributes:
         meters: of the devices whose power is known, by client.
         supplies: of those with a battery, by client.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, at_work: Callable[[], Iterable[str]]) -> None:
         self._clock = clock
+        self._at_work = at_work
         self.meters: dict[str, Meter] = {}
         self.supplies: dict[str, Supply] = {}
+        self._idle_w = np.zeros(0)
+        self._working_j = np.zeros((len(KINDS) - 1, 0))  # as far as it was looked at; as in `_drawn`
+        self._columns: dict[str, int] = {}
 
     def so_far(self) -> dict[str, float]:
         """Give the joules of the whole fleet until now, for a row of metrics; empty if no power is known."""
         if not self.meters:
             return {}
-        return {"joules": sum(sum(each.values()) for each in self._each().values())}
+        return {"joules": float(_sum(_sum(self._drawn(self._at_work()))))}
 
     def summary(self) -> EnergyDrawn | None:
         """Give the joules of a run by what they were for, and of its clients; None if no power is known."""
         if not self.meters:
             return None
-        each = self._each()
-        totals = {client: sum(joules.values()) for client, joules in each.items()}
-        most = max(totals, key=totals.__getitem__)
+        drawn = self._drawn(self.meters)
+        of_each = _sum(drawn)
+        total_j = float(_sum(of_each))
+        most = int(np.argmax(of_each))
         return {
-            "joules": sum(totals.values()),
-            "joules_by_use": {kind: sum(joules[kind] for joules in each.values()) for kind in KINDS},
-            "joules_of_a_client": sum(totals.values()) / len(totals),
-            "most": {"client": most, "joules": totals[most]},
-            "clients": len(totals),
+            "joules": total_j,
+            "joules_by_use": {kind: float(_sum(joules)) for kind, joules in zip(KINDS, drawn, strict=True)},
+            "joules_of_a_client": total_j / len(of_each),
+            "most": {"client": list(self.meters)[most], "joules": float(of_each[most])},
+            "clients": len(of_each),
             "times_empty": sum(supply.times_empty for supply in self.supplies.values()),
         }
 
-    def _each(self) -> dict[str, dict[str, float]]:
-        return {client: meter.joules(self._clock.now) for client, meter in self.meters.items()}
+    def _drawn(self, clients: Iterable[str]) -> Joules:
+        """Look at the meters of these clients, and give the joules of all until now.
+
+        A row for each of KINDS, a column for each meter.
+        """
+        meters, now_s = self.meters, self._clock.now
+        if len(self._idle_w) < len(meters):  # all have joined before time passes
+            self._idle_w = np.array([meter.idle_w for meter in meters.values()])
+            self._working_j = np.zeros((len(KINDS) - 1, len(meters)))
+            self._columns = {client: column for column, client in enumerate(meters)}
+        clients = [client for client in clients if client in meters]
+        if clients:
+            columns = [self._columns[client] for client in clients]
+            self._working_j[:, columns] = np.transpose([meters[client].working_j() for client in clients])
+        idle_j = self._idle_w * now_s
+        for client in self.supplies:
+            idle_j[self._columns[client]] = meters[client].idle_j(now_s)
+        return np.vstack([idle_j, self._working_j])
+
+
+def _sum(joules: Joules) -> Joules:
+    """Add up rows, or numbers, one after the other: the last bits are the same on every machine."""
+    total: Joules = joules.cumsum(axis=0)[-1]
+    return total
