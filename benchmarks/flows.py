@@ -34,6 +34,7 @@ from broker.codecs import (
     Int2,
     Int4,
     Int8,
+    LowRank,
     Pq,
     RandomTopK,
     SplitFc,
@@ -45,9 +46,11 @@ from broker.codecs import (
 from broker.codecs.base import Matrix
 from broker.codecs.coded_pq import SEED_BYTES
 from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
+from broker.codecs.heads.matrices import Matrices
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
 from scenarios.computing.optimizers import sgd_step
+from scenarios.heads.parts import form_of
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
@@ -238,6 +241,10 @@ def updates(head: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[str, fl
         "topk 0.03": TopK(fraction=0.03),
         "random_topk 0.01": RandomTopK(fraction=0.01),
         **{
+            f"low_rank {r}, {b} bits": shaped(LowRank(rank=r, bits=b), head)
+            for r, b in ((1, 4), (2, 4), (4, 4), (2, 8))
+        },
+        **{
             f"coded_pq, {values} values, L={n}": CodedPq(subvectors=size // values, centroids=n)
             for values, n in ((4, 16), (4, 4), (8, 32), (8, 16), (2, 16))
         },
@@ -284,6 +291,11 @@ def pq(subvectors: int, centroids: int) -> Pq:
 def coded(centroids: int) -> CodedPq:
     """Make the coded one of whole pixels."""
     return CodedPq(subvectors=PIXELS, centroids=centroids, width=LINE)
+
+
+def shaped(codec: Codec, head: nn.Module) -> Codec:
+    """Make a codec of the head's vector of one that sees shapes."""
+    return Matrices(codec, form_of(head).shapes)
 
 
 def off(y: Matrix, x: Matrix) -> float:

@@ -19,6 +19,8 @@ from broker.codecs.codeword_gradient import (
     gradient_bytes,
 )
 from broker.codecs.floats import Float16, Float32
+from broker.codecs.heads.low_rank import LowRank
+from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.registry import (
     CLUSTERING_CODECS,
@@ -46,11 +48,13 @@ __all__ = [
     "Int2",
     "Int4",
     "Int8",
+    "LowRank",
     "Pq",
     "RandomTopK",
     "SplitFc",
     "TensorCodec",
     "TopK",
+    "TouchedRows",
     "clustering",
     "codec_from_wire",
     "codec_to_wire",

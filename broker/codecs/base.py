@@ -1,6 +1,6 @@
 """What every codec is."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ PAPER_FLOAT_BITS = 64
 class Codec(Protocol):
     """Turns a float32 matrix (n, d) into bytes and back.
 
-    n is the number of samples of a batch and d the size of one activation; updates of the head are one row.
+    n is the number of samples of a batch and d the size of one activation; updates of the head are one row,
+    or a matrix for each parameter tensor, see `sees_shapes`.
     A codec is a frozen dataclass that derives from this class. It has no state: everything random comes from
     the generator that `encode` is given. Its first field is `codec`; the others are its parameters, each with
     a default and of type int or float.
@@ -24,6 +25,8 @@ class Codec(Protocol):
     """
 
     __slots__ = ()
+    sees_shapes: ClassVar[bool] = False
+    """Whether of a head it is given each parameter tensor as a matrix; else one row of all values."""
 
     @property
     def codec(self) -> str:

@@ -14,13 +14,28 @@ from broker.codecs.base import Codec
 from broker.codecs.coded_pq import CodedPq
 from broker.codecs.codeword_gradient import CodewordMean, GradientCodec, clustering
 from broker.codecs.floats import Float16, Float32
+from broker.codecs.heads.low_rank import LowRank
+from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.splitfc import SplitFc
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 from broker.wire.errors import WireError
 
-TensorCodec = Float32 | Float16 | Int8 | Int4 | Int2 | Pq | CodedPq | TopK | RandomTopK | SplitFc
+TensorCodec = (
+    Float32
+    | Float16
+    | Int8
+    | Int4
+    | Int2
+    | Pq
+    | CodedPq
+    | TopK
+    | RandomTopK
+    | SplitFc
+    | TouchedRows
+    | LowRank
+)
 """Every codec that can carry any tensor, for all four flows."""
 
 CODECS: dict[str, type[TensorCodec]] = {kind().codec: kind for kind in get_args(TensorCodec)}
@@ -45,6 +60,8 @@ NUMBERS = {
     "coded_pq": 8,
     "splitfc": 9,
     "codeword_mean": 10,
+    "touched_rows": 11,
+    "low_rank": 12,
 }
 """What stands for a codec in messages; part of the protocol, so a number never gets another meaning."""
 

@@ -103,7 +103,8 @@ def _device(
     codecs = scenario.flows.codecs_for("none")
     up, down, update, state, *features = map(codec_to_wire, codecs)
     state_codec = codecs.head_state_down
-    own = HeadCodec(state_codec, form_of(task.head()).statistics)
+    form = form_of(task.head())
+    own = HeadCodec(state_codec, form.statistics, form.shapes)
     head = own.encode(initial - head_origin(state_codec, initial), generator(scenario.seed, CLIENT))
     assignment = Assignment(
         server=1,

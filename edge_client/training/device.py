@@ -32,7 +32,6 @@ from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
 from scenarios.computing.placing import CPU, on_cpu, placed
 from scenarios.heads.in_training import HeadInTraining
-from scenarios.heads.payload import HeadCodec
 from scenarios.outputs import arrays
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
@@ -289,7 +288,7 @@ class Device:
 
     def _finish(self) -> HeadUpdate:
         change = self._head.finish() + self._lost
-        codec = HeadCodec(self._update_codec, self._head.statistics)
+        codec = self._head.codec(self._update_codec)
         rng = generator(self._seed, "update", self._client, self._round)
         with own_values("head"):
             payload = codec.encode(change, rng)

@@ -70,7 +70,7 @@ class HeadInTraining:
         draws: str = "dropout",
     ) -> None:
         self.module = take_one(module).to(place)
-        self.parameters, self.statistics, self.learns = form_of(self.module)
+        self.parameters, self.statistics, self.learns, self._shapes = form_of(self.module)
         self._place = place
         self.moments: Moments = []
         self._training = training
@@ -84,9 +84,13 @@ class HeadInTraining:
         if self._training.head_moments == "reset":
             self.moments = []
 
+    def codec(self, codec: Codec) -> HeadCodec:
+        """Give what encodes the head, or a change of it, in a codec."""
+        return HeadCodec(codec, self.statistics, self._shapes)
+
     def receive(self, codec: Codec, payload: bytes) -> None:
         """Take the head that the server sent for a round; WireError if it cannot be used."""
-        change = HeadCodec(codec, self.statistics).decode(payload, self.parameters)
+        change = self.codec(codec).decode(payload, self.parameters)
         self.received = change + head_origin(codec, self._initial)
         self.load(self.received)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from broker.codecs.heads.matrices import Shape, matrix_shape
 from scenarios.computing.placing import on_cpu
 from scenarios.heads.masters import exact, set_exact
 from scenarios.task import Task
@@ -160,11 +161,13 @@ class HeadForm(NamedTuple):
         parameters: P.
         statistics: S, of batch norm.
         learns: the gradient at the cut is of use; not if all before it is frozen.
+        shapes: of the parameter tensors that are sent, as matrices; see broker.codecs.heads.matrices.
     """
 
     parameters: int
     statistics: int = 0
     learns: bool = True
+    shapes: tuple[Shape, ...] = ()
 
 
 def form_of(head: nn.Module) -> HeadForm:
@@ -173,6 +176,7 @@ def form_of(head: nn.Module) -> HeadForm:
         sum(parameter.numel() for parameter in sent_parameters(head)),
         sum(tensor.numel() for tensor in sent_statistics(head)),
         learns(head.head if isinstance(head, Ends) else head),
+        tuple(matrix_shape(parameter.shape) for parameter in sent_parameters(head) if parameter.numel()),
     )
 
 

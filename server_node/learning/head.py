@@ -10,7 +10,6 @@ from torch import nn
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
 from scenarios.computing.optimizers import Moments, moved
-from scenarios.heads.payload import HeadCodec
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
@@ -45,7 +44,7 @@ class ServerHead:
         """Give the payload of the head as it is after a round."""
         rng = generator(self._plan.seed, "head", number)
         codec = self._plan.codecs.head_state_down
-        return HeadCodec(codec, self._plan.statistics).encode(head_vector(self.module) - self._origin, rng)
+        return self._plan.head_codec(codec).encode(head_vector(self.module) - self._origin, rng)
 
     def read(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
         """Decode a client's update, shape (P + S,), and check every number in it."""
@@ -54,7 +53,7 @@ class ServerHead:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
             codec = self._plan.codecs_of(client).head_update_up
-            return HeadCodec(codec, self._plan.statistics).decode(update.payload, self._plan.head_size)
+            return self._plan.head_codec(codec).decode(update.payload, self._plan.head_size)
         except WireError as error:
             return error
 

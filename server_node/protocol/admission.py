@@ -5,7 +5,6 @@ Both are asked before anything is decoded.
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello, Scores
-from scenarios.heads.payload import HeadCodec
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.plan import Plan
 
@@ -103,6 +102,6 @@ def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate, samples: int) 
         most = plan.local_steps * plan.batch_size
         return WireError("samples", f"{message.samples} samples in a round of at most {most}")
     codec, size = codecs.head_update_up, len(message.payload)
-    if not HeadCodec(codec, plan.statistics).fits(size, plan.head_size):
+    if not plan.head_codec(codec).fits(size, plan.head_size):
         return WireError("shape", f"head update of {size} bytes in {codec}")
     return None

@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from broker.codecs import Float32
+from broker.codecs import Codec, Float32
+from broker.codecs.heads.matrices import Shape
 from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.heads.parts import HeadForm
+from scenarios.heads.payload import HeadCodec
 from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
     Buffered,
@@ -76,6 +78,7 @@ class Plan:
         cut_size: d, values of one sample at the cut.
         head_size: parameters of the head that are sent; in a U-shape of all layers that devices have.
         statistics: running statistics of batch norm that are sent with them.
+        shapes: of the head's parameter tensors, see HeadForm.
         head_learns: the gradient at the cut is of use; not if all before it is frozen.
         features_size: f, values of one sample that come down in a U-shape; 0: there is none.
         batch_size: most samples in a step.
@@ -116,6 +119,7 @@ class Plan:
     packet_bytes: int = MAX_PACKET_BYTES
     initial_head: bytes = b""
     statistics: int = 0
+    shapes: tuple[Shape, ...] = ()
     head_learns: bool = True
     token: int = 0
     takeover: bool = False
@@ -139,6 +143,10 @@ class Plan:
     def exchanges(self) -> int:
         """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
         return 2 if self.u_shape else 1
+
+    def head_codec(self, codec: Codec) -> HeadCodec:
+        """Give what encodes the head, or a change of it, in a codec."""
+        return HeadCodec(codec, self.statistics, self.shapes)
 
     def codecs_of(self, client: str) -> Codecs:
         """Give a client's codecs."""
@@ -199,6 +207,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         cut_size=task.cut_size,
         head_size=head.parameters,
         statistics=head.statistics,
+        shapes=head.shapes,
         head_learns=head.learns,
         features_size=task.features_size if training.method == "u_shape" else 0,
         batch_size=scenario.task.batch_size,

@@ -9,7 +9,6 @@ import math
 from broker.codecs import gradient_bytes
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, TopStep
-from scenarios.heads.payload import HeadCodec
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.jobs import (
     CloseRound,
@@ -44,7 +43,7 @@ class SyntheticDevice:
         self._feature_gradient = bytes(
             codecs.feature_gradient_up.size_bytes(samples, plan.features_size) if plan.u_shape else 0
         )
-        self._update = bytes(HeadCodec(codecs.head_update_up, plan.statistics).size_bytes(plan.head_size))
+        self._update = bytes(plan.head_codec(codecs.head_update_up).size_bytes(plan.head_size))
         self._round_samples = samples * plan.local_steps
 
     def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
@@ -80,7 +79,7 @@ class SyntheticTail:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._head = bytes(HeadCodec(plan.codecs.head_state_down, plan.statistics).size_bytes(plan.head_size))
+        self._head = bytes(plan.head_codec(plan.codecs.head_state_down).size_bytes(plan.head_size))
         self._gradient = functools.cache(
             lambda n, codecs: (
                 bytes(

@@ -107,14 +107,16 @@ def flows(summary: Summary) -> dict[str, int]:
     ],
 )
 def test_only_what_is_trained_is_sent(head: Callable[[], nn.Module], form: tuple[int, int, bool]) -> None:
-    assert form_of(head()) == form
+    made = form_of(head())
+    assert made[:3] == form
     assert len(vector_of(head())) == sum(form[:2])
+    assert sum(rows * columns for rows, columns in made.shapes) == made.parameters
 
 
 def test_a_frozen_norm_keeps_its_statistics() -> None:
     head = with_norm()
     norms(head)[0].requires_grad_(False)
-    assert form_of(head) == (144, 0, True)
+    assert form_of(head)[:3] == (144, 0, True)
     to_train(head)
     before = head[1].running_mean.clone()  # type: ignore[index]
     head(torch.randn(5, 8) + 3)

@@ -23,10 +23,12 @@ from broker.codecs import (
     Int2,
     Int4,
     Int8,
+    LowRank,
     Pq,
     RandomTopK,
     SplitFc,
     TopK,
+    TouchedRows,
     codec_to_wire,
     decode_activations,
     decode_gradient,
@@ -58,6 +60,10 @@ CODECS: list[tuple[Codec, int, int]] = [
     (CodedPq(subvectors=144, centroids=6, width=12), 3, 288),
     (CodedPq(subvectors=200, centroids=40, width=1), 2, 400),
     (CodedPq(subvectors=48, centroids=64, width=4), 40, 48 * 18),
+    *((TouchedRows(bits=bits), 6, 5) for bits in (4, 8, 16, 32)),
+    (TouchedRows(bits=4), 3, 300),
+    (LowRank(rank=2, bits=4), 12, 10),
+    (LowRank(rank=2, bits=16), 3, 4),
 ]
 EXACT = (Float32, Float16, TopK, SplitFc)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
@@ -86,6 +92,8 @@ def of_codecs() -> list[dict[str, Any]]:
     for number, (codec, n, d) in enumerate(CODECS):
         rng = np.random.default_rng(number)
         x = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32)
+        if codec.sees_shapes:
+            x[1::3] = 0  # rows that were not touched
         payload = codec.encode(x, rng)
         found.append(
             {

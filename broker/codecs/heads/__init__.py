@@ -1,0 +1,1 @@
+"""Codecs that see the shapes of a head's parameters."""
