@@ -37,6 +37,7 @@ from scenarios.tasks import task_of, test_of
 from scenarios.training import head_vector, initial_model
 from server_node import checkpoint
 from server_node.board.board import Board
+from server_node.board.device_links import DeviceLinks
 from server_node.board.labels import labels_of
 from server_node.board.screen import Glance
 from server_node.board.show import Show
@@ -167,12 +168,18 @@ async def serve(
                 compute = _on(keeper.thread, worker, journal)
                 announced = transport if begun is None else _Announcing(transport, begun)
                 board = Board(core, plan, ledger, labels_of(scenario))
-                zero_s = time.time() - asyncio.get_running_loop().time()
                 views = Views(
-                    board, plan, ledger, record.rows, metric=task.metric, better=record.better, epoch_s=zero_s
+                    board,
+                    plan,
+                    ledger,
+                    record.rows,
+                    metric=task.metric,
+                    better=record.better,
+                    epoch_s=time.time() - asyncio.get_running_loop().time(),
                 )
-                bulletin = Bulletin(transport, functools.partial(topics.watch, run)) if posts else None
-                driver = Driver(board, announced, compute, journal, report, LAST_WORDS_S)
+                links = DeviceLinks(board, plan, ledger, functools.partial(scenario.broker.client_id_of, run))
+                bulletin = _bulletin(transport, run, links) if posts else None
+                driver = Driver(links, announced, compute, journal, report, LAST_WORDS_S)
                 show = Show(board, views, bulletin, glance)
                 async with bulletin or nullcontext(), looking(show.look):
                     return await driver.run(stop) if there else STOPPED
@@ -243,6 +250,10 @@ class _Announcing:
     def events(self) -> AsyncIterator[Event]:
         """See Transport.events."""
         return self._transport.events()
+
+
+def _bulletin(transport: Transport, run: str, links: DeviceLinks) -> Bulletin:
+    return Bulletin(transport, functools.partial(topics.watch, run), links.posted)
 
 
 def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCore) -> Transport:

@@ -12,7 +12,6 @@ is removed at the start: a run that fails must not be taken for the one before i
 
 import json
 import logging
-import math
 import os
 import platform
 import time
@@ -31,9 +30,9 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.summary import Better, EnergyDrawn, FeatureRatios, FlowBytes, FlowRatio, Summary, best_of
+from server_node.summary import Better, EnergyDrawn, Summary, best_of, bytes_of, links_of, ratios_of
 from server_node.trackers.events import began
-from server_node.vocabulary.ledger import CONTROL, U_SHAPE_FLOWS, Flow, Ledger
+from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import RoundReport
 
 log = logging.getLogger(__name__)
@@ -62,6 +61,7 @@ class RunFolder:
         checkpoint_error: why the last checkpoint could not be written, for the summary; None if it could.
         damaged: what was wrong with checkpoints that could not be gone on from, for the summary.
         measures: gives further columns of a round's row, when it ends.
+        links: gives the bytes on the devices' links until now, up and down; those of the ledger by default.
         wall_s_before: seconds that earlier processes have spent on a simulated run, for the summary.
 
     Raises:
@@ -92,6 +92,7 @@ class RunFolder:
         self.checkpoint_error: str | None = None
         self.damaged: tuple[str, ...] = ()
         self.measures: Callable[[], Mapping[str, float]] = dict
+        self.links: Callable[[], tuple[int, int]] = lambda: (ledger.links_up, ledger.links_down)
         self.wall_s_before = 0.0
         self._is_on_disk = True
         self.start_training_clock()
@@ -136,6 +137,7 @@ class RunFolder:
         row = asdict(report) | {"elapsed_s": self._seconds_before + self._clock() - self._clock_at_start}
         for name, flow in self._ledger.flows.items():
             row[f"{name}_wire_bytes"] = flow.wire_bytes
+        row["links_up_bytes"], row["links_down_bytes"] = self.links()
         row["discarded_late"] = self._ledger.discarded_late
         row |= self.measures()
         self.rows.append(row)
@@ -176,7 +178,7 @@ class RunFolder:
 
     def summary(self, reason: str) -> Summary:
         """Give the content of summary.json without writing anything; `reason` is why the run ended."""
-        ledger, flows = self._ledger, self._ledger.flows
+        ledger = self._ledger
         before_s = self._seconds_before + self.wall_s_before
         training_s = max(before_s + time.monotonic() - self._training_since, 1e-9)
         steps = sum(row["client_steps"] for row in self.rows)
@@ -200,21 +202,9 @@ class RunFolder:
             "wall_seconds": self.wall_s,
             "training_seconds": training_s,
             "virtual_seconds": self._clock() if self._mode == "simulate" else None,
-            "bytes": {name: _flow_bytes(name, flow) for name, flow in flows.items()},
-            "ratio": {
-                "activations_up": {
-                    **_flow_ratio(flows["activations_up"]),
-                    "paper_64bit": _ratio(*ledger.paper_bits),
-                },
-                "gradient_down": _flow_ratio(flows["gradient_down"]),
-                "head_update_up": _flow_ratio(flows["head_update_up"]),
-                "head_state_down": _flow_ratio(flows["head_state_down"]),
-                **_ratios_of_features(flows),
-                "total_both_directions": _ratio(
-                    sum(flow.raw_float32_bytes for flow in flows.values()),
-                    sum(flow.wire_bytes for flow in flows.values()),
-                ),
-            },
+            "bytes": {name: bytes_of(name, flow) for name, flow in ledger.flows.items()},
+            "ratio": ratios_of(ledger),
+            "links": links_of(ledger, *self.links(), simulated=self._mode == "simulate"),
             "messages": {
                 "sent": ledger.sent,
                 "received": ledger.received,
@@ -249,29 +239,6 @@ class RunFolder:
         target = self.folder / name
         with writing(target), atomic_write(target) as part:
             part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _flow_bytes(name: str, flow: Flow) -> FlowBytes:
-    carried: FlowBytes = {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
-    if name != CONTROL:
-        carried["raw_float32"] = flow.raw_float32_bytes
-    return carried
-
-
-def _ratios_of_features(flows: Mapping[str, Flow]) -> FeatureRatios:
-    if not flows.keys() >= set(U_SHAPE_FLOWS):
-        return {}
-    down, up = (_flow_ratio(flows[name]) for name in U_SHAPE_FLOWS)
-    return {"features_down": down, "feature_gradient_up": up}
-
-
-def _flow_ratio(flow: Flow) -> FlowRatio:
-    return {"wire_vs_float32": _ratio(flow.raw_float32_bytes, flow.wire_bytes)}
-
-
-def _ratio(before: float, after: float) -> float | None:
-    ratio = before / after if after else math.nan
-    return round(ratio, 4) if math.isfinite(ratio) else None
 
 
 def _environment() -> dict[str, Any]:

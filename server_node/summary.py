@@ -3,10 +3,11 @@
 The keys are stable: a key may be added, none is renamed, moved or taken away.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
+from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS, Flow, Ledger
 
 Better = Literal["higher", "lower"]
 
@@ -50,6 +51,15 @@ class Ratios(FeatureRatios):
     head_update_up: FlowRatio
     head_state_down: FlowRatio
     total_both_directions: float | None
+
+
+class LinkBytes(TypedDict):
+    """Bytes of IP packets on the devices' links, see broker.wire.link_bytes."""
+
+    up: int
+    down: int
+    ratio: float | None  # how many times fewer bytes than all tensors as float32
+    how: Literal["modelled", "counted"]  # from the messages of a live run, or on simulated links
 
 
 class Refusals(TypedDict):
@@ -107,6 +117,7 @@ class Summary(TypedDict):
     virtual_seconds: float | None  # None when it ran live
     bytes: dict[str, FlowBytes]  # by flow: FLOWS and CONTROL, in a U-shape U_SHAPE_FLOWS, too
     ratio: Ratios
+    links: NotRequired[LinkBytes]  # runs of earlier versions have none
     messages: MessageCounts
     network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
     energy: NotRequired[EnergyDrawn]  # when it was simulated, and the power of devices is known
@@ -114,6 +125,55 @@ class Summary(TypedDict):
     damaged_checkpoints: NotRequired[
         list[str]
     ]  # which were there at the start and could not be used, and why
+
+
+def bytes_of(name: str, flow: Flow) -> FlowBytes:
+    """Give the bytes of a flow for the summary."""
+    carried: FlowBytes = {"payload": flow.payload_bytes, "wire": flow.wire_bytes}
+    if name != CONTROL:
+        carried["raw_float32"] = flow.raw_float32_bytes
+    return carried
+
+
+def ratios_of(ledger: Ledger) -> Ratios:
+    """Give the ratios of all flows for the summary."""
+    flows = ledger.flows
+    activations_up = _ratio_of(flows["activations_up"])
+    activations_up["paper_64bit"] = _ratio(*ledger.paper_bits)
+    return {
+        "activations_up": activations_up,
+        "gradient_down": _ratio_of(flows["gradient_down"]),
+        "head_update_up": _ratio_of(flows["head_update_up"]),
+        "head_state_down": _ratio_of(flows["head_state_down"]),
+        **_ratios_of_features(flows),
+        "total_both_directions": _ratio(_raw_bytes(ledger), sum(flow.wire_bytes for flow in flows.values())),
+    }
+
+
+def links_of(ledger: Ledger, up: int, down: int, *, simulated: bool) -> LinkBytes:
+    """Give what the devices' links have carried up and down for the summary."""
+    ratio = _ratio(_raw_bytes(ledger), up + down)
+    return {"up": up, "down": down, "ratio": ratio, "how": "counted" if simulated else "modelled"}
+
+
+def _raw_bytes(ledger: Ledger) -> int:
+    return sum(flow.raw_float32_bytes for flow in ledger.flows.values())
+
+
+def _ratios_of_features(flows: Mapping[str, Flow]) -> FeatureRatios:
+    if not flows.keys() >= set(U_SHAPE_FLOWS):
+        return {}
+    down, up = (_ratio_of(flows[name]) for name in U_SHAPE_FLOWS)
+    return {"features_down": down, "feature_gradient_up": up}
+
+
+def _ratio_of(flow: Flow) -> FlowRatio:
+    return {"wire_vs_float32": _ratio(flow.raw_float32_bytes, flow.wire_bytes)}
+
+
+def _ratio(before: float, after: float) -> float | None:
+    ratio = before / after if after else math.nan
+    return round(ratio, 4) if math.isfinite(ratio) else None
 
 
 def best_of(metrics: Collection[float], better: Better) -> float | None:

@@ -66,6 +66,8 @@ class Ledger:
         duplicates: messages whose effect had already been had.
         discarded_late: answers that came after their round had closed.
         paper_bits: activations in the paper's accounting with 64-bit floats, before and after.
+        links_up: bytes on the devices' links, see broker.wire.link_bytes; 0 where nobody models them.
+        links_down: the same in the other direction.
     """
 
     flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
@@ -77,6 +79,8 @@ class Ledger:
     duplicates: int = 0
     discarded_late: int = 0
     paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    links_up: int = 0
+    links_down: int = 0
 
     def expect_features(self) -> None:
         """Have the flows of a U-shape, even while nothing was sent in them."""

@@ -86,6 +86,16 @@ def _result(row: Row) -> str:
     return f"{row['virtual_seconds']:.1f} s" if final is None else f"{row['metric.name']} {final:.3f}"
 
 
+def _on_links(summary: Summary) -> list[str]:
+    """Say what the devices' links carried; summaries of earlier versions do not know it."""
+    if "links" not in summary:
+        return []
+    links = summary["links"]
+    fewer = f"{format_ratio(links['ratio'], 2)} fewer bytes, " if links["ratio"] else ""
+    ways = f"{format_bytes(links['up'])} up, {format_bytes(links['down'])} down"
+    return [f"on the devices' links, with TCP/IP ({links['how']}): {fewer}{ways}"]
+
+
 def summary_table(summary: Summary) -> str:
     """Write a summary for people: the result, then the bytes of each flow."""
     metric, ratio = summary["metric"], summary["ratio"]
@@ -112,6 +122,7 @@ def summary_table(summary: Summary) -> str:
         lines.append(f"activations in the paper's accounting: {format_ratio(paper)}")
     if both_ways:
         lines.append(f"both directions together: {format_ratio(both_ways, 2)} fewer bytes than float32")
+    lines += _on_links(summary)
     if "energy" in summary:
         energy = summary["energy"]
         lines.append(

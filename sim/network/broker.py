@@ -75,6 +75,8 @@ class VirtualBroker:
         self._clock = clock
         self._run = run
         self._endpoints = endpoints
+        for endpoint in endpoints.values():
+            endpoint.totals = self.network_stats
         self._by_topic = {topics.down(run, client): endpoint for client, endpoint in endpoints.items()}
         self._retained: InFlight | None = None
         self._service = ServiceQueue(model)

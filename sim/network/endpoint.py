@@ -24,7 +24,8 @@ class NetworkStats:
     """What the network did.
 
     Attributes:
-        uplink_bytes: on the devices' links, with all that broker.wire.link_bytes counts.
+        uplink_bytes: on the devices' links, with all that broker.wire.link_bytes counts; the pings of a
+            silence count when it ends, or is looked at.
         downlink_bytes: the same in the other direction.
         lost: messages that a lost connection took with it, or that found nobody.
         dropped: messages for which a broker's queue had no room.
@@ -76,7 +77,8 @@ class Endpoint:
         handle: takes what happens at the device.
         sent_bytes: on its link, see broker.wire.link_bytes.
         received_bytes: the same in the other direction.
-        active_s: when a message was last on its link.
+        active_s: when a message was last on its link, or a ping.
+        totals: of the network; they take the same bytes.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class Endpoint:
         "sent_bytes",
         "session",
         "subscribed",
+        "totals",
         "unsent",
         "up",
         "will",
@@ -123,6 +126,7 @@ class Endpoint:
         self.sent_bytes = self.received_bytes = 0
         self.active_s = 0.0
         self.keepalive_s = keepalive_s
+        self.totals = NetworkStats()
         self.handle: Handle = lambda _: None
 
     def connects(self, run: str, now_s: float) -> None:
@@ -137,16 +141,14 @@ class Endpoint:
         if now_s - self.active_s >= self.keepalive_s:
             self.count_pings(now_s)
         self.active_s = now_s
-        self.sent_bytes += on_link[0]
-        self.received_bytes += on_link[1]
+        self._count(on_link[0], on_link[1])
 
     def receives(self, on_link: OnLink, now_s: float) -> None:
         """Count what has come from the broker and was answered."""
         if now_s - self.active_s >= self.keepalive_s:
             self.count_pings(now_s)
         self.active_s = now_s
-        self.sent_bytes += on_link[1]
-        self.received_bytes += on_link[0]
+        self._count(on_link[1], on_link[0])
 
     def count_pings(self, now_s: float) -> None:
         """Count the pings of a silence that ends now, or goes on."""
@@ -154,10 +156,15 @@ class Endpoint:
             return
         pings = pings_of_silence(now_s - self.active_s, self.keepalive_s)
         self.active_s += pings * self.keepalive_s
-        self.sent_bytes += pings * PING.there
-        self.received_bytes += pings * PING.back
+        self._count(pings * PING.there, pings * PING.back)
 
     @property
     def is_sharing(self) -> bool:
         """Whether something of its own is under way on a link that it shares with others."""
         return any(isinstance(link, SharedTcpLink) and link.under_way > 0 for link in (self.up, self.down))
+
+    def _count(self, sent_bytes: int, received_bytes: int) -> None:
+        self.sent_bytes += sent_bytes
+        self.received_bytes += received_bytes
+        self.totals.uplink_bytes += sent_bytes
+        self.totals.downlink_bytes += received_bytes

@@ -110,6 +110,7 @@ def simulate(
                 remember=silent_observer(record),
             )
             record.measures = run.energy.so_far
+            record.links = lambda: run.link_bytes
             saving = None if who.learners is None else Saving(scenario, run, who.learners, record, pace)
             if saving is not None and moment is not None:
                 saving.go_on(moment)
@@ -118,9 +119,8 @@ def simulate(
         with writing(folder):
             trace.write(folder / "trace.json")
         tensors = None if who.learners is None else tensors_of(*who.learners.model)
-        summary = record.finish(
-            reason, tensors, network=asdict(run.network_stats), energy=run.energy.summary()
-        )
+        network = asdict(run.network_stats)
+        summary = record.finish(reason, tensors, network=network, energy=run.energy.summary())
         if reason != STOPPED:
             checkpoint.remove(folder)  # nothing is left to go on with
         tell(ended(reason, summary))

@@ -8,7 +8,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
 
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
@@ -111,15 +110,16 @@ class VirtualRun:
 
     @property
     def network_stats(self) -> NetworkStats:
-        """What the network did."""
-        endpoints = self._endpoints.values()
-        for endpoint in endpoints:
+        """What the network did until now."""
+        for endpoint in self._endpoints.values():
             endpoint.count_pings(self._clock.now)
-        return replace(
-            self._broker.network_stats,
-            uplink_bytes=sum(endpoint.sent_bytes for endpoint in endpoints),
-            downlink_bytes=sum(endpoint.received_bytes for endpoint in endpoints),
-        )
+        return self._broker.network_stats
+
+    @property
+    def link_bytes(self) -> tuple[int, int]:
+        """Bytes on the devices' links, up and down, but for the pings of silences that go on."""
+        stats = self._broker.network_stats
+        return stats.uplink_bytes, stats.downlink_bytes
 
     @property
     def now_s(self) -> float:
