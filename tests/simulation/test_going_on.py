@@ -466,7 +466,6 @@ def test_code_that_lets_time_pass_otherwise_is_noticed(
 ) -> None:
     stopped(scenario, tmp_path / "run", 300)
     monkeypatch.setattr("sim.network.links.link.INITIAL_WINDOW", 3)
-    monkeypatch.setattr("sim.network.broker.PUBACK_BYTES", 4)
     monkeypatch.setattr("server_node.protocol.round_trip.FIRST_WAIT_S", 2.0)
     with pytest.raises(CannotGoOnError, match="written by other code than this"):
         simulate(scenario, tmp_path / "run")
