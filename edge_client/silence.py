@@ -81,9 +81,9 @@ class Attentive:
         self._wait_no_more()
         await self._transport.__aexit__(kind, error, trace)
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """See Transport.publish."""
-        await self._transport.publish(topic, payload, retain=retain)
+        await self._transport.publish(topic, payload, retain=retain, qos=qos)
         if not self._answered and _kind(topic) == "up":
             self._after(UNANSWERED_S, self._unanswered)
 

@@ -241,9 +241,9 @@ class _Announcing:
     async def __aexit__(self, *_error: object) -> None:
         """Whoever made the transport leaves it."""
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """See Transport.publish."""
-        await self._transport.publish(topic, payload, retain=retain)
+        await self._transport.publish(topic, payload, retain=retain, qos=qos)
         if topics.parse(topic).kind == "state":
             self._begun.set()
 

@@ -71,7 +71,7 @@ Event = Online | Received | Undecodable | TimerFired | ComputeDone[J, R] | StopA
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Say something on a topic, at least once (QoS 1)."""
+    """Say something on a topic; its QoS follows from the message, see broker.wire.packing.qos_of."""
 
     topic: str
     message: Message

@@ -33,6 +33,7 @@ from broker.machine.actions import (
 from broker.machine.event_log import Journal
 from broker.transports.base import Connected, Frame, Refused, Transport
 from broker.wire import messages, packing, topics
+from broker.wire.chunks import mqtt_packet_bytes
 from broker.wire.errors import WireError
 
 log = logging.getLogger(__name__)
@@ -96,9 +97,12 @@ def event_of(frame: Frame | Refused) -> Received | Undecodable | None:
         )
         return Undecodable(sender, spoken, frame.wire_bytes)
     try:
-        return Received(sender, packing.decode(frame.payload), frame.wire_bytes)
+        message = packing.decode(frame.payload)
     except WireError as error:
         return Undecodable(sender, error, frame.wire_bytes)
+    if packing.qos_of(message, len(frame.payload)) == 1:
+        return Received(sender, message, frame.wire_bytes)
+    return Received(sender, message, mqtt_packet_bytes(frame.topic, len(frame.payload), qos=0))
 
 
 class Driver(Generic[J, R, F]):
@@ -217,7 +221,8 @@ class Driver(Generic[J, R, F]):
     async def _publish(self, action: Publish) -> None:
         payload = packing.encode(action.message)
         self._journal.left(action.topic, action.message)
-        await self._transport.publish(action.topic, payload, retain=action.retain)
+        qos = packing.qos_of(action.message, len(payload))
+        await self._transport.publish(action.topic, payload, retain=action.retain, qos=qos)
 
     def _start(self, job: J) -> None:
         computing = asyncio.ensure_future(self._compute(job))

@@ -37,13 +37,13 @@ class Link:
     reader: asyncio.Task[str]
     _is_lost: bool = False
 
-    async def publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
-        """Publish a packet, and wait until the broker has acknowledged it.
+    async def publish(self, topic: str, packet: bytes, *, retain: bool, qos: int = 1) -> None:
+        """Publish a packet, and wait until the broker has acknowledged it; with QoS 0, until it is sent.
 
         Raises:
             aiomqtt.MqttError: the connection was lost before the broker has done that.
         """
-        await self.client.publish(topic, packet, qos=1, retain=retain, timeout=math.inf)
+        await self.client.publish(topic, packet, qos=qos, retain=retain, timeout=math.inf)
         if self._is_lost:
             raise aiomqtt.MqttError("the connection was lost")
 

@@ -33,7 +33,7 @@ class Frame:
     Attributes:
         topic: the topic it was published on.
         payload: the message; if it came in chunks, these are joined.
-        wire_bytes: bytes of all PUBLISH packets that carried it.
+        wire_bytes: bytes of all PUBLISH packets that carried it, as if they were of QoS 1.
     """
 
     topic: str
@@ -115,11 +115,12 @@ class Transport(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """Publish a message; return once the broker has acknowledged it (QoS 1, at least once).
 
         When the connection is lost meanwhile, this waits for the next one and sends the message again.
         Messages on one topic are sent in the order of the calls, each after the one before is acknowledged.
+        With QoS 0 (at most once) "acknowledged" is "handed to the connection": a message is lost with that.
 
         Raises:
             ValueError: a message above chunks.MAX_MESSAGE_BYTES, a retained one that would need chunks, or a

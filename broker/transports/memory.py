@@ -130,7 +130,7 @@ class MemoryTransport:
         self._broker.detach(self)
         self.inbox.close()
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:  # noqa: ARG002  nothing is lost here
         """See Transport.publish."""
         if not self._broker.has(self):
             raise BrokerError(f"{self.client_id} is not connected")

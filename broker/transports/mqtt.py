@@ -1,4 +1,4 @@
-"""The transport over a real broker: MQTT 3.1.1, QoS 1, clean sessions, through aiomqtt.
+"""The transport over a real broker: MQTT 3.1.1, QoS 0 and 1, clean sessions, through aiomqtt.
 
 An aiomqtt client makes one connection and tells when it is lost. This module adds what aiomqtt leaves to its
 users: a supervisor task that reconnects and subscribes again, publishes that continue on the next connection,
@@ -122,24 +122,26 @@ class MqttTransport:
         """See Transport.events."""
         return self._inbox
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """See Transport.publish."""
         transfer = next(self._transfers) % 2**32
         packets = packets_of(payload, transfer, retain=retain, limit=self._packet_bytes)
         turn = self._turns.setdefault(topic, asyncio.Lock())
         async with turn:  # one message of a topic at a time; its chunks, in any order, all at once
             if len(packets) == 1:
-                await self._publish(topic, packets[0], retain=retain)
+                await self._publish(topic, packets[0], retain=retain, qos=qos)
             else:
-                await asyncio.gather(*(self._publish(topic, packet, retain=retain) for packet in packets))
+                await asyncio.gather(
+                    *(self._publish(topic, packet, retain=retain, qos=qos) for packet in packets)
+                )
 
-    async def _publish(self, topic: str, packet: bytes, *, retain: bool) -> None:
+    async def _publish(self, topic: str, packet: bytes, *, retain: bool, qos: int) -> None:
         async with self._slots:
             while True:
                 link = await self._online()
                 self._losses.sends(len(packet), asyncio.get_running_loop().time())
                 try:
-                    await link.publish(topic, packet, retain=retain)
+                    await link.publish(topic, packet, retain=retain, qos=qos)
                 except aiomqtt.MqttError:
                     await asyncio.wait({link.reader})
                     self.stats.resent += 1

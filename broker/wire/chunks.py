@@ -24,7 +24,8 @@ ping that waits behind it still leaves in time.
 """
 
 MIN_PACKET_BYTES = 4096
-"""The smallest such limit that can be chosen: what is retained must fit into one packet."""
+"""The smallest such limit that can be chosen: what is retained must fit into one packet, and so must what is
+sent with QoS 0."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """The largest message, before chunking; sender and receiver refuse larger ones."""
@@ -62,26 +63,29 @@ class Message:
     wire_bytes: int
 
 
-def mqtt_packet_bytes(topic: str, payload_bytes: int) -> int:
-    """Give the exact size of a QoS 1 PUBLISH packet (MQTT 3.1.1, 2.2 and 3.3).
+def mqtt_packet_bytes(topic: str, payload_bytes: int, qos: int = 1) -> int:
+    """Give the exact size of a PUBLISH packet (MQTT 3.1.1, 2.2 and 3.3).
 
     Args:
         topic: topic name.
         payload_bytes: length of the application's payload.
+        qos: 1, or 0, with which a packet has no identifier.
 
     Raises:
         ValueError: the packet would be longer than MQTT allows.
     """
-    remaining = 2 + len(topic.encode()) + 2 + payload_bytes  # length of the topic, topic, packet id, payload
+    remaining = (
+        2 + len(topic.encode()) + 2 * qos + payload_bytes
+    )  # topic's length, topic, identifier, payload
     if remaining > MAX_REMAINING_LENGTH:
         raise ValueError(f"an MQTT packet of {remaining} bytes: at most {MAX_REMAINING_LENGTH} are possible")
     length_bytes = 1 if remaining < 2**7 else 2 if remaining < 2**14 else 3 if remaining < 2**21 else 4
     return 1 + length_bytes + remaining
 
 
-def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES) -> int:
+def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES, qos: int = 1) -> int:
     """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
-    return sum(mqtt_packet_bytes(topic, size) for size in frame_sizes(payload_bytes, limit))
+    return sum(mqtt_packet_bytes(topic, size, qos) for size in frame_sizes(payload_bytes, limit))
 
 
 @lru_cache(maxsize=1024)

@@ -227,9 +227,9 @@ class _Watched:
         self._wait(begins=False)
         await self._stack.__aexit__(kind, error, trace)
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """See Transport.publish."""
-        await self._inner.publish(topic, payload, retain=retain)
+        await self._inner.publish(topic, payload, retain=retain, qos=qos)
 
     async def events(self) -> AsyncIterator[Event]:
         """See Transport.events."""

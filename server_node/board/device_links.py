@@ -9,7 +9,7 @@ from typing import Protocol
 
 from broker.machine.actions import Publish, Received, Undecodable
 from broker.wire import metric_page, topics
-from broker.wire.chunks import packets_in, wire_bytes
+from broker.wire.chunks import packets_in
 from broker.wire.link_bytes import (
     GOODBYE,
     KEEPALIVE_S,
@@ -20,7 +20,7 @@ from broker.wire.link_bytes import (
     pings_of_silence,
 )
 from broker.wire.messages import Hello, Message, RunState, Status
-from broker.wire.packing import encoded_bytes
+from broker.wire.packing import encoded_bytes, published, qos_of
 from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan
@@ -75,20 +75,21 @@ class DeviceLinks:
         message = event.message if isinstance(event, Received) else None
         if isinstance(message, Hello) or (isinstance(message, Status) and message.online):
             self._connects(client, message.session)
-        self._up(client, message_on_link(event.wire_bytes, self._packets(message, event.wire_bytes)))
+        self._up(client, message_on_link(event.wire_bytes, *self._packets(message, event.wire_bytes)))
         if isinstance(message, Status) and not message.online:
             self._leaves(client)
 
-    def _packets(self, message: Message | None, message_wire_bytes: int) -> int:
+    def _packets(self, message: Message | None, message_wire_bytes: int) -> tuple[int, int]:
+        """Give the number of packets, and their QoS."""
         limit = self._plan.packet_bytes
-        if message is None or message_wire_bytes <= limit:
-            return -(-message_wire_bytes // limit)
-        return packets_in(encoded_bytes(message), limit)
+        if message is None:
+            return -(-message_wire_bytes // limit), 1
+        size = encoded_bytes(message)
+        return packets_in(size, limit), qos_of(message, size)
 
     def _said(self, publish: Publish) -> None:
         message, limit = publish.message, self._plan.packet_bytes
-        size = encoded_bytes(message)
-        on_link = message_on_link(wire_bytes(publish.topic, size, limit), packets_in(size, limit))
+        on_link = message_on_link(*published(publish.topic, message, limit))
         if isinstance(message, RunState):
             self._to_all(publish.topic, on_link)
             if message.phase == "finished":
@@ -122,8 +123,8 @@ class DeviceLinks:
     def _all_leave(self) -> None:
         """Count what devices say to the end of the run: nobody hears that any more."""
         for client, session in list(self._sessions.items()):
-            status = encoded_bytes(Status(online=False, session=session))
-            self._up(client, message_on_link(wire_bytes(topics.status(self._plan.run, client), status)))
+            status = Status(online=False, session=session)
+            self._up(client, message_on_link(*published(topics.status(self._plan.run, client), status)))
             self._leaves(client)
 
     def _up(self, client: str, on_link: OnLink) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from broker.codecs import Codec
-from broker.wire.chunks import MAX_PACKET_BYTES, wire_bytes
+from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -13,7 +13,7 @@ from broker.wire.messages import (
     HeadUpdate,
     Message,
 )
-from broker.wire.packing import encoded_bytes
+from broker.wire.packing import published
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 U_SHAPE_FLOWS = ("features_down", "feature_gradient_up")
@@ -90,7 +90,7 @@ class Ledger:
     def publish(self, topic: str, message: Message, packet_bytes: int = MAX_PACKET_BYTES) -> None:
         """Count a message that the server publishes, in packets whose payloads are at most `packet_bytes`."""
         self.sent += 1
-        self._count(message, wire_bytes(topic, encoded_bytes(message), packet_bytes))
+        self._count(message, published(topic, message, packet_bytes).wire_bytes)
 
     def receive(self, message: Message, message_wire_bytes: int) -> None:
         """Count a message that a client published."""

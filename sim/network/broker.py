@@ -5,13 +5,14 @@ that connect later, publishes the last will of a client that has vanished, and d
 cannot hold.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
-from broker.wire.chunks import MAX_PACKET_BYTES, packets_in, wire_bytes
+from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.link_bytes import message_on_link
 from broker.wire.messages import (
     Activations,
@@ -23,7 +24,7 @@ from broker.wire.messages import (
     RunScenario,
     Status,
 )
-from broker.wire.packing import encoded_bytes
+from broker.wire.packing import published
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import ServiceQueue, Window
@@ -94,10 +95,9 @@ class VirtualBroker:
         return (endpoint.client for endpoint in before)
 
     def _put_in_flight(self, publish: Publish) -> InFlight:
-        size = encoded_bytes(publish.message)
-        wire = wire_bytes(publish.topic, size, self._packet_bytes)
-        packets = packets_in(size, self._packet_bytes)
-        return InFlight(publish, wire, packets, message_on_link(wire, packets), self._clock.now)
+        travels = published(publish.topic, publish.message, self._packet_bytes)
+        wire, packets, qos = travels
+        return InFlight(publish, wire, packets * qos, message_on_link(*travels), self._clock.now)
 
     # -- presence --------------------------------------------------------------------------------------
 
@@ -129,8 +129,13 @@ class VirtualBroker:
         if session != endpoint.session:
             return
         endpoint.online = True
-        for in_flight in endpoint.unsent or ():
-            self._up(endpoint, in_flight)
+        if endpoint.unsent:
+            waiting, endpoint.unsent = (
+                endpoint.unsent,
+                deque(each for each in endpoint.unsent if each.pubacks),
+            )
+            for in_flight in waiting:
+                self._up(endpoint, in_flight)
         endpoint.connection += 1
         endpoint.handle(Online(endpoint.connection))
 
@@ -163,9 +168,9 @@ class VirtualBroker:
     # -- device to server ------------------------------------------------------------------------------
 
     def publish(self, endpoint: Endpoint, publish: Publish) -> None:
-        """Take a message of a device; it is kept while the device is away."""
+        """Take a message of a device; it is kept while the device is away, and until its PUBACK comes."""
         in_flight = self._put_in_flight(publish)
-        if endpoint.unsent is not None:
+        if endpoint.unsent is not None and (in_flight.pubacks or not endpoint.online):
             endpoint.unsent.append(in_flight)
         if endpoint.online:
             self._up(endpoint, in_flight)
@@ -183,11 +188,11 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        if endpoint.unsent is not None:
+        if endpoint.unsent and in_flight.pubacks:
             endpoint.unsent.popleft()  # a link keeps the order
         self._at_work.add(endpoint)
         endpoint.sends(in_flight.on_link, self._clock.now)
-        endpoint.down.acknowledge(start_s, self._clock.now, in_flight.packets)
+        endpoint.down.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "uplink", in_flight, start_s)
         self._pass_up(endpoint, in_flight)
@@ -199,7 +204,7 @@ class VirtualBroker:
         if self._server_down.path.instant and served_s <= now_s:
             self.to_server(received)
             return
-        admitted_s = self._server_window.admit(served_s)
+        admitted_s = self._server_window.admit(served_s, waits=in_flight.pubacks > 0)
         if admitted_s is None:
             self.network_stats.dropped += 1
             return
@@ -240,7 +245,7 @@ class VirtualBroker:
         if isinstance(link, SharedTcpLink):
             self._clock.at(served_s, self._down_shared, link, endpoint, endpoint.session, in_flight)
             return
-        admitted_s = endpoint.window.admit(served_s)
+        admitted_s = endpoint.window.admit(served_s, waits=in_flight.pubacks > 0)
         if admitted_s is None:
             self.network_stats.dropped += 1
             return
@@ -267,7 +272,7 @@ class VirtualBroker:
             return
         self._at_work.add(endpoint)
         endpoint.receives(in_flight.on_link, self._clock.now)
-        endpoint.up.acknowledge(start_s, self._clock.now, in_flight.packets)
+        endpoint.up.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
             self._show(endpoint.lane, "downlink", in_flight, start_s)
         endpoint.handle(Received("", in_flight.publish.message, in_flight.wire_bytes))

@@ -26,8 +26,8 @@ class ServiceQueue:
 class Window:
     """The broker's in-flight window and queue for one client.
 
-    At most `in_flight` messages are sent and not yet acknowledged, `queue_limit` more wait, and the broker
-    drops the rest silently, as mosquitto does.
+    At most `in_flight` messages of QoS 1 are sent and not yet acknowledged, `queue_limit` more wait, and the
+    broker drops the rest silently, as mosquitto does.
 
     Args:
         model: the two limits.
@@ -44,13 +44,18 @@ class Window:
         """Forget everything: a clean session."""
         self._acknowledged_s.clear()
 
-    def admit(self, now_s: float) -> float | None:
-        """Give the time from which one more message may be sent; None if it is dropped."""
+    def admit(self, now_s: float, *, waits: bool = True) -> float | None:
+        """Give the time from which one more message may be sent; None if it is dropped.
+
+        Args:
+            now_s: when it is there.
+            waits: whether it waits for the window; one of QoS 0 does not.
+        """
         acknowledged_s = self._acknowledged_s
         if acknowledged_s and acknowledged_s[0] <= now_s:
             del acknowledged_s[: bisect_right(acknowledged_s, now_s)]
         under_way = len(acknowledged_s)
-        if under_way < self._in_flight:
+        if under_way < (self._in_flight if waits else self._limit):
             return now_s
         return acknowledged_s[under_way - self._in_flight] if under_way < self._limit else None
 

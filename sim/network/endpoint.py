@@ -43,14 +43,14 @@ class InFlight(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         publish: topic and message.
         wire_bytes: of its PUBLISH packets.
-        packets: so many.
+        pubacks: that answer them; none if they are of QoS 0.
         on_link: what they cost on a device's link.
         asked_s: when it was published.
     """
 
     publish: Publish
     wire_bytes: int
-    packets: int
+    pubacks: int
     on_link: OnLink
     asked_s: float
 
@@ -68,7 +68,7 @@ class Endpoint:
         keepalive_s: silence after which it pings the broker.
 
     Attributes:
-        unsent: what has not arrived at the broker, oldest first; None if it never leaves.
+        unsent: what waits for its connection, or for a PUBACK, oldest first; None if it never leaves.
         session: counts its connections and losses; what belongs to an earlier one is void.
         connection: counts its connections; the device says this number as its session.
         online: whether it can send.

@@ -1,4 +1,4 @@
-"""What ends a driver before its state machine does: errors, wherever they come from."""
+"""What a driver makes of frames, and what ends it before its state machine does: errors from anywhere."""
 
 import asyncio
 
@@ -11,12 +11,18 @@ from broker.machine.actions import (
     Done,
     Event,
     Online,
+    Received,
     StartTimer,
     TimerFired,
 )
-from broker.machine.asyncio_driver import Driver
+from broker.machine.asyncio_driver import Driver, event_of
 from broker.machine.event_log import Journal
+from broker.transports.base import Frame
 from broker.transports.memory import MemoryBroker
+from broker.wire import topics
+from broker.wire.chunks import wire_bytes
+from broker.wire.messages import Ask, Gradient
+from broker.wire.packing import encode
 
 
 class Fails:
@@ -63,3 +69,19 @@ async def test_an_error_of_a_job_ends_the_driver() -> None:
 
 async def test_without_errors_it_runs_to_the_end() -> None:
     assert await drive(Fails(StopAsyncIteration)) == "well"
+
+
+@pytest.mark.parametrize(
+    ("message", "qos"),
+    [
+        (Ask(1, 2, 3, 4), 1),
+        (Gradient(1, 1, 0, 1, 0.5, bytes(100)), 0),
+        (Gradient(1, 1, 0, 1, 0.5, bytes(5000)), 1),
+    ],
+)
+def test_a_message_has_the_bytes_of_the_packets_that_its_sender_published(
+    message: Ask | Gradient, qos: int
+) -> None:
+    topic, payload = topics.down("r", "c0"), encode(message)
+    frame = Frame(topic, payload, wire_bytes(topic, len(payload)))
+    assert event_of(frame) == Received("", message, wire_bytes(topic, len(payload), qos=qos))

@@ -245,9 +245,12 @@ OVERHEADS = [
     ],
 )
 @pytest.mark.parametrize("topic", ["a", TOPIC, "fl/\N{GREEK SMALL LETTER MU}/up"])
-def test_packet_size_is_that_of_an_independent_encoder(topic: str, payload_bytes: int) -> None:
-    packet = PublishPacket.build(topic, bytes(payload_bytes), 1, dup_flag=False, qos=1, retain=False)
-    assert chunks.mqtt_packet_bytes(topic, payload_bytes) == len(packet.to_bytes())
+@pytest.mark.parametrize("qos", [0, 1])
+def test_packet_size_is_that_of_an_independent_encoder(topic: str, payload_bytes: int, qos: int) -> None:
+    packet = PublishPacket.build(
+        topic, bytes(payload_bytes), qos or None, dup_flag=False, qos=qos, retain=False
+    )
+    assert chunks.mqtt_packet_bytes(topic, payload_bytes, qos) == len(packet.to_bytes())
 
 
 def test_packet_size_above_what_mqtt_can_say_is_an_error() -> None:

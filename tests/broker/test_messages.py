@@ -32,7 +32,7 @@ from broker.wire.messages import (
     StopRun,
     Welcome,
 )
-from broker.wire.packing import decode, encode, encoded_bytes
+from broker.wire.packing import decode, encode, encoded_bytes, qos_of
 
 GOLDEN = [
     pytest.param(
@@ -167,6 +167,30 @@ def test_a_number_has_32_bits_before_it_is_sent(number: float) -> None:
         else:
             with pytest.raises(WireError, match="not-finite"):
                 decode(encode(message))
+
+
+OF_A_ROUND = (Assignment, Activations, Gradient, Features, FeatureGradient, HeadUpdate, Scores)
+
+
+@given(some_messages)
+def test_small_messages_of_a_round_go_without_an_answer_of_the_broker(message: Message) -> None:
+    size = encoded_bytes(message)
+    assert qos_of(message, size) == (0 if isinstance(message, OF_A_ROUND) and size <= 4096 else 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ask(3, 9, 7, 1),
+        Progress(3, 9, 7, 1, Standing.MISSING),
+        Hello(300, "d1", 80),
+        Status(online=True, session=5),
+        RunState("running", 2),
+        Released(3, 7, greet=True),
+    ],
+)
+def test_what_nobody_asks_for_again_is_answered_by_the_broker(message: Message) -> None:
+    assert qos_of(message, encoded_bytes(message)) == 1
 
 
 @given(assignments, st.sampled_from([math.nan, math.inf, -math.inf]), st.data())

@@ -335,11 +335,12 @@ async def test_a_connection_lost_while_subscribing_is_made_again() -> None:
 
 
 class Publish(NamedTuple):
-    """A small QoS 1 PUBLISH packet as a broker sees it."""
+    """A small PUBLISH packet as a broker sees it."""
 
     topic: str
     packet_id: bytes
     payload: bytes
+    qos: int
 
     @property
     def answer(self) -> bytes:
@@ -355,10 +356,10 @@ async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def publishes(reader: asyncio.StreamReader) -> AsyncIterator[Publish]:
     """Read PUBLISH packets, in the order in which they left, until the client leaves."""
-    while (await reader.readexactly(1))[0] & 0xF0 == 0x30:
+    while (first := (await reader.readexactly(1))[0]) & 0xF0 == 0x30:
         body = await reader.readexactly((await reader.readexactly(1))[0])
-        end = 2 + int.from_bytes(body[:2])
-        yield Publish(body[2:end].decode(), body[end : end + 2], body[end + 2 :])
+        end, qos = 2 + int.from_bytes(body[:2]), first >> 1 & 3
+        yield Publish(body[2:end].decode(), body[end : end + 2 * qos], body[end + 2 * qos :], qos)
 
 
 async def test_a_lost_connection_does_not_change_the_order_of_messages_on_a_topic() -> None:
@@ -404,6 +405,28 @@ async def test_a_lost_connection_has_packets_sent_again_and_counts_them() -> Non
     ):
         await client.publish("x", b"1")
     assert (client.stats.connections, client.stats.resent) == (2, 1)
+
+
+async def test_with_qos_0_a_message_leaves_in_its_turn_and_nobody_waits_for_an_answer() -> None:
+    arrived = []
+    loop = asyncio.get_running_loop()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept(reader, writer)
+        async for packet in publishes(reader):
+            arrived.append((packet.qos, packet.payload))
+            if packet.qos:
+                loop.call_later(0.02, writer.write, packet.answer)
+
+    async with (
+        scripted_broker(answer_late) as url,
+        MqttTransport(url, client_id="a", subscriptions=[]) as client,
+        asyncio.timeout(5),
+        asyncio.TaskGroup() as tasks,
+    ):
+        for number, qos in enumerate((1, 0, 0, 1, 0)):
+            tasks.create_task(client.publish("x", b"%d" % number, qos=qos))
+    assert arrived == [(1, b"0"), (0, b"1"), (0, b"2"), (1, b"3"), (0, b"4")]
 
 
 async def test_no_more_than_the_limit_of_packets_wait_for_the_brokers_answer() -> None:

@@ -1,10 +1,12 @@
 """The broker in virtual time: what it says of clients that vanish and come back."""
 
+import msgspec
+
 from broker.machine.actions import Publish, Received
 from broker.wire import topics
 from broker.wire.chunks import wire_bytes
-from broker.wire.link_bytes import PING, connection_on_link, message_on_link
-from broker.wire.messages import Ask, Progress, Standing, Status
+from broker.wire.link_bytes import HEADER_BYTES, PING, connection_on_link, message_on_link
+from broker.wire.messages import Ask, HeadUpdate, Message, Progress, Standing, Status
 from broker.wire.packing import encoded_bytes
 from scenarios.schema.links import Link
 from scenarios.schema.network import BrokerModel
@@ -108,3 +110,39 @@ def test_a_link_carries_a_message_with_its_answer_and_no_ping_in_a_lively_exchan
     [(sent, received)] = before
     assert client.sent_bytes - sent == up.there + down.back
     assert client.received_bytes - received == down.there + up.back
+
+
+SMALL, LARGE = (HeadUpdate(1, 1, 1, 20, 0.5, bytes(size)) for size in (4000, 5000))
+
+
+def test_a_small_message_of_a_round_has_no_packet_identifier_and_no_answer_on_the_link() -> None:
+    clock = Clock()
+    broker, client = broker_with(clock, BrokerModel())
+    heard = list[int]()
+    broker.to_server = lambda received: heard.append(received.wire_bytes)
+    clock.at(0.0, broker.connect, client)
+    before = list[int]()
+    clock.at(1.0, lambda: before.append(client.received_bytes))
+    clock.at(2.0, broker.publish, client, Publish(topics.up("r", "c0"), SMALL))
+    clock.run()
+    size = wire_bytes(topics.up("r", "c0"), encoded_bytes(SMALL), qos=0)
+    assert heard == [size] == [wire_bytes(topics.up("r", "c0"), encoded_bytes(SMALL)) - 2]
+    assert client.received_bytes - before[0] == message_on_link(size, qos=0).back == 2 * HEADER_BYTES
+
+
+def test_a_lost_connection_takes_a_small_message_with_it_and_no_other() -> None:
+    clock = Clock()
+    broker, client = broker_with(clock, BrokerModel(), latency_ms=100)
+    heard = list[Message]()
+    broker.to_server = lambda received: heard.append(received.message)
+    clock.at(0.0, broker.connect, client)
+    for message in (SMALL, LARGE):
+        clock.at(2.0, broker.publish, client, Publish(topics.up("r", "c0"), message))
+    clock.at(2.05, broker.lose, client)
+    waits = msgspec.structs.replace(SMALL, attempt=2)
+    clock.at(2.5, broker.publish, client, Publish(topics.up("r", "c0"), waits))  # it is not under way yet
+    clock.at(3.0, broker.connect, client)
+    clock.run()
+    assert [each for each in heard if isinstance(each, HeadUpdate)] == [LARGE, waits]
+    assert broker.network_stats.lost == 2
+    assert not client.unsent

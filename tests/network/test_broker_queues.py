@@ -49,3 +49,12 @@ def test_what_waits_above_the_limit_is_dropped() -> None:
     assert window.admit(1.0) == 3.0  # one has been acknowledged
     window.reset()
     assert window.admit(1.0) == 1.0
+
+
+def test_what_needs_no_answer_leaves_at_once_until_the_queue_is_full() -> None:
+    window = Window(BrokerModel(in_flight=1, queue_limit=1))
+    for _ in range(2):
+        assert window.admit(0.0, waits=False) == 0.0
+        window.sent(1.0)
+    assert window.admit(0.5, waits=False) is None
+    assert window.admit(1.0, waits=False) == 1.0

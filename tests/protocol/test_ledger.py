@@ -43,6 +43,7 @@ def test_what_a_client_says_counts_with_the_bytes_it_had_on_the_wire(
     ("message", "flow", "payload_bytes"),
     [
         (Gradient(1, 1, 0, 1, 0.0, bytes(7)), "gradient_down", 7),
+        (Gradient(1, 1, 0, 1, 0.0, bytes(5000)), "gradient_down", 5000),
         (Assignment(1, 1, 1, 1, 0.1, ([], [], [], []), bytes(5)), "head_state_down", 5),
         (Ask(1, 1, 1, 0), CONTROL, 0),
         (Released(1, 1, greet=True), CONTROL, 0),
@@ -54,8 +55,9 @@ def test_what_the_server_says_counts_with_header_topic_and_envelope(
     ledger = Ledger()
     ledger.publish("some/topic", message)
     ledger.publish("some/topic", message)
-    # type 1, remaining length 1, length of the topic 2, topic 10, packet identifier 2, message
-    packet_bytes = 16 + len(encode(message))
+    # type 1, remaining length 1 or 2, length of the topic 2, topic 10, message; with QoS 1 an identifier 2
+    small = payload_bytes in (5, 7)
+    packet_bytes = 14 + len(encode(message)) + (0 if small else 3 if payload_bytes else 2)
     assert ledger.flows.pop(flow) == Flow(2, 2 * payload_bytes, 2 * packet_bytes, 0)
     assert set(map(str, ledger.flows.values())) == {str(Flow())}
     assert (ledger.received, ledger.sent) == (0, 2)

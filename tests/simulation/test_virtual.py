@@ -206,9 +206,9 @@ def test_a_message_under_way_is_lost_with_its_device_and_sent_again(tmp_path: Pa
     summary = simulate(scenario, tmp_path / "run")
     assert summary["network"]["lost"] == 2  # the batch, and a question at 2.7 that finds nobody
     assert summary["rounds"] == 1
-    # connected again at 3.6; activations up, gradient down, 2.25, update up
+    # connected again at 3.6; greeting, question, answer, "send it again"; activations, gradient, 2.25, update
     training_began_s = 0.7
-    assert end_times(tmp_path / "run") == pytest.approx([3.6 - training_began_s + 3 * 0.1 + 2.25])
+    assert end_times(tmp_path / "run") == pytest.approx([3.6 - training_began_s + 7 * 0.1 + 2.25])
 
 
 def test_a_run_that_everybody_leaves_ends(tmp_path: Path) -> None:

@@ -14,7 +14,19 @@ from broker.wire import metric_page, topics
 from broker.wire.chunks import wire_bytes
 from broker.wire.errors import WireError
 from broker.wire.link_bytes import GOODBYE, PING, OnLink, connection_on_link, message_on_link
-from broker.wire.messages import Ask, Claim, Hello, Message, Progress, RunScenario, RunState, Standing, Status
+from broker.wire.messages import (
+    Activations,
+    Ask,
+    Claim,
+    Gradient,
+    Hello,
+    Message,
+    Progress,
+    RunScenario,
+    RunState,
+    Standing,
+    Status,
+)
 from broker.wire.packing import encoded_bytes
 from edge_client.live import host
 from scenarios.schema.scenario import client_names
@@ -134,6 +146,18 @@ def test_a_large_message_has_a_puback_for_each_packet(tmp_path: Path) -> None:
     large = RunScenario(bytes(300_000))
     server.hears("c0", large)
     assert server.ledger.links_down - before == message_on_link(of_up("c0", large), 3).back
+
+
+def test_a_small_message_of_a_round_has_no_puback_in_either_direction(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    hello = server.hears("c0", Hello(1, "d", 9))
+    up, down = Activations(1, 1, 0, 1, 20, bytes(99), b"t"), Gradient(1, 1, 0, 1, 0.0, bytes(2000))
+    server.hears("c0", up, size=140)
+    server.says(topics.down("run", "c0"), down)
+    size = wire_bytes(topics.down("run", "c0"), encoded_bytes(down), qos=0)
+    assert server.up_and_down == together(
+        [connection("c0"), hello, OnLink(140 + 52, 52)], [OnLink(size + 2 * 52, 52)]
+    )
 
 
 @given(gaps_s=st.lists(st.floats(0, 200), max_size=6), leaves=st.booleans())
