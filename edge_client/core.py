@@ -203,9 +203,9 @@ class ClientCore:
             return []
         return self._greet()
 
-    def _counted(self, samples: int, held_out: int) -> list[ClientAction]:
-        """Tell a server that was greeted how many samples there are now, if it is another number."""
-        hello = msgspec.structs.replace(self._hello, samples=samples, held_out=held_out)
+    def _counted(self, stock: Stock) -> list[ClientAction]:
+        """Tell a server that was greeted what samples there are now, if it is something else than before."""
+        hello = msgspec.structs.replace(self._hello, **msgspec.structs.asdict(stock))
         changed, self._hello = hello != self._hello, hello
         return self._greet() if changed and self._greeted else []
 
@@ -282,8 +282,8 @@ class ClientCore:
                     self._warn(f"refused a message of the server: {result}"),
                     self._progress(0, Standing.REFUSED),
                 ]
-            case Stock(samples, held_out):
-                return [*self._counted(samples, held_out), StartTimer(LOOK, LOOK_S)]
+            case Stock():
+                return [*self._counted(result), StartTimer(LOOK, LOOK_S)]
 
     def _progress(self, number: int, standing: Standing) -> Publish:
         progress = Progress(self._server, number, self._round, self._step, standing)

@@ -69,10 +69,11 @@ class LookAtData(msgspec.Struct, frozen=True):
 
 
 class Stock(msgspec.Struct, frozen=True):
-    """How much data a client has: samples to train on, and samples that are kept for evaluation."""
+    """How many samples a client has to train on, how many for evaluation; and Hello.rows of both."""
 
     samples: int
     held_out: int
+    rows: bytes = b""
 
 
 ClientJob = FirstBatch | TopStep | BackwardStep | HeldOutBatch | LookAtData

@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from broker.exits import STOPPED
 from broker.machine.asyncio_driver import Driver, connected
 from broker.machine.event_log import Journal
@@ -71,9 +73,7 @@ async def host(
 
     def greeting(device: Device) -> Hello:
         stock = device.stock
-        return Hello(
-            0, digest, stock.samples, package=package_version(), model=model, held_out=stock.held_out
-        )
+        return Hello(0, digest, package=package_version(), model=model, **msgspec.structs.asdict(stock))
 
     with Workers(jobs, "train") as workers:
         async with asyncio.TaskGroup() as group:

@@ -77,6 +77,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
         package: version of the client's software.
         model: fingerprint of the task's code (scenarios.fingerprint), the server's; empty: it has none.
         held_out: further samples on the device, which are kept for evaluation.
+        rows: of the head's parameter tensors that its samples need, see broker.codecs.heads.matrices; empty:
+            all, or the client does not say.
     """
 
     session: Session
@@ -86,6 +88,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     package: Word = ""
     model: Word = ""
     held_out: Count = 0
+    rows: bytes = b""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=2):

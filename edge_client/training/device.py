@@ -1,7 +1,7 @@
 """A device's computation: the jobs of its state machine, done with its head and its data."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,6 +51,7 @@ class Device:
         data: this client's samples for training.
         held_out: further ones, for evaluation; None: there are none.
         look: gives both anew if they have changed on the device since the last call; None: they never do.
+        rows_of: see DeviceData.
         client: its name, part of every seed.
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
@@ -74,14 +75,14 @@ class Device:
         training: Training,
         held_out: Split | None = None,
         look: Callable[[], tuple[Split, Split] | None] | None = None,
+        rows_of: Callable[[Sequence[Tensor]], bytes] = lambda _inputs: b"",
         error_feedback: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
         place: torch.device = CPU,
     ) -> None:
         self._task = task
-        self._client = client
-        self._seed = seed
-        self.data = DeviceData(data, held_out, look, client=client, seed=seed, batch_size=batch_size)
+        self._client, self._seed = client, seed
+        self.data = DeviceData(data, held_out, look, rows_of, client=client, seed=seed, batch_size=batch_size)
         self._place = place
         self._head = HeadInTraining(
             task.head(), initial, client=client, seed=seed, training=training, place=place

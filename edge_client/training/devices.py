@@ -13,6 +13,7 @@ from edge_client.training.device import Device
 from edge_client.training.own_data import OwnData
 from scenarios.computing.placing import CPU
 from scenarios.errors import ScenarioError
+from scenarios.heads.rows_read import rows_read
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.loading.rehearsal import rehearse_devices
 from scenarios.local.held_out import held_out
@@ -55,6 +56,9 @@ def make_devices(
     initial = head_vector(made)
     task = replace(task, head=(lambda: copy.deepcopy(made)) if len(names) > 1 else lambda: made)
     journal = journal or Journal(())
+    tells_rows = {}
+    if scenario.flows.own_rows:
+        tells_rows["rows_of"] = lambda inputs: rows_read(copy.deepcopy(made), inputs)
 
     def device(name: str, data: Split, tested: Split | None = None, own: OwnData | None = None) -> Device:
         return Device(
@@ -70,6 +74,7 @@ def make_devices(
             look=None if own is None or unfit is None else own.look,
             error_feedback=scenario.flows.error_feedback,
             timed=functools.partial(journal.timed, name),
+            **tells_rows,
         )
 
     if scenario.task.partition != "local":

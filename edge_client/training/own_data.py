@@ -1,7 +1,7 @@
 """A client's data on its device: batches of them, and new ones when their files have changed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class DeviceData:
         data: samples for training.
         held_out: further ones, for evaluation; None: there are none.
         look: gives both anew if they have changed since the last call; None: they never do.
+        rows_of: gives, of all inputs, the rows that they need, as Hello.rows; empty: nothing is told of them.
         client: its name.
         seed: the scenario's.
         batch_size: samples a step.
@@ -79,6 +80,7 @@ class DeviceData:
         data: Split,
         held_out: Split | None,
         look: Callable[[], Parts | None] | None,
+        rows_of: Callable[[Sequence[Tensor]], bytes] = lambda _inputs: b"",
         *,
         client: str,
         seed: int,
@@ -90,7 +92,8 @@ class DeviceData:
         self._look = look
         self._next: Parts | None = None
         self._use(data, held_out or data.take(np.empty(0, np.int64)))
-        self.stock = Stock(len(data), len(self._held_out))
+        self._rows_of = rows_of
+        self.stock = self._stock(data, self._held_out)
 
     @property
     def looks(self) -> bool:
@@ -101,8 +104,11 @@ class DeviceData:
         """Read the data if they have changed; a round that is under way goes on with those that it has."""
         if self._look is not None and (new := self._look()) is not None:
             self._next = new
-            self.stock = Stock(*(len(split) for split in new))
+            self.stock = self._stock(*new)
         return self.stock
+
+    def _stock(self, data: Split, held_out: Split) -> Stock:
+        return Stock(len(data), len(held_out), self._rows_of([data.inputs, held_out.inputs]))
 
     def begin_round(self) -> None:
         """Use from now on what was read anew."""

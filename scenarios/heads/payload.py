@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs import Codec, Float32, decode_update
-from broker.codecs.heads.matrices import Matrices, Shape
+from broker.codecs import Codec, Float32, TouchedRows, decode_update
+from broker.codecs.heads.matrices import Matrices, Shape, decode_row_sets
 
 EXACT = Float32()
 Vector = npt.NDArray[np.float32]
@@ -54,6 +54,14 @@ class HeadCodec:
         """Say whether a payload may have this length."""
         own = payload_bytes - EXACT.size_bytes(1, self.statistics)
         return self._codec.fits(own, 1, parameters) if parameters else own == 0
+
+    def part(self, payload: bytes, rows: bytes) -> bytes:
+        """Give the payload for a device that needs only some rows, see Hello.rows; statistics come whole."""
+        if not rows or not isinstance(self.codec, TouchedRows):
+            return payload
+        end = len(payload) - EXACT.size_bytes(1, self.statistics)
+        wanted = decode_row_sets(rows, self.shapes)
+        return Matrices(self.codec, self.shapes).part(payload[:end], wanted) + payload[end:]
 
     @property
     def _codec(self) -> Codec:

@@ -182,3 +182,17 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     if scenario.training.method == "u_shape":
         sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
     yield from unfit_codecs(scenario.flows, sizes)
+    yield from _own_rows(scenario)
+
+
+def _own_rows(scenario: Scenario) -> Iterator[Problem]:
+    flows, optimizer = scenario.flows, scenario.training.head_optimizer
+    if not flows.own_rows:
+        return
+    if flows.head_state_down.codec != "touched_rows":
+        yield ("flows", "own_rows"), "needs head_state_down in touched_rows, which sends rows"
+    if getattr(optimizer, "weight_decay", 0):
+        yield (
+            ("flows", "own_rows"),
+            "does not go with weight_decay in head_optimizer, which moves rows that a device has not got",
+        )

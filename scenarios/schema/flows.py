@@ -82,6 +82,13 @@ class Flows(Part):
             "(Seide et al. 2014, Karimireddy et al. 2019)"
         ),
     )
+    own_rows: bool = Field(
+        default=False,
+        description=(
+            "for head_state_down in touched_rows: a device is sent only those rows of embeddings that its "
+            "own samples need, and tells the server which these are"
+        ),
+    )
     by_link: tuple[LinkRule, ...] = Field(
         default=(),
         description=(

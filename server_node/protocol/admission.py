@@ -3,6 +3,7 @@
 Both are asked before anything is decoded.
 """
 
+from broker.codecs.heads.matrices import decode_row_sets
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello, Scores
 from scenarios.schema.flows import Codecs
@@ -27,6 +28,11 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     if hello.scenario != plan.digest and not knows_none:
         why = f"the device's scenario {hello.scenario} is not the server's {plan.digest}"
         return WireError("scenario", why)
+    if plan.own_rows and hello.rows:
+        try:
+            decode_row_sets(hello.rows, plan.shapes)
+        except WireError as error:
+            return error
     if not hello.model or not plan.model or hello.model == plan.model:
         return None
     parts = zip(FINGERPRINT, hello.model.split("-"), plan.model.split("-"), strict=False)

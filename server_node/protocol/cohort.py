@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
 from broker.wire.errors import WireError
@@ -48,12 +50,14 @@ class Cohort:
         members: the exchange of each, by client.
         round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
+        rows: of clients that need only some of the head, which rows; see Hello.rows.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, number: int) -> None:
         self.members: dict[str, Exchange] = {}
         self.round: Round | Evaluation | None = None
         self.number = number
+        self.rows: dict[str, bytes] = {}
         self._plan = plan
         self._ledger = ledger
         self._round_trips: dict[str, RoundTrip] = {}
@@ -144,8 +148,19 @@ class Cohort:
 
     # What members are told.
 
+    def needs(self, client: str, rows: bytes) -> None:
+        """Note which rows of the head a client needs, as `check_greeting` let them pass; empty: all."""
+        if rows and self._plan.own_rows:
+            self.rows[client] = rows
+        else:
+            self.rows.pop(client, None)
+
     def assign(self, client: str, assignment: Assignment, now_s: float) -> Publish:
-        """Make a client a member."""
+        """Make a client a member; it is told of the head what it needs."""
+        if client in self.rows:
+            head = self._plan.head_codec(self._plan.codecs.head_state_down)
+            part = head.part(assignment.head, self.rows[client])
+            assignment = msgspec.structs.replace(assignment, head=part)
         round_trip = self._round_trips.setdefault(client, RoundTrip())
         member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)

@@ -118,6 +118,7 @@ class Reception:
             return self.refuse(client, differs)
         self.presence.says_online(client, hello.session)
         self.presence.has(client, hello.samples, hello.held_out)
+        self._cohort.needs(client, hello.rows)
         actions = self._appeared(client)
         if not hello.samples and self.presence.notice(client, "empty"):
             actions.append(Report(Noticed(client, "has no samples; it is not chosen before it has some")))

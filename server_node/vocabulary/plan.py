@@ -80,6 +80,7 @@ class Plan:
         statistics: running statistics of batch norm that are sent with them.
         shapes: of the head's parameter tensors, see HeadForm.
         head_learns: the gradient at the cut is of use; not if all before it is frozen.
+        own_rows: devices are sent only those rows of embeddings that they need.
         features_size: f, values of one sample that come down in a U-shape; 0: there is none.
         batch_size: most samples in a step.
         targets: the kind of the task's targets.
@@ -121,6 +122,7 @@ class Plan:
     statistics: int = 0
     shapes: tuple[Shape, ...] = ()
     head_learns: bool = True
+    own_rows: bool = False
     token: int = 0
     takeover: bool = False
     alone: bool = False
@@ -209,6 +211,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         statistics=head.statistics,
         shapes=head.shapes,
         head_learns=head.learns,
+        own_rows=scenario.flows.own_rows,
         features_size=task.features_size if training.method == "u_shape" else 0,
         batch_size=scenario.task.batch_size,
         targets=task.kind,

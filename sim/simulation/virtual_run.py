@@ -191,6 +191,7 @@ class VirtualRun:
             package=plan.package,
             model=plan.model,
             held_out=stock.held_out,
+            rows=stock.rows,
         )
         core = ClientCore(plan.run, client, hello)
         publish = functools.partial(self._broker.publish, endpoint)

@@ -45,6 +45,11 @@ GOLDEN = [
         Hello(300, "d1", 80, held_out=25), "99 03 01 cd012c a26431 50 c2 a0 a0 19", id="hello with held out"
     ),
     pytest.param(
+        Hello(300, "d1", 80, rows=b"\x02"),
+        "9a 03 01 cd012c a26431 50 c2 a0 a0 00 c40102",
+        id="hello with rows",
+    ),
+    pytest.param(
         Assignment(3, 7, 1, 4, 0.5, ([2], [2], [2], [2]), b"", first_step=2),
         "9a 03 04 03 07 01 04 ca3f000000 94 " + "9102" * 4 + " c400 02",
         id="assignment of an evaluation",
@@ -125,7 +130,7 @@ assignments = st.builds(
     st.just(()) | st.tuples(specs, specs),
 )
 some_messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, sessions, words, rounds, st.booleans(), words, words, rounds),
+    st.builds(Hello, sessions, words, rounds, st.booleans(), words, words, rounds, payloads),
     st.builds(Activations, servers, rounds, steps, attempts, st.integers(1, 2**16), payloads, payloads),
     assignments,
     st.builds(Features, servers, rounds, steps, attempts, payloads),

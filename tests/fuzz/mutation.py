@@ -48,6 +48,7 @@ from tests.fuzz.targets import (
 SPECS: CodecSpecs = (["coded_pq", 4, 3, 2], ["codeword_mean", 8], ["topk", 0.1], ["float16"])
 MESSAGES: list[Message] = [
     Hello(300, "digest", 80, wants_welcome=True),
+    Hello(300, "digest", 80, rows=bytes(9)),
     Status(online=False, session=5),
     RunState("running", 2, 9, 3, 300, "why"),
     Assignment(3, 7, 1, 1, 0.5, SPECS, bytes(40)),

@@ -135,6 +135,24 @@ def read_rows(data: bytes, count: int, width: int, bits: int) -> RowValues:
     return RowValues(bits, codes.reshape(count, width), scales.reshape(count, -1))
 
 
+def some_rows(data: bytes, count: int, width: int, bits: int, chosen: npt.NDArray[np.int64]) -> bytes:
+    """Returns what `to_bytes` gives of some of the k rows in `data`: their values stay what they are."""
+    if not chosen.size or not width:
+        return b""
+    if bits == FULL:
+        return np.frombuffer(data, "<f4").reshape(count, width)[chosen].tobytes()
+    head = width if bits == HALF else _blocks(width)  # float16 numbers of a row
+    halves = np.frombuffer(data, "<f2", count * head, offset=1).reshape(count, head)
+    kept = data[:1] + halves[chosen].tobytes()
+    if bits == HALF:
+        return kept
+    packed = data[halves_bytes(halves.size) :]
+    if width * bits % 8:
+        codes = unpack(packed, bits, count * width).reshape(count, width)
+        return kept + pack(codes[chosen], bits)
+    return kept + np.frombuffer(packed, np.uint8).reshape(count, -1)[chosen].tobytes()
+
+
 def rows_bytes(count: int, width: int, bits: int) -> int:
     """Returns the length of k rows of c values in b bits, in bytes."""
     if not count * width:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from broker.codecs.base import Codec, Matrix
+from broker.codecs.coding.elias_fano import Positions
 from broker.codecs.coding.places import decode_number, encode_number
+from broker.codecs.coding.row_set import decode_rows
+from broker.codecs.heads.touched_rows import TouchedRows
 from broker.wire.errors import WireError
 
 Shape = tuple[int, int]
@@ -46,8 +49,7 @@ class Matrices(Codec):
         """See `Codec.encode`."""
         ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
         parts = zip(np.split(x.reshape(-1), ends), self.shapes, strict=True)
-        *others, last = (self.of_each.encode(part.reshape(shape), rng) for part, shape in parts)
-        return b"".join(encode_number(len(payload)) + payload for payload in others) + last
+        return _joined([self.of_each.encode(part.reshape(shape), rng) for part, shape in parts])
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
@@ -61,6 +63,17 @@ class Matrices(Codec):
         found.append(self.of_each.decode(payload, *self.shapes[-1]))
         return np.concatenate([matrix.reshape(-1) for matrix in found]).reshape(n, d)
 
+    def part(self, payload: bytes, wanted: Sequence[Positions]) -> bytes:
+        """Returns a payload of the rows that are wanted of each matrix; of a codec that sends rows."""
+        assert isinstance(self.of_each, TouchedRows)
+        parts: list[bytes] = []
+        for number, (rows, (n, d)) in enumerate(zip(wanted, self.shapes, strict=True)):
+            last = number + 1 == len(self.shapes)
+            size, payload = (len(payload), payload) if last else decode_number(payload)
+            parts.append(self.of_each.part(payload[:size], rows, n, d))
+            payload = payload[size:]
+        return _joined(parts)
+
     def size_bytes(self, n: int, d: int) -> int:  # noqa: ARG002 - the shapes say it
         """See `Codec.size_bytes`."""
         sizes = [self.of_each.size_bytes(*shape) for shape in self.shapes]
@@ -69,3 +82,23 @@ class Matrices(Codec):
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`; what each matrix has is looked at by `decode`."""
         return len(self.shapes) <= payload_bytes <= self.size_bytes(n, d)
+
+
+def decode_row_sets(data: bytes, shapes: Sequence[Shape]) -> list[Positions]:
+    """Returns the numbers of the rows that are wanted of each matrix.
+
+    Raises:
+        WireError: as in `decode_rows`; "shape" when bytes are left over.
+    """
+    found: list[Positions] = []
+    for rows, _ in shapes:
+        wanted, data = decode_rows(data, rows)
+        found.append(wanted)
+    if data:
+        raise WireError("shape", f"{len(data)} bytes after the rows of {len(shapes)} matrices")
+    return found
+
+
+def _joined(payloads: Sequence[bytes]) -> bytes:
+    *others, last = payloads
+    return b"".join(encode_number(len(payload)) + payload for payload in others) + last

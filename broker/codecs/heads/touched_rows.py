@@ -8,7 +8,7 @@ import numpy as np
 from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.elias_fano import Positions
 from broker.codecs.coding.row_set import decode_rows, encode_rows, most_bytes
-from broker.codecs.coding.row_values import WIDTHS, RowValues, quantized, read_rows, rows_bytes
+from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes, some_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +40,27 @@ class TouchedRows(Codec):
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
         rows = np.flatnonzero(x.any(axis=1))
-        return self.join(rows, quantized(x[rows], self.bits, rng), len(x))
-
-    def join(self, rows: Positions, values: RowValues, n: int) -> bytes:
-        """Returns the payload of some rows of a matrix of n; their values may be zeros, too."""
-        return encode_rows(rows, n) + values.to_bytes()
-
-    def rows(self, payload: bytes, n: int, d: int) -> tuple[Positions, Matrix]:
-        """Returns which rows of a matrix of shape (n, d) were sent, shape (k,), and their values, (k, d).
-
-        Raises:
-            WireError: see `Codec.decode`.
-        """
-        rows, rest = decode_rows(payload, n)
-        return rows, read_rows(rest, rows.size, d, self.bits).vectors()
+        return encode_rows(rows, len(x)) + quantized(x[rows], self.bits, rng).to_bytes()
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
-        rows, values = self.rows(payload, n, d)
+        rows, rest = decode_rows(payload, n)
         y = np.zeros((n, d), np.float32)
-        y[rows] = values
+        y[rows] = read_rows(rest, rows.size, d, self.bits).vectors()
         return y
+
+    def part(self, payload: bytes, wanted: Positions, n: int, d: int) -> bytes:
+        """Returns a payload of those rows in `payload` that are wanted; they arrive as they would in that.
+
+        Args:
+            payload: of a matrix of shape (n, d); nothing in it is decoded.
+            wanted: numbers of rows, ascending.
+            n: rows of the matrix.
+            d: values of a row.
+        """
+        rows, rest = decode_rows(payload, n)
+        chosen = np.flatnonzero(np.isin(rows, wanted, assume_unique=True))
+        return encode_rows(rows[chosen], n) + some_rows(rest, rows.size, d, self.bits, chosen)
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; the payload of fewer rows is shorter."""
