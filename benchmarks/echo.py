@@ -5,8 +5,9 @@
 Ours is a live run of a task with next to no computation (benchmarks/tiny_task.py) over Mosquitto: a request
 is a client's activations, the answer their gradient, and head updates and averages come on top. The echo has
 as many aiomqtt clients in one process, each of which sends a packet as long as the run's activations and
-waits for one as long as its gradient, and one client in another process that answers; QoS 1 throughout, as
-ours. They take turns. `cpu` is the processor time of the clients' process for one request.
+waits for one as long as its gradient, and one client in another process that answers; with the QoS that ours
+has for messages of that size. They take turns. `cpu` is the processor time of the clients' process for one
+request.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from benchmarks.scale import scenario_file
 from broker.servers.spawn import LOCALHOST, local_broker
 from broker.urls import parse_url
 from broker.wire.chunks import mqtt_packet_bytes
+from broker.wire.messages import Activations
+from broker.wire.packing import qos_of
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import Fact, RoundReport
 from sim.live.run import run_here
@@ -39,6 +42,10 @@ def _client(port: int, name: str) -> aiomqtt.Client:
     return client
 
 
+def _qos(payload_bytes: int) -> int:
+    return qos_of(Activations(1, 1, 0, 1, 1, b"", b""), payload_bytes)
+
+
 def answer(port: int, answer_bytes: int, ready: Event) -> None:
     """Answer every request, in a process of its own."""
 
@@ -48,7 +55,7 @@ def answer(port: int, answer_bytes: int, ready: Event) -> None:
             ready.set()
             async for message in client.messages:
                 topic = message.topic.value.replace("/up", "/down")
-                group.create_task(client.publish(topic, bytes(answer_bytes), qos=1))
+                group.create_task(client.publish(topic, bytes(answer_bytes), _qos(answer_bytes)))
 
     asyncio.run(serve())
 
@@ -61,7 +68,7 @@ async def _ask(port: int, name: str, request_bytes: int, together: asyncio.Barri
         await together.wait()
         count, end_s = 0, time.monotonic() + SECONDS
         while time.monotonic() < end_s:
-            await client.publish(f"echo/{name}/up", bytes(request_bytes), qos=1)
+            await client.publish(f"echo/{name}/up", bytes(request_bytes), _qos(request_bytes))
             await anext(messages)
             count += 1
         await together.wait()

@@ -77,6 +77,7 @@ class Board:
         phase: of the run, as in RunState; empty: nothing is known.
         rounds: of the run; 0: not known.
         metric: what the server told of the run's last evaluation; None: nothing yet.
+        shows_metric: somebody looks at it, so one of the clients listens to what the server tells of it.
     """
 
     run: str
@@ -84,11 +85,12 @@ class Board:
     phase: str = ""
     rounds: int = 0
     metric: MetricPage | None = None
+    shows_metric: bool = False
 
     @classmethod
-    def of(cls, run: str, names: Sequence[str]) -> "Board":
+    def of(cls, run: str, names: Sequence[str], *, shows_metric: bool = False) -> "Board":
         """Make the board of a process."""
-        return cls(run, {name: Record() for name in names})
+        return cls(run, {name: Record() for name in names}, shows_metric=shows_metric)
 
     def begin(self, run: str) -> None:
         """Forget the run before; the same clients take part in another one."""

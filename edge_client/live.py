@@ -120,7 +120,8 @@ async def _client(
         status = Status(online=False, session=first_session + connection)
         return Will(topics.status(run, name), packing.encode(status), retain=True)
 
-    subscriptions = topics.client_subscriptions(run, name)
+    shows_metric = board.shows_metric and name == next(iter(board.records))
+    subscriptions = topics.client_subscriptions(run, name, shows_metric=shows_metric)
     transport = connect(client_id=client_id, subscriptions=subscriptions, will=will)
     board.records[name].stats = transport.stats
     async with connected(transport, stop) as there:

@@ -118,7 +118,7 @@ def take_part(
     jobs = min(cores, len(here))
     torch.set_num_threads(cores // jobs)
     notes = Journal(fleet if journal else ())
-    board = Board.of(taking_part.keywords["run"], here)
+    board = Board.of(taking_part.keywords["run"], here, shows_metric=as_json or sys.stderr.isatty())
     tell_what_happens()
 
     async def hosting(stop: asyncio.Event) -> dict[str, str]:

@@ -178,7 +178,7 @@ async def serve(
                     epoch_s=time.time() - asyncio.get_running_loop().time(),
                 )
                 links = DeviceLinks(board, plan, ledger, functools.partial(scenario.broker.client_id_of, run))
-                bulletin = _bulletin(transport, run, links) if posts else None
+                bulletin = Bulletin(transport, functools.partial(topics.watch, run)) if posts else None
                 driver = Driver(links, announced, compute, journal, report, LAST_WORDS_S)
                 show = Show(board, views, bulletin, glance)
                 async with bulletin or nullcontext(), looking(show.look):
@@ -250,10 +250,6 @@ class _Announcing:
     def events(self) -> AsyncIterator[Event]:
         """See Transport.events."""
         return self._transport.events()
-
-
-def _bulletin(transport: Transport, run: str, links: DeviceLinks) -> Bulletin:
-    return Bulletin(transport, functools.partial(topics.watch, run), links.posted)
 
 
 def _transport(connect: Connect, broker: BrokerSpec, plan: Plan, core: ServerCore) -> Transport:

@@ -31,22 +31,15 @@ class Bulletin:
     Args:
         transport: an entered transport.
         topic_of: gives the topic of a page by its name.
-        posted: hears of each page that is published: its topic, and the bytes of its packet.
 
     Attributes:
         wire_bytes: of the packets that were sent.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        topic_of: Callable[[str], str],
-        posted: Callable[[str, int], None] = lambda _topic, _bytes: None,
-    ) -> None:
+    def __init__(self, transport: Transport, topic_of: Callable[[str], str]) -> None:
         self.wire_bytes = 0
         self._transport = transport
         self._topic_of = topic_of
-        self._posted = posted
         self._kept: dict[str, bytes] = {}
         self._waiting: dict[str, bytes] = {}
         self._news = asyncio.Event()
@@ -103,7 +96,5 @@ class Bulletin:
         if not self._waiting:
             self._news.clear()
         self._kept[name] = content
-        packet_bytes = mqtt_packet_bytes(topic, len(content))
-        self.wire_bytes += packet_bytes
-        self._posted(topic, packet_bytes)
+        self.wire_bytes += mqtt_packet_bytes(topic, len(content))
         await self._transport.publish(topic, content, retain=True)

@@ -99,9 +99,10 @@ def watch(run: str, page: str) -> str:
     return f"{_ROOT}/{run}/watch/{page}"
 
 
-def client_subscriptions(run: str, client: str) -> list[str]:
-    """What a client listens to; of the pages only the one that it shows."""
-    return [every_state(run), down(run, client), watch(run, metric_page.PAGE)]
+def client_subscriptions(run: str, client: str, *, shows_metric: bool = False) -> list[str]:
+    """What a client listens to; of the pages only the one that it may show."""
+    page = [watch(run, metric_page.PAGE)] if shows_metric else []
+    return [every_state(run), down(run, client), *page]
 
 
 def is_needed(topic_filter: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.machine.actions import Publish, Received, Undecodable
-from broker.wire import metric_page, topics
+from broker.wire import topics
 from broker.wire.chunks import packets_in
 from broker.wire.link_bytes import (
     GOODBYE,
@@ -64,11 +64,6 @@ class DeviceLinks:
             if isinstance(action, Publish):
                 self._said(action)
         return actions
-
-    def posted(self, topic: str, message_wire_bytes: int) -> None:
-        """Count a page for those who watch, if devices read it, too."""
-        if topic == topics.watch(self._plan.run, metric_page.PAGE):
-            self._to_all(topic, message_on_link(message_wire_bytes))
 
     def _heard(self, event: Received | Undecodable) -> None:
         client = event.sender

@@ -56,11 +56,14 @@ def test_a_ping_is_three_packets() -> None:
 
 
 def test_a_connection_is_what_a_capture_showed() -> None:
-    """Run `linkb` of client c0 through Mosquitto: CONNECT 59 bytes, SUBSCRIBE 70, SUBACK 7."""
+    """Run `linkb` of client c0 through Mosquitto: CONNECT 59 bytes, SUBSCRIBE 70, SUBACK 7.
+
+    The second topic had "down" in place of "d" then.
+    """
     will = topics.status("linkb", "c0"), 13
-    syn, of_client = 60, topics.client_subscriptions("linkb", "c0")
+    syn, of_client = 60, topics.client_subscriptions("linkb", "c0", shows_metric=True)
     there, back = connection_on_link("linkb-c0", of_client, will)
-    assert there == syn + HEADER_BYTES + 2 * HEADER_BYTES + 59 + 70
+    assert there == syn + HEADER_BYTES + 2 * HEADER_BYTES + 59 + 70 - len("own")
     assert back == syn + 2 * HEADER_BYTES + 4 + 7
 
 

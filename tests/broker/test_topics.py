@@ -11,7 +11,8 @@ def test_topics_are_the_documented_ones() -> None:
     assert topics.down("demo", "pi-1") == "fl/3/demo/d/pi-1"
     assert topics.up("demo", "pi-1") == "fl/3/demo/u/pi-1"
     assert topics.status("demo", "pi-1") == "fl/3/demo/status/pi-1"
-    assert topics.client_subscriptions("demo", "pi-1") == [
+    assert topics.client_subscriptions("demo", "pi-1") == ["fl/+/demo/state", "fl/3/demo/d/pi-1"]
+    assert topics.client_subscriptions("demo", "pi-1", shows_metric=True) == [
         "fl/+/demo/state",
         "fl/3/demo/d/pi-1",
         "fl/3/demo/watch/metric",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.machine.actions import Online, Publish, Received, Undecodable
 from broker.transports.memory import MemoryBroker
-from broker.wire import metric_page, topics
+from broker.wire import topics
 from broker.wire.chunks import wire_bytes
 from broker.wire.errors import WireError
 from broker.wire.link_bytes import GOODBYE, PING, OnLink, connection_on_link, message_on_link
@@ -119,15 +119,7 @@ def test_what_servers_say_among_themselves_is_on_no_link_and_the_scenario_neithe
     up = server.hears("c0", Hello(1, "d", 9))
     server.says(topics.server("run"), Claim(1, 2))
     server.says(topics.scenario("run"), RunScenario(b"x" * 500))
-    server.links.posted(topics.watch("run", "run"), 1000)
     assert server.up_and_down == together([connection("c0"), up])
-
-
-def test_devices_read_one_page_of_those_for_watchers(tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    up = server.hears("c0", Hello(1, "d", 9))
-    server.links.posted(topics.watch("run", metric_page.PAGE), 90)
-    assert server.up_and_down == together([connection("c0"), up], [message_on_link(90)])
 
 
 def test_a_message_that_cannot_be_read_was_on_the_link_and_a_strangers_on_another(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What an edge process shows of its clients."""
 
+import asyncio
 import json
 import random
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from broker.machine.actions import Compute, ComputeDone, Online, Received, StopAsked
 from broker.transports.base import Frame, TransportStats
+from broker.transports.memory import MemoryBroker, MemoryTransport
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -25,7 +29,10 @@ from edge_client.actions import ClientAction, ClientEvent
 from edge_client.board import Board, WatchedClient
 from edge_client.core import ClientCore
 from edge_client.jobs import ClientJob, ClientResult
+from edge_client.live import host
 from edge_client.watching import watching
+from scenarios.schema.scenario import client_names
+from tests.helpers import small_scenario
 
 CODECS = (["float32"], ["float32"], ["float32"], ["float32"])
 ASSIGNMENT = Assignment(1, 4, 1, 1, 0.1, CODECS, b"")  # type: ignore[arg-type]
@@ -113,6 +120,26 @@ def test_the_runs_metric_is_shown_as_the_server_told_it() -> None:
     assert board.content(0.0)["metric"] == {"round": 3, "name": "accuracy", "metric": 0.75, "best": 0.8}
     board.begin("next")
     assert board.content(0.0)["metric"] is None
+
+
+@pytest.mark.parametrize(("shows", "listeners"), [(True, ["c0"]), (False, [])])
+async def test_one_client_of_a_process_listens_to_the_metric_if_somebody_looks(
+    shows: bool, listeners: list[str], tmp_path: Path
+) -> None:
+    scenario, broker, stop = small_scenario(tmp_path), MemoryBroker(), asyncio.Event()
+    told = dict[str, Sequence[str]]()
+
+    def connect(*, client_id: str, subscriptions: Sequence[str], will: Any = None) -> MemoryTransport:
+        told[client_id.rpartition("-")[2]] = subscriptions
+        return broker.transport(client_id=client_id, subscriptions=subscriptions, will=will)
+
+    names = client_names(scenario)
+    stop.set()
+    await host(
+        scenario, connect, run="r", names=names, stop=stop, board=Board.of("r", names, shows_metric=shows)
+    )
+    assert sorted(told) == sorted(names)
+    assert [name for name, filters in told.items() if "fl/3/r/watch/metric" in filters] == listeners
 
 
 @pytest.mark.parametrize(
