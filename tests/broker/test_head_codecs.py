@@ -160,7 +160,7 @@ def test_a_row_is_the_same_whatever_rows_come_with_it(
     """What some rows were quantized to among all is what their receiver gets, to the bit."""
     rng = np.random.default_rng(seed)
     x = matrix(*shape, seed, scale=scale) * np.float32(10.0) ** rng.integers(-9, 8, (shape[0], 1))
-    every = quantized(x.astype(np.float32), bits, None)
+    every = quantized(x.astype(np.float32), bits)
     rows = np.flatnonzero(rng.random(shape[0]) < 0.3)
     data = every.take(rows).to_bytes()
     assert len(data) == rows_bytes(rows.size, shape[1], bits)
@@ -169,22 +169,14 @@ def test_a_row_is_the_same_whatever_rows_come_with_it(
 
 
 @pytest.mark.parametrize(("bits", "steps"), [(4, 7), (8, 127)])
-def test_integers_err_by_less_than_a_step_of_their_own_block(bits: int, steps: int) -> None:
+def test_integers_err_by_half_a_step_of_their_own_block(bits: int, steps: int) -> None:
     x = matrix(4, 600) * np.array([[1], [1e-5], [1e4], [1]], np.float32)
     y = through(TouchedRows(bits=bits), x)
     for row, sent in zip(x, y, strict=True):
         for first in (0, 256, 512):
             block = slice(first, first + 256)
-            step = 1.001 * np.abs(row[block]).max() / steps
-            assert np.abs(row[block] - sent[block]).max() <= step
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_rows_are_right_on_average(bits: int) -> None:
-    x = matrix(2, 100, scale=1e-6)
-    mean = np.mean([through(TouchedRows(bits=bits), x, seed) for seed in range(300)], axis=0)
-    step = np.abs(x).max() / ((1 << (bits - 1)) - 1)
-    assert np.abs(mean - x).max() < 5 * 0.5 * step / 300**0.5
+            step = 1.01 * np.abs(row[block]).max() / steps
+            assert np.abs(row[block] - sent[block]).max() <= step / 2
 
 
 def test_32_bits_are_exact_and_16_nearly() -> None:
@@ -228,7 +220,7 @@ def test_what_rounding_does_to_the_directions_is_made_up_for() -> None:
         x = matrix(60, 3, seed) @ matrix(3, 90, seed + 100)
         ours.append(error_of(LowRank(rank=3, bits=4), x))
         left = np.linalg.svd(x)[0][:, :3].T
-        product = quantized(left, 4, None).vectors().T @ quantized(left @ x, 4, None).vectors()
+        product = quantized(left, 4).vectors().T @ quantized(left @ x, 4).vectors()
         apart.append(float(np.square(product - x).sum() / np.square(x).sum()))
     assert np.mean(ours) < 0.98 * np.mean(apart)
 

@@ -65,7 +65,7 @@ CODECS: list[tuple[Codec, int, int]] = [
     (LowRank(rank=2, bits=4), 12, 10),
     (LowRank(rank=2, bits=16), 3, 4),
 ]
-EXACT = (Float32, Float16, TopK, SplitFc)
+EXACT = (Float32, Float16, TopK, SplitFc, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
 
 
