@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from broker.codecs.targets import Labels, Numbers, Output, Probabilities, Several, Tags, Targets
 from scenarios.errors import ScenarioError
 from scenarios.outputs import of_each
+
+if TYPE_CHECKING:
+    from scenarios.cutting.early import EarlyCut
 
 __all__ = ["Dataset", "Labels", "Metric", "Numbers", "Probabilities", "Split", "Tags", "Task"]
 
@@ -103,6 +106,10 @@ def _nothing_shared() -> Dataset:
     raise ScenarioError("must be local: this task has only what devices have", key="task.partition")
 
 
+def _cut_nowhere(layer: str) -> "EarlyCut":
+    raise ValueError(f"nobody has said how a head is cut behind '{layer}'; see scenarios.tasks.task_of")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A learning task with its model cut in two.
@@ -135,6 +142,10 @@ class Task:
         top: makes the last layers, features (n, f) -> outputs, if the task names them. Then `tail` gives the
             features, flattened channels-last. In a U-shape devices have the top, otherwise the server.
         features_shape: of one sample's features, channels last; with `top` only.
+        example: gives a few rows of inputs, to find out how the head can be cut once more for slow devices.
+            None: they are the first rows of `load`.
+        early: cuts the head once more, behind a layer that is named; scenarios.tasks.task_of sets it. Raises
+            CutError if that cannot be.
     """
 
     name: str
@@ -154,6 +165,8 @@ class Task:
     load_test: Callable[[], Split] | None = None
     top: Callable[[], nn.Module] | None = None
     features_shape: tuple[int, ...] = ()
+    example: Callable[[], Tensor] | None = None
+    early: Callable[[str], "EarlyCut"] = _cut_nowhere
 
     def __post_init__(self) -> None:
         if self.targets is None and not self.classes:

@@ -77,7 +77,7 @@ def _jobs(plan: Plan, cohort: int) -> dict[str, TailStep | TailUpdate | CloseRou
     z = np.maximum(rng.standard_normal((n, plan.cut_size), np.float32), 0)
     packed = plan.targets.encode(plan.targets.example(n, rng))
     batch = Activations(1, 1, 0, 1, n, plan.codecs.activations_up.encode(z, rng), packed)
-    codec = plan.head_codec(plan.codecs.head_update_up)
+    codec = plan.whole_head.head_codec(plan.codecs.head_update_up)
     change = codec.encode(np.zeros(plan.head_size + plan.statistics, np.float32), rng)
     update = HeadUpdate(1, 1, 1, n, 0.0, change)
     clients = [f"c{number}" for number in range(cohort)]

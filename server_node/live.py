@@ -52,6 +52,7 @@ from server_node.saver import Keeper
 from server_node.summary import Summary
 from server_node.tail import Tail
 from server_node.trackers.events import Tell, ended, silence
+from server_node.vocabulary.head_share import with_initial
 from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
 from server_node.vocabulary.plan import Plan, make_plan
 from server_node.vocabulary.reports import Fact, Gathering, RoundReport, Watch
@@ -125,6 +126,7 @@ async def serve(
             takeover=takeover,
             one_connection=one_connection or scenario.broker.is_named_by_user,
             initial_head=parameters.astype("<f4").tobytes(),
+            early=with_initial(plan.early, task, parameters),
             scenario=offer_scenario(scenario),
         )
         core = ServerCore(plan, standing.ledger, len(standing.rows))

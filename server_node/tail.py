@@ -18,7 +18,7 @@ from scenarios.computing.placing import CPU
 from scenarios.schema.training import Training
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
-from scenarios.training import evaluate, load_module_tensors, module_tensors
+from scenarios.training import evaluate, head_vector, load_module_tensors, module_tensors
 from server_node.learning.aggregation import LabelFilter
 from server_node.learning.cut import ServerCut
 from server_node.learning.gradients import Batch, Passed, TailGradients
@@ -27,6 +27,7 @@ from server_node.learning.probe import Probe
 from server_node.learning.refusals import is_model_lost, is_too_large, named
 from server_node.learning.scoring import Scoring
 from server_node.learning.spreading import Map
+from server_node.learning.stand_ins import StandIns
 from server_node.learning.tail_pass import send_all
 from server_node.learning.tail_state import TailState
 from server_node.learning.u_shape import forward_all, send_returned, with_returned
@@ -34,6 +35,7 @@ from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     ScoreBatches,
     TailForward,
@@ -95,16 +97,20 @@ class Tail:
         self._moments: Moments = []
         self._begin_step()
         self._server_head = ServerHead(head, task, plan, training)
-        self._cut = ServerCut(task, plan, training)
-        self._scoring = Scoring(task, tail, self._cut.read, scores_come=not plan.steps)
+        self._stand_ins = StandIns(task, head, plan, training, place)
+        self._cut = ServerCut(task, plan, training, self._stand_ins)
+        self._scoring = Scoring(task, tail, self._cut.read_held_out, scores_come=not plan.steps)
 
     def run(self, job: TailJob) -> TailResult:
         """Do a job of the state machine."""
         match job:
             case EncodeHead():
-                return self._server_head.encode(0)
+                return self._encode_head(0)
             case TailStep():
-                return self._step(job)
+                stepped = self._step(job)
+                dropped = [who for who, each in stepped.gradients.items() if isinstance(each, WireError)]
+                self._stand_ins.forget(dropped)
+                return stepped
             case TailForward():
                 return self._forward(job)
             case TailUpdate():
@@ -130,6 +136,7 @@ class Tail:
             self._probe.last,
             self._scoring.state(),
             self.moments,
+            self._stand_ins.state(),
         )
 
     def restore(self, state: TailState) -> None:
@@ -142,6 +149,7 @@ class Tail:
         self._probe.last = state.probe
         self._scoring.restore(state.scored)
         self.moments = state.moments
+        self._stand_ins.restore(state.stand_ins)
 
     @property
     def moments(self) -> tuple[Moments, Moments]:
@@ -260,10 +268,11 @@ class Tail:
         weights: dict[str, float] = {}
         changes = self._map_updates(self._server_head.read, job.updates)
         for (client, update, weight), change in zip(job.updates, changes, strict=True):
-            if isinstance(change, WireError):
-                refused[client] = change
+            whole = change if isinstance(change, WireError) else self._stand_ins.whole(client, change)
+            if isinstance(whole, WireError):
+                refused[client] = whole
             elif client not in self.filter.out:
-                received[client], weights[client] = change, weight * update.samples
+                received[client], weights[client] = whole, weight * update.samples
         too_large = {client: why for client, why in refused.items() if is_too_large(why)}
         unsound = self._server_head.average(received, weights, self._passes) | too_large
         if is_model_lost(len(job.updates) - len(refused | unsound), unsound, self._passes):
@@ -274,6 +283,11 @@ class Tail:
         if metric is not None and not np.isfinite(metric):
             if self._task.metric_of is not None and self._passes():
                 log.warning("round %d: the %s is %s, that is unknown", job.round, self._task.metric, metric)
-                return RoundClosed(self._server_head.encode(job.round), None, refused | unsound)
+                return RoundClosed(self._encode_head(job.round), None, refused | unsound)
             return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
-        return RoundClosed(self._server_head.encode(job.round), metric, refused | unsound)
+        return RoundClosed(self._encode_head(job.round), metric, refused | unsound)
+
+    def _encode_head(self, number: int) -> HeadEncoded:
+        """Encode the head as it is after a round, which the next one begins with."""
+        self._stand_ins.begin(number + 1, head_vector(self.head))
+        return self._server_head.encode(number)

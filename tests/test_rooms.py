@@ -71,7 +71,7 @@ WITHIN: dict[
         "data": set(),
         "models": set(),
         "computing": {"schema"},
-        "cutting": set(),
+        "cutting": {"heads"},
         "heads": {"computing", "schema"},
         "tasks": {"data", "models", "schema", "cutting", "heads"},
         "local": set(),

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -19,7 +21,7 @@ from scenarios.loading.rehearsal import rehearse_devices
 from scenarios.local.held_out import held_out
 from scenarios.partition import client_rows
 from scenarios.schema.network import tell_names
-from scenarios.schema.scenario import Scenario, client_names
+from scenarios.schema.scenario import Scenario, client_names, early_cuts
 from scenarios.task import Split, Task
 from scenarios.tasks import task_of
 from scenarios.training import head_vector, initial_model
@@ -32,6 +34,7 @@ def make_devices(
     *,
     unfit: dict[str, str] | None = None,
     place: torch.device = CPU,
+    task: Task | None = None,
 ) -> dict[str, Device]:
     """Give each named client its head and its data.
 
@@ -43,11 +46,12 @@ def make_devices(
             why stands here; the others look at theirs again from time to time. None: such a client is an
             error, and data are read once.
         place: where their heads compute.
+        task: the scenario's task, as of task_of; made here if None.
 
     Raises:
         ScenarioError: a name that is not in the scenario's fleet, data that cannot be found, used or divided.
     """
-    task = task_of(scenario)
+    task = task or task_of(scenario)
     fleet = client_names(scenario)
     unknown = sorted(set(names) - set(fleet))
     if unknown:
@@ -55,15 +59,25 @@ def make_devices(
     made = initial_model(replace(task, tail=nn.Identity), scenario.seed)[0]
     initial = head_vector(made)
     task = replace(task, head=(lambda: copy.deepcopy(made)) if len(names) > 1 else lambda: made)
-    journal = journal or Journal(())
+    journal, cuts = journal or Journal(()), early_cuts(scenario)
     tells_rows = {}
     if scenario.flows.own_rows:
         tells_rows["rows_of"] = lambda inputs: rows_read(copy.deepcopy(made), inputs)
 
+    @functools.cache
+    def share_of(cut: str | None) -> tuple[Task, npt.NDArray[np.float32]]:
+        """Give the task with what a device has of the head, and what is sent of that as the run starts."""
+        if cut is None:
+            return task, initial
+        early = task.early(cut)
+        part = replace(task, cut_shape=early.cut_shape, head=lambda: early.part_of(task.head()))
+        return part, initial[early.own]
+
     def device(name: str, data: Split, tested: Split | None = None, own: OwnData | None = None) -> Device:
+        part, as_it_starts = share_of(cuts.get(name))
         return Device(
-            task,
-            initial,
+            part,
+            as_it_starts,
             data,
             client=name,
             seed=scenario.seed,

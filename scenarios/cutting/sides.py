@@ -45,6 +45,9 @@ class CutHead(nn.Module):
         layer: name of the layer whose output crosses the cut.
         layout: how that becomes z.
         keep: names of the head's parameters and buffers.
+
+    Attributes:
+        layer: see Args.
     """
 
     def __init__(self, model: nn.Module, layer: str, layout: Layout, keep: Collection[str]) -> None:
@@ -52,7 +55,7 @@ class CutHead(nn.Module):
         leave_only(model, keep)
         model.get_submodule(layer).register_forward_hook(_stop)
         self.model = model
-        self._layer = layer
+        self.layer = layer
         self._layout = layout
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ class CutHead(nn.Module):
         try:
             self.model(inputs)
         except _Reached as reached:
-            if reached.layer is not self.model.get_submodule(self._layer):
+            if reached.layer is not self.model.get_submodule(self.layer):
                 raise  # a head may be cut once more
             return self._layout.flat(at(reached.output, self._layout.path))
         raise RuntimeError("the layer of the cut was not called")
@@ -178,6 +181,8 @@ class CutTail(nn.Module):
             AroundError: something else than z would have to cross the cut.
         """
         crossing = self._crossing
+        if z.requires_grad and z.is_leaf:
+            z = z.clone()  # the next layer may work in place
         crossing.n, crossing.value, crossing.reached = len(z), self._layout.unflat(z), False
         inputs = torch.empty((len(z), *self._inputs.shape[1:]), dtype=self._inputs.dtype, device=META)
         with _Shapes(crossing):

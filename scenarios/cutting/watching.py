@@ -96,7 +96,7 @@ def _hooked(model: nn.Module, seen: Seen, layer: nn.Module | None) -> Iterator[l
             if not tensor.is_floating_point():
                 return tensor
             leaves.append((path, tensor.detach().clone().requires_grad_()))
-            return leaves[-1][1]
+            return leaves[-1][1].clone()  # the next layer may work in place
 
         return mapped(output, leaf)
 

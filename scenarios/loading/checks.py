@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 import torch
 
+from scenarios.cutting.cut import CutError
 from scenarios.errors import ScenarioError, in_words
 from scenarios.heads.masters import HALF
 from scenarios.heads.parts import form_of, kept_at_home, trained
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import DEVICES, device_of
-from scenarios.schema.flows import unfit_codecs
+from scenarios.schema.flows import unfit_at_cut, unfit_codecs
 from scenarios.schema.network import taken_names, unknown_access_points
-from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario
+from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario, early_cuts
 from scenarios.schema.task_spec import Skew
 from scenarios.task import Task
 from scenarios.tasks import task_of
@@ -25,7 +26,13 @@ Problem = tuple[Key, str]
 
 def problems(scenario: Scenario) -> list[Problem]:
     """Give everything that does not fit, as pairs of key and sentence."""
-    found = [*_fleet(scenario), *_method(scenario), *_warmup(scenario), *_stragglers(scenario)]
+    found = [
+        *_fleet(scenario),
+        *_cuts(scenario),
+        *_method(scenario),
+        *_warmup(scenario),
+        *_stragglers(scenario),
+    ]
     found += _broker(scenario.broker)
     try:
         task = task_of(scenario)
@@ -51,6 +58,27 @@ def _fleet(scenario: Scenario) -> Iterator[Problem]:
             )
     yield from taken_names(scenario.fleet)
     yield from unknown_access_points(scenario.fleet, scenario.network)
+
+
+def _cuts(scenario: Scenario) -> Iterator[Problem]:
+    """Say what does not go with early cuts, wherever the head is cut."""
+    for number, group in enumerate(scenario.fleet):
+        timed = device_of(group.device).cut
+        if timed is not None and timed != group.cut:
+            has = "have none" if group.cut is None else f"have the cut '{group.cut}'"
+            yield ("fleet", number, "device"), f"was timed with the cut '{timed}', and these clients {has}"
+        if group.cut is None:
+            continue
+        if scenario.training.method != "split":
+            yield (
+                ("fleet", number, "cut"),
+                "goes with method: split; fedavg has the whole model on devices, u_shape both its ends",
+            )
+        elif scenario.training.head_moments == "keep":
+            yield (
+                ("training", "head_moments"),
+                "keep goes with whole heads: what the server does of one ends with the round; take reset",
+            )
 
 
 def _method(scenario: Scenario) -> Iterator[Problem]:
@@ -183,6 +211,29 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
         sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
     yield from unfit_codecs(scenario.flows, sizes)
     yield from _own_rows(scenario)
+    if scenario.training.method == "split":
+        yield from _early_cuts(scenario, task)
+
+
+def _early_cuts(scenario: Scenario, task: Task) -> Iterator[Problem]:
+    """Say which early cuts the head does not have, and which codecs do not go with them."""
+    told = set[Problem]()
+    for number, group in enumerate(scenario.fleet):
+        if group.cut is None:
+            continue
+        try:
+            early = task.early(group.cut)
+        except (CutError, ScenarioError) as error:
+            yield ("fleet", number, "cut"), error.detail if isinstance(error, ScenarioError) else str(error)
+            continue
+        sizes = dict.fromkeys(("activations_up", "gradient_down"), early.cut_size)
+        if early.form.parameters:
+            sizes |= dict.fromkeys(("head_update_up", "head_state_down"), early.form.parameters)
+        codecs = scenario.flows.codecs_for(group.link, group.cut)
+        for problem in unfit_at_cut(scenario.flows, codecs, group.cut, sizes):
+            if problem not in told:
+                told.add(problem)
+                yield problem
 
 
 def _own_rows(scenario: Scenario) -> Iterator[Problem]:
@@ -191,6 +242,8 @@ def _own_rows(scenario: Scenario) -> Iterator[Problem]:
         return
     if flows.head_state_down.codec != "touched_rows":
         yield ("flows", "own_rows"), "needs head_state_down in touched_rows, which sends rows"
+    if early_cuts(scenario):
+        yield ("flows", "own_rows"), "goes with whole heads: leave cut out of the fleet"
     if getattr(optimizer, "weight_decay", 0):
         yield (
             ("flows", "own_rows"),

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 
 from scenarios.schema.base import NotNegative, Part, Positive, PositiveInt, form, preset
 from scenarios.schema.energy import Power
+from scenarios.schema.task_spec import Layer
 
 
 class DeviceProfile(Part):
@@ -30,6 +31,13 @@ class DeviceProfile(Part):
     whole_model_s: NotNegative | None = Field(
         default=None,
         description="the batch through the whole model and back, and optimizer step; for method: fedavg",
+    )
+    cut: Layer | None = Field(
+        default=None,
+        description=(
+            "the early cut that it was timed with; not given: it was timed with the whole head, of which a "
+            "group with `cut` takes a share"
+        ),
     )
     power: Power | None = Field(default=None, description="what the device draws; not given: not counted")
     source: str = Field(default="", description="where the numbers come from")

@@ -16,6 +16,7 @@ from broker.codecs import (
 )
 from scenarios.schema.base import Key, Part, Positive
 from scenarios.schema.links import LinkChoice, link_of
+from scenarios.schema.task_spec import Layer
 
 AnyCodec = Annotated[TensorCodec, Field(discriminator="codec")]
 AnyGradientCodec = Annotated[TensorCodec | CodewordMean, Field(discriminator="codec")]
@@ -33,6 +34,7 @@ class Codecs(NamedTuple):
 
 
 _BY_LINK = tuple(flow for flow in Codecs._fields if flow != "head_state_down")
+_BY_CUT = Codecs._fields[:4]
 
 
 class LinkRule(Part):
@@ -56,6 +58,27 @@ class LinkRule(Part):
     def codecs(self) -> dict[str, GradientCodec]:
         """Give the codecs that the rule names, by flow."""
         named = {flow: getattr(self, flow) for flow in _BY_LINK}
+        return {flow: codec for flow, codec in named.items() if codec is not None}
+
+
+class CutRule(Part):
+    """Other codecs for the clients with an early cut; what they send has other sizes."""
+
+    cut: Layer = Field(description="for clients whose fleet group has this cut")
+    activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
+    head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    head_state_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "CutRule":
+        if not self.codecs():
+            raise ValueError(f"needs a codec for {', '.join(_BY_CUT[:-1])} or {_BY_CUT[-1]}")
+        return self
+
+    def codecs(self) -> dict[str, GradientCodec]:
+        """Give the codecs that the rule names, by flow."""
+        named = {flow: getattr(self, flow) for flow in _BY_CUT}
         return {flow: codec for flow, codec in named.items() if codec is not None}
 
 
@@ -96,12 +119,23 @@ class Flows(Part):
         ),
     )
 
-    def codecs_for(self, link: LinkChoice) -> Codecs:
-        """Give the codecs of a client behind a link; the head comes down to everybody in the same form."""
+    by_cut: tuple[CutRule, ...] = Field(
+        default=(),
+        description="other codecs for clients with an early cut; they go before those of by_link",
+    )
+
+    def codecs_for(self, link: LinkChoice, cut: str | None = None) -> Codecs:
+        """Give the codecs of a client behind a link, with an early cut or none.
+
+        The head comes down to everybody with the same cut in the same form.
+        """
         uplink_kbps = link_of(link).uplink_kbps
-        if uplink_kbps is None:
-            return self._codecs_under(())
-        return self._codecs_under(rule for rule in self.by_link if uplink_kbps < rule.uplink_below_kbps)
+        slow = () if uplink_kbps is None else self.by_link
+        codecs = self._codecs_under(rule for rule in slow if (uplink_kbps or 0.0) < rule.uplink_below_kbps)
+        for rule in self.by_cut:
+            if rule.cut == cut:
+                codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
+        return codecs
 
     def codecs_of_rule(self, number: int) -> Codecs:
         """Give the codecs of the clients for whom a rule of `by_link` is the one for the slowest links."""
@@ -113,6 +147,38 @@ class Flows(Part):
         for rule in sorted(rules, key=lambda rule: -rule.uplink_below_kbps):
             codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
         return codecs
+
+
+def unfit_at_cut(
+    flows: Flows, codecs: Codecs, cut: str, sizes: Mapping[str, int]
+) -> Iterator[tuple[Key, str]]:
+    """Say which codecs of a client cannot encode rows of the sizes that its early cut has.
+
+    Args:
+        flows: of the scenario.
+        codecs: of the client.
+        cut: its early cut.
+        sizes: of the rows of each flow there.
+    """
+    rules = {rule.cut: number for number, rule in enumerate(flows.by_cut)}
+    for flow, codec in codecs._asdict().items():
+        if flow not in sizes:
+            continue
+        why = ""
+        if isinstance(codec, CodewordMean):
+            if clustering(codecs.activations_up) is None:
+                why = f"codeword_mean needs activations_up in {' or '.join(CLUSTERING_CODECS)}"
+        else:
+            try:
+                codec.check(sizes[flow])
+            except ValueError as error:
+                why = str(error)
+        if not why:
+            continue
+        named = cut in rules and flow in flows.by_cut[rules[cut]].codecs()
+        key: Key = ("flows", "by_cut", rules[cut], flow) if named else ("flows", flow)
+        hint = "" if named else "; name another codec for this cut in flows.by_cut"
+        yield key, f"at the cut '{cut}', with rows of {sizes[flow]} values: {why}{hint}"
 
 
 def unfit_codecs(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:

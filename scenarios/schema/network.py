@@ -15,6 +15,7 @@ from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
 from scenarios.schema.devices import DeviceChoice, Slowdown
 from scenarios.schema.energy import Battery
 from scenarios.schema.links import Link, LinkChoice, MarkovState
+from scenarios.schema.task_spec import Layer
 
 
 class Always(Part):
@@ -64,6 +65,13 @@ class FleetGroup(Part):
     via: str | None = Field(default=None, description="access point of `network` that these clients share")
     availability: Availability = Field(default=Always(), description="when these clients are online")
     battery: Battery | None = Field(default=None, description="of each of them; not given: mains")
+    cut: Layer | None = Field(
+        default=None,
+        description=(
+            "for method split: an earlier cut for slow devices: they have the head up to this layer, and the "
+            "server does the rest of it for them; not given: they have the whole head"
+        ),
+    )
 
     @property
     def size(self) -> int:
@@ -75,7 +83,8 @@ class FleetGroup(Part):
         """What its clients are, such as "raspberry-pi-4, 3g"; empty if nothing of them takes time."""
         device = self.device if isinstance(self.device, str) else "own device"
         link = self.link if isinstance(self.link, str) else f"link {self.link.trace or 'of its own'}"
-        words = (device, link, f"via {self.via}" if self.via else "")
+        via, cut = f"via {self.via}" if self.via else "", f"cut {self.cut}" if self.cut else ""
+        words = (device, link, via, cut)
         return ", ".join(word for word in words if word not in ("instant", "none", ""))
 
     @model_validator(mode="after")
@@ -161,6 +170,13 @@ class ServerModel(Part):
     tail_sample_s: NotNegative = Field(default=0.0, description="further time for each sample in it")
     update_s: NotNegative = Field(default=0.0, description="optimizer step of the tail")
     close_s: NotNegative = Field(default=0.0, description="average of the heads; evaluation takes no time")
+    head_sample_s: NotNegative = Field(
+        default=0.0,
+        description=(
+            "time for a sample through the whole head and back; of it the share that the server does for "
+            "devices with an early cut"
+        ),
+    )
     link: LinkChoice = Field(default="none", description="server to broker: a preset, or rates and latency")
     source: str = Field(default="", description="where the numbers come from")
 

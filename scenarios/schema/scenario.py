@@ -104,13 +104,20 @@ def client_names(scenario: Scenario) -> list[str]:
     return names_of(scenario.fleet)
 
 
+def early_cuts(scenario: Scenario) -> dict[str, str]:
+    """Give the layer of each client that has an early cut, by client."""
+    names = iter(client_names(scenario))
+    cuts = [(next(names), group.cut) for group in scenario.fleet for _ in range(group.size)]
+    return {client: cut for client, cut in cuts if cut is not None}
+
+
 def scenario_digest(scenario: Scenario) -> str:
     """Hash what must be the same for server and devices: what changes what a device computes.
 
-    That is the seed, the task, the names of the fleet, the codecs, and what devices need of the training; the
-    rounds only if rates depend on them, so that rounds can be added to a run. The places of the task's
-    data and module are left out, since machines may differ there. So is what has its default: a release that
-    brings a new key refuses no device.
+    That is the seed, the task, the names of the fleet and their cuts, the codecs, and what devices need of
+    the training; the rounds only if rates depend on them, so that rounds can be added to a run. The places of
+    the task's data and module are left out, since machines may differ there. So is what has its default: a
+    release that brings a new key refuses no device.
 
     Returns:
         16 hexadecimal digits.
@@ -124,5 +131,7 @@ def scenario_digest(scenario: Scenario) -> str:
         of_devices.append("rounds")
     agreed["training"] = {key: whole["training"][key] for key in of_devices if key in whole["training"]}
     agreed["fleet"] = client_names(scenario)
+    if cuts := early_cuts(scenario):
+        agreed["cuts"] = cuts
     text = json.dumps(agreed, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

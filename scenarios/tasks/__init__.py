@@ -1,6 +1,8 @@
 """The tasks a scenario can name, and the user's own."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from scenarios.training import uncut
 from scenarios.u_shape import u_shaped, with_top_at_server
 
 if TYPE_CHECKING:
+    from scenarios.cutting.early import EarlyCut
     from scenarios.schema.scenario import Scenario
     from scenarios.schema.task_spec import TaskSpec
 
@@ -87,7 +90,16 @@ def task_of(scenario: "Scenario") -> Task:
     task = load_task(scenario.task, scenario.training.method)
     if scenario.training.batch_norm == "local":
         task = with_norms_at_home(task)
-    return with_metric(task, scenario.task.metric)
+    early = functools.cache(functools.partial(_early_cut, task))
+    return replace(with_metric(task, scenario.task.metric), early=early)
+
+
+def _early_cut(task: Task, layer: str) -> "EarlyCut":
+    """Cut a task's head once more; see Task.early."""
+    from scenarios.cutting.early import TRIED_ROWS, early_cut  # noqa: PLC0415  other devices need none of it
+
+    rows = task.load().train.batch(slice(TRIED_ROWS))[0] if task.example is None else task.example()
+    return early_cut(task.head, layer, rows)
 
 
 def _shaped(task: Task, method: str) -> Task:

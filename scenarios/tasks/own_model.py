@@ -24,7 +24,7 @@ from scenarios.tasks.user_module import import_module
 from scenarios.tasks.usual import class_dimension, usual
 
 EXAMPLE_ROWS = 3
-CHOSEN = {"name", "cut_shape", "head", "tail", "load", "top", "features_shape"}
+CHOSEN = {"name", "cut_shape", "head", "tail", "load", "top", "features_shape", "example", "early"}
 """Attributes of Task that the module does not decide by itself."""
 
 
@@ -43,7 +43,7 @@ def own_model(spec: TaskSpec, module: ModuleType) -> Task:
     cut, last = _cuts(spec, build, example)
     settings = {each.name: getattr(module, each.name) for each in fields(Task) if hasattr(module, each.name)}
     settings = {name: value for name, value in settings.items() if name not in CHOSEN}
-    settings = usual(settings) | settings
+    settings = usual(settings) | settings | {"example": lambda: example}
     if not {"classes", "targets"} & settings.keys():
         settings["classes"] = _classes(last or cut, data.target_shape)
     if "targets" not in settings:

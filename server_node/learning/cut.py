@@ -14,6 +14,7 @@ from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
 from server_node.learning.gradients import Batch
+from server_node.learning.stand_ins import StandIns
 from server_node.learning.tail_pass import LARGEST, gradient_to_activations
 from server_node.vocabulary.plan import Plan
 
@@ -25,20 +26,31 @@ class ServerCut:
         task: the learning task.
         plan: gives the seed and everybody's codecs.
         training: the scenario's; has the strength of the correction.
+        stand_ins: do the rest of the head for devices with an early cut.
     """
 
-    def __init__(self, task: Task, plan: Plan, training: Training) -> None:
+    def __init__(self, task: Task, plan: Plan, training: Training, stand_ins: StandIns) -> None:
         self._task = task
         self._plan = plan
         self._training = training
+        self._stand_ins = stand_ins
 
     def read(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
-        """Decode one batch, and check every number in it before torch sees any."""
+        """Decode one batch, and check every number before torch sees any; gives it at the head's end."""
+        batch = self._decoded(sent)
+        return batch if isinstance(batch, WireError) else self._stand_ins.forward(batch)
+
+    def read_held_out(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
+        """Do the same with a batch that is kept for evaluation."""
+        batch = self._decoded(sent)
+        return batch if isinstance(batch, WireError) else self._stand_ins.evaluate(batch)
+
+    def _decoded(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
         client, message, weight = sent
         task, n = self._task, message.count
         try:
             codec = self._plan.codecs_of(client).activations_up
-            z, codewords = decode_activations(codec, message.payload, n, task.cut_size)
+            z, codewords = decode_activations(codec, message.payload, n, self._plan.share_of(client).cut_size)
             targets = None if self._plan.labels_stay else tensors(task.kind.decode(message.targets, n))
         except WireError as error:
             return error
@@ -63,24 +75,31 @@ class ServerCut:
             return error
 
     def encode(self, batch: Batch, downlink: npt.NDArray[np.float32]) -> tuple[bytes, float] | WireError:
-        """Encode the gradient of the mean loss of one batch, and give its correction's lambda.
+        """Encode the gradient of the mean loss of one batch at its cut, and give its correction's lambda.
 
         Of a head that is frozen nobody needs it: the payload is empty, and only asks for the next batch.
 
         Args:
             batch: one client's.
-            downlink: gradient of the sum of the step's losses, each times its batch's weight, at z~; (n, d).
+            downlink: gradient of the sum of the step's losses, each times its batch's weight, at the head's
+                end; (n, values there).
                 Dividing by n and by the weight gives the gradient of this client's mean loss.
         """
         if not self._plan.head_learns:
             return b"", 0.0
         mean_loss_gradient = downlink * np.float32(1 / (len(batch.z) * batch.weight))
+        taken_back = self._stand_ins.backward(batch, mean_loss_gradient)
+        if isinstance(taken_back, WireError):
+            return taken_back
+        gradient, z = taken_back
+        if not self._plan.share_of(batch.client).form.learns:
+            return b"", 0.0
         rng = generator(self._plan.seed, "gradient", batch.client, batch.round, batch.step)
         codec = self._plan.codecs_of(batch.client).gradient_down
         try:
-            payload = encode_gradient(codec, mean_loss_gradient, batch.codewords, rng)
+            payload = encode_gradient(codec, gradient, batch.codewords, rng)
         except ValueError as error:
             return WireError("range", f"the gradient at the cut is {error}")
         relative = self._training.correction.relative  # 0 saves two passes over the batch
-        ratio = gradient_to_activations(mean_loss_gradient, batch.z) if relative else 0.0
+        ratio = gradient_to_activations(gradient, z) if relative else 0.0
         return payload, self._training.lambda_in(batch.round, ratio)

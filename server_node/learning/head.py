@@ -7,15 +7,19 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from broker.codecs import Codec
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
 from scenarios.computing.optimizers import Moments, moved
+from scenarios.cutting.early import Places
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
 from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
 from server_node.learning.aggregation import aggregate
 from server_node.learning.tail_pass import LARGEST
+from server_node.vocabulary.head_share import HeadShare
+from server_node.vocabulary.jobs import HeadEncoded
 from server_node.vocabulary.plan import Plan
 
 
@@ -38,22 +42,35 @@ class ServerHead:
         self.moments: Moments = []
         self._plan = plan
         self._rule, self._optimizer = training.aggregation, training.server_optimizer
-        self._origin = head_origin(plan.codecs.head_state_down, initial_head(task, plan.seed))
+        self._initial = initial_head(task, plan.seed)
+        self._parts = {
+            share.cut: (share, plan.codecs_of(client).head_state_down, task.early(share.cut).own)
+            for client, share in plan.early.items()
+        }
 
-    def encode(self, number: int) -> bytes:
-        """Give the payload of the head as it is after a round."""
-        rng = generator(self._plan.seed, "head", number)
-        codec = self._plan.codecs.head_state_down
-        return self._plan.head_codec(codec).encode(head_vector(self.module) - self._origin, rng)
+    def encode(self, number: int) -> HeadEncoded:
+        """Encode the head as it is after a round, and what devices with an early cut have of it."""
+        vector, plan = head_vector(self.module), self._plan
+
+        def encoded(share: HeadShare, codec: Codec, own: slice | Places = slice(None)) -> bytes:
+            rng = generator(plan.seed, "head", number, *([share.cut] if share.cut else []))
+            change = vector[own] - head_origin(codec, self._initial[own])
+            return share.head_codec(codec).encode(change, rng)
+
+        parts = {cut: encoded(*part) for cut, part in self._parts.items()}
+        return HeadEncoded(encoded(plan.whole_head, plan.codecs.head_state_down), parts)
 
     def read(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
-        """Decode a client's update, shape (P + S,), and check every number in it."""
+        """Decode a client's update, and check every number in it.
+
+        Gives what the client changed of its share of the head, shape (P + S,) if that is all of it.
+        """
         client, update, _ = sent
         if not 0 <= update.quantization_error < LARGEST:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
-            codec = self._plan.codecs_of(client).head_update_up
-            return self._plan.head_codec(codec).decode(update.payload, self._plan.head_size)
+            codec, share = self._plan.codecs_of(client).head_update_up, self._plan.share_of(client)
+            return share.head_codec(codec).decode(update.payload, share.form.parameters)
         except WireError as error:
             return error
 

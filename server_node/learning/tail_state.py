@@ -39,6 +39,34 @@ class ScoredSoFar(msgspec.Struct, frozen=True):
     sent: list[tuple[str, Activations]]
 
 
+class Rest(msgspec.Struct, frozen=True):
+    """The rest of a slow device's head, in a round of which a batch has come.
+
+    Attributes:
+        round: in which the device began.
+        tensors: parameters and buffers.
+        received: what is sent of it as the round began, shape (values,).
+        moments: what its optimizer remembers.
+    """
+
+    round: int
+    tensors: list[Tensor]
+    received: Tensor
+    moments: Moments
+
+
+class HeadsAndRests(msgspec.Struct, frozen=True):
+    """What the stand-ins for devices with an early cut have; nothing if there are none.
+
+    Attributes:
+        heads: those that devices at work have begun with, by the first round that did; shape (P + S,).
+        rests: by client.
+    """
+
+    heads: dict[int, Tensor] = {}
+    rests: dict[str, Rest] = {}
+
+
 class TailState(msgspec.Struct, frozen=True):
     """What the server has that is not made from the scenario.
 
@@ -51,6 +79,7 @@ class TailState(msgspec.Struct, frozen=True):
         probe: see Probe.last.
         moments: what the optimizers of the tail and of the averaged head remember.
         scored: in the evaluation under way.
+        stand_ins: for devices with an early cut.
     """
 
     head: list[Tensor]
@@ -61,3 +90,4 @@ class TailState(msgspec.Struct, frozen=True):
     probe: Tensor | None
     scored: ScoredSoFar
     moments: tuple[Moments, Moments] = ([], [])
+    stand_ins: HeadsAndRests = HeadsAndRests()

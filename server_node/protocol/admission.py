@@ -7,6 +7,7 @@ from broker.codecs.heads.matrices import decode_row_sets
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate, Hello, Scores
 from scenarios.schema.flows import Codecs
+from server_node.vocabulary.head_share import HeadShare
 from server_node.vocabulary.plan import Plan
 
 LARGEST_SCORES = 2.0**64
@@ -46,17 +47,20 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     return WireError("model", f"the code of the task differs in {'; '.join(differing)}")
 
 
-def check_batch(plan: Plan, codecs: Codecs, message: BatchUp, before: Activations | None) -> WireError | None:
+def check_batch(
+    plan: Plan, codecs: Codecs, share: HeadShare, message: BatchUp, before: Activations | None
+) -> WireError | None:
     """Say what is wrong with what a device sends of a batch: its kind, or the size of something in it.
 
     Args:
         plan: see Plan.
         codecs: the client's.
+        share: what the client has of the head.
         message: of the step that is due.
         before: in a U-shape the batch of which the client has features, whose gradient is due; else None.
     """
     if before is None and isinstance(message, Activations):
-        return _check_activations(plan, codecs, message)
+        return _check_activations(plan, codecs, share, message)
     if before is None or not isinstance(message, FeatureGradient):
         due = "activations" if before is None else "the gradient of features"
         return WireError("order", f"{type(message).__name__} where {due} are due")
@@ -68,12 +72,14 @@ def check_batch(plan: Plan, codecs: Codecs, message: BatchUp, before: Activation
     return None
 
 
-def _check_activations(plan: Plan, codecs: Codecs, message: Activations) -> WireError | None:
+def _check_activations(
+    plan: Plan, codecs: Codecs, share: HeadShare, message: Activations
+) -> WireError | None:
     n = message.count
     if n > plan.batch_size:
         return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
     codec, size = codecs.activations_up, len(message.payload)
-    if not codec.fits(size, n, plan.cut_size):
+    if not codec.fits(size, n, share.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
     if plan.labels_stay:
         kept = "targets in a run in which they stay on the device"
@@ -93,12 +99,15 @@ def check_scores(message: Scores, samples: int) -> WireError | None:
     return None
 
 
-def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate, samples: int) -> WireError | None:
+def check_update(
+    plan: Plan, codecs: Codecs, share: HeadShare, message: HeadUpdate, samples: int
+) -> WireError | None:
     """Say what is wrong with a head update: its size, or the samples by which it would be weighed.
 
     Args:
         plan: see Plan.
         codecs: the client's.
+        share: what the client has of the head.
         message: the update.
         samples: of the client that went through the tail in this round.
     """
@@ -108,6 +117,6 @@ def check_update(plan: Plan, codecs: Codecs, message: HeadUpdate, samples: int) 
         most = plan.local_steps * plan.batch_size
         return WireError("samples", f"{message.samples} samples in a round of at most {most}")
     codec, size = codecs.head_update_up, len(message.payload)
-    if not plan.head_codec(codec).fits(size, plan.head_size):
+    if not share.head_codec(codec).fits(size, share.form.parameters):
         return WireError("shape", f"head update of {size} bytes in {codec}")
     return None

@@ -76,7 +76,8 @@ class Cohort:
         if message.step < member.step or member.turn is Turn.TAIL:
             self._duplicate(member, now_s)
             return None
-        error = check_batch(self._plan, self._plan.codecs_of(client), message, member.activations)
+        codecs, share = self._plan.codecs_of(client), self._plan.share_of(client)
+        error = check_batch(self._plan, codecs, share, message, member.activations)
         if error is not None:
             return error
         if isinstance(message, Activations):
@@ -95,12 +96,13 @@ class Cohort:
         if member.turn is Turn.DONE or member.evaluates:
             self._duplicate(member, now_s)
             return None
-        error = check_update(self._plan, self._plan.codecs_of(client), message, member.samples)
+        codecs, share = self._plan.codecs_of(client), self._plan.share_of(client)
+        error = check_update(self._plan, codecs, share, message, member.samples)
         if error is None:
             member.take_update(message, now_s)
             if self.round is not None:
                 self.round.update_came(client)
-            self._ledger.tensor("head_update_up", 1, self._plan.head_size + self._plan.statistics)
+            self._ledger.tensor("head_update_up", 1, share.values)
         return error
 
     def take_scores(self, client: str, message: Scores, now_s: float) -> WireError | None:
@@ -158,13 +160,13 @@ class Cohort:
     def assign(self, client: str, assignment: Assignment, now_s: float) -> Publish:
         """Make a client a member; it is told of the head what it needs."""
         if client in self.rows:
-            head = self._plan.head_codec(self._plan.codecs.head_state_down)
+            head = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
             part = head.part(assignment.head, self.rows[client])
             assignment = msgspec.structs.replace(assignment, head=part)
         round_trip = self._round_trips.setdefault(client, RoundTrip())
         member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
-        self._ledger.tensor("head_state_down", 1, self._plan.head_size + self._plan.statistics)
+        self._ledger.tensor("head_state_down", 1, self._plan.share_of(client).values)
         return self._say(client, assignment)
 
     def answer(self, client: str, correction: float, payload: bytes, now_s: float) -> Publish | None:
@@ -172,9 +174,9 @@ class Cohort:
         member, plan = self.members.get(client), self._plan
         if member is None or member.activations is None:
             return None
-        codec = plan.codecs_of(client).activations_up
-        sizes = plan.cut_size, plan.features_size
-        self._ledger.exchange(codec, member.activations, *sizes, learns=plan.head_learns)
+        codec, share = plan.codecs_of(client).activations_up, plan.share_of(client)
+        sizes = share.cut_size, plan.features_size
+        self._ledger.exchange(codec, member.activations, *sizes, learns=share.form.learns)
         return self._answered(client, member, member.answer(correction, payload, now_s))
 
     def answer_with_features(self, client: str, payload: bytes, now_s: float) -> Publish | None:
@@ -205,7 +207,7 @@ class Cohort:
 
     def _count_batch(self, client: str, batch: Activations) -> None:
         """Count a batch of an evaluation that took effect."""
-        d, codec = self._plan.cut_size, self._plan.codecs_of(client).activations_up
+        d, codec = self._plan.share_of(client).cut_size, self._plan.codecs_of(client).activations_up
         self._ledger.tensor("activations_up", batch.count, d)
         self._ledger.paper(codec, batch.count, d, len(batch.payload))
 

@@ -131,7 +131,7 @@ class Reception:
             return actions
         actions.append(self._keep_quiet(client))
         if hello.wants_welcome:
-            actions.append(Publish(topics.down(self._plan.run, client), self._welcome()))
+            actions.append(Publish(topics.down(self._plan.run, client), self._welcome(client)))
         return [*actions, *self._cohort.greeted(client, now_s)]
 
     def _await_greetings(self) -> list[ServerAction]:
@@ -169,7 +169,7 @@ class Reception:
         greeting = self._rate_limit.end(client)
         return [] if greeting is None else self._greeted(client, greeting, now_s)
 
-    def _welcome(self) -> Welcome:
+    def _welcome(self, client: str) -> Welcome:
         plan = self._plan
         outputs = plan.targets.wire_parts()
         plain = isinstance(plan.targets, Labels)
@@ -178,11 +178,11 @@ class Reception:
             self._rivals.incarnation,
             plan.batch_size,
             plan.local_steps,
-            plan.cut_size,
+            plan.share_of(client).cut_size,
             classes,
             values,
             plan.packet_bytes,
-            plan.initial_head,
+            plan.share_of(client).initial,
             [] if plain else outputs,
         )
 

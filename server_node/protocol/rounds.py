@@ -18,6 +18,7 @@ from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     ScoreBatches,
     Scored,
@@ -50,7 +51,7 @@ class Rounds:
     def __init__(self, plan: Plan, cohort: Cohort) -> None:
         self._plan = plan
         self._cohort = cohort
-        self._head = b""
+        self._head = HeadEncoded(b"")
         self._server = plan.incarnation
         self._job: TailJob | None = EncodeHead()  # the one that is computed; no round without the head
 
@@ -82,18 +83,19 @@ class Rounds:
         chosen = draw_cohort(
             plan.clients, online, cohort.members, wanted, seed=plan.seed, number=cohort.number
         )
-        assignments: dict[int, Assignment] = {}  # one for all who share their codecs
+        assignments: dict[tuple[int, str], Assignment] = {}  # one for all who share codecs and cut
         for client in chosen:
-            codecs = plan.codecs_of(client)
-            if id(codecs) not in assignments:
-                assignments[id(codecs)] = self._assignment(codecs, server)
-            actions.append(cohort.assign(client, assignments[id(codecs)], now_s))
+            codecs, cut = plan.codecs_of(client), plan.share_of(client).cut
+            key = id(codecs), cut
+            if key not in assignments:
+                assignments[key] = self._assignment(codecs, cut, server)
+            actions.append(cohort.assign(client, assignments[key], now_s))
         cohort.round = Round(cohort.number, plan, cohort.members)
         if policy.deadline_s is not None:
             actions.append(StartTimer("deadline", policy.deadline_s))
         return actions
 
-    def _assignment(self, codecs: Codecs, server: int) -> Assignment:
+    def _assignment(self, codecs: Codecs, cut: str, server: int) -> Assignment:
         number = self._cohort.number
         up, down, update, state, *features = map(codec_to_wire, codecs)
         return Assignment(
@@ -103,7 +105,7 @@ class Rounds:
             steps=self._plan.steps,
             head_lr=self._plan.head_lr_in(number),
             codecs=(up, down, update, state),
-            head=self._head,
+            head=self._head.for_share(cut),
             features=tuple(features) if self._plan.u_shape else (),
         )
 
@@ -151,7 +153,7 @@ class Rounds:
         first = plan.steps + 1
         for client in clients:
             batches = math.ceil(min(held_out[client], MAX_HELD_OUT) / plan.batch_size)
-            assignment = self._assignment(plan.codecs_of(client), self._server)
+            assignment = self._assignment(plan.codecs_of(client), plan.share_of(client).cut, self._server)
             steps = first + batches + plan.u_shape  # the last one of a U-shape is for the scores
             assignment = msgspec.structs.replace(assignment, first_step=first, steps=steps)
             actions.append(cohort.assign(client, assignment, now_s))
@@ -183,7 +185,7 @@ class Rounds:
                 return self._stepped(result, now_s)
             case TailForward(), TailForwarded():
                 return self._forwarded(result, now_s)
-            case EncodeHead(), bytes():
+            case EncodeHead(), HeadEncoded():
                 self._head = result
             case TailUpdate(), None:
                 pass

@@ -1,6 +1,6 @@
 """What the state machine asks the tail to compute, and what comes back.
 
-EncodeHead -> bytes        TailStep -> TailStepped        TailForward -> TailForwarded
+EncodeHead -> HeadEncoded        TailStep -> TailStepped        TailForward -> TailForwarded
 TailUpdate -> None         CloseRound -> RoundClosed
 ScoreBatches -> Scored
 """
@@ -15,6 +15,23 @@ from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpda
 @dataclass(frozen=True, slots=True)
 class EncodeHead:
     """Encode the initial (or restored) head under the codec of head_state_down."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadEncoded:
+    """The head as it is sent.
+
+    Attributes:
+        whole: all of it.
+        parts: for clients with an early cut, by that cut.
+    """
+
+    whole: bytes
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+
+    def for_share(self, cut: str) -> bytes:
+        """Give what a client gets whose part ends with a layer; all of it if that is empty."""
+        return self.parts[cut] if cut else self.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +134,7 @@ class RoundClosed:
         refused: whose updates were refused, and why.
     """
 
-    head: bytes
+    head: HeadEncoded
     metric: float | None
     refused: dict[str, WireError]
 
@@ -156,4 +173,4 @@ class Diverged:
 
 
 TailJob = EncodeHead | TailForward | TailStep | TailUpdate | CloseRound | ScoreBatches
-TailResult = bytes | TailForwarded | TailStepped | RoundClosed | Scored | Diverged | None
+TailResult = HeadEncoded | TailForwarded | TailStepped | RoundClosed | Scored | Diverged | None

@@ -1,17 +1,17 @@
 """What the state machine must know of a scenario."""
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from broker.codecs import Codec, Float32
+from broker.codecs import Float32
 from broker.codecs.heads.matrices import Shape
 from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.heads.parts import HeadForm
-from scenarios.heads.payload import HeadCodec
 from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import (
     Buffered,
@@ -23,6 +23,7 @@ from scenarios.schema.scenario import (
     scenario_digest,
 )
 from scenarios.task import Task
+from server_node.vocabulary.head_share import HeadShare, early_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,9 @@ class Plan:
         round_policy: how many are chosen for a round, and how long it waits for whom.
         steps: exchanges a round, see Assignment; 0 in FedAvg, where a client trains by itself.
         local_steps: batches that a client trains on in a round.
-        codecs: of clients to which no rule of `flows.by_link` applies.
+        codecs: of clients to which no rule of `flows.by_link` or `flows.by_cut` applies.
         by_link: of the others, one tuple for all that are alike.
+        early: what clients with an early cut have of the head.
         cut_size: d, values of one sample at the cut.
         head_size: parameters of the head that are sent; in a U-shape of all layers that devices have.
         statistics: running statistics of batch norm that are sent with them.
@@ -116,6 +118,7 @@ class Plan:
     held_out: bool = False
     features_size: int = 0
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
+    early: Mapping[str, HeadShare] = field(default_factory=dict)
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
     initial_head: bytes = b""
@@ -146,13 +149,19 @@ class Plan:
         """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
         return 2 if self.u_shape else 1
 
-    def head_codec(self, codec: Codec) -> HeadCodec:
-        """Give what encodes the head, or a change of it, in a codec."""
-        return HeadCodec(codec, self.statistics, self.shapes)
-
     def codecs_of(self, client: str) -> Codecs:
         """Give a client's codecs."""
         return self.by_link.get(client, self.codecs)
+
+    def share_of(self, client: str) -> HeadShare:
+        """Give what a client has of the head."""
+        return self.early.get(client, self.whole_head)
+
+    @functools.cached_property
+    def whole_head(self) -> HeadShare:
+        """What clients without an early cut have of the head."""
+        form = HeadForm(self.head_size, self.statistics, self.head_learns, self.shapes)
+        return HeadShare("", self.cut_size, form, initial=self.initial_head)
 
     def evaluates(self, number: int) -> bool:
         """Say whether the model is evaluated at the end of a round."""
@@ -206,6 +215,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         local_steps=training.local_steps,
         codecs=_for_scores(usual) if scores else usual,
         by_link={name: _for_scores(each) for name, each in by_link.items()} if scores else by_link,
+        early=early_shares(scenario, task),
         cut_size=task.cut_size,
         head_size=head.parameters,
         statistics=head.statistics,
@@ -230,11 +240,12 @@ def _for_scores(codecs: Codecs) -> Codecs:
 
 
 def _codecs_by_link(scenario: Scenario) -> dict[str, Codecs]:
-    """Give the codecs of the clients for which a rule of `flows.by_link` has others than the usual ones."""
+    """Give the codecs of the clients for which a rule of link or cut has others than the usual ones."""
     names, usual = iter(client_names(scenario)), scenario.flows.codecs_for("none")
     by_link: dict[str, Codecs] = {}
     for group in scenario.fleet:
-        codecs, members = scenario.flows.codecs_for(group.link), list(itertools.islice(names, group.size))
+        codecs = scenario.flows.codecs_for(group.link, group.cut)
+        members = list(itertools.islice(names, group.size))
         if codecs != usual:
             by_link |= dict.fromkeys(members, codecs)
     return by_link

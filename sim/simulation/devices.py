@@ -18,6 +18,7 @@ from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
+from server_node.vocabulary.plan import Plan
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
@@ -27,7 +28,7 @@ from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
-from sim.simulation.fleet.device_model import SlowdownSampler, Work, fedavg_work_of, work_of
+from sim.simulation.fleet.device_model import SlowdownSampler, Work, fedavg_work_of, of_share, work_of
 from sim.simulation.recorder import RunJob
 
 
@@ -140,6 +141,7 @@ def make_computer(
     scenario: Scenario,
     *,
     samples: int,
+    plan: Plan,
     run: RunJob[ClientJob, ClientResult],
     clock: Clock,
     trace: Trace,
@@ -151,6 +153,7 @@ def make_computer(
         group: what it is.
         scenario: seed, batch size and method.
         samples: that it has.
+        plan: says what it has of the head.
         run: does its jobs.
         clock: virtual time.
         trace: takes the spans.
@@ -159,7 +162,7 @@ def make_computer(
     if scenario.training.method == "fedavg":
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
-        work = work_of(profile, batch)
+        work = work_of(of_share(profile, plan.share_of(client), plan.whole_head), batch)
     slowdown = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
     return Computer(clock, run, work, slowdown, trace, trace.lane(client))
 

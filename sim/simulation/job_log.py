@@ -13,6 +13,7 @@ from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch, 
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
+    HeadEncoded,
     RoundClosed,
     ScoreBatches,
     Scored,
@@ -27,11 +28,11 @@ from sim.simulation.job_records import (
     BatchSent,
     Closed,
     Content,
+    Encoded,
     FeatureGradientSent,
     FeaturesSent,
     Forwarded,
     GradientSent,
-    HeadEncoded,
     Lost,
     Record,
     RefusedIt,
@@ -65,13 +66,14 @@ def record_of(result: Result, lay_by: LayBy) -> Record:
             return _of_each_client(result, lay_by)
         case WireError():
             return _noted(result)
-        case bytes():
-            return HeadEncoded(lay_by(result))
+        case HeadEncoded(whole, parts):
+            return Encoded(lay_by(whole), {cut: lay_by(part) for cut, part in parts.items()})
         case None:
             return Updated()
         case RoundClosed(head, metric, refused):
             refusals = {client: _noted(error) for client, error in refused.items()}
-            return Closed(lay_by(head), metric, refusals)
+            encoded = lay_by(head.whole)
+            return Closed(encoded, metric, refusals, {cut: lay_by(part) for cut, part in head.parts.items()})
         case Diverged(why):
             return Lost(why)
 
@@ -130,13 +132,14 @@ def result_of(record: Record, fetch: Fetch) -> Result:
             return _clients_of(record, fetch)
         case RefusedIt():
             return _told(record)
-        case HeadEncoded(head):
-            return fetch(head)
+        case Encoded(whole, parts):
+            return HeadEncoded(fetch(whole), {cut: fetch(part) for cut, part in parts.items()})
         case Updated():
             return None
-        case Closed(head, metric, refused):
+        case Closed(whole, metric, refused, parts):
             refusals = {client: _told(error) for client, error in refused.items()}
-            return RoundClosed(fetch(head), metric, refusals)
+            head = HeadEncoded(fetch(whole), {cut: fetch(part) for cut, part in parts.items()})
+            return RoundClosed(head, metric, refusals)
         case Lost(why):
             return Diverged(why)
 
@@ -206,7 +209,7 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
         case ScoreBatches():
             return isinstance(record, ScoredAll)
         case _:
-            return isinstance(record, HeadEncoded | Updated | Lost)
+            return isinstance(record, Encoded | Updated | Lost)
 
 
 def tensors_in(job: ClientJob | TailJob) -> Iterator[bytes]:

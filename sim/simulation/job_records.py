@@ -38,10 +38,11 @@ class RefusedIt(_Record, tag=2):
     detail: str
 
 
-class HeadEncoded(_Record, tag=3):
-    """Of the bytes of a head."""
+class Encoded(_Record, tag=3):
+    """Of HeadEncoded."""
 
     head: Content
+    parts: dict[str, Content] = {}
 
 
 class GradientSent(_Record, tag=4):
@@ -69,6 +70,7 @@ class Closed(_Record, tag=7):
     head: Content
     metric: float | None
     refused: dict[str, RefusedIt]
+    parts: dict[str, Content] = {}
 
 
 class Lost(_Record, tag=8):
@@ -128,7 +130,7 @@ Record = (
     BatchSent
     | UpdateSent
     | RefusedIt
-    | HeadEncoded
+    | Encoded
     | Stepped
     | Updated
     | Closed

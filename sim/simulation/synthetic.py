@@ -5,14 +5,17 @@ All messages of one size share their bytes, so that a fleet of 100,000 devices c
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 from broker.codecs import gradient_bytes
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, TopStep
 from scenarios.schema.flows import Codecs
+from server_node.vocabulary.head_share import HeadShare
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     TailForward,
     TailForwarded,
@@ -24,6 +27,9 @@ from server_node.vocabulary.jobs import (
 )
 from server_node.vocabulary.plan import Plan
 
+if TYPE_CHECKING:
+    from broker.wire.errors import WireError
+
 
 class SyntheticDevice:
     """Answers as a device with batches of one size would.
@@ -31,19 +37,20 @@ class SyntheticDevice:
     Args:
         plan: gives shapes and steps.
         codecs: its own.
+        share: what it has of the head.
         samples: in each of its batches, n.
     """
 
-    def __init__(self, plan: Plan, codecs: Codecs, samples: int) -> None:
+    def __init__(self, plan: Plan, codecs: Codecs, share: HeadShare, samples: int) -> None:
         self._samples = samples
         self._activations = bytes(
-            codecs.activations_up.size_bytes(samples, plan.cut_size) if plan.steps else 0
+            codecs.activations_up.size_bytes(samples, share.cut_size) if plan.steps else 0
         )
         self._targets = bytes(0 if plan.u_shape else plan.targets.size_bytes(samples))
         self._feature_gradient = bytes(
             codecs.feature_gradient_up.size_bytes(samples, plan.features_size) if plan.u_shape else 0
         )
-        self._update = bytes(plan.head_codec(codecs.head_update_up).size_bytes(plan.head_size))
+        self._update = bytes(share.head_codec(codecs.head_update_up).size_bytes(share.form.parameters))
         self._round_samples = samples * plan.local_steps
 
     def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
@@ -70,6 +77,11 @@ class SyntheticDevice:
         return Activations(server, round_number, step, 1, self._samples, self._activations, self._targets)
 
 
+def _head(codecs: Codecs, share: HeadShare) -> bytes:
+    """Give as many bytes as a share of the head has that is sent down."""
+    return bytes(share.head_codec(codecs.head_state_down).size_bytes(share.form.parameters))
+
+
 class SyntheticTail:
     """Answers as the tail would; the loss is not known.
 
@@ -79,12 +91,13 @@ class SyntheticTail:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._head = bytes(plan.head_codec(plan.codecs.head_state_down).size_bytes(plan.head_size))
+        parts = {share.cut: _head(plan.codecs_of(client), share) for client, share in plan.early.items()}
+        self._head = HeadEncoded(_head(plan.codecs, plan.whole_head), parts)
         self._gradient = functools.cache(
-            lambda n, codecs: (
+            lambda n, codecs, share: (
                 bytes(
-                    gradient_bytes(codecs.gradient_down, codecs.activations_up, n, plan.cut_size)
-                    if plan.head_learns
+                    gradient_bytes(codecs.gradient_down, codecs.activations_up, n, share.cut_size)
+                    if share.form.learns
                     else 0
                 ),
                 0.0,
@@ -104,11 +117,12 @@ class SyntheticTail:
                 )
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
-                return TailStepped(
-                    {name: self._gradient(m.count, self._plan.codecs_of(name)) for name, m, _ in batches},
-                    math.nan,
-                    samples,
-                )
+                plan = self._plan
+                gradients: dict[str, tuple[bytes, float] | WireError] = {
+                    name: self._gradient(m.count, plan.codecs_of(name), plan.share_of(name))
+                    for name, m, _ in batches
+                }
+                return TailStepped(gradients, math.nan, samples)
             case TailUpdate():
                 return None
             case CloseRound():

@@ -6,13 +6,13 @@ their messages, and here jobs take the time that the scenario gives to device an
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
-from broker.wire.messages import BatchUp, Hello
+from broker.wire.messages import Activations, BatchUp, Hello
 from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
@@ -79,6 +79,7 @@ class VirtualRun:
         self._trace = trace
         self._tail = who.tail
         self._model = scenario.network.server
+        self._early = who.plan.early
         self._tail_updates = scenario.training.tail_updates
         self._samples_of_step = 0  # that have gone through the tail since its last update
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
@@ -180,6 +181,7 @@ class VirtualRun:
             group,
             scenario,
             samples=stock.samples,
+            plan=plan,
             run=who.devices[number],
             clock=self._clock,
             trace=self._trace,
@@ -245,6 +247,12 @@ class VirtualRun:
     def _pass_s(self, samples: int) -> float:
         return self._model.tail_batch_s + samples * self._model.tail_sample_s
 
+    def _rests_s(self, batches: Sequence[tuple[str, Activations, float]]) -> float:
+        """Give the time for the rest of the head of devices with an early cut, there and back."""
+        early, whole_s = self._early, self._model.head_sample_s
+        shares = ((message.count, early[name].work) for name, message, _ in batches if name in early)
+        return math.fsum(count * (1 - work) * whole_s for count, work in shares) if early else 0.0
+
     def _seconds(self, job: TailJob) -> float:
         match job:
             case TailForward(batches=forward):
@@ -253,7 +261,7 @@ class VirtualRun:
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
                 self._samples_of_step += samples
-                return self._pass_s(samples)
+                return self._pass_s(samples) + self._rests_s(batches)
             case TailUpdate():
                 samples, self._samples_of_step = self._samples_of_step, 0
                 again = self._tail_updates - 1

@@ -111,7 +111,7 @@ def training(
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, form_of(head))
     of_heads = place_named(scenario.simulation.device, "simulation.device")
-    devices = make_devices(scenario, plan.clients, place=of_heads)
+    devices = make_devices(scenario, plan.clients, place=of_heads, task=task)
     test, training = test_of(scenario, task), scenario.training
     place = server_place(scenario, task)
     # One torch thread per job: the number of threads changes the order of float additions and so the last
@@ -167,9 +167,9 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
             samples = [len(rows) for rows in client_rows(scenario, task.load())]
     except ScenarioError:
         samples = [plan.batch_size] * len(plan.clients)
-    device = functools.cache(lambda count, codecs: SyntheticDevice(plan, codecs, count).run)
+    device = functools.cache(lambda count, codecs, share: SyntheticDevice(plan, codecs, share, count).run)
     devices = [
-        device(min(count, plan.batch_size), plan.codecs_of(client))
+        device(min(count, plan.batch_size), plan.codecs_of(client), plan.share_of(client))
         for client, count in zip(plan.clients, samples, strict=True)
     ]
     stocks = [Stock(count, 0) for count in samples]  # nothing is evaluated

@@ -24,7 +24,7 @@ def activations(n: int, payload_bytes: int, targets_bytes: int) -> Activations:
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
-    assert check_batch(SMALL, CODECS, activations(n, PAYLOAD_BYTES[n], 4 * n), None) is None
+    assert check_batch(SMALL, CODECS, SMALL.whole_head, activations(n, PAYLOAD_BYTES[n], 4 * n), None) is None
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_batch_of_the_right_sizes_is_let_in(n: int) -> None:
     ],
 )
 def test_a_batch_of_other_sizes_is_not(n: int, payload_bytes: int, targets_bytes: int, what: str) -> None:
-    error = check_batch(SMALL, CODECS, activations(n, payload_bytes, targets_bytes), None)
+    error = check_batch(SMALL, CODECS, SMALL.whole_head, activations(n, payload_bytes, targets_bytes), None)
     assert isinstance(error, WireError)
     assert (error.reason, str(error)) == ("shape", f"shape: {what}")
 
@@ -59,17 +59,17 @@ def head_update(samples: int, payload_bytes: int = 20) -> HeadUpdate:
 def test_an_update_weighs_what_went_through_the_tail_and_has_the_heads_size(
     samples: int, payload_bytes: int, reason: str, what: str
 ) -> None:
-    assert check_update(SMALL, CODECS, head_update(7), samples=7) is None
-    error = check_update(SMALL, CODECS, head_update(samples, payload_bytes), samples=7)
+    assert check_update(SMALL, CODECS, SMALL.whole_head, head_update(7), samples=7) is None
+    error = check_update(SMALL, CODECS, SMALL.whole_head, head_update(samples, payload_bytes), samples=7)
     assert isinstance(error, WireError)
     assert (error.reason, str(error)) == (reason, f"{reason}: {what}")
 
 
 def test_who_trains_alone_may_have_seen_as_many_samples_as_its_local_steps_hold() -> None:
     alone = replace(SMALL, steps=0)
-    assert check_update(alone, CODECS, head_update(1), samples=0) is None
-    assert check_update(alone, CODECS, head_update(3 * 4), samples=0) is None
-    error = check_update(alone, CODECS, head_update(3 * 4 + 1), samples=0)
+    assert check_update(alone, CODECS, alone.whole_head, head_update(1), samples=0) is None
+    assert check_update(alone, CODECS, alone.whole_head, head_update(3 * 4), samples=0) is None
+    error = check_update(alone, CODECS, alone.whole_head, head_update(3 * 4 + 1), samples=0)
     assert isinstance(error, WireError)
     assert str(error) == "samples: 13 samples in a round of at most 12"
     assert error.reason == "samples"

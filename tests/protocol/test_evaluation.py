@@ -25,7 +25,7 @@ from edge_client.core import LOOK, LOOK_S, ClientCore
 from edge_client.jobs import FirstBatch, HeldOutBatch, LookAtData, Stock
 from server_node.protocol.rounds import MAX_HELD_OUT
 from server_node.vocabulary.actions import ServerAction
-from server_node.vocabulary.jobs import CloseRound, RoundClosed, ScoreBatches, Scored
+from server_node.vocabulary.jobs import CloseRound, HeadEncoded, RoundClosed, ScoreBatches, Scored
 from server_node.vocabulary.plan import Plan, RoundPolicy
 from server_node.vocabulary.reports import Dropped, Gathering, Noticed, RoundReport
 from tests.protocol.test_server_core import PLAN, D, P, Server
@@ -64,7 +64,7 @@ def evaluating(
         server.hear(client, HeadUpdate(1, 1, 1, 2, 0.0, bytes(4 * P)))
     job = server.jobs.pop()
     assert isinstance(job, CloseRound)
-    return server, server.handle(ComputeDone(job, RoundClosed(b"new head", None, {})))
+    return server, server.handle(ComputeDone(job, RoundClosed(HeadEncoded(b"new head"), None, {})))
 
 
 def score(server: Server, **scores: tuple[float, int] | WireError) -> list[ServerAction]:

@@ -10,7 +10,14 @@ from broker.wire.messages import Assignment, HeadUpdate
 from server_node.protocol.exchange import Exchange
 from server_node.protocol.round import Round
 from server_node.protocol.round_trip import RoundTrip
-from server_node.vocabulary.jobs import CloseRound, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.jobs import (
+    CloseRound,
+    HeadEncoded,
+    RoundClosed,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
 from server_node.vocabulary.plan import Plan, RoundPolicy
 from tests.protocol.test_server_core import HEAD, PLAN, activations, update
 
@@ -216,7 +223,7 @@ def test_the_report_adds_up_the_batches_of_all_steps_without_the_refused() -> No
     played = Played(RoundPolicy(3))
     played.round.add_losses(stepped({"a": 1.0, "b": 2.0}, "c"))
     played.round.add_losses(stepped({"a": 6.0}))
-    report = played.round.report(close(), RoundClosed(HEAD, 0.75, {}), online=7)
+    report = played.round.report(close(), RoundClosed(HeadEncoded(HEAD), 0.75, {}), online=7)
     assert (report.round, report.loss, report.client_steps) == (4, 3.0, 3)
     assert (report.metric, report.online) == (0.75, 7)
 
@@ -224,7 +231,7 @@ def test_the_report_adds_up_the_batches_of_all_steps_without_the_refused() -> No
 def test_the_report_weighs_quantization_errors_by_samples_and_takes_the_mean_staleness() -> None:
     played = Played(BUFFERED)
     one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.125, b"")
-    report = played.round.report(close(one, two), RoundClosed(HEAD, None, {}), online=3)
+    report = played.round.report(close(one, two), RoundClosed(HeadEncoded(HEAD), None, {}), online=3)
     assert report.quantization_error == pytest.approx((3 * 0.5 + 1 * 0.125) / 4)
     assert (report.clients, report.staleness) == (2, 1.0)
 
@@ -233,13 +240,13 @@ def test_the_report_leaves_out_updates_that_were_refused() -> None:
     played = Played(BUFFERED)
     one, two = HeadUpdate(1, 4, 1, 3, 0.5, b""), HeadUpdate(1, 2, 1, 1, 0.125, b"")
     refused = {"c0": WireError("range", "code 9")}
-    report = played.round.report(close(one, two), RoundClosed(HEAD, None, refused), online=3)
+    report = played.round.report(close(one, two), RoundClosed(HeadEncoded(HEAD), None, refused), online=3)
     assert (report.clients, report.quantization_error, report.staleness) == (1, 0.125, 2.0)
 
 
 def test_the_report_of_a_round_in_which_nobody_took_part() -> None:
     played = Played(RoundPolicy(3))
-    report = played.round.report(close(), RoundClosed(HEAD, None, {}), online=0)
+    report = played.round.report(close(), RoundClosed(HeadEncoded(HEAD), None, {}), online=0)
     assert math.isnan(report.loss)
     assert (report.clients, report.client_steps) == (0, 0)
     assert (report.quantization_error, report.staleness) == (0.0, 0.0)
@@ -247,5 +254,7 @@ def test_the_report_of_a_round_in_which_nobody_took_part() -> None:
 
 def test_where_clients_train_by_themselves_their_local_steps_are_reported() -> None:
     played = Played(RoundPolicy(3), steps=0, plan=replace(PLAN, local_steps=5))
-    report = played.round.report(close(update(4), update(4)), RoundClosed(HEAD, None, {}), online=3)
+    report = played.round.report(
+        close(update(4), update(4)), RoundClosed(HeadEncoded(HEAD), None, {}), online=3
+    )
     assert report.client_steps == 10

@@ -16,6 +16,7 @@ from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     TailResult,
     TailStep,
@@ -43,7 +44,7 @@ class Played:
         self.cohort = Cohort(plan, Ledger(), 0)
         self.rounds = Rounds(plan, self.cohort)
         if encoded:
-            assert self.rounds.computed(EncodeHead(), HEAD, 0.0, online=3) == ([], {})
+            assert self.rounds.computed(EncodeHead(), HeadEncoded(HEAD), 0.0, online=3) == ([], {})
 
     def begin(self) -> list[ServerAction]:
         return self.rounds.begin(set(self.plan.clients), 7, 0.0)
@@ -70,7 +71,7 @@ class Played:
             actions += self.rounds.next_job()
             job = actions[-1].job if isinstance(actions[-1], Compute) else None
             assert isinstance(job, TailUpdate | CloseRound)
-            result = RoundClosed(b"next head", None, {}) if isinstance(job, CloseRound) else None
+            result = RoundClosed(HeadEncoded(b"next head"), None, {}) if isinstance(job, CloseRound) else None
             actions += self.rounds.computed(job, result, 0.0, online=3)[0]
         return actions
 
@@ -83,7 +84,7 @@ def test_no_round_begins_before_the_head_is_encoded() -> None:
     played = Played(ABC, encoded=False)
     assert played.rounds.encode_head() == Compute(EncodeHead())
     idle = [played.rounds.is_idle]
-    played.rounds.computed(EncodeHead(), HEAD, 0.0, online=3)
+    played.rounds.computed(EncodeHead(), HeadEncoded(HEAD), 0.0, online=3)
     idle.append(played.rounds.is_idle)
     played.begin()
     assert [*idle, played.rounds.is_idle] == [False, True, False]
@@ -217,7 +218,7 @@ def test_a_closed_round_ends_its_deadline_is_reported_and_has_no_members_left() 
     for client in "abc":
         played.cohort.take_update(client, update(), 0.0)
     error = WireError("range", "code 9")
-    result = RoundClosed(b"next head", 0.5, {"b": error})
+    result = RoundClosed(HeadEncoded(b"next head"), 0.5, {"b": error})
     (timer, report), refused = played.rounds.computed(played.job(), result, 0.0, online=8)
     assert timer == CancelTimer("deadline")
     assert isinstance(report, Report)

@@ -46,6 +46,7 @@ from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     TailForward,
     TailForwarded,
@@ -113,7 +114,7 @@ class Server:
         job = self.jobs.pop(0)
         match job:
             case EncodeHead():
-                return self.handle(ComputeDone(job, HEAD))
+                return self.handle(ComputeDone(job, HeadEncoded(HEAD)))
             case TailStep(batches=batches):
                 done = TailStepped(
                     {name: (bytes(4 * D), 0.5) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
@@ -125,7 +126,9 @@ class Server:
             case TailUpdate():
                 return self.handle(ComputeDone(job, None))
             case CloseRound(evaluate=evaluate):
-                return self.handle(ComputeDone(job, RoundClosed(HEAD, 0.5 if evaluate else None, {})))
+                return self.handle(
+                    ComputeDone(job, RoundClosed(HeadEncoded(HEAD), 0.5 if evaluate else None, {}))
+                )
             case _:
                 raise AssertionError(job)
 

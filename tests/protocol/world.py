@@ -50,6 +50,7 @@ from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.jobs import (
     CloseRound,
     EncodeHead,
+    HeadEncoded,
     RoundClosed,
     ScoreBatches,
     Scored,
@@ -415,9 +416,9 @@ class World:
                 self._count_batches(server, dict(held_out))
                 result = Scored({client: (1.0, 1) for client, _ in held_out})
             case EncodeHead():
-                result = bytes(4 * P)
+                result = HeadEncoded(bytes(4 * P))
             case CloseRound():
-                result = RoundClosed(bytes(4 * P), None, {})
+                result = RoundClosed(HeadEncoded(bytes(4 * P)), None, {})
             case TailUpdate() | None:
                 pass
         if job is not None:

@@ -75,6 +75,12 @@ CODECS = (
 FOLDER = Path(__file__).parents[1]
 KEPT = ("task.partition=local", "task.held_out=0.4")
 U_SHAPE = ("training.local_steps=2", "training.method=u_shape", f"task.module={FOLDER / 'u_task.py'}")
+EARLY = (
+    "training.local_steps=2",
+    f"task.module={FOLDER / 'ladder_task.py'}",
+    "fleet.0.cut=4",
+    "flows.by_cut=[{cut: 4, activations_up: {codec: float32}, gradient_down: {codec: float16}}]",
+)
 METHODS = (
     ("training.local_steps=1",),
     ("training.local_steps=3", f"task.module={FOLDER / 'drifting_task.py'}"),
@@ -85,6 +91,8 @@ METHODS = (
     ("training.local_steps=2", "training.method=fedavg"),
     U_SHAPE,
     ("training.local_steps=2", *KEPT),
+    (*EARLY, "training.head_optimizer={kind: adam}", "training.head_lr=0.01"),
+    (*EARLY, "training.evaluate_every=1", *KEPT),
     ("training.aggregation=filtered_mean", "training.evaluate_every=1", *KEPT),
     (*U_SHAPE, "training.evaluate_every=1", *KEPT),
 )

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, FeatureGradient, HeadUpdate, Scores
-from server_node.vocabulary.jobs import Diverged, RoundClosed, TailForwarded, TailStepped
+from server_node.vocabulary.jobs import Diverged, HeadEncoded, RoundClosed, TailForwarded, TailStepped
 from sim.simulation.job_log import Result, record_of, result_of
 from sim.simulation.job_records import Content, Record
 
 numbers, floats, tensors = st.integers(0, 2**31 - 1), st.floats(allow_nan=True), st.binary(max_size=9)
 names, texts = st.text(max_size=5), st.text(max_size=20)
+heads = st.builds(HeadEncoded, tensors, st.dictionaries(names, tensors, max_size=2))
 errors = st.builds(WireError, names, texts)
 results = st.one_of(
     st.builds(Activations, numbers, numbers, numbers, st.just(1), numbers, tensors, tensors),
@@ -24,12 +25,12 @@ results = st.one_of(
     st.builds(Scores, numbers, numbers, numbers, st.just(1), numbers, floats),
     st.builds(HeadUpdate, numbers, numbers, st.just(1), numbers, floats, tensors),
     errors,
-    tensors,
+    heads,
     st.builds(
         TailStepped, st.dictionaries(names, st.tuples(tensors, floats) | errors, max_size=4), floats, numbers
     ),
     st.none(),
-    st.builds(RoundClosed, tensors, st.none() | floats, st.dictionaries(names, errors, max_size=3)),
+    st.builds(RoundClosed, heads, st.none() | floats, st.dictionaries(names, errors, max_size=3)),
     st.builds(Diverged, texts),
 )
 
@@ -39,7 +40,7 @@ def plain(value: Any) -> Any:
     match value:
         case Activations() | FeatureGradient() | HeadUpdate() | Scores():
             return type(value).__name__, plain(msgspec.structs.astuple(value))
-        case TailForwarded() | TailStepped() | RoundClosed() | Diverged():
+        case TailForwarded() | TailStepped() | RoundClosed() | HeadEncoded() | Diverged():
             return type(value).__name__, [plain(getattr(value, field.name)) for field in fields(value)]
         case WireError():
             return value.reason, str(value)

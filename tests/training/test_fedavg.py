@@ -251,13 +251,15 @@ def test_a_score_that_no_sound_model_gives_is_refused(tmp_path: Path, scores: li
     plan = plan_of(scenario, task)
     server = Tail(task, None, head=head, tail=tail, plan=plan, training=scenario.training)
     told = Activations(1, 1, 1, 1, 2, np.array(scores, "<f4").tobytes(), b"")
-    assert check_batch(plan, plan.codecs, told, None) is None
+    assert check_batch(plan, plan.codecs, plan.whole_head, told, None) is None
     result = server.run(ScoreBatches(1, (("c0", told),)))
     assert isinstance(result, Scored)
     outcome = result.scores["c0"]
     sound = bool(np.isfinite(scores).all()) and max(scores) < 2.0**64
     assert outcome == (1.0, 2) if sound else isinstance(outcome, WireError)
-    labels = check_batch(plan, plan.codecs, msgspec.structs.replace(told, targets=b"x"), None)
+    labels = check_batch(
+        plan, plan.codecs, plan.whole_head, msgspec.structs.replace(told, targets=b"x"), None
+    )
     assert labels is not None
     assert labels.reason == "shape"
 

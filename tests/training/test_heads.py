@@ -285,7 +285,7 @@ def test_running_statistics_are_averaged_by_samples_and_weight(tmp_path: Path) -
     np.testing.assert_allclose(vector_of(head)[-33:].numpy(), expected, atol=1e-6)
     assert head[1].num_batches_tracked == 1  # type: ignore[index]
     again = device_of(scenario, with_norm, "c2")
-    again.run(FirstBatch("c2", Assignment(1, 2, 1, 1, 0.1, (FLOAT,) * 4, closed.head)))
+    again.run(FirstBatch("c2", Assignment(1, 2, 1, 1, 0.1, (FLOAT,) * 4, closed.head.whole)))
     np.testing.assert_array_equal(again._head.received[-33:], vector_of(head)[-33:].numpy())
 
 

@@ -23,7 +23,15 @@ from scenarios.seeds import derive_seed
 from scenarios.tasks import load_task
 from scenarios.training import head_vector, initial_model
 from server_node.tail import Tail
-from server_node.vocabulary.jobs import CloseRound, EncodeHead, RoundClosed, TailStep, TailStepped, TailUpdate
+from server_node.vocabulary.jobs import (
+    CloseRound,
+    EncodeHead,
+    HeadEncoded,
+    RoundClosed,
+    TailStep,
+    TailStepped,
+    TailUpdate,
+)
 from sim.simulation.run import simulate
 from tests.helpers import plan_of, small_scenario
 
@@ -42,8 +50,8 @@ def both_sides(folder: Path, *settings: str) -> tuple[Scenario, Tail, dict[str, 
     plan, test = plan_of(scenario, task), task.load().test
     server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     encoded = server.run(EncodeHead())
-    assert isinstance(encoded, bytes)
-    return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded
+    assert isinstance(encoded, HeadEncoded)
+    return scenario, server, make_devices(scenario, ["c0", "c1"]), encoded.whole
 
 
 def assignment(scenario: Scenario, head: bytes) -> Assignment:
@@ -221,10 +229,10 @@ def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
     closed = server.run(CloseRound(1, tuple((name, up, 1.0) for name, up in updates.items()), evaluate=False))
     assert isinstance(closed, RoundClosed)
     moved = head_vector(server.head) - initial
-    arrived = Int4().decode(closed.head, 1, initial.size)[0]
+    arrived = Int4().decode(closed.head.whole, 1, initial.size)[0]
     assert np.abs(arrived - moved).max() <= np.abs(moved).max() / 7 * 1.01
     device = devices["c0"]
-    device.run(FirstBatch("c0", assignment(scenario, closed.head)))
+    device.run(FirstBatch("c0", assignment(scenario, closed.head.whole)))
     np.testing.assert_array_equal(device._head.received, arrived + initial)
 
 
@@ -243,9 +251,11 @@ def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: 
     device = make_devices(scenario, ["c0"])["c0"]
     encoded = server.run(EncodeHead())
     for number, row in enumerate(rows, start=1):
-        assert isinstance(encoded, bytes)
+        assert isinstance(encoded, HeadEncoded)
         lr = plan.head_lr_in(number)
-        first = msgspec.structs.replace(assignment(scenario, encoded), round=number, steps=3, head_lr=lr)
+        first = msgspec.structs.replace(
+            assignment(scenario, encoded.whole), round=number, steps=3, head_lr=lr
+        )
         answer = device.run(FirstBatch("c0", first))
         losses = []
         for local in range(3):

@@ -8,6 +8,7 @@ import numpy as np
 
 from scenarios.schema.devices import DeviceProfile, LognormalSlowdown, ParetoSlowdown, Slowdown, TraceSlowdown
 from scenarios.seeds import generator
+from server_node.vocabulary.head_share import HeadShare
 from sim.network.csv_inputs import read_factors
 
 Phase = tuple[str, float]
@@ -30,6 +31,30 @@ class Work(NamedTuple):
     finish: tuple[Phase, ...]
     top: tuple[Phase, ...] = ()
     evaluate: tuple[Phase, ...] = ()
+
+
+@functools.lru_cache(maxsize=256)
+def of_share(profile: DeviceProfile, share: HeadShare, whole: HeadShare) -> DeviceProfile:
+    """Give what a device takes for its share of the head, by multiply-adds and by values at the cut.
+
+    A profile that was timed with an early cut is given back as it is.
+
+    Args:
+        profile: of the device.
+        share: what it has of the head.
+        whole: all of the head.
+    """
+    if not share.cut or profile.cut is not None:
+        return profile
+    layers, codecs = share.work, share.cut_size / whole.cut_size
+    return profile.model_copy(
+        update={
+            "forward_s": layers * profile.forward_s,
+            "backward_s": layers * profile.backward_s,
+            "encode_s": codecs * profile.encode_s,
+            "decode_s": codecs * profile.decode_s,
+        }
+    )
 
 
 @functools.lru_cache(maxsize=256)
