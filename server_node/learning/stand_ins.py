@@ -158,7 +158,7 @@ class StandIns:
         head, arrived, stand_in.arrived = stand_in.head, stand_in.arrived, None
         try:
             head.backward(gradient)
-            head.descend(self._plan.head_lr_in(batch.round))
+            head.descend(float(np.float32(self._plan.head_lr_in(batch.round))))  # as devices are told it
         except Exception as error:  # noqa: BLE001 - whatever the user's layers raise
             return _told(error)
         finally:

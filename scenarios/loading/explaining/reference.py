@@ -42,6 +42,10 @@ def reference() -> str:
     return "\n".join(lines)
 
 
+LAYERS = {"cut", "second_cut"}
+"""Keys whose value is a layer's name."""
+
+
 def editor_schema() -> dict[str, Any]:
     """Give a JSON Schema of files: any key may be missing, since a file may extend another one."""
     schema = Scenario.model_json_schema()
@@ -53,6 +57,9 @@ def editor_schema() -> dict[str, Any]:
     device["anyOf"].append(profile)
     network = schema["$defs"]["Network"]["properties"]
     network["server"] = {"anyOf": [network["server"], profile]}
+    for part in schema["$defs"].values():
+        for key in LAYERS & part.get("properties", {}).keys():  # those of nn.Sequential are numbers
+            part["properties"][key] = {"anyOf": [part["properties"][key], {"type": "integer"}]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
