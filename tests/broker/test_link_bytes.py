@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.wire import topics
 from broker.wire.chunks import mqtt_packet_bytes
 from broker.wire.link_bytes import (
     GOODBYE,
@@ -28,9 +27,9 @@ def length(*packets: bytes) -> int:
     return sum(map(len, packets))
 
 
-def test_a_small_message_is_a_packet_its_puback_and_the_acknowledgement_of_that() -> None:
+def test_a_small_message_is_a_packet_its_puback_and_an_acknowledgement_of_each() -> None:
     assert len(HELLO) == mqtt_packet_bytes("t/1", 3)
-    there, back = length(IP_AND_TCP + HELLO, ACK), length(PUBACK)
+    there, back = length(IP_AND_TCP + HELLO, ACK), length(ACK, PUBACK)
     assert message_on_link(len(HELLO)) == OnLink(there, back)
 
 
@@ -38,11 +37,14 @@ def test_without_a_puback_tcp_alone_acknowledges() -> None:
     assert message_on_link(len(HELLO), qos=0) == OnLink(length(IP_AND_TCP + HELLO), length(ACK))
 
 
-def test_every_second_segment_is_acknowledged() -> None:
+def test_the_first_segments_are_acknowledged_one_by_one_and_then_every_second() -> None:
     full = IP_AND_TCP + bytes(SEGMENT_BYTES)
     assert len(full) == 1500
     there = length(full, full, full, full, IP_AND_TCP + bytes(7), ACK)
-    assert message_on_link(4 * SEGMENT_BYTES + 7) == OnLink(there, length(ACK, ACK, PUBACK))
+    assert message_on_link(4 * SEGMENT_BYTES + 7) == OnLink(there, length(*5 * [ACK], PUBACK))
+    assert message_on_link(19 * SEGMENT_BYTES) == OnLink(
+        length(*19 * [full], ACK), length(*18 * [ACK], PUBACK)
+    )
 
 
 def test_each_packet_of_a_message_has_its_puback() -> None:
@@ -56,14 +58,11 @@ def test_a_ping_is_three_packets() -> None:
 
 
 def test_a_connection_is_what_a_capture_showed() -> None:
-    """Run `linkb` of client c0 through Mosquitto: CONNECT 59 bytes, SUBSCRIBE 70, SUBACK 7.
-
-    The second topic had "down" in place of "d" then.
-    """
-    will = topics.status("linkb", "c0"), 13
-    syn, of_client = 60, topics.client_subscriptions("linkb", "c0", shows_metric=True)
-    there, back = connection_on_link("linkb-c0", of_client, will)
-    assert there == syn + HEADER_BYTES + 2 * HEADER_BYTES + 59 + 70 - len("own")
+    """Run `linkb` of client c0 when topics were longer: CONNECT 59 bytes, SUBSCRIBE 70, SUBACK 7."""
+    subscriptions = ["fl/+/linkb/state", "fl/2/linkb/down/c0", "fl/2/linkb/watch/metric"]
+    there, back = connection_on_link("linkb-c0", subscriptions, ("fl/2/linkb/status/c0", 13))
+    syn = 60
+    assert there == syn + HEADER_BYTES + 2 * HEADER_BYTES + 59 + 70
     assert back == syn + 2 * HEADER_BYTES + 4 + 7
 
 
