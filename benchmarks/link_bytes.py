@@ -116,9 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--links", default="wifi,lte,3g", help="presets of links")
+    parser.add_argument("--links", default="wifi,lte", help="presets of links")
     parser.add_argument("--scenarios", default="all-flows,quickstart", help="shipped scenarios")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
     if why := why_not() or (None if shutil.which("tcpdump") else "tcpdump is not installed"):
         raise SystemExit(f"SKIPPED, nothing was compared: {why}")

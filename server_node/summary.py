@@ -186,6 +186,12 @@ def total_wire_bytes(summary: Summary) -> int:
     return sum(flow["wire"] for flow in summary["bytes"].values())
 
 
+def total_link_bytes(summary: Summary) -> int | None:
+    """Sum up the bytes on the devices' links, both directions; None in runs of earlier versions."""
+    links = summary.get("links")
+    return links["up"] + links["down"] if links else None
+
+
 def wire_bytes_so_far(row: Mapping[str, Any]) -> int:
     """Sum up a round's row: bytes of all flows, both directions, since the run began."""
     return wire_bytes_in(row, (*FLOWS, *U_SHAPE_FLOWS, CONTROL))

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from broker.cli.wording import format_bytes, format_seconds
 from broker.files import atomic_write, writing
+from server_node.summary import total_link_bytes
 from sim.report import charts, words
 from sim.report.compared import Compared, compared_runs, compared_sweep
 from sim.report.rounds import RoundTime, round_times
@@ -276,6 +277,10 @@ def _score(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"
 
 
+def _size(size_bytes: int | None) -> str | None:
+    return None if size_bytes is None else format_bytes(size_bytes)
+
+
 _FIGURES: dict[str, Any] = {
     "final metric": lambda run: _score(run.summary["metric"]["final"]),
     "best metric": lambda run: _score(run.summary["metric"]["best"]),
@@ -283,6 +288,7 @@ _FIGURES: dict[str, Any] = {
     "rounds": lambda run: run.summary["rounds"],
     "client steps": lambda run: run.summary["client_steps"],
     "bytes, both directions": lambda run: format_bytes(run.total_bytes),
+    "bytes on the devices' links": lambda run: _size(total_link_bytes(run.summary)),
     "bytes per client": lambda run: format_bytes(run.total_bytes / run.summary["clients"]),
     "duration": lambda run: f"{format_seconds(run.rows[-1]['elapsed_s'])} ({run.clock})",
     "ended": lambda run: run.summary["reason"],

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from server_node.summary import total_link_bytes
 from sim.report.runs import Row, Run, Sweep
 from sim.statistics.setting_words import keys_in_words
 from sim.statistics.trials import METRIC, SEED, Trial, trial_of
@@ -74,6 +75,7 @@ def _trial(run: Run, name: str) -> Trial:
         metric=run.summary["metric"]["final"] if over else None,
         seconds=run.rows[-1]["elapsed_s"] if over else None,
         bytes=run.total_bytes if over else None,
+        link_bytes=total_link_bytes(run.summary) if over else None,
         why=run.unfinished or "",
         rounds=run.rows,
     )

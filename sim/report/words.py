@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.cli.wording import format_bytes, format_seconds
 from broker.exits import COMPLETE
-from server_node.summary import total_wire_bytes, wire_bytes_so_far
+from server_node.summary import total_link_bytes, total_wire_bytes, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, UP
 from sim.report.lanes import CLOSING, OWN_CORES, WAITING
 from sim.report.rounds import ABSENT, NOT_TRACED, RoundTime
@@ -100,6 +100,19 @@ def traffic(run: Run) -> str:
         f"{format_bytes(wire)} in whole MQTT packets ({format_bytes(up)} up, {format_bytes(down)} "
         f"down); {saved}. The largest flow is {largest} with {flows[largest]['wire'] / wire:.0%}. "
         f"Control messages ({format_bytes(flows[CONTROL]['wire'])}) are in the total but not drawn."
+        f"{_on_links(run, raw)}"
+    )
+
+
+def _on_links(run: Run, raw: int) -> str:
+    """Say what the devices' links carried; empty for runs of earlier versions."""
+    links, total = run.summary.get("links"), total_link_bytes(run.summary)
+    if not links or not total:
+        return ""
+    saved = f": float32 would be {raw / total:.2f} times as much" if raw else ""
+    return (
+        f" With TCP/IP and all answers the devices' links carried {format_bytes(links['up'])} up and "
+        f"{format_bytes(links['down'])} down ({links['how']}){saved}."
     )
 
 

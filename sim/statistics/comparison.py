@@ -16,6 +16,7 @@ from sim.statistics.estimates import (
 from sim.statistics.setting_words import compact, in_words, key_in_words, keys_in_words
 from sim.statistics.trials import (
     BYTES,
+    LINK_BYTES,
     METRIC,
     SECONDS,
     Panel,
@@ -142,6 +143,7 @@ def head_of(comparison: Comparison) -> list[str]:
         "seeds",
         *([comparison.metric_name] if comparison.what == METRIC else []),
         "bytes",
+        *(["on links"] if _knows_links(comparison) else []),
         f"{comparison.clock} s",
         *(["difference", "verdict"] if _several(comparison) else []),
     ]
@@ -163,6 +165,9 @@ def cells(comparison: Comparison, *, brief: bool = False) -> list[list[str]]:
             row.append(spread(setting.estimate(METRIC), "{:.3f}".format))
         size = setting.estimate(BYTES)
         row.append(format_bytes(size.mean) if size else "")
+        if _knows_links(comparison):
+            on_links = setting.estimate(LINK_BYTES)
+            row.append(format_bytes(on_links.mean) if on_links else "")
         seconds = spread(setting.estimate(SECONDS), "{:.1f}".format)
         row.append(seconds.partition(" ")[0] if brief else seconds)
         rows.append([*row, *told(line, comparison)] if _several(comparison) else row)
@@ -174,6 +179,11 @@ def seeds_of(setting: Setting) -> str:
     lost = [trial.why.partition(":")[0] for trial in setting.trials if trial.why]
     others = ", ".join(f"{lost.count(why)} {why}" for why in dict.fromkeys(lost))
     return f"{len(setting.whole)}{f' ({others})' if lost else ''}"
+
+
+def _knows_links(comparison: Comparison) -> bool:
+    """Say whether any run tells what its devices' links carried."""
+    return any(trial.link_bytes is not None for trial in comparison.trials)
 
 
 def _several(comparison: Comparison) -> bool:

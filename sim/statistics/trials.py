@@ -16,7 +16,7 @@ from sim.statistics.estimates import Estimate, estimate
 Row = dict[str, Any]
 
 SEED = "seed"
-METRIC, SECONDS, BYTES = "metric", "seconds", "bytes"
+METRIC, SECONDS, BYTES, LINK_BYTES = "metric", "seconds", "bytes", "link_bytes"
 """What trials have to compare."""
 
 
@@ -34,6 +34,7 @@ class Trial:
         metric: after the last round; None if nothing was evaluated.
         seconds: that the rounds took.
         bytes: of all flows, both directions.
+        link_bytes: on the devices' links, both directions; None of runs of earlier versions.
         why: what is wrong with the run, such as that it is not over; empty if nothing is.
         rounds: of metrics.parquet.
     """
@@ -47,6 +48,7 @@ class Trial:
     metric: float | None = None
     seconds: float | None = None
     bytes: int | None = None
+    link_bytes: int | None = None
     why: str = ""
     rounds: Sequence[Row] = field(default=(), repr=False)
 
@@ -74,12 +76,12 @@ class Setting:
         return [trial for trial in self.trials if not trial.why]
 
     def by_seed(self, what: str) -> dict[int, float]:
-        """Give METRIC, SECONDS or BYTES of the trials that are over, by seed."""
+        """Give METRIC, SECONDS, BYTES or LINK_BYTES of the trials that are over, by seed."""
         values = {trial.seed: getattr(trial, what) for trial in self.whole}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def estimate(self, what: str) -> Estimate | None:
-        """Estimate the mean of METRIC, SECONDS or BYTES over seeds."""
+        """Estimate the mean of METRIC, SECONDS, BYTES or LINK_BYTES over seeds."""
         return estimate(list(self.by_seed(what).values()))
 
 
@@ -165,6 +167,11 @@ def total_bytes(row: Mapping[str, Any]) -> int:
     return sum(row.get(f"bytes.{name}.wire") or 0 for name in (*FLOWS, *U_SHAPE_FLOWS, CONTROL))
 
 
+def _link_bytes(row: Mapping[str, Any]) -> int | None:
+    up, down = row.get("links.up"), row.get("links.down")
+    return None if up is None or down is None else up + down
+
+
 def trial_of(row: Mapping[str, Any], swept: Sequence[str], rounds: Sequence[Row] = ()) -> Trial:
     """Make a trial of a sweep's row.
 
@@ -184,6 +191,7 @@ def trial_of(row: Mapping[str, Any], swept: Sequence[str], rounds: Sequence[Row]
         metric=row.get("metric.final"),
         seconds=None if failed else row.get("virtual_seconds"),
         bytes=None if failed else total_bytes(row),
+        link_bytes=None if failed else _link_bytes(row),
         why=f"failed: {failed}" if failed else "",
         rounds=rounds,
     )

@@ -324,7 +324,7 @@ def test_seeds_are_replicates_of_each_point(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(table_of(tmp_path / "s")) == 6
     first, *rows = [line.split() for line in result.stdout.splitlines()[:3]]
-    assert first == ["cohort", "bytes", "virtual", "s", "difference", "verdict"]
+    assert first == ["cohort", "bytes", "on", "links", "virtual", "s", "difference", "verdict"]
     assert [row[0] for row in rows] == ["1", "3"]
     assert "3 seeds each." in result.stdout
 

@@ -295,6 +295,25 @@ def test_a_run_that_is_not_over_can_be_read(tmp_path: Path) -> None:
     assert "Reached metric 0.400" in text
 
 
+def test_what_the_links_carried_stands_beside_the_packets_where_it_is_known(tmp_path: Path) -> None:
+    folders = [made_run(tmp_path / name, [row(1, 0.4, 1_000, 1.0)], name=name) for name in "ab"]
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    summary["links"] = {"up": 3_000, "down": 2_000, "ratio": 8.0, "how": "modelled"}
+    (folders[0] / "summary.json").write_text(json.dumps(summary))
+    compared = CliRunner().invoke(app, ["compare", *map(str, folders)])
+    first, *lines = [line.split() for line in compared.output.splitlines()[:3]]
+    assert first == ["run", "accuracy", "bytes", "on", "links", "real", "s"]
+    assert lines == [["a", "0.400", "4.0", "kB", "5.0", "kB", "1.0"], ["b", "0.400", "4.0", "kB", "1.0"]]
+    report(*folders, "--out", str(tmp_path / "report.html"))
+    text = Page(tmp_path / "report.html").text
+    carried = (
+        "the devices' links carried 3.0 kB up and 2.0 kB down (modelled): float32 would be 8.00 times as"
+    )
+    assert text.count("links carried") == 1
+    assert carried in text
+    assert "bytes on the devices' links" in text
+
+
 def test_runs_are_compared_in_the_terminal(tmp_path: Path) -> None:
     sweep = CliRunner().invoke(app, ["compare", str(made_sweep(tmp_path / "grid"))])
     assert sweep.exit_code == 0, sweep.output

@@ -107,10 +107,12 @@ def test_rows_of_a_table_become_trials() -> None:
     row = {
         "policy": "a", "seed": 3, "run": "r", "mode": "simulate", "metric.name": "loss", "metric.final": 0.2,
         "metric.better": "lower", "bytes.activations_up.wire": 5, "bytes.control.wire": 2,
+        "links.up": 30, "links.down": 11,
         "virtual_seconds": 9.0, "error": None,
     }  # fmt: skip
     made = trial_of(row, ("policy", "seed"))
     assert (made.keys, made.seed, made.metric, made.bytes, made.seconds) == ({"policy": "a"}, 3, 0.2, 7, 9.0)
+    assert made.link_bytes == 41
     assert not made.higher_is_better
     failed = trial_of({"policy": "a", "run": "r", "error": "no data"}, ("policy",))
     assert (failed.why, failed.metric, failed.seconds) == ("failed: no data", None, None)

@@ -10,6 +10,7 @@ correction                            strength of the gradient correction in wor
 ratio_paper                           activations, in the paper's accounting (server_node.vocabulary.ledger)
 ratio_wire                            activations, packets of the uncompressed arm's same seed over these
 rounds, FLOW, up, down, total         bytes of the whole run
+links_up, links_down, links           on the devices' links, with TCP/IP (broker.wire.link_bytes), and both
 target, target_rounds                 the task's target, and rounds to it
 target_up, target_down, target_total  bytes to it
 target_s.LINK                         virtual seconds to it; bound.LINK: these are an upper bound
@@ -30,7 +31,7 @@ import pyarrow.parquet as pq
 from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.training import Correction
-from server_node.summary import Summary, total_wire_bytes, wire_bytes_in, wire_bytes_so_far
+from server_node.summary import Summary, total_link_bytes, total_wire_bytes, wire_bytes_in, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
 from sim.experiments.results import Row, finished
 from sim.experiments.study.points import StudyRun
@@ -123,6 +124,7 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
     scenario, sent = run.grid_run.point.scenario, summary["bytes"]
     split = scenario.training.method != "fedavg"
     wire = {name: sent[name]["wire"] for name in (*FLOWS, CONTROL)}
+    links = summary.get("links")
     errors = [row["quantization_error"] for row in rounds[-LAST_ROUNDS:]]
     return {
         "task": run.task.name,
@@ -145,6 +147,9 @@ def _row(run: StudyRun, summary: Summary, rounds: list[Row], baseline: Summary |
         "up": sum(flow["wire"] for name, flow in sent.items() if name in UP),
         "down": sum(flow["wire"] for name, flow in sent.items() if name in DOWN),
         "total": total_wire_bytes(summary),
+        "links_up": links["up"] if links else None,
+        "links_down": links["down"] if links else None,
+        "links": total_link_bytes(summary),
         **_to_target(run, rounds, higher_better=_higher_is_better(summary)),
         "wall_seconds": round(summary["wall_seconds"], 1),
     }

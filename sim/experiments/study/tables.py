@@ -118,7 +118,8 @@ def _bytes(groups: list[Group]) -> str:
     often = evaluated_as_often(list(chain.from_iterable(groups)))
     head = ["arm", "activations up", "head up", "gradient down", "head down", "both ways"]
     columns = ("activations_up", "head_update_up", "gradient_down", "head_state_down", "total")
-    head += ["fewer up", "fewer both ways", "up, than FedAvg", "both ways, than FedAvg"]
+    head += ["on the links", "fewer up", "fewer both ways", "fewer on the links"]
+    head += ["up, than FedAvg", "both ways, than FedAvg"]
     rows = []
     for group in groups:
         as_long = [each for each in split if each.row["rounds"] == group[0].row["rounds"]]
@@ -126,9 +127,10 @@ def _bytes(groups: list[Group]) -> str:
         rows.append(
             [
                 group[0].run.arm.name,
-                *(format_bytes(statistics.fmean(_values(group, name))) for name in columns),
+                *(_mean(_values(group, name), format_bytes) for name in (*columns, "links")),
                 _fewer(group, as_long, "up"),
                 _fewer(group, as_long, "total"),
+                _fewer(group, as_long, "links"),
                 _fewer(timed, fedavg, "target_up"),
                 _fewer(timed, fedavg, "target_total"),
             ]
