@@ -148,7 +148,7 @@ def test_a_small_message_of_a_round_has_no_puback_in_either_direction(tmp_path: 
     server.says(topics.down("run", "c0"), down)
     size = wire_bytes(topics.down("run", "c0"), encoded_bytes(down), qos=0)
     assert server.up_and_down == together(
-        [connection("c0"), hello, OnLink(140 + 52, 52)], [OnLink(size + 2 * 52, 52)]
+        [connection("c0"), hello, OnLink(140 + 52, 52)], [OnLink(size + 2 * 52, 2 * 52)]
     )
 
 
