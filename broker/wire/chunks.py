@@ -74,9 +74,11 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int, qos: int = 1) -> int:
     Raises:
         ValueError: the packet would be longer than MQTT allows.
     """
-    remaining = (
-        2 + len(topic.encode()) + 2 * qos + payload_bytes
-    )  # topic's length, topic, identifier, payload
+    return _packet_bytes(len(topic.encode()), payload_bytes, qos)
+
+
+def _packet_bytes(topic_bytes: int, payload_bytes: int, qos: int) -> int:
+    remaining = 2 + topic_bytes + 2 * qos + payload_bytes  # topic's length, topic, identifier, payload
     if remaining > MAX_REMAINING_LENGTH:
         raise ValueError(f"an MQTT packet of {remaining} bytes: at most {MAX_REMAINING_LENGTH} are possible")
     length_bytes = 1 if remaining < 2**7 else 2 if remaining < 2**14 else 3 if remaining < 2**21 else 4
@@ -85,7 +87,12 @@ def mqtt_packet_bytes(topic: str, payload_bytes: int, qos: int = 1) -> int:
 
 def wire_bytes(topic: str, payload_bytes: int, limit: int = MAX_PACKET_BYTES, qos: int = 1) -> int:
     """Give the bytes of all PUBLISH packets that carry a message, chunked where it must be."""
-    return sum(mqtt_packet_bytes(topic, size, qos) for size in frame_sizes(payload_bytes, limit))
+    return publish_bytes(len(topic.encode()), payload_bytes, limit, qos)
+
+
+def publish_bytes(topic_bytes: int, payload_bytes: int, limit: int, qos: int) -> int:
+    """Give the same of a topic of so many bytes."""
+    return sum(_packet_bytes(topic_bytes, size, qos) for size in frame_sizes(payload_bytes, limit))
 
 
 @lru_cache(maxsize=1024)
