@@ -232,9 +232,11 @@ class ServerCore:
         if self._phase.is_over:
             return []
         actions = self._rounds.next_job()
-        if self._rounds.is_idle and self._phase is Phase.RUNNING and self._cohort.number >= self._plan.rounds:
+        if not self._rounds.is_idle:
+            return [*actions, *self._cohort.timer(now_s)]
+        if self._phase is Phase.RUNNING and self._cohort.number >= self._plan.rounds:
             return [*actions, *self._finish(COMPLETE)]
-        if self._rounds.is_idle and self._may_begin():
+        if self._may_begin():
             online = self._presence.online
             if self._phase.is_gathering:
                 self._phase, self._reception.gathers = Phase.RUNNING, False

@@ -42,6 +42,7 @@ class Round:
         self._client_steps = 0
         self._plan = plan
         self._policy = plan.round_policy
+        self._exchanges = plan.exchanges
         self._steps = plan.steps // plan.exchanges
         self._members = members
         self._recompute_readiness()
@@ -87,6 +88,8 @@ class Round:
 
     def batches(self) -> TailForward | TailStep | None:
         """Give the job for what waits, if anything does; features first, since devices wait for them."""
+        if not self._ready:
+            return None
         ready = [
             (client, member, member.activations)
             for client in sorted(self._ready)
@@ -151,4 +154,4 @@ class Round:
 
     def _step_of(self, member: Exchange) -> int:
         """Give the local step that a member is at."""
-        return member.step // self._plan.exchanges
+        return member.step // self._exchanges

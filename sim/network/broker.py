@@ -217,8 +217,12 @@ class VirtualBroker:
     def publish_from_server(self, publish: Publish) -> None:
         """Take a message of the server."""
         in_flight = self._put_in_flight(publish)
-        arrival_s = self._server_up.carry(self._clock.now, in_flight.wire_bytes).arrival_s
-        if arrival_s <= self._clock.now:
+        now_s = self._clock.now
+        if self._server_up.path.instant:
+            self._route(in_flight)
+            return
+        arrival_s = self._server_up.carry(now_s, in_flight.wire_bytes).arrival_s
+        if arrival_s <= now_s:
             self._route(in_flight)
         else:
             self._clock.at(arrival_s, self._route, in_flight)

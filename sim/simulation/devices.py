@@ -73,28 +73,26 @@ class Computer:
         result = self._run(job)
         work = self._work
         match job:
+            case FirstBatch(assignment=assignment):
+                phases = work.evaluate if assignment.first_step else work.start
+            case BackwardStep(last=last):
+                phases = work.finish if last else work.learn
             case HeldOutBatch(features=Features()):
                 phases = work.top + work.evaluate  # after the last features there is no batch; they are few
             case HeldOutBatch():
                 phases = work.evaluate
-            case FirstBatch(assignment=assignment):
-                phases = work.evaluate if assignment.first_step else work.start
-            case BackwardStep(last=True):
-                phases = work.finish
-            case BackwardStep():
-                phases = work.learn
             case TopStep():
                 phases = work.top
             case LookAtData():
                 phases = ()  # in virtual time no data change
         factor = self._slowdown.factor()
-        time_s = self._clock.now
+        time_s = now_s = self._clock.now
         for name, seconds in phases:
             begun_s = time_s
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
-        self.busy_s += time_s - self._clock.now
+        self.busy_s += time_s - now_s
         self._clock.at(time_s, self._done, job, result)
 
     def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:

@@ -115,7 +115,7 @@ def simulate(
             if saving is not None and moment is not None:
                 saving.go_on(moment)
             tell(record.began(scenario.name))
-            reason = run.to_its_end(stop) if saving is None else run.to_its_end(stop, saving.between)
+            reason = run.to_its_end(stop, None if saving is None else saving.between)
         with writing(folder):
             trace.write(folder / "trace.json")
         tensors = None if who.learners is None else tensors_of(*who.learners.model)

@@ -132,7 +132,7 @@ class VirtualRun:
         """Why the server is done; None while it is not."""
         return self._server.reason
 
-    def to_its_end(self, stop: Stop, between: Callable[[bool], None] = lambda _stops: None) -> str:
+    def to_its_end(self, stop: Stop, between: Callable[[bool], None] | None = None) -> str:
         """Let time pass until the server is done, or somebody stops it; say why it ended.
 
         Args:
@@ -144,7 +144,8 @@ class VirtualRun:
             step()
             self.events += 1
             stops = stop.asked  # looked at once: it may be set at any moment
-            between(stops)
+            if between is not None:
+                between(stops)
             if stops:
                 self._server.feed(StopAsked(STOPPED))
         return self._server.reason
@@ -223,7 +224,7 @@ class VirtualRun:
         self._connect_at(come, go, intervals)
 
     def _arrived(self, received: Received) -> None:
-        if isinstance(received.message, BatchUp) and self._trace.lane(received.sender) is not None:
+        if self._trace.lane(received.sender) is not None and isinstance(received.message, BatchUp):
             self._waiting_since_s[received.sender] = self._clock.now
         self._server.feed(received)
 

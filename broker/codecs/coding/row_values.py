@@ -5,8 +5,8 @@ So a receiver that has some of the rows already can be sent the others, and has 
 Letters: k rows of c values, b bits a value, blocks of up to 256 consecutive values that never cross rows.
 
 - b = 4, 8: integers from -m to m = 2**(b-1) - 1. A block's scale is a = peak / m, rounded up to float16 (all
-  scales share one exponent, see `coding.block_float16`); y = a (code - m). Bytes: the scales, row by row; the
-  codes, row by row, packed.
+  scales share one exponent, see `coding.block_float16`); y = a (code - m), the nearest to x. Bytes: the
+  scales, row by row; the codes, row by row, packed.
 - b = 16: `block_float16`. b = 32: float32, little-endian.
 
 That all scales, or all float16 values, share an exponent changes none of them when some of the rows are sent
@@ -76,13 +76,12 @@ class RowValues(NamedTuple):
         return y.reshape(count, width)
 
 
-def quantized(x: Matrix, bits: int, rng: np.random.Generator | None) -> RowValues:
-    """Returns rows of shape (k, c) in b bits a value.
+def quantized(x: Matrix, bits: int) -> RowValues:
+    """Returns rows of shape (k, c) in b bits a value, rounded to the nearest.
 
     Args:
         x: the rows.
         bits: one of WIDTHS.
-        rng: codes are rounded at random, so that they are right on average; None: to the nearest.
 
     Raises:
         ValueError: "not finite", see `Codec.encode`.
@@ -104,8 +103,7 @@ def quantized(x: Matrix, bits: int, rng: np.random.Generator | None) -> RowValue
     scales = decode_halves(encode_halves(wanted, upwards=True), wanted.size).reshape(wanted.shape)
     steps = np.repeat(scales, BLOCK_VALUES, axis=1)[:, :width]
     codes = np.divide(x, steps, out=np.zeros_like(x), where=steps > 0)
-    codes += np.float32(largest)
-    codes += np.float32(0.5) if rng is None else rng.random(x.shape, np.float32)
+    codes += np.float32(largest + 0.5)
     return RowValues(bits, np.clip(codes, 0, 2 * largest).astype(np.uint8), scales)
 
 
@@ -120,7 +118,7 @@ def read_rows(data: bytes, count: int, width: int, bits: int) -> RowValues:
         raise WireError("shape", f"{len(data)} bytes for {count} rows of {width} values of {bits} bits")
     none = np.empty((count, 0), np.float32)
     if not count * width:
-        return quantized(np.zeros((count, width), np.float32), bits, None)
+        return quantized(np.zeros((count, width), np.float32), bits)
     if bits == FULL:
         values = np.frombuffer(data, "<f4").astype(np.float32)
         if not np.isfinite(values).all():

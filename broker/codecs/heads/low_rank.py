@@ -61,12 +61,12 @@ class LowRank(Codec):
         rows = np.flatnonzero(x.any(axis=1))
         which = encode_rows(rows, n)
         if not self._is_shorter(rows.size, d):
-            return which + quantized(x[rows], self.bits, None).to_bytes()
+            return which + quantized(x[rows], self.bits).to_bytes()
         flat, exponent = scale_to_safe_exponent(x[rows])
         values = flat.reshape(rows.size, d)
-        left = quantized(_directions(values, self.rank, rng), self.bits, None)
+        left = quantized(_directions(values, self.rank, rng), self.bits)
         right = np.linalg.lstsq(left.vectors().T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
-        return which + left.to_bytes() + quantized(np.ldexp(right, exponent), self.bits, None).to_bytes()
+        return which + left.to_bytes() + quantized(np.ldexp(right, exponent), self.bits).to_bytes()
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""

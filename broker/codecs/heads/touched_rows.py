@@ -18,8 +18,9 @@ class TouchedRows(Codec):
     Only the rows of words that occur in a batch have a gradient, a few hundred of an embedding's thousands.
     Of a head each parameter tensor is a matrix, so its rows are those of the model.
 
-    Equation: y = x with 32 bits; float16 with 16; else y = a i with the integer i that x / a is rounded to at
-    random, so that the mean of y is x, and a scale a for each row (see `coding.row_values`).
+    Equation: y = x with 32 bits; float16 with 16; else y = a i with the integer i that is nearest to x / a,
+    and a scale a for each row (see `coding.row_values`). With 4 bits many small values of a row become 0: see
+    `flows.error_feedback`.
 
     Bytes: which k rows (see `coding.row_set`), then their values (see `coding.row_values`).
     Size: about k (d b / 8 + 2 ceil(d / 256)) and at most one bit for each of the n rows; it depends on k.
@@ -37,10 +38,10 @@ class TouchedRows(Codec):
         if self.bits not in WIDTHS:
             raise ValueError(f"bits must be 4, 8, 16 or 32, not {self.bits}")
 
-    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
+    def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
         rows = np.flatnonzero(x.any(axis=1))
-        return encode_rows(rows, len(x)) + quantized(x[rows], self.bits, rng).to_bytes()
+        return encode_rows(rows, len(x)) + quantized(x[rows], self.bits).to_bytes()
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""

@@ -1,5 +1,7 @@
 """What devices draw in virtual time, and what happens when a battery is empty. Equations: docs/models.md."""
 
+import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -215,30 +217,27 @@ class Energy:
         """Give the joules of the whole fleet until now, for a row of metrics; empty if no power is known."""
         if not self.meters:
             return {}
-        return {"joules": float(_sum(_sum(self._drawn(self._at_work()))))}
+        return {"joules": _sum(_of_each(self._drawn(self._at_work())))}
 
     def summary(self) -> EnergyDrawn | None:
         """Give the joules of a run by what they were for, and of its clients; None if no power is known."""
         if not self.meters:
             return None
         drawn = self._drawn(self.meters)
-        of_each = _sum(drawn)
-        total_j = float(_sum(of_each))
+        of_each = _of_each(drawn)
+        total_j = _sum(of_each)
         most = int(np.argmax(of_each))
         return {
             "joules": total_j,
-            "joules_by_use": {kind: float(_sum(joules)) for kind, joules in zip(KINDS, drawn, strict=True)},
+            "joules_by_use": {kind: _sum(joules) for kind, joules in zip(KINDS, drawn, strict=True)},
             "joules_of_a_client": total_j / len(of_each),
             "most": {"client": list(self.meters)[most], "joules": float(of_each[most])},
             "clients": len(of_each),
             "times_empty": sum(supply.times_empty for supply in self.supplies.values()),
         }
 
-    def _drawn(self, clients: Iterable[str]) -> Joules:
-        """Look at the meters of these clients, and give the joules of all until now.
-
-        A row for each of KINDS, a column for each meter.
-        """
+    def _drawn(self, clients: Iterable[str]) -> list[Joules]:
+        """Look at the meters of these clients; give the joules of all until now, an array a kind."""
         meters, now_s = self.meters, self._clock.now
         if len(self._idle_w) < len(meters):  # all have joined before time passes
             self._idle_w = np.array([meter.idle_w for meter in meters.values()])
@@ -251,10 +250,14 @@ class Energy:
         idle_j = self._idle_w * now_s
         for client in self.supplies:
             idle_j[self._columns[client]] = meters[client].idle_j(now_s)
-        return np.vstack([idle_j, self._working_j])
+        return [idle_j, *self._working_j]
 
 
-def _sum(joules: Joules) -> Joules:
-    """Add up rows, or numbers, one after the other: the last bits are the same on every machine."""
-    total: Joules = joules.cumsum(axis=0)[-1]
-    return total
+def _of_each(drawn: list[Joules]) -> Joules:
+    first, *others = drawn
+    return functools.reduce(operator.add, others, first)
+
+
+def _sum(joules: Joules) -> float:
+    """Add up one after the other: the last bits are the same on every machine."""
+    return float(joules.cumsum()[-1])
