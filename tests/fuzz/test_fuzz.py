@@ -58,18 +58,18 @@ def test_noise_is_read_or_refused(target: object, noise: bytes) -> None:
 
 def bomb(kind: str) -> bytes:
     """A message of a megabyte that costs far more than its length if it is unpacked before it is checked."""
-    start = b"\x98\x02\x05\x03\x07\x00\x01\x02"
+    start = b"\x98\x03\x05\x03\x07\x00\x01\x02"
     match kind:
         case "deep":
-            return b"\x9f\x02\x02\xc2\x05" + b"\x91" * MEGABYTE
+            return b"\x9f\x03\x02\xc2\x05" + b"\x91" * MEGABYTE
         case "wide":
-            return b"\x96\x02\x02\xc2\x05" + b"\xdd" + MEGABYTE.to_bytes(4) + b"\x90" * MEGABYTE + b"\x00"
+            return b"\x96\x03\x02\xc2\x05" + b"\xdd" + MEGABYTE.to_bytes(4) + b"\x90" * MEGABYTE + b"\x00"
         case "maps":
-            return b"\x96\x02\x02\xc2\x05" + b"\xdd" + MEGABYTE.to_bytes(4) + b"\x80" * MEGABYTE + b"\x00"
+            return b"\x96\x03\x02\xc2\x05" + b"\xdd" + MEGABYTE.to_bytes(4) + b"\x80" * MEGABYTE + b"\x00"
         case "payload of arrays":
             return start + b"\xdd" + MEGABYTE.to_bytes(4) + b"\x90" * MEGABYTE
         case "text":
-            return b"".join((b"\x94\x02\x08", msgpack.packb("é" * (MEGABYTE // 2)), b"\xa0"))
+            return b"".join((b"\x94\x03\x08", msgpack.packb("é" * (MEGABYTE // 2)), b"\xa0"))
         case _:
             return packing.encode(Activations(3, 7, 0, 1, 2, bytes(MEGABYTE), b"\x21"))
 

@@ -200,9 +200,9 @@ def test_the_longest_scenario_that_is_published_fits_into_a_packet() -> None:
 
 # Versions.
 
-LATER_STATE = msgpack.packb([3, 3, "running", 1, "whatever comes in version 3"])
-LATER_STATUS = msgpack.packb([3, 2, True, 1])
-SPEAKS = "speaks protocol 3, this side 2: update one of them"
+LATER_STATE = msgpack.packb([4, 3, "running", 1, "whatever comes in version 4"])
+LATER_STATUS = msgpack.packb([4, 2, True, 1])
+SPEAKS = "speaks protocol 4, this side 3: update one of them"
 
 
 @pytest.mark.parametrize("with_file", [True, False])

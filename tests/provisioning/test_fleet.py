@@ -23,12 +23,12 @@ from broker.provisioning.members import Run
 from tests.provisioning.fleets import make_fleet
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
-LEVELS = st.sampled_from(["fl", "2", "first", "up", "pi-07", ""])
+LEVELS = st.sampled_from(["fl", "3", "first", "u", "pi-07", ""])
 TOPICS = st.lists(LEVELS, min_size=1, max_size=5).map("/".join)
 FILTERS = st.builds(
     lambda levels, end: "/".join([*levels, *end]),
     st.lists(LEVELS | st.just("+"), max_size=5),
-    st.sampled_from([["#"], ["+"], ["up"]]),
+    st.sampled_from([["#"], ["+"], ["u"]]),
 )
 PUBLIC = {"ca.crt", "broker.crt", "mosquitto.conf"}
 

@@ -199,7 +199,7 @@ async def test_a_server_hears_and_says_what_is_its_runs(place: Place) -> None:
         await device.publish("fl/3/first/status/pi-07", b"x")
         await device.publish(MARK, b"x")
         assert await until(server, MARK) == ["fl/3/first/status/pi-07"]
-    own = ["scenario", "state", "server", "down/pi-07", "watch/metric"]
+    own = ["scenario", "state", "server", "d/pi-07", "watch/metric"]
     async with heard_by_the_operator(place, "server.first", "fl/3/first/d/pi-08") as (server, heard):
         for kind in own:
             await server.publish(f"fl/3/first/{kind}", b"x")

@@ -169,13 +169,13 @@ def of_refusals() -> list[dict[str, Any]]:
     """Bytes that are no message, each with the reason for which it is refused."""
     bad = {
         "version 1": "94 01 02 c2 05",
-        "unknown type": "93 02 63 01",
-        "a number for a truth value": "94 02 02 01 05",
-        "a field is missing": "93 02 02 c2",
-        "something after it": "94 02 02 c2 05 00",
-        "NaN for the correction": "98 02 06 03 07 00 01 cb 7ff8000000000000 c40109",
-        "a reason of 65 characters": "94 02 08 d9 41" + "78" * 65 + "a0",
-        "step 65536": "97 02 09 03 09 07 ce00010000 c3",
+        "unknown type": "93 03 63 01",
+        "a number for a truth value": "94 03 02 01 05",
+        "a field is missing": "93 03 02 c2",
+        "something after it": "94 03 02 c2 05 00",
+        "NaN for the correction": "98 03 06 03 07 00 01 ca 7fc00000 c40109",
+        "a reason of 65 characters": "94 03 08 d9 41" + "78" * 65 + "a0",
+        "step 65536": "97 03 09 03 09 07 ce00010000 c3",
     }
     found = []
     for what, text in bad.items():
