@@ -241,7 +241,10 @@ def _own_rows(scenario: Scenario) -> Iterator[Problem]:
     if not flows.own_rows:
         return
     if flows.head_state_down.codec != "touched_rows":
-        yield ("flows", "own_rows"), "needs head_state_down in touched_rows, which sends rows"
+        yield (
+            ("flows", "own_rows"),
+            "needs head_state_down in touched_rows, which sends rows; with another codec it must be false",
+        )
     if early_cuts(scenario):
         yield ("flows", "own_rows"), "goes with whole heads: leave cut out of the fleet"
     if getattr(optimizer, "weight_decay", 0):
