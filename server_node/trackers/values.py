@@ -27,6 +27,8 @@ def numbers_of(event: Event, *, metric: str, seconds: str) -> dict[str, float]:
         **{f"bytes/{name}": count for name, count in wire.items()},
         "bytes/up": sum(count for name, count in wire.items() if name.endswith("_up")),
         "bytes/down": sum(count for name, count in wire.items() if name.endswith("_down")),
+        "bytes/links_up": event.get("links_up_bytes"),
+        "bytes/links_down": event.get("links_down_bytes"),
         f"seconds/{seconds}": event["elapsed_s"],
         "clients/members": event["clients"],
         "clients/online": event["online"],

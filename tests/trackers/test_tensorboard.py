@@ -110,6 +110,10 @@ def test_the_flows_of_every_method_are_tracked() -> None:
     numbers = numbers_of(other, metric="accuracy", seconds="wall")
     assert (numbers["bytes/feature_gradient_up"], numbers["bytes/features_down"]) == (7.0, 5.0)
     assert (numbers["bytes/up"], numbers["bytes/down"]) == (27.0, 25.0)
+    assert "bytes/links_up" not in numbers
+    other |= {"links_up_bytes": 40, "links_down_bytes": 30}
+    numbers = numbers_of(other, metric="accuracy", seconds="wall")
+    assert (numbers["bytes/links_up"], numbers["bytes/links_down"]) == (40.0, 30.0)
 
 
 def test_settings_are_flat_as_set_writes_them() -> None:
