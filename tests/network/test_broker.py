@@ -127,7 +127,7 @@ def test_a_small_message_of_a_round_has_no_packet_identifier_and_no_answer_on_th
     clock.run()
     size = wire_bytes(topics.up("r", "c0"), encoded_bytes(SMALL), qos=0)
     assert heard == [size] == [wire_bytes(topics.up("r", "c0"), encoded_bytes(SMALL)) - 2]
-    assert client.received_bytes - before[0] == message_on_link(size, qos=0).back == 2 * HEADER_BYTES
+    assert client.received_bytes - before[0] == message_on_link(size, qos=0).back == 3 * HEADER_BYTES
 
 
 def test_a_lost_connection_takes_a_small_message_with_it_and_no_other() -> None:
