@@ -161,7 +161,10 @@ class Endpoint:
     @property
     def is_sharing(self) -> bool:
         """Whether something of its own is under way on a link that it shares with others."""
-        return any(isinstance(link, SharedTcpLink) and link.under_way > 0 for link in (self.up, self.down))
+        up, down = self.up, self.down  # both share or none
+        if not isinstance(up, SharedTcpLink) or not isinstance(down, SharedTcpLink):
+            return False
+        return up.under_way + down.under_way > 0
 
     def _count(self, sent_bytes: int, received_bytes: int) -> None:
         self.sent_bytes += sent_bytes

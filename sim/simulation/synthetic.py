@@ -52,6 +52,8 @@ class SyntheticDevice:
         )
         self._update = bytes(share.head_codec(codecs.head_update_up).size_bytes(share.form.parameters))
         self._round_samples = samples * plan.local_steps
+        self._head_update = functools.lru_cache(maxsize=8)(self._make_head_update)  # a cohort's are alike
+        self._batch = functools.lru_cache(maxsize=8)(self._make_batch)
 
     def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
         """Give the answer to publish."""
@@ -70,10 +72,10 @@ class SyntheticDevice:
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
-    def _head_update(self, server: int, round_number: int) -> HeadUpdate:
+    def _make_head_update(self, server: int, round_number: int) -> HeadUpdate:
         return HeadUpdate(server, round_number, 1, self._round_samples, 0.0, self._update)
 
-    def _batch(self, server: int, round_number: int, step: int) -> Activations:
+    def _make_batch(self, server: int, round_number: int, step: int) -> Activations:
         return Activations(server, round_number, step, 1, self._samples, self._activations, self._targets)
 
 
