@@ -189,7 +189,12 @@ class Task:
     @property
     def has_test(self) -> bool:
         """Whether the server has something to evaluate on."""
-        return self.load_test is not None or self.load is not _nothing_shared
+        return self.load_test is not None or self.is_shared
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are data to share among clients; else all of them have their own."""
+        return self.load is not _nothing_shared
 
     def test(self) -> Split:
         """Read what the server evaluates on."""

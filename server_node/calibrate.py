@@ -43,6 +43,8 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     if scenario.training.method == "u_shape":  # the last layers are counted, too: they are few
         at_server = scenario.training.model_copy(update={"method": "split"})
         scenario = scenario.model_copy(update={"training": at_server})
+    whole = tuple(group.model_copy(update={"cut": None}) for group in scenario.fleet)
+    scenario = scenario.model_copy(update={"fleet": whole})
     task = load_task(scenario.task)
     head, tail = initial_model(task, scenario.seed)
     plan = make_plan(scenario, task, run=NAME, head=form_of(head))

@@ -98,8 +98,13 @@ def _early_cut(task: Task, layer: str) -> "EarlyCut":
     """Cut a task's head once more; see Task.early."""
     from scenarios.cutting.early import TRIED_ROWS, early_cut  # noqa: PLC0415  other devices need none of it
 
-    rows = task.load().train.batch(slice(TRIED_ROWS))[0] if task.example is None else task.example()
-    return early_cut(task.head, layer, rows)
+    if task.example is not None:
+        return early_cut(task.head, layer, task.example())
+    if not task.is_shared:
+        raise ScenarioError(
+            "needs a few rows of inputs, to see where the head can be cut: the task must give an `example`"
+        )
+    return early_cut(task.head, layer, task.load().train.batch(slice(TRIED_ROWS))[0])
 
 
 def _shaped(task: Task, method: str) -> Task:

@@ -89,8 +89,9 @@ HEAD = bytes(4 * P)
 class Server:
     """A server core whose worker is played by the test."""
 
-    def __init__(self, plan: Plan = PLAN) -> None:
+    def __init__(self, plan: Plan = PLAN, encoded: HeadEncoded = HeadEncoded(HEAD)) -> None:  # noqa: B008
         self.plan = plan
+        self.encoded = encoded
         self.ledger = Ledger()
         self.core = ServerCore(plan, self.ledger)
         self.jobs: list[TailJob] = []
@@ -114,7 +115,7 @@ class Server:
         job = self.jobs.pop(0)
         match job:
             case EncodeHead():
-                return self.handle(ComputeDone(job, HeadEncoded(HEAD)))
+                return self.handle(ComputeDone(job, self.encoded))
             case TailStep(batches=batches):
                 done = TailStepped(
                     {name: (bytes(4 * D), 0.5) for name, _, _ in batches}, 1.0 * len(batches), len(batches)
@@ -126,9 +127,7 @@ class Server:
             case TailUpdate():
                 return self.handle(ComputeDone(job, None))
             case CloseRound(evaluate=evaluate):
-                return self.handle(
-                    ComputeDone(job, RoundClosed(HeadEncoded(HEAD), 0.5 if evaluate else None, {}))
-                )
+                return self.handle(ComputeDone(job, RoundClosed(self.encoded, 0.5 if evaluate else None, {})))
             case _:
                 raise AssertionError(job)
 

@@ -296,6 +296,26 @@ def test_a_model_of_ones_own_is_cut_by_its_own_names(tmp_path: Path) -> None:
             small_scenario(tmp_path, *own, f"fleet=[{{count: 4, cut: {name}}}]")
 
 
+BARE = """
+from dataclasses import replace
+from scenarios.task import Task
+from tests import small_task
+
+def task():
+    return replace(small_task.task(), load=Task.load, example=EXAMPLE)
+"""
+
+
+def test_a_task_without_data_must_say_what_its_inputs_are(tmp_path: Path) -> None:
+    module = tmp_path / "bare.py"
+    own = (f"task.module={module}", "task.partition=local", "task.held_out=0.2", "fleet.0.cut=0")
+    module.write_text(BARE.replace("EXAMPLE", "None"))
+    with pytest.raises(ScenarioError, match=r"fleet\.0\.cut: needs a few rows of inputs"):
+        small_scenario(tmp_path, *own)
+    module.write_text(BARE.replace("EXAMPLE", "lambda: small_task.points(3, 1).inputs"))
+    assert small_scenario(tmp_path, *own)
+
+
 def test_a_cut_changes_what_devices_and_server_must_agree_upon(tmp_path: Path) -> None:
     digests = {scenario_digest(small_scenario(tmp_path, LADDER, fleet_of(cuts))) for cuts in CUTS}
     assert len(digests) == len(CUTS)
