@@ -37,6 +37,7 @@ from server_node.vocabulary.jobs import (
     EncodeHead,
     HeadEncoded,
     RoundClosed,
+    Rungs,
     ScoreBatches,
     TailForward,
     TailForwarded,
@@ -167,12 +168,14 @@ class Tail:
         self._unsound = {}
 
     def _read(
-        self, sent: Sequence[tuple[str, Activations, float]]
+        self, sent: Sequence[tuple[str, Activations, float]], rungs: Rungs
     ) -> tuple[list[Batch], dict[str, WireError]]:
         """Decode batches; gives them, and whose were refused and why."""
         arrived: list[Batch] = []
         refused: dict[str, WireError] = {}
-        for (client, _, _), batch in zip(sent, self._map_batches(self._cut.read, sent), strict=True):
+        under = [rungs.get(client, 0) for client, _, _ in sent]
+        batches = self._map_batches(self._cut.read, sent, under)
+        for (client, _, _), batch in zip(sent, batches, strict=True):
             if isinstance(batch, WireError):
                 refused[client] = batch
             else:
@@ -185,7 +188,7 @@ class Tail:
 
     def _forward(self, job: TailForward) -> TailForwarded:
         """Give the features of batches in a U-shape."""
-        arrived, refused = self._read([(client, message, 1.0) for client, message in job.batches])
+        arrived, refused = self._read([(client, batch, 1.0) for client, batch in job.batches], job.rungs)
         self.tail.train(not job.evaluates)
         outcomes = forward_all(self.tail, self._cut, arrived, self._seed, self._task.features_size)
         failed = {client: why for client, why in outcomes.items() if isinstance(why, WireError)}
@@ -194,7 +197,7 @@ class Tail:
 
     def _step(self, job: TailStep) -> TailStepped:
         gradients: dict[str, tuple[bytes, float] | WireError] = {}
-        arrived, refused = self._read(job.batches)
+        arrived, refused = self._read(job.batches, job.rungs)
         gradients |= refused
         if job.returned:
             arrived, refused = with_returned(self._cut, arrived, job.returned)
@@ -266,7 +269,8 @@ class Tail:
         refused: dict[str, WireError] = {}
         received: dict[str, npt.NDArray[np.float32]] = {}
         weights: dict[str, float] = {}
-        changes = self._map_updates(self._server_head.read, job.updates)
+        rungs = [job.rungs.get(client, 0) for client, _, _ in job.updates]
+        changes = self._map_updates(self._server_head.read, job.updates, rungs)
         for (client, update, weight), change in zip(job.updates, changes, strict=True):
             whole = change if isinstance(change, WireError) else self._stand_ins.whole(client, change)
             if isinstance(whole, WireError):

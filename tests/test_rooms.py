@@ -24,7 +24,7 @@ PURE = {  # no clock, socket, thread, event loop or global random state
     *(
         str(file.relative_to(ROOT))
         for folder in ("protocol", "vocabulary")
-        for file in (ROOT / "server_node" / folder).glob("*.py")
+        for file in (ROOT / "server_node" / folder).rglob("*.py")
     ),
 }  # fmt: skip
 IMPURE = {"asyncio", "threading", "time", "socket", "random", "torch", "aiomqtt", "simpy", "os"}

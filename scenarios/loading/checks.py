@@ -209,8 +209,9 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
         sizes |= {"activations_up": task.cut_size, "gradient_down": task.cut_size}
     if scenario.training.method == "u_shape":
         sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
-    yield from unfit_codecs(scenario.flows, sizes)
+    yield from unfit_codecs(scenario.flows, sizes, scenario.task.batch_size)
     yield from _own_rows(scenario)
+    yield from _adaptive(scenario)
     if scenario.training.method == "split":
         yield from _early_cuts(scenario, task)
 
@@ -234,6 +235,11 @@ def _early_cuts(scenario: Scenario, task: Task) -> Iterator[Problem]:
             if problem not in told:
                 told.add(problem)
                 yield problem
+
+
+def _adaptive(scenario: Scenario) -> Iterator[Problem]:
+    if scenario.flows.adaptive is not None and early_cuts(scenario):
+        yield ("flows", "adaptive"), "goes with whole heads: leave cut out of the fleet"
 
 
 def _own_rows(scenario: Scenario) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """How the tensors of each flow become bytes, and which clients' links call for other codecs."""
 
+import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Annotated, NamedTuple
 
@@ -13,6 +14,7 @@ from broker.codecs import (
     GradientCodec,
     TensorCodec,
     clustering,
+    gradient_bytes,
 )
 from scenarios.schema.base import Key, Part, Positive
 from scenarios.schema.links import LinkChoice, link_of
@@ -33,32 +35,49 @@ class Codecs(NamedTuple):
     feature_gradient_up: Codec = Float32()
 
 
-_BY_LINK = tuple(flow for flow in Codecs._fields if flow != "head_state_down")
+_OF_A_CLIENT = tuple(flow for flow in Codecs._fields if flow != "head_state_down")
 _BY_CUT = Codecs._fields[:4]
 
 
-class LinkRule(Part):
-    """Other codecs for the clients with a slow link."""
+class OtherCodecs(Part):
+    """Codecs that take the place of those of all clients."""
 
-    uplink_below_kbps: Positive = Field(
-        description="for clients whose fleet group has a link with a slower uplink; unlimited is never slow"
-    )
     activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
     head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     features_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     feature_gradient_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
 
+    def codecs(self) -> dict[str, GradientCodec]:
+        """Give the codecs that are named, by flow."""
+        named = {flow: getattr(self, flow) for flow in _OF_A_CLIENT}
+        return {flow: codec for flow, codec in named.items() if codec is not None}
+
+
+class LinkRule(OtherCodecs):
+    """Other codecs for the clients with a slow link."""
+
+    uplink_below_kbps: Positive = Field(
+        description="for clients whose fleet group has a link with a slower uplink; unlimited is never slow"
+    )
+
     @model_validator(mode="after")
     def _changes_something(self) -> "LinkRule":
         if not self.codecs():
-            raise ValueError(f"needs a codec for {', '.join(_BY_LINK[:-1])} or {_BY_LINK[-1]}")
+            raise ValueError(f"needs a codec for {', '.join(_OF_A_CLIENT[:-1])} or {_OF_A_CLIENT[-1]}")
         return self
 
-    def codecs(self) -> dict[str, GradientCodec]:
-        """Give the codecs that the rule names, by flow."""
-        named = {flow: getattr(self, flow) for flow in _BY_LINK}
-        return {flow: codec for flow, codec in named.items() if codec is not None}
+
+class Adaptive(Part):
+    """Codecs that the server chooses for each client and round, by how fast its answers came so far."""
+
+    ladder: tuple[OtherCodecs, ...] = Field(
+        min_length=2,
+        description=(
+            "rungs from the finest, with the most bytes, to the coarsest; a flow that a rung does not name "
+            "has the codec of all clients"
+        ),
+    )
 
 
 class CutRule(Part):
@@ -118,6 +137,22 @@ class Flows(Part):
             "other codecs for slow links; of several rules that name a flow, the one for the slowest counts"
         ),
     )
+    adaptive: Adaptive | None = Field(
+        default=None, description="codecs that follow each client's link, as the server measures it"
+    )
+
+    @model_validator(mode="after")
+    def _one_chooses(self) -> "Flows":
+        ladder = {flow for rung in self.rungs for flow in rung}
+        both = [flow for rule in self.by_link for flow in rule.codecs() if flow in ladder]
+        if both:
+            raise ValueError(f"{both[0]} is in by_link and in adaptive; only one of them can choose it")
+        return self
+
+    @property
+    def rungs(self) -> tuple[Mapping[str, GradientCodec], ...]:
+        """What each rung of the ladder names, by flow, from the finest to the coarsest; empty without one."""
+        return () if self.adaptive is None else tuple(rung.codecs() for rung in self.adaptive.ladder)
 
     by_cut: tuple[CutRule, ...] = Field(
         default=(),
@@ -181,12 +216,59 @@ def unfit_at_cut(
         yield key, f"at the cut '{cut}', with rows of {sizes[flow]} values: {why}{hint}"
 
 
-def unfit_codecs(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:
-    """Say which codecs cannot encode rows of their flow's size, or do not go with that of another flow."""
+def with_rung(codecs: Codecs, rung: Mapping[str, GradientCodec]) -> Codecs:
+    """Give a client's codecs with those that a rung of the ladder names in their place."""
+    return codecs._replace(**rung)  # type: ignore[arg-type]  # by name, they fit
+
+
+def tensor_bytes(codecs: Codecs, sizes: Mapping[str, int], samples: int) -> dict[str, int]:
+    """Give the largest payload of each flow that is in use.
+
+    Args:
+        codecs: of a client.
+        sizes: values of a row of each flow that is in use.
+        samples: rows of a batch; a head is one row.
+    """
+    rows = {flow: 1 if flow.startswith("head_") else samples for flow in sizes}
+    return {
+        flow: gradient_bytes(codecs.gradient_down, codecs.activations_up, rows[flow], size)
+        if flow == "gradient_down"
+        else getattr(codecs, flow).size_bytes(rows[flow], size)
+        for flow, size in sizes.items()
+    }
+
+
+def unfit_codecs(flows: Flows, sizes: Mapping[str, int], samples: int) -> Iterator[tuple[Key, str]]:
+    """Say which codecs cannot encode rows of their flow's size, or do not go with that of another flow.
+
+    Args:
+        flows: of the scenario.
+        sizes: values of a row of each flow that is in use.
+        samples: of a batch.
+    """
+    yield from dict.fromkeys(_unfit(flows, sizes)) or _not_coarser(flows, sizes, samples)
+
+
+def _not_coarser(flows: Flows, sizes: Mapping[str, int], samples: int) -> Iterator[tuple[Key, str]]:
+    """Say which rungs of the ladder take no fewer bytes than the one before."""
+    usual = flows.codecs_for("none")
+    bytes_of = [sum(tensor_bytes(with_rung(usual, rung), sizes, samples).values()) for rung in flows.rungs]
+    for number, (finer, coarser) in enumerate(itertools.pairwise(bytes_of), start=1):
+        if coarser >= finer:
+            order = "order the ladder from the finest to the coarsest"
+            problem = f"takes {coarser} bytes for a batch and the head, the rung before {finer}: {order}"
+            yield ("flows", "adaptive", "ladder", number), problem
+
+
+def _unfit(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:
     usual = flows.codecs_for("none")
     named: list[tuple[Key, Codecs, Container[str]]] = [(("flows",), usual, usual._fields)]
     for number, rule in enumerate(flows.by_link):
         named.append((("flows", "by_link", number), flows.codecs_of_rule(number), rule.codecs()))
+    bases = dict.fromkeys(each for _, each, _ in named)
+    for number, rung in enumerate(flows.rungs):
+        at: Key = ("flows", "adaptive", "ladder", number)
+        named += [(at, with_rung(base, rung), rung) for base in bases]
     for key, codecs, changed in named:
         for flow, codec in codecs._asdict().items():
             if flow in sizes and flow in changed and not isinstance(codec, CodewordMean):

@@ -35,42 +35,45 @@ class ServerCut:
         self._training = training
         self._stand_ins = stand_ins
 
-    def read(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
-        """Decode one batch, and check every number before torch sees any; gives it at the head's end."""
-        batch = self._decoded(sent)
+    def read(self, sent: tuple[str, Activations, float], rung: int = 0) -> Batch | WireError:
+        """Decode one batch under the codecs of a rung, and check every number before torch sees any.
+
+        Gives it at the head's end.
+        """
+        batch = self._decoded(sent, rung)
         return batch if isinstance(batch, WireError) else self._stand_ins.forward(batch)
 
-    def read_held_out(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
+    def read_held_out(self, sent: tuple[str, Activations, float], rung: int = 0) -> Batch | WireError:
         """Do the same with a batch that is kept for evaluation."""
-        batch = self._decoded(sent)
+        batch = self._decoded(sent, rung)
         return batch if isinstance(batch, WireError) else self._stand_ins.evaluate(batch)
 
-    def _decoded(self, sent: tuple[str, Activations, float]) -> Batch | WireError:
+    def _decoded(self, sent: tuple[str, Activations, float], rung: int = 0) -> Batch | WireError:
         client, message, weight = sent
         task, n = self._task, message.count
         try:
-            codec = self._plan.codecs_of(client).activations_up
+            codec = self._plan.codecs_of(client, rung).activations_up
             z, codewords = decode_activations(codec, message.payload, n, self._plan.share_of(client).cut_size)
             targets = None if self._plan.labels_stay else tensors(task.kind.decode(message.targets, n))
         except WireError as error:
             return error
-        return Batch(client, message.round, message.step, weight, z, codewords, targets)
+        return Batch(client, message.round, message.step, weight, z, codewords, targets, rung)
 
     def encode_features(self, batch: Batch, features: npt.NDArray[np.float32]) -> bytes | WireError:
         """Encode what the tail made of one batch in a U-shape, shape (n, f)."""
         rng = generator(self._plan.seed, "features", batch.client, batch.round, batch.step)
         try:
-            return self._plan.codecs_of(batch.client).features_down.encode(features, rng)
+            return self._plan.codecs_of(batch.client, batch.rung).features_down.encode(features, rng)
         except ValueError as error:
             return WireError("range", f"the features are {error}")
 
-    def read_returned(self, client: str, message: FeatureGradient) -> npt.NDArray[np.float32] | WireError:
-        """Decode the gradient of a client's mean loss at its features, shape (n, f), and check it."""
+    def read_returned(self, batch: Batch, message: FeatureGradient) -> npt.NDArray[np.float32] | WireError:
+        """Decode the gradient of a batch's mean loss at its features, shape (n, f), and check it."""
         if not abs(message.loss) < LARGEST:
             return WireError("range", f"a loss of {message.loss:.3g}")
-        codec, size = self._plan.codecs_of(client).feature_gradient_up, self._plan.features_size
+        codecs, size = self._plan.codecs_of(batch.client, batch.rung), self._plan.features_size
         try:
-            return decode_gradient(codec, message.payload, None, message.count, size)
+            return decode_gradient(codecs.feature_gradient_up, message.payload, None, message.count, size)
         except WireError as error:
             return error
 
@@ -95,7 +98,7 @@ class ServerCut:
         if not self._plan.share_of(batch.client).form.learns:
             return b"", 0.0
         rng = generator(self._plan.seed, "gradient", batch.client, batch.round, batch.step)
-        codec = self._plan.codecs_of(batch.client).gradient_down
+        codec = self._plan.codecs_of(batch.client, batch.rung).gradient_down
         try:
             payload = encode_gradient(codec, gradient, batch.codewords, rng)
         except ValueError as error:

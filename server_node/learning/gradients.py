@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     z: npt.NDArray[np.float32]  # (n, d)
     codewords: Codewords | None
     targets: Any  # a tensor of shape (n, ...), or of several outputs a dict of them
+    rung: int = 0  # of its client's codecs, see server_node.vocabulary.jobs.Rungs
 
 
 class Passed(NamedTuple):

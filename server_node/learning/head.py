@@ -60,8 +60,8 @@ class ServerHead:
         parts = {cut: encoded(*part) for cut, part in self._parts.items()}
         return HeadEncoded(encoded(plan.whole_head, plan.codecs.head_state_down), parts)
 
-    def read(self, sent: tuple[str, HeadUpdate, float]) -> npt.NDArray[np.float32] | WireError:
-        """Decode a client's update, and check every number in it.
+    def read(self, sent: tuple[str, HeadUpdate, float], rung: int) -> npt.NDArray[np.float32] | WireError:
+        """Decode a client's update under the codecs of a rung, and check every number in it.
 
         Gives what the client changed of its share of the head, shape (P + S,) if that is all of it.
         """
@@ -69,7 +69,7 @@ class ServerHead:
         if not 0 <= update.quantization_error < LARGEST:
             return WireError("range", f"a quantization error of {update.quantization_error:.3g}")
         try:
-            codec, share = self._plan.codecs_of(client).head_update_up, self._plan.share_of(client)
+            codec, share = self._plan.codecs_of(client, rung).head_update_up, self._plan.share_of(client)
             return share.head_codec(codec).decode(update.payload, share.form.parameters)
         except WireError as error:
             return error

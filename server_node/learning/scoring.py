@@ -32,7 +32,7 @@ class Scoring:
         self,
         task: Task,
         tail: nn.Module,
-        read: Callable[[tuple[str, Activations, float]], Batch | WireError],
+        read: Callable[[tuple[str, Activations, float], int], Batch | WireError],
         *,
         scores_come: bool = False,
     ) -> None:
@@ -45,7 +45,7 @@ class Scoring:
     def _begin(self, number: int) -> None:
         self._round = number
         self._metric = self._task.metric_of() if self._task.metric_of and number else None
-        self._sent: list[tuple[str, Activations]] = []
+        self._sent: list[tuple[str, Activations, int]] = []
 
     def state(self) -> ScoredSoFar:
         """Give what the evaluation under way has got; only a metric of all outputs needs it."""
@@ -54,8 +54,8 @@ class Scoring:
     def restore(self, state: ScoredSoFar) -> None:
         """Be as the evaluation was that gave a state; its tail is as it was then."""
         self._begin(state.round)
-        for client, message in state.sent:
-            self._score(client, message)
+        for sent in state.sent:
+            self._score(*sent)
 
     def end(self) -> None:
         """Forget the evaluation: training goes on."""
@@ -66,13 +66,15 @@ class Scoring:
         """Score the batches of a job."""
         if job.round != self._round:
             self._begin(job.round)
-        scores = {client: self._score(client, message) for client, message in job.batches}
+        scores = {
+            client: self._score(client, message, job.rungs.get(client, 0)) for client, message in job.batches
+        }
         return Scored(scores, None if self._metric is None or not self._sent else number_so_far(self._metric))
 
     @torch.no_grad()
-    def _score(self, client: str, message: Activations) -> tuple[float, int] | WireError:
+    def _score(self, client: str, message: Activations, rung: int) -> tuple[float, int] | WireError:
         """Score a batch; gives the sum of the scores and their number, or why not, as in `send_all`."""
-        batch = self._read((client, message, 1.0))
+        batch = self._read((client, message, 1.0), rung)
         if isinstance(batch, WireError):
             return batch
         self._tail.eval()
@@ -82,7 +84,7 @@ class Scoring:
                 return WireError("range", "an output is not finite, or of magnitude 2**64 or more")
             if self._metric is not None:
                 self._metric.update(outputs, batch.targets)
-                self._sent.append((client, message))
+                self._sent.append((client, message, rung))
                 return 0.0, len(batch.z)
             assert self._task.score is not None
             scores = outputs[:, 0] if self._scores_come else self._task.score(outputs, batch.targets)

@@ -32,11 +32,11 @@ class ScoredSoFar(msgspec.Struct, frozen=True):
 
     Attributes:
         round: after which the model is evaluated; 0: there is none.
-        sent: each batch and its client, in their order.
+        sent: each batch, its client, and the rung of its codecs, in their order.
     """
 
     round: int
-    sent: list[tuple[str, Activations]]
+    sent: list[tuple[str, Activations, int]]
 
 
 class Rest(msgspec.Struct, frozen=True):

@@ -103,7 +103,7 @@ def with_returned(
     cut: ServerCut, batches: Sequence[Batch], returned: Mapping[str, FeatureGradient]
 ) -> tuple[list[Batch], dict[str, WireError]]:
     """Give batches, in the place of targets, the gradients at their features; and say whose were refused."""
-    read = {batch.client: cut.read_returned(batch.client, returned[batch.client]) for batch in batches}
+    read = {batch.client: cut.read_returned(batch, returned[batch.client]) for batch in batches}
     refused = {client: gradient for client, gradient in read.items() if isinstance(gradient, WireError)}
     whole = [
         batch._replace(targets=torch.from_numpy(gradient))

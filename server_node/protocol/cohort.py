@@ -20,6 +20,7 @@ from broker.wire.messages import (
     Scores,
     Standing,
 )
+from server_node.protocol.adapting.ladder import Ladder
 from server_node.protocol.admission import check_batch, check_scores, check_update
 from server_node.protocol.exchange import Exchange, Repair, Turn
 from server_node.protocol.round_trip import RoundTrip
@@ -51,6 +52,7 @@ class Cohort:
         round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
         rows: of clients that need only some of the head, which rows; see Hello.rows.
+        ladder: measures links, and chooses the members' codecs.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, number: int) -> None:
@@ -61,6 +63,7 @@ class Cohort:
         self._plan = plan
         self._ledger = ledger
         self._round_trips: dict[str, RoundTrip] = {}
+        self.ladder = Ladder(plan)
         self._look_s = math.inf  # when the timer fires; infinite: it does not run
         self._earliest_s = math.inf  # when the first of those that were told to wait is to be asked
 
@@ -76,10 +79,11 @@ class Cohort:
         if message.step < member.step or member.turn is Turn.TAIL:
             self._duplicate(member, now_s)
             return None
-        codecs, share = self._plan.codecs_of(client), self._plan.share_of(client)
+        codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
         error = check_batch(self._plan, codecs, share, message, member.activations)
         if error is not None:
             return error
+        self.ladder.answered(client, member, message, now_s)
         if isinstance(message, Activations):
             member.take_activations(message, now_s)
         else:
@@ -96,9 +100,10 @@ class Cohort:
         if member.turn is Turn.DONE or member.evaluates:
             self._duplicate(member, now_s)
             return None
-        codecs, share = self._plan.codecs_of(client), self._plan.share_of(client)
+        codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
         error = check_update(self._plan, codecs, share, message, member.samples)
         if error is None:
+            self.ladder.answered(client, member, message, now_s)
             member.take_update(message, now_s)
             if self.round is not None:
                 self.round.update_came(client)
@@ -157,14 +162,14 @@ class Cohort:
         else:
             self.rows.pop(client, None)
 
-    def assign(self, client: str, assignment: Assignment, now_s: float) -> Publish:
-        """Make a client a member; it is told of the head what it needs."""
+    def assign(self, client: str, assignment: Assignment, now_s: float, *, rung: int = 0) -> Publish:
+        """Make a client a member, with the codecs of a rung; it is told of the head what it needs."""
         if client in self.rows:
             head = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
             part = head.part(assignment.head, self.rows[client])
             assignment = msgspec.structs.replace(assignment, head=part)
         round_trip = self._round_trips.setdefault(client, RoundTrip())
-        member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s)
+        member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s, rung)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
         self._ledger.tensor("head_state_down", 1, self._plan.share_of(client).values)
         return self._say(client, assignment)
@@ -174,7 +179,7 @@ class Cohort:
         member, plan = self.members.get(client), self._plan
         if member is None or member.activations is None:
             return None
-        codec, share = plan.codecs_of(client).activations_up, plan.share_of(client)
+        codec, share = plan.codecs_of(client, member.rung).activations_up, plan.share_of(client)
         sizes = share.cut_size, plan.features_size
         self._ledger.exchange(codec, member.activations, *sizes, learns=share.form.learns)
         return self._answered(client, member, member.answer(correction, payload, now_s))
@@ -185,7 +190,7 @@ class Cohort:
         if member is None or member.activations is None:
             return None
         if member.evaluates:
-            self._count_batch(client, member.activations)
+            self._count_batch(client, member, member.activations)
             self._ledger.tensor("features_down", member.activations.count, self._plan.features_size)
         return self._answered(client, member, member.answer_with_features(payload, now_s))
 
@@ -200,14 +205,15 @@ class Cohort:
         member = self.members.get(client)
         if member is None or member.activations is None:
             return []
-        self._count_batch(client, member.activations)
+        self._count_batch(client, member, member.activations)
         if member.ends_with_next_batch:
             return self._leaves(client)
         return [self._answered(client, member, member.answer(0.0, b"", now_s))]
 
-    def _count_batch(self, client: str, batch: Activations) -> None:
+    def _count_batch(self, client: str, member: Exchange, batch: Activations) -> None:
         """Count a batch of an evaluation that took effect."""
-        d, codec = self._plan.share_of(client).cut_size, self._plan.codecs_of(client).activations_up
+        codec = self._plan.codecs_of(client, member.rung).activations_up
+        d = self._plan.share_of(client).cut_size
         self._ledger.tensor("activations_up", batch.count, d)
         self._ledger.paper(codec, batch.count, d, len(batch.payload))
 

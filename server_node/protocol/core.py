@@ -231,7 +231,7 @@ class ServerCore:
         """Start the next job or round if nothing is in its way."""
         if self._phase.is_over:
             return []
-        actions = self._rounds.next_job()
+        actions = self._rounds.next_job(now_s)
         if not self._rounds.is_idle:
             return [*actions, *self._cohort.timer(now_s)]
         if self._phase is Phase.RUNNING and self._cohort.number >= self._plan.rounds:
@@ -242,7 +242,7 @@ class ServerCore:
                 self._phase, self._reception.gathers = Phase.RUNNING, False
                 actions += [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
             actions += self._rounds.begin(online, self._rivals.incarnation, now_s)
-        return [*actions, *self._rounds.next_job(), *self._cohort.timer(now_s)]
+        return [*actions, *self._rounds.next_job(now_s), *self._cohort.timer(now_s)]
 
     def _may_begin(self) -> bool:
         online, empty = len(self._presence.online), len(self._presence.empty)

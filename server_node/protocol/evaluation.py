@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from broker.wire.errors import WireError
-from server_node.protocol.exchange import Exchange, Turn
+from server_node.protocol.exchange import Exchange, Turn, rungs_of
 from server_node.vocabulary.jobs import ScoreBatches, Scored, TailForward
 from server_node.vocabulary.reports import RoundReport
 
@@ -80,9 +80,10 @@ class Evaluation:
         ]
         if not batches:
             return None
+        rungs = rungs_of(self._members, (client for client, _ in batches))
         if self._u_shape:
-            return TailForward(self.number, 0, tuple(batches), evaluates=True)
-        return ScoreBatches(self.number, tuple(batches))
+            return TailForward(self.number, 0, tuple(batches), evaluates=True, rungs=rungs)
+        return ScoreBatches(self.number, tuple(batches), rungs)
 
     def add(self, result: Scored) -> None:
         """Add up what came of a job of the tail."""

@@ -1,5 +1,6 @@
 """One client's exchange with the server in a round: whose turn it is, and what to ask or say again."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
@@ -74,6 +75,7 @@ class Exchange:
         returned: in a U-shape the gradient of its features that waits for the tail.
         update: its head update.
         sent_s: when the message that it owes an answer to was sent.
+        rung: of the ladder of codecs, in this assignment; see Plan.codecs_of.
         wait_s: from the last message or question to the next question.
         ask_at_s: when to ask next.
         first_question: number of the first Ask whose answer tells of the message that it owes an answer to.
@@ -85,6 +87,7 @@ class Exchange:
     round_trip: RoundTrip
     longest_wait_s: float
     sent_s: float
+    rung: int = 0
     turn: Turn = Turn.CLIENT
     step: int = 0
     samples: int = 0
@@ -226,6 +229,11 @@ class Exchange:
         """Give the assignment once more."""
         self.assignment = _next_attempt(self.assignment)
         return self.assignment
+
+
+def rungs_of(members: Mapping[str, Exchange], clients: Iterable[str]) -> dict[str, int]:
+    """Give the rungs of some members, of those that have not the first one."""
+    return {client: rung for client in clients if (rung := members[client].rung)}
 
 
 def _next_attempt(message: M) -> M:

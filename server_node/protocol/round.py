@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from broker.wire.errors import WireError
-from server_node.protocol.exchange import Exchange, Turn
+from server_node.protocol.exchange import Exchange, Turn, rungs_of
 from server_node.vocabulary.jobs import (
     CloseRound,
     RoundClosed,
@@ -98,9 +98,13 @@ class Round:
         returned = {client: m.returned for client, m, _ in ready if m.returned is not None}
         if self._plan.u_shape and len(returned) < len(ready):
             forward = [(client, batch) for client, _, batch in ready if client not in returned]
-            return TailForward(self.number, self.step, tuple(forward))
+            rungs = rungs_of(self._members, (client for client, _ in forward))
+            return TailForward(self.number, self.step, tuple(forward), rungs=rungs)
         batches = [(client, batch, self.weight(member)) for client, member, batch in ready]
-        return TailStep(self.number, self.step, tuple(batches), returned) if batches else None
+        if not batches:
+            return None
+        rungs = rungs_of(self._members, (client for client, *_ in batches))
+        return TailStep(self.number, self.step, tuple(batches), returned, rungs)
 
     def add_losses(self, result: TailStepped) -> None:
         """Add up what came of a job of the tail."""
@@ -128,7 +132,8 @@ class Round:
             for client, member in sorted(self._members.items())
             if member.update is not None
         ]
-        return CloseRound(self.number, tuple(updates), self._plan.evaluates(self.number))
+        rungs = rungs_of(self._members, (client for client, *_ in updates))
+        return CloseRound(self.number, tuple(updates), self._plan.evaluates(self.number), rungs)
 
     def report(self, job: CloseRound, result: RoundClosed, *, online: int) -> RoundReport:
         """Sum up the round after it has closed."""

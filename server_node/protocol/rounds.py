@@ -78,18 +78,18 @@ class Rounds:
         cohort.number += 1
         for client, member in list(cohort.members.items()):
             if cohort.number - member.assignment.round > (policy.max_staleness or 0):
-                actions += cohort.drop(client)
+                actions += self._drop_late(client, now_s)
         wanted = policy.choose - len(cohort.members)
         chosen = draw_cohort(
             plan.clients, online, cohort.members, wanted, seed=plan.seed, number=cohort.number
         )
         assignments: dict[tuple[int, str], Assignment] = {}  # one for all who share codecs and cut
-        for client in chosen:
-            codecs, cut = plan.codecs_of(client), plan.share_of(client).cut
+        for client, rung in cohort.ladder.choose(chosen, cohort.members).items():
+            codecs, cut = plan.codecs_of(client, rung), plan.share_of(client).cut
             key = id(codecs), cut
             if key not in assignments:
                 assignments[key] = self._assignment(codecs, cut, server)
-            actions.append(cohort.assign(client, assignments[key], now_s))
+            actions.append(cohort.assign(client, assignments[key], now_s, rung=rung))
         cohort.round = Round(cohort.number, plan, cohort.members)
         if policy.deadline_s is not None:
             actions.append(StartTimer("deadline", policy.deadline_s))
@@ -109,13 +109,18 @@ class Rounds:
             features=tuple(features) if self._plan.u_shape else (),
         )
 
-    def next_job(self) -> list[ServerAction]:
+    def _drop_late(self, client: str, now_s: float) -> list[ServerAction]:
+        """Go on without a member that is waited for no longer, and keep in mind how slow it was."""
+        self._cohort.ladder.too_late(client, self._cohort.members[client], now_s)
+        return self._cohort.drop(client)
+
+    def next_job(self, now_s: float) -> list[ServerAction]:
         """Give the tail its next job, if there is one to do."""
         current = self._cohort.round
         if self._job is not None or current is None:
             return []
         if isinstance(current, Evaluation):
-            return self._go_on(current)
+            return self._go_on(current, now_s)
         actions: list[ServerAction] = []
         self._job = current.batches()
         if self._job is None:
@@ -123,18 +128,18 @@ class Rounds:
                 return []
             if not self._plan.round_policy.keeps_late_members:
                 for client in list(current.behind):
-                    actions += self._cohort.drop(client)
+                    actions += self._drop_late(client, now_s)
             self._job = current.next_job()
         return [*actions, Compute(self._job)]
 
-    def _go_on(self, current: Evaluation) -> list[ServerAction]:
+    def _go_on(self, current: Evaluation, now_s: float) -> list[ServerAction]:
         """Score what has come for an evaluation, or end it."""
         self._job = current.batches()
         if self._job is not None:
             return [Compute(self._job)]
         if not current.is_over():
             return []
-        late = [action for client in sorted(current.behind) for action in self._cohort.drop(client)]
+        late = [action for client in sorted(current.behind) for action in self._drop_late(client, now_s)]
         self._cohort.round = None
         return [*late, CancelTimer("deadline"), Report(current.report())]
 
@@ -151,12 +156,13 @@ class Rounds:
         cohort.round = Evaluation(report, cohort.members, clients, u_shape=plan.u_shape)
         actions: list[ServerAction] = []
         first = plan.steps + 1
-        for client in clients:
+        for client, rung in cohort.ladder.choose(clients, cohort.members).items():
             batches = math.ceil(min(held_out[client], MAX_HELD_OUT) / plan.batch_size)
-            assignment = self._assignment(plan.codecs_of(client), plan.share_of(client).cut, self._server)
+            codecs, cut = plan.codecs_of(client, rung), plan.share_of(client).cut
+            assignment = self._assignment(codecs, cut, self._server)
             steps = first + batches + plan.u_shape  # the last one of a U-shape is for the scores
             assignment = msgspec.structs.replace(assignment, first_step=first, steps=steps)
-            actions.append(cohort.assign(client, assignment, now_s))
+            actions.append(cohort.assign(client, assignment, now_s, rung=rung))
         if plan.round_policy.deadline_s is not None:
             actions.append(StartTimer("deadline", plan.round_policy.deadline_s))
         return actions

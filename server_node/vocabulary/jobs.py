@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
 
+Rungs = Mapping[str, int]
+"""With `flows.adaptive`: of each client the rung of the assignment that it answers; whoever is not named has
+the first one, or there is no ladder."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeHead:
@@ -44,12 +48,14 @@ class TailStep:
         batches: of each client its name, its batch, and the weight of the batch's samples.
         returned: in a U-shape the gradient at the features of each batch, by client; else the tail's outputs
             and the batch's targets give the loss.
+        rungs: see Rungs.
     """
 
     round: int
     step: int
     batches: tuple[tuple[str, Activations, float], ...]
     returned: Mapping[str, FeatureGradient] = field(default_factory=dict)
+    rungs: Rungs = field(default_factory=dict)
 
     @property
     def waited(self) -> Mapping[str, BatchUp]:
@@ -81,12 +87,14 @@ class TailForward:
         step: of the round under way.
         batches: of each client its name and its batch.
         evaluates: they are kept for evaluation: nothing will be learned, and there is no dropout.
+        rungs: see Rungs.
     """
 
     round: int
     step: int
     batches: tuple[tuple[str, Activations], ...]
     evaluates: bool = False
+    rungs: Rungs = field(default_factory=dict)
 
     @property
     def waited(self) -> Mapping[str, BatchUp]:
@@ -117,11 +125,13 @@ class CloseRound:
         round: which one.
         updates: of each client its name, its update, and the update's weight.
         evaluate: whether to measure the metric afterwards.
+        rungs: see Rungs.
     """
 
     round: int
     updates: tuple[tuple[str, HeadUpdate, float], ...]
     evaluate: bool
+    rungs: Rungs = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +156,12 @@ class ScoreBatches:
     Attributes:
         round: after which the model is evaluated.
         batches: of each client its name and its batch.
+        rungs: see Rungs.
     """
 
     round: int
     batches: tuple[tuple[str, Activations], ...]
+    rungs: Rungs = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

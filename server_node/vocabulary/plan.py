@@ -5,14 +5,14 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from broker.codecs import Float32
+from broker.codecs import Float32, GradientCodec
 from broker.codecs.heads.matrices import Shape
 from broker.codecs.targets import Targets
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.heads.parts import HeadForm
-from scenarios.schema.flows import Codecs
+from scenarios.schema.flows import Codecs, with_rung
 from scenarios.schema.scenario import (
     Buffered,
     Deadline,
@@ -77,6 +77,7 @@ class Plan:
         codecs: of clients to which no rule of `flows.by_link` or `flows.by_cut` applies.
         by_link: of the others, one tuple for all that are alike.
         early: what clients with an early cut have of the head.
+        ladder: of `flows.adaptive`: what each rung puts in the place of these, from the finest; or empty.
         cut_size: d, values of one sample at the cut.
         head_size: parameters of the head that are sent; in a U-shape of all layers that devices have.
         statistics: running statistics of batch norm that are sent with them.
@@ -119,6 +120,7 @@ class Plan:
     features_size: int = 0
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
     early: Mapping[str, HeadShare] = field(default_factory=dict)
+    ladder: tuple[Mapping[str, GradientCodec], ...] = ()
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
     initial_head: bytes = b""
@@ -149,9 +151,15 @@ class Plan:
         """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
         return 2 if self.u_shape else 1
 
-    def codecs_of(self, client: str) -> Codecs:
-        """Give a client's codecs."""
-        return self.by_link.get(client, self.codecs)
+    def codecs_of(self, client: str, rung: int = 0) -> Codecs:
+        """Give a client's codecs, with those of a rung of the ladder if there is one."""
+        codecs = self.by_link.get(client, self.codecs)
+        return self._rungs_above(codecs)[rung] if self.ladder else codecs
+
+    @functools.cached_property
+    def _rungs_above(self) -> Callable[[Codecs], tuple[Codecs, ...]]:
+        """Give the same tuples for the same codecs: who shares a rung shares an assignment."""
+        return functools.cache(lambda codecs: tuple(with_rung(codecs, rung) for rung in self.ladder))
 
     def share_of(self, client: str) -> HeadShare:
         """Give what a client has of the head."""
@@ -216,6 +224,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         codecs=_for_scores(usual) if scores else usual,
         by_link={name: _for_scores(each) for name, each in by_link.items()} if scores else by_link,
         early=early_shares(scenario, task),
+        ladder=_ladder(scenario),
         cut_size=task.cut_size,
         head_size=head.parameters,
         statistics=head.statistics,
@@ -231,6 +240,15 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         retry_s=stragglers.retry_s,
         packet_bytes=scenario.broker.packet_bytes,
         head_lr_in=lambda number: training.head_lr * training.lr_factor(number),
+    )
+
+
+def _ladder(scenario: Scenario) -> tuple[Mapping[str, GradientCodec], ...]:
+    """Give the rungs of `flows.adaptive`; in FedAvg without activations, for scores travel as they are."""
+    of_scores = {"activations_up"} if scenario.training.method == "fedavg" else set()
+    return tuple(
+        {flow: codec for flow, codec in rung.items() if flow not in of_scores}
+        for rung in scenario.flows.rungs
     )
 
 

@@ -5,9 +5,10 @@ All messages of one size share their bytes, so that a fleet of 100,000 devices c
 
 import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from broker.codecs import gradient_bytes
+from broker.codecs import codec_to_wire, gradient_bytes
 from broker.wire.messages import Activations, BatchUp, FeatureGradient, HeadUpdate
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, TopStep
 from scenarios.schema.flows import Codecs
@@ -29,6 +30,7 @@ from server_node.vocabulary.plan import Plan
 
 if TYPE_CHECKING:
     from broker.wire.errors import WireError
+Answering = Callable[[ClientJob], BatchUp | HeadUpdate]
 
 
 class SyntheticDevice:
@@ -84,6 +86,29 @@ def _head(codecs: Codecs, share: HeadShare) -> bytes:
     return bytes(share.head_codec(codecs.head_state_down).size_bytes(share.form.parameters))
 
 
+class SyntheticClimber:
+    """Answers as a device would that has the codecs of some rung of the ladder in each assignment.
+
+    Args:
+        plan: gives the ladder.
+        client: its name.
+        on_rung: gives what answers with some codecs.
+    """
+
+    def __init__(self, plan: Plan, client: str, on_rung: Callable[[Codecs], Answering]) -> None:
+        named = 6 if plan.u_shape else 4  # in an assignment
+        self._rungs = {
+            tuple(tuple(codec_to_wire(codec)) for codec in codecs[:named]): on_rung(codecs)
+            for codecs in (plan.codecs_of(client, rung) for rung in range(len(plan.ladder)))
+        }
+
+    def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
+        """Give the answer to publish."""
+        if isinstance(job, FirstBatch):
+            self._run = self._rungs[tuple(map(tuple, job.assignment.codecs + job.assignment.features))]
+        return self._run(job)
+
+
 class SyntheticTail:
     """Answers as the tail would; the loss is not known.
 
@@ -110,18 +135,20 @@ class SyntheticTail:
             lambda n, codecs: bytes(codecs.features_down.size_bytes(n, plan.features_size))
         )
 
+    def _codecs_of(self, client: str, job: TailForward | TailStep) -> Codecs:
+        return self._plan.codecs_of(client, job.rungs.get(client, 0))
+
     def run(self, job: TailJob) -> TailResult:
         """Give the job's result."""
         match job:
             case TailForward(batches=forward):
                 return TailForwarded(
-                    {name: self._features(m.count, self._plan.codecs_of(name)) for name, m in forward}
+                    {name: self._features(m.count, self._codecs_of(name, job)) for name, m in forward}
                 )
             case TailStep(batches=batches):
                 samples = sum(message.count for _, message, _ in batches)
-                plan = self._plan
                 gradients: dict[str, tuple[bytes, float] | WireError] = {
-                    name: self._gradient(m.count, plan.codecs_of(name), plan.share_of(name))
+                    name: self._gradient(m.count, self._codecs_of(name, job), self._plan.share_of(name))
                     for name, m, _ in batches
                 }
                 return TailStepped(gradients, math.nan, samples)

@@ -32,7 +32,7 @@ from server_node.tail import Tail
 from server_node.vocabulary.jobs import TailJob, TailResult
 from server_node.vocabulary.plan import Plan, make_plan
 from sim.simulation.recorder import Recorder, RunJob
-from sim.simulation.synthetic import SyntheticDevice, SyntheticTail
+from sim.simulation.synthetic import SyntheticClimber, SyntheticDevice, SyntheticTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +167,14 @@ def stand_ins(scenario: Scenario, task: Task) -> Iterator[Workers]:
             samples = [len(rows) for rows in client_rows(scenario, task.load())]
     except ScenarioError:
         samples = [plan.batch_size] * len(plan.clients)
-    device = functools.cache(lambda count, codecs, share: SyntheticDevice(plan, codecs, share, count).run)
-    devices = [
-        device(min(count, plan.batch_size), plan.codecs_of(client), plan.share_of(client))
-        for client, count in zip(plan.clients, samples, strict=True)
-    ]
+    device = functools.cache(lambda count, share, codecs: SyntheticDevice(plan, codecs, share, count).run)
+    devices: list[RunJob[ClientJob, ClientResult]] = []
+    for client, samples_of in zip(plan.clients, samples, strict=True):
+        with_codecs = functools.partial(device, min(samples_of, plan.batch_size), plan.share_of(client))
+        climbs = bool(plan.ladder)
+        devices.append(
+            SyntheticClimber(plan, client, with_codecs).run if climbs else with_codecs(plan.codecs_of(client))
+        )
     stocks = [Stock(count, 0) for count in samples]  # nothing is evaluated
     yield Workers(plan, SyntheticTail(plan).run, devices, stocks, None)
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from server_node.protocol.exchange import MAX_RESENDS
 from server_node.vocabulary.plan import Plan, RoundPolicy
-from tests.protocol.world import FLEET, PLAN, U_SHAPE, World, has_begun
+from tests.protocol.world import ADAPTIVE, FLEET, PLAN, U_SHAPE, World, has_begun
 
 POLICIES = {
     "wait_all": RoundPolicy(2),
@@ -22,7 +22,13 @@ POLICIES = {
     "over_select": RoundPolicy(3, enough=2),
     "buffered": RoundPolicy(3, enough=2, max_staleness=2),
 }
-KINDS = (PLAN, replace(PLAN, held_out=True), U_SHAPE, replace(U_SHAPE, held_out=True))
+KINDS = (
+    PLAN,
+    replace(PLAN, held_out=True),
+    U_SHAPE,
+    replace(U_SHAPE, held_out=True),
+    replace(ADAPTIVE, held_out=True),
+)
 SCHEDULES = int(os.environ.get("FEDLITE_SCHEDULES", "300"))
 """Of plain random numbers: a hundred times as fast as hypothesis, which finds short ones."""
 
@@ -211,7 +217,9 @@ TestAnySchedule = AnySchedule.TestCase
 
 
 @each_policy
-@pytest.mark.parametrize("kind", KINDS, ids=["split", "split, held out", "u-shape", "u-shape, held out"])
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=["split", "split, held out", "u-shape", "u-shape, held out", "adaptive, held out"]
+)
 def test_without_faults_every_tensor_is_said_once_and_nobody_is_asked(policy: str, kind: Plan) -> None:
     world = World(replace(kind, round_policy=POLICIES[policy]))
     world.settle()

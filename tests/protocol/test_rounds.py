@@ -54,7 +54,7 @@ class Played:
 
     def job(self) -> TailStep | TailUpdate | CloseRound:
         """Give the job that the tail gets now."""
-        (action,) = self.rounds.next_job()
+        (action,) = self.rounds.next_job(0.0)
         assert isinstance(action, Compute)
         assert isinstance(action.job, TailStep | TailUpdate | CloseRound)
         return action.job
@@ -68,7 +68,7 @@ class Played:
             assert self.cohort.take_update(client, update(self.cohort.number), 0.0) is None
         actions: list[ServerAction] = []
         while self.cohort.round is not None:
-            actions += self.rounds.next_job()
+            actions += self.rounds.next_job(0.0)
             job = actions[-1].job if isinstance(actions[-1], Compute) else None
             assert isinstance(job, TailUpdate | CloseRound)
             result = RoundClosed(HeadEncoded(b"next head"), None, {}) if isinstance(job, CloseRound) else None
@@ -158,17 +158,17 @@ def test_members_that_are_too_late_are_dropped_as_a_round_begins(max_staleness: 
 
 
 def test_without_a_round_the_tail_has_nothing_to_do() -> None:
-    assert Played(ABC).rounds.next_job() == []
+    assert Played(ABC).rounds.next_job(0.0) == []
 
 
 def test_the_tail_has_one_job_at_a_time() -> None:
     played = Played(ABC)
     played.begin()
-    assert played.rounds.next_job() == []
+    assert played.rounds.next_job(0.0) == []
     played.comes("a")
     assert played.job() == TailStep(1, 0, (("a", activations(), 1.0),))
     played.comes("b")
-    assert played.rounds.next_job() == []
+    assert played.rounds.next_job(0.0) == []
 
 
 def test_who_is_behind_when_a_step_ends_is_dropped_each_by_name() -> None:
@@ -176,7 +176,7 @@ def test_who_is_behind_when_a_step_ends_is_dropped_each_by_name() -> None:
     played.begin()
     played.comes("b")
     played.rounds.computed(played.job(), TailStepped({"b": (b"", 0.0)}, 1.0, 1), 0.0, online=3)
-    actions = played.rounds.next_job()
+    actions = played.rounds.next_job(0.0)
     assert sorted(map(str, reports(actions))) == [str(Dropped(1, "a")), str(Dropped(1, "c"))]
     assert actions[-1] == Compute(TailUpdate(1, 0))
     assert list(played.cohort.members) == ["b"]

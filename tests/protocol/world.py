@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from broker.codecs import Float32
+from broker.codecs import Float16, Float32, codec_from_wire
 from broker.codecs.targets import Labels
 from broker.machine.actions import (
     CancelTimer,
@@ -95,6 +95,7 @@ PLAN = Plan(
     retry_s=600.0,
 )
 
+ADAPTIVE = replace(PLAN, ladder=({"activations_up": Float32()}, {"activations_up": Float16()}))
 U_SHAPE = replace(PLAN, steps=4, features_size=F)
 
 
@@ -105,6 +106,7 @@ class Client:
     Attributes:
         frozen_s: since when it does nothing; None: it is awake.
         left: why it has left the run.
+        batch: the payload of its activations, in the codec that it was told last.
     """
 
     core: ClientCore
@@ -115,6 +117,7 @@ class Client:
     down: deque[Message] = field(default_factory=deque)
     frozen_s: float | None = None
     left: str | None = None
+    batch: bytes = b""
 
 
 @dataclass
@@ -435,7 +438,8 @@ class World:
         answer: BatchUp | HeadUpdate | Scores
         match job:
             case FirstBatch(assignment=a):
-                answer = Activations(a.server, a.round, a.first_step, 1, 1, bytes(4 * D), self._targets)
+                client.batch = bytes(codec_from_wire(a.codecs[0]).size_bytes(1, D))
+                answer = Activations(a.server, a.round, a.first_step, 1, 1, client.batch, self._targets)
             case TopStep(features=f):
                 answer = FeatureGradient(f.server, f.round, f.step + 1, 1, 1, bytes(4 * F), 1.0)
             case HeldOutBatch(round=number, step=step) if self.plan.u_shape and step > HELD_OUT[name] + 4:
@@ -443,9 +447,9 @@ class World:
                 answer = Scores(server, number, step, 1, kept, 1.0 * kept)
             case HeldOutBatch(round=number, step=step):
                 server = client.core._server
-                answer = Activations(server, number, step, 1, 1, bytes(4 * D), self._targets)
+                answer = Activations(server, number, step, 1, 1, client.batch, self._targets)
             case BackwardStep(gradient=g, last=False):
-                answer = Activations(g.server, g.round, g.step + 1, 1, 1, bytes(4 * D), self._targets)
+                answer = Activations(g.server, g.round, g.step + 1, 1, 1, client.batch, self._targets)
             case BackwardStep(gradient=g):
                 answer = HeadUpdate(g.server, g.round, 1, self.plan.local_steps, 0.0, bytes(4 * P))
             case _:
