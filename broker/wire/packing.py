@@ -63,7 +63,7 @@ def encoded_bytes(message: Message) -> int:
     total = 3  # array of up to 15, version, type
     for field in _said(message):
         kind = type(field)
-        if kind is bytes:
+        if isinstance(field, bytes):  # also what stands for a tensor in a run that goes on
             size = len(field)
             total += size + (2 if size < 2**8 else 3 if size < 2**16 else 5)
         elif kind is int:
