@@ -41,6 +41,7 @@ from benchmarks.shaped_links import (
 )
 from broker.servers.mosquitto import find_mosquitto
 from scenarios.schema.links import Link
+from scenarios.schema.network import AccessPoint
 
 FEDLITE = str(Path(sys.executable).with_name("fedlite"))
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -262,7 +263,10 @@ def compare(name: str, rounds: int, folder: Path) -> float:
     place = folder / name
     place.mkdir()
     scenario = write_scenario(place / "scenario.yaml", setting, rounds + 2, profiles)
-    with shaped_links([setting.link] * setting.load.clients, setting.shared_kbps):
+    point = None
+    if setting.shared_kbps:
+        point = AccessPoint(uplink_kbps=setting.shared_kbps[0], downlink_kbps=setting.shared_kbps[1])
+    with shaped_links([setting.link] * setting.load.clients, point, tcp="reno"):
         shaper = check(setting)
         real_s = live(setting, scenario, place)
     model_s = statistics.mean(modelled(scenario, place))

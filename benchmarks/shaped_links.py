@@ -2,13 +2,14 @@
 
     client's namespace: TUN device 10.77.i.1  <- benchmarks.forwarder ->  10.77.i.2 :broker's namespace
 
-TCP is Reno, which the link model describes. Leaving the context removes all of it.
+Leaving the context removes all of it.
 """
 
 import contextlib
 import ctypes
 import fcntl
 import json
+import math
 import os
 import shutil
 import socket
@@ -16,13 +17,16 @@ import statistics
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from scenarios.schema.links import Link
+from scenarios.schema.network import AccessPoint
 
 HERE = f"fedlite-{os.getpid()}"
 PROBE_BYTES = 32
@@ -38,6 +42,7 @@ _UDP_HEADER_BYTES = 28  # with IPv4's
 _PORT = 9999
 _SO_TIMESTAMPNS = 35  # the kernel notes when a packet came
 _SILENCE_S = 3.0
+_PROBE_EVERY_S = 0.1
 
 
 def why_not() -> str | None:
@@ -67,52 +72,72 @@ def broker_address(number: int) -> str:
     return f"10.77.{number}.2"
 
 
+@dataclass
+class Shaper:
+    """What is known of the forwarder after its end.
+
+    Attributes:
+        packets: that it passed on.
+        late: of these, how many came out more than a millisecond late.
+        total_s: sum of all lateness.
+        worst_s: of one packet.
+    """
+
+    packets: int = 0
+    late: int = 0
+    total_s: float = 0.0
+    worst_s: float = 0.0
+
+
 @contextmanager
-def shaped_links(links: Sequence[Link], shared_kbps: tuple[float, float] | None) -> Iterator[None]:
+def shaped_links(
+    links: Sequence[Link],
+    point: AccessPoint | None = None,
+    *,
+    sharers: int | None = None,
+    tcp: str | None = None,
+) -> Iterator[Shaper]:
     """Make the namespaces and join them.
 
     Args:
         links: of each client.
-        shared_kbps: rates up and down of a bottleneck that all clients share.
+        point: a bottleneck that clients share.
+        sharers: so many clients, one after the other, share one such; all of them if not given.
+        tcp: congestion control in the namespaces; the kernel's own if not given.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_namespace(broker_namespace()))
+        stack.enter_context(_namespace(broker_namespace(), tcp))
         ends, files = [], []
         for number, link in enumerate(links):
-            stack.enter_context(_namespace(client_namespace(number)))
+            stack.enter_context(_namespace(client_namespace(number), tcp))
             near = _tun(client_namespace(number), "tun0", f"10.77.{number}.1", broker_address(number))
             far = _tun(broker_namespace(), f"tun{number}", broker_address(number), f"10.77.{number}.1")
             files += [near, far]
-            ends.append((near, far, _as_json(link)))
-        command = [sys.executable, "-m", "benchmarks.forwarder", json.dumps([ends, shared_kbps or []])]
+            ends.append((near, far, link.model_dump(mode="json", exclude_defaults=True)))
+        shared = point and point.link.model_dump(mode="json", exclude_defaults=True)
+        asked = json.dumps([ends, shared, sharers or len(links)])
+        command = [sys.executable, "-m", "benchmarks.forwarder", asked]
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=files, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=files, start_new_session=True
         ) as process:
             for file in files:
                 os.close(file)
-            yield
-            assert process.stdin is not None
-            process.stdin.close()
-
-
-def _as_json(link: Link) -> dict[str, object]:
-    return {
-        "kbps": [link.uplink_kbps or 0, link.downlink_kbps or 0],
-        "latency_s": link.latency_ms / 1000,
-        "jitter_s": link.jitter_ms / 1000,
-        "loss": link.loss,
-    }
+            assert process.stdout is not None
+            process.stdout.readline()  # it says that it is ready
+            shaper = Shaper()
+            yield shaper
+            told, _ = process.communicate()
+            vars(shaper).update(json.loads(told))
 
 
 @contextmanager
-def _namespace(name: str) -> Iterator[None]:
+def _namespace(name: str, tcp: str | None) -> Iterator[None]:
     _do("ip", "netns", "add", name)
     try:
         inside = ("ip", "netns", "exec", name)
         _do(*inside, "ip", "link", "set", "lo", "up")
-        _do(
-            *inside, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno", "net.ipv4.tcp_no_metrics_save=1"
-        )
+        settings = [f"net.ipv4.tcp_congestion_control={tcp}"] if tcp else []
+        _do(*inside, "sysctl", "-qw", "net.ipv4.tcp_no_metrics_save=1", *settings)
         yield
     finally:
         _do("ip", "netns", "del", name)
@@ -158,14 +183,20 @@ class Check:
 
 def check_link(number: int, link: Link) -> Check:
     """Measure a client's link with UDP: round trip of small packets, rates of a train of full ones."""
-    device, broker = _socket(client_namespace(number)), _socket(broker_namespace())
-    with device, broker:
-        device.connect((broker_address(number), _PORT))
-        broker.connect((f"10.77.{number}.1", _PORT))
+    with _connected_pair(number) as (device, broker):
         round_trips_s = [t for t in (_round_trip_s(device, broker) for _ in range(20)) if t is not None]
         up_kbps, lost_up = _train(device, broker, link.uplink_kbps or 100_000)
         down_kbps, lost_down = _train(broker, device, link.downlink_kbps or 100_000)
     return Check(1000 * statistics.median(round_trips_s), up_kbps, down_kbps, (lost_up + lost_down) / 2)
+
+
+@contextmanager
+def _connected_pair(number: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Make UDP sockets at both ends of a client's link."""
+    with _socket(client_namespace(number)) as device, _socket(broker_namespace()) as broker:
+        device.connect((broker_address(number), _PORT))
+        broker.connect((f"10.77.{number}.1", _PORT))
+        yield device, broker
 
 
 def _socket(namespace: str) -> socket.socket:
@@ -204,3 +235,36 @@ def _train(sender: socket.socket, receiver: socket.socket, kbps: float) -> tuple
             arrivals.append((int.from_bytes(data[:4], "big"), seconds + 1e-9 * nanoseconds))
     (first, begun_s), (last, ended_s) = arrivals[0], arrivals[-1]
     return (last - first) * packet_bytes * 8 / 1000 / (ended_s - begun_s), 1 - len(arrivals) / count
+
+
+class Prober:
+    """Times small packets on a client's link again and again, in a thread, as long as the context lasts.
+
+    Attributes:
+        mean_ms: of their round trips.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._probe)
+        self.mean_ms = math.nan
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, and give the mean."""
+        self._ended.set()
+        self._thread.join()
+
+    def _probe(self) -> None:
+        taken_s = []
+        with _connected_pair(self._number) as (device, broker):
+            while not self._ended.wait(_PROBE_EVERY_S):
+                round_trip_s = _round_trip_s(device, broker)
+                if round_trip_s is not None:
+                    taken_s.append(round_trip_s)
+        self.mean_ms = 1000 * statistics.mean(taken_s or [math.nan])

@@ -1,0 +1,68 @@
+"""The conversations of benchmarks.tcp_talk in virtual time, on the links of a simulation."""
+
+import random
+from collections.abc import Iterator
+
+from benchmarks.tcp_settings import Setting
+from benchmarks.tcp_talk import packet_sizes
+from sim.network.clock import Clock
+from sim.network.links.access_point import bottlenecks_of
+from sim.network.links.changing_link import links_of
+from sim.network.links.link import TcpLink
+from sim.network.links.shared_link import SharedTcpLink
+from sim.network.links.tcp.window import Tcp
+
+
+class _Talk:
+    """One connection; a message goes on `links[0]`, its answer on `links[1]`."""
+
+    def __init__(
+        self, clock: Clock, links: tuple[TcpLink | SharedTcpLink, ...], setting: Setting, seed: int
+    ) -> None:
+        self._clock = clock
+        self._links = links
+        self._setting = setting
+        self._rng = random.Random(seed)
+        self._packets = len(list(packet_sizes(setting.message_bytes)))
+        self._turns = iter(range(2 * (setting.warm_up + setting.exchanges)))
+        self.seconds: list[float] = []
+        self._pause()
+
+    def _pause(self) -> None:
+        turn = next(self._turns, None)
+        if turn is not None:
+            self._clock.at(self._clock.now + self._setting.pause(self._rng), self._send, turn)
+
+    def _send(self, turn: int) -> None:
+        link, now_s = self._links[turn % 2], self._clock.now
+        if isinstance(link, SharedTcpLink):
+            link.send(self._setting.message_bytes, self._arrived, turn, now_s)
+        else:
+            carried = link.carry(now_s, self._setting.message_bytes)
+            self._clock.at(carried.arrival_s, self._arrived, carried.start_s, turn, now_s)
+
+    def _arrived(self, start_s: float, turn: int, asked_s: float) -> None:
+        back, way = self._links[1 - turn % 2], self._links[turn % 2]
+        back.acknowledge(start_s, self._clock.now, self._packets, way)
+        if turn >= 2 * self._setting.warm_up:
+            self.seconds.append(self._clock.now - asked_s)
+        self._pause()
+
+
+def modelled(setting: Setting, groups: int, tcp: Tcp) -> list[list[float]]:
+    """Give the seconds of each message, by connection, of so many groups that share a bottleneck."""
+    return [talk.seconds for group in range(groups) for talk in _group(setting, group, tcp)]
+
+
+def _group(setting: Setting, group: int, tcp: Tcp) -> Iterator[_Talk]:
+    clock = Clock()
+    point = setting.point and bottlenecks_of(clock, setting.point, seed=group, owner="point")
+    talks = []
+    for number in range(setting.sharers):
+        own = links_of(setting.link, seed=group, owner=f"c{number}", tcp=tcp)
+        links: tuple[TcpLink | SharedTcpLink, ...] = own
+        if point:
+            links = tuple(SharedTcpLink(clock, link, way) for link, way in zip(own, point, strict=True))
+        talks.append(_Talk(clock, links, setting, group * setting.sharers + number))
+    clock.run()
+    return iter(talks)
