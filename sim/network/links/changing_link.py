@@ -9,6 +9,7 @@ from sim.network.links.link import Carried, TcpLink
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
+from sim.network.links.tcp.window import Tcp
 
 
 class ChangingLink(TcpLink):
@@ -23,12 +24,21 @@ class ChangingLink(TcpLink):
         paths: the link in each of these states.
         seed: the scenario's.
         owner: whose link it is, and in which direction.
+        tcp: congestion control.
     """
 
     __slots__ = ("_course", "_paths")
 
-    def __init__(self, course: Course, paths: tuple[Path, ...], *, seed: int, owner: tuple[str, ...]) -> None:
-        super().__init__(paths[0], seed=seed, owner=owner)
+    def __init__(
+        self,
+        course: Course,
+        paths: tuple[Path, ...],
+        *,
+        seed: int,
+        owner: tuple[str, ...],
+        tcp: Tcp = "cubic",
+    ) -> None:
+        super().__init__(paths[0], seed=seed, owner=owner, tcp=tcp)
         self._course, self._paths = course, paths
         if any(path.loss for path in paths):
             self._losses = Losses(RandomStream(seed, "loss", *owner))
@@ -47,7 +57,12 @@ class ChangingLink(TcpLink):
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
         """Do as TcpLink.carry."""
         start_s = max(now_s, self.free_s)
-        end_s = self._leave(now_s, start_s, framed_bytes(payload_bytes))
+        left_bytes = float(framed_bytes(payload_bytes))
+        if self._losses is not None:
+            pieces = self._course.pieces(now_s, start_s)
+            self.path = next(path for _, state in pieces if (path := self._paths[state]).bytes_per_s)
+            left_bytes *= self.stretch(start_s, payload_bytes)
+        end_s = self._leave(now_s, start_s, left_bytes)
         return self._depart(now_s, start_s, end_s, payload_bytes)
 
     def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
@@ -55,7 +70,7 @@ class ChangingLink(TcpLink):
         return self._depart(end_s, start_s, end_s, payload_bytes)
 
     def _depart(self, now_s: float, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        sent_s = end_s + self.delay_s(start_s, payload_bytes)
+        sent_s = end_s + self._waits_s(start_s, payload_bytes)
         self.path = self._paths[next(self._course.pieces(now_s, end_s))[1]]
         return self._arrive(start_s, sent_s)
 
@@ -75,13 +90,14 @@ class ChangingLink(TcpLink):
         raise AssertionError("a course has no end")
 
 
-def links_of(link: Link, *, seed: int, owner: str) -> tuple[TcpLink, TcpLink]:
+def links_of(link: Link, *, seed: int, owner: str, tcp: Tcp = "cubic") -> tuple[TcpLink, TcpLink]:
     """Give both directions of somebody's link, up and down.
 
     Args:
         link: what it is like.
         seed: the scenario's.
         owner: whose it is, part of the seeds of its jitter and loss.
+        tcp: congestion control.
 
     Raises:
         ScenarioError: its trace cannot be used.
@@ -90,9 +106,9 @@ def links_of(link: Link, *, seed: int, owner: str) -> tuple[TcpLink, TcpLink]:
 
     def direction(way: Literal["up", "down"]) -> TcpLink:
         if changes is None:
-            return TcpLink(path_of(link, way), seed=seed, owner=(owner, way))
+            return TcpLink(path_of(link, way), seed=seed, owner=(owner, way), tcp=tcp)
         course, states = changes
         paths = tuple(path_of(link, way, state) for state in states)
-        return ChangingLink(course, paths, seed=seed, owner=(owner, way))
+        return ChangingLink(course, paths, seed=seed, owner=(owner, way), tcp=tcp)
 
     return direction("up"), direction("down")

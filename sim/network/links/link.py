@@ -1,29 +1,41 @@
 """One direction of a device's link: when does the last byte of a message arrive?
 
 First come, first served, at the link's rate, through one TCP connection that lasts. docs/models.md has the
-equations. A link knows its own state only; it is told the time.
+equations. A link knows its own state only; it is told the time. Where nothing is lost, TCP's window and its
+waits are computed here, flight by flight; where packets are lost, sim.network.links.tcp sends each segment.
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Protocol
 
 import msgspec
 
-from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, framed_bytes, segments_of
+from broker.wire.link_bytes import (
+    ACKNOWLEDGED_SEGMENTS,
+    HEADER_BYTES,
+    SEGMENT_BYTES,
+    framed_bytes,
+    segments_of,
+)
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
-
-INITIAL_WINDOW = 10
-"""Segments, RFC 6928."""
+from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.window import INITIAL_WINDOW, Tcp, window_of
 
 RTT_GAIN = 1 / 8
 """Weight of a new round trip in TCP's mean of them, RFC 6298."""
 
-NO_THRESHOLD = 2**30
-"""Segments; slow start goes on until the first loss."""
+LEAST_MARGIN_S = 0.2
+"""Linux: TCP's timeout is at least so much above the mean round trip."""
 
-DUPLICATE_ACKS = 3
-"""As many segments must follow a lost one for a fast retransmit, RFC 5681; else the timeout repairs it."""
+MARGIN_GAIN = 1 / 4
+"""Weight of a new flight in that margin: it begins with two round trips, and falls."""
+
+MARGIN_PER_QUEUE = 1.1
+"""Four times the mean deviation of round trips, of which the last one waits for the whole queue."""
 
 
 class Carried(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +44,13 @@ class Carried(msgspec.Struct, frozen=True, gc=False):
     start_s: float
     sent_s: float
     arrival_s: float
+
+
+class PacketTimes(Protocol):
+    """A link that knows when the packets of its latest message arrived."""
+
+    def shares(self, packets: int) -> Sequence[float]:
+        """Give after which share of the message's time each of so many packets had arrived."""
 
 
 class TcpLink:
@@ -44,6 +63,7 @@ class TcpLink:
         path: what it is like.
         seed: the scenario's.
         owner: whose link it is, and in which direction; names the streams.
+        tcp: congestion control; it matters where packets are lost.
 
     Attributes:
         path: what it is like now.
@@ -52,12 +72,16 @@ class TcpLink:
     """
 
     __slots__ = (
+        "_connection",
         "_idle_since_s",
         "_jitter",
         "_last_arrival_s",
         "_losses",
+        "_margin_s",
+        "_progress",
         "_queued_s",
-        "_threshold",
+        "_stretched",
+        "_tcp",
         "_usually_queued_s",
         "_window",
         "busy_s",
@@ -65,8 +89,10 @@ class TcpLink:
         "path",
     )
 
-    def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...], tcp: Tcp = "cubic") -> None:
         self.path = path
+        self._tcp = tcp
+        self._stretched = False
         self._jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
         self.busy_s = self.free_s = 0.0
         self._losses = Losses(RandomStream(seed, "loss", *owner)) if path.loss else None
@@ -93,7 +119,9 @@ class TcpLink:
         if not self.path.rest:
             self.free_s = 0.0
         self._window = INITIAL_WINDOW
-        self._threshold = NO_THRESHOLD
+        self._margin_s = max(LEAST_MARGIN_S, 2 * self.path.round_trip_s)
+        self._connection: Connection | None = None
+        self._progress: Sequence[tuple[float, int]] = ()
 
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
         """Take a message of so many MQTT bytes and say when it goes and arrives.
@@ -104,14 +132,28 @@ class TcpLink:
             return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self.free_s)
         end_s = start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s
-        return self.depart(start_s, end_s, payload_bytes)
+        return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
+
+    def stretch(self, start_s: float, payload_bytes: int) -> float:
+        """Say how many times as long as its bytes alone a message takes because packets are lost.
+
+        It is 1 where nothing is lost: TCP's waits then follow the last byte. Losses come while bytes leave.
+        """
+        self._stretched = self._losses is not None and self.path.segment_s > 0
+        if not self._stretched:
+            return 1.0
+        delay_s = self.delay_s(start_s, payload_bytes)
+        return 1.0 + delay_s * self.path.bytes_per_s / framed_bytes(payload_bytes)
 
     def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        """Say the same of a message whose bytes alone keep the link busy from `start_s` to `end_s`.
+        """Say the same as `carry` of a message whose bytes keep the link busy from `start_s` to `end_s`.
 
-        TCP's waits and repetitions come after them.
+        How long they do has been stretched by `stretch`.
         """
-        return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
+        return self._arrive(start_s, end_s + self._waits_s(start_s, payload_bytes))
+
+    def _waits_s(self, start_s: float, payload_bytes: int) -> float:
+        return 0.0 if self._stretched else self.delay_s(start_s, payload_bytes)
 
     def _arrive(self, start_s: float, sent_s: float) -> Carried:
         arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
@@ -122,17 +164,40 @@ class TcpLink:
         self.busy_s += sent_s - start_s
         return Carried(start_s, sent_s, arrival_s)
 
-    def acknowledge(self, from_s: float, to_s: float, packets: int) -> None:
+    def acknowledge(self, from_s: float, to_s: float, packets: int, other: PacketTimes | None = None) -> None:
         """Let PUBACKs for the packets of a message pass that came the other way from `from_s` to `to_s`.
 
         They take no time here, but while they go TCP is not silent.
+
+        Args:
+            from_s: when it began to leave.
+            to_s: when its last byte arrived.
+            packets: of the message, evenly long.
+            other: the link that carried it, and knows when each of them arrived; evenly spread if not given.
         """
-        if self._window > INITIAL_WINDOW:
-            for packet in range(1, packets + 1):
-                at_s = from_s + (to_s - from_s) * packet / packets
-                if at_s > self._idle_since_s:
-                    self._age(at_s)
-                    self._idle_since_s, self._queued_s = at_s, 0.0
+        if self._connection is None and self._window <= INITIAL_WINDOW:
+            return
+        shares = other.shares(packets) if other else evenly(packets)
+        for share in shares:
+            at_s = from_s + (to_s - from_s) * share
+            if self._connection is not None:
+                self._connection.acknowledge(at_s, self.path.latency_s)
+            elif at_s > self._idle_since_s:
+                self._age(at_s)
+                self._idle_since_s, self._queued_s = at_s, 0.0
+
+    def shares(self, packets: int) -> Sequence[float]:
+        """Do as PacketTimes.shares; where nothing is lost they count as evenly spread."""
+        progress = self._progress
+        if packets == 1 or not progress:
+            return evenly(packets)
+        (begun_s, _), (ended_s, segments) = progress[0], progress[-1]  # what comes first is the start
+        shares, packet = [], 1
+        for at_s, upto in progress:
+            while upto * packets >= packet * segments:
+                shares.append((at_s - begun_s) / (ended_s - begun_s) if ended_s > begun_s else 1.0)
+                packet += 1
+        return shares
 
     def delay_s(self, start_s: float, payload_bytes: int) -> float:
         """Give what TCP adds to the time at full rate: waits for acknowledgements, and what it repeats.
@@ -141,27 +206,48 @@ class TcpLink:
         until then the link pauses.
         """
         path, segments = self.path, segments_of(payload_bytes)
+        if self._losses is not None:
+            return self._lossy_delay_s(start_s, payload_bytes)
         self._age(start_s)
-        left = segments
-        pauses_s, queue = 0.0, 0
+        left, flights = segments, 0
+        pauses_s, queue, longest, usually_s = 0.0, 0, 0, self._usually_queued_s
         while left:
             flight = min(left, self._window)
-            queue = max(queue, flight)
-            lost, after = self._losses.of_flight(path, flight) if self._losses and path.loss else (0, 0)
+            queue, longest = max(queue, flight), max(longest, flight)
+            forgotten = (1 - RTT_GAIN) ** (flight / ACKNOWLEDGED_SEGMENTS)
+            usually_s += (1 - forgotten) * (flight * path.segment_s - usually_s)
             left -= flight
-            if lost:
-                pause_s = self._recover(lost, after, flight, follows=left > 0)
-            else:
-                pause_s = max(0.0, path.round_trip_s - flight * path.segment_s) if left else 0.0
-                self._grow(flight)
-            if pause_s:
+            flights += 1
+            pause_s = path.round_trip_s - flight * path.segment_s if left else 0.0
+            if flights > 1 or 2 * flight > self._window:  # Linux: not if less than half of it was used
+                self._window += flight
+            if pause_s > 0:
                 pauses_s += pause_s
                 queue = 0
-            left += lost
-        self._queued_s = queue * path.segment_s
-        forgotten = (1 - RTT_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS)
-        self._usually_queued_s = forgotten * self._usually_queued_s + (1 - forgotten) * self._queued_s
+        self._queued_s, self._usually_queued_s = queue * path.segment_s, usually_s
+        margin_s = max(LEAST_MARGIN_S, MARGIN_PER_QUEUE * longest * path.segment_s)
+        self._margin_s = margin_s + (self._margin_s - margin_s) * (1 - MARGIN_GAIN) ** flights
         return pauses_s
+
+    def _lossy_delay_s(self, start_s: float, payload_bytes: int) -> float:
+        """Do as delay_s where packets are lost."""
+        path, losses, segments = self.path, self._losses, segments_of(payload_bytes)
+        assert losses is not None
+        if self._connection is None:
+            self._connection = Connection(window_of(self._tcp), path.round_trip_s)
+        last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
+        progress = self._connection.send(
+            start_s,
+            segments,
+            last_bytes / (SEGMENT_BYTES + HEADER_BYTES),
+            path.segment_s,
+            path.latency_s,
+            partial(losses.is_lost, path),
+            partial(losses.is_answer_lost, path),
+        )
+        self._progress = progress
+        took_s = progress[-1][0] - path.latency_s - start_s
+        return max(0.0, took_s - framed_bytes(payload_bytes) / path.bytes_per_s)
 
     def _age(self, start_s: float) -> None:
         """Halve the window for every retransmission timeout of silence, RFC 2861.
@@ -171,35 +257,17 @@ class TcpLink:
         """
         if self._window > INITIAL_WINDOW:
             silence_s = start_s - self._idle_since_s + self._queued_s
-            timeouts = int(silence_s / (self.path.timeout_s + self._usually_queued_s))
-            self._window = max(INITIAL_WINDOW, self._window >> timeouts)
-
-    def _grow(self, flight: int) -> None:
-        """Double the window in slow start, later widen it by one; Linux: not if it was not half used."""
-        if 2 * flight > self._window:
-            more = flight if self._window < self._threshold else 1
-            self._window = min(self._window + more, max(self._threshold, self._window + 1))
-
-    def _recover(self, lost: int, after: int, flight: int, *, follows: bool) -> float:
-        """Give the time that a loss costs: a wait, and the repetition; it halves the window, RFC 5681."""
-        path = self.path
-        self._threshold = max(2, self._window // 2)
-        self._window = self._threshold
-        if follows:
-            wait_s = path.round_trip_s - flight * path.segment_s
-        elif after >= DUPLICATE_ACKS:
-            wait_s = path.round_trip_s - (after - DUPLICATE_ACKS) * path.segment_s
-        elif after:
-            wait_s = 1.25 * path.round_trip_s - (after - 1) * path.segment_s
-        elif flight > 1:
-            wait_s = min(2 * path.round_trip_s, path.timeout_s)
-        else:
-            wait_s = path.timeout_s
-            self._window = 1
-        return max(0.0, wait_s) + lost * path.segment_s
+            timeout_s = self.path.round_trip_s + self._usually_queued_s + self._margin_s
+            self._window = max(INITIAL_WINDOW, self._window >> int(silence_s / timeout_s))
 
     def propagation_s(self) -> float:
         """Draw the time one way."""
         if self._jitter is None or self.path.one_way_s is None:
             return self.path.latency_s
         return self.path.one_way_s(self._jitter.uniform())
+
+
+@lru_cache(maxsize=64)
+def evenly(packets: int) -> Sequence[float]:
+    """Give the shares of a message's time after which each of its packets arrives, if they do so evenly."""
+    return tuple(packet / packets for packet in range(1, packets + 1))

@@ -3,12 +3,12 @@
 import functools
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.wire.link_bytes import framed_bytes
 from sim.network.clock import Clock, Ts
 from sim.network.links.bottleneck import Bottleneck, Transfer
-from sim.network.links.link import TcpLink
+from sim.network.links.link import PacketTimes, TcpLink
 from sim.network.links.path import Path
 
 
@@ -16,7 +16,8 @@ class SharedTcpLink:
     """One direction of a device's link behind a bottleneck; first come, first served.
 
     The device's own link gives the cap, latency, jitter, loss and slow start; the pauses of slow start
-    are those of that link alone, and follow the last byte. The next message begins after them.
+    are those of that link alone, and follow the last byte. The next message begins after them. Losses make
+    the cap lower: what they cost on that link alone is spread over the message.
 
     Args:
         clock: virtual time.
@@ -38,6 +39,8 @@ class SharedTcpLink:
         self._looks = 0  # only the latest one counts
         self.under_way = 0
         self._leaves = False  # whether a byte of what is in the bottleneck may have left
+        self._payload_bytes = 0  # of that
+        self._stretch = 1.0  # what losses do to it
 
     @property
     def latency_s(self) -> float:
@@ -61,10 +64,14 @@ class SharedTcpLink:
         if not self._busy:
             self._begin_next(self._connection)
 
-    def acknowledge(self, from_s: float, to_s: float, packets: int) -> None:
+    def acknowledge(self, from_s: float, to_s: float, packets: int, other: PacketTimes | None = None) -> None:
         """Do as TcpLink.acknowledge; a link that is sending is not silent anyway."""
         if not self._busy:
-            self._link.acknowledge(from_s, to_s, packets)
+            self._link.acknowledge(from_s, to_s, packets, other)
+
+    def shares(self, packets: int) -> Sequence[float]:
+        """Do as TcpLink.shares."""
+        return self._link.shares(packets)
 
     def reset(self) -> None:
         """Lose all that is under way, and begin a new connection."""
@@ -87,18 +94,20 @@ class SharedTcpLink:
         elif self._busy:
             payload_bytes, deliver = self._waiting.popleft()
             done = functools.partial(self._passed, self._clock.now, payload_bytes, deliver)
-            self._leaves = False
+            self._leaves, self._payload_bytes = False, payload_bytes
             self._transfer = Transfer(framed_bytes(payload_bytes), self._own_rate(), done)
             self._bottleneck.begin(self._transfer)
 
     def _own_rate(self) -> float:
         """Give the own link's rate now, bytes per second, and come back when that changes."""
         bytes_per_s, until_s = self._link.look(self._clock.now, first=not self._leaves)
-        self._leaves |= bytes_per_s > 0
+        if bytes_per_s and not self._leaves:
+            self._leaves = True
+            self._stretch = self._link.stretch(self._clock.now, self._payload_bytes)
         if until_s < math.inf:
             self._looks += 1
             self._clock.at(until_s, self._cap, self._looks)
-        return bytes_per_s
+        return bytes_per_s / self._stretch
 
     def _cap(self, look: int) -> None:
         if look == self._looks and self._transfer is not None:

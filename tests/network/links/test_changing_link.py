@@ -192,19 +192,10 @@ def test_bursts_lose_as_many_packets_as_their_mean_says_and_in_a_row() -> None:
     path = path_of(Link(loss=BURSTS), "up")
     assert path.loss == BURSTS.mean
     losses = Losses(RandomStream(5, "loss"))
-    lost = [losses.of_flight(path, 1)[0] for _ in range(60_000)]
+    lost = [losses.is_lost(path) for _ in range(60_000)]
     assert sum(lost) / len(lost) == pytest.approx(BURSTS.mean, rel=0.1)
     again = sum(first and second for first, second in itertools.pairwise(lost)) / sum(lost)
     assert again == pytest.approx(0.8 * 0.75, abs=0.04)  # still bad, and lost; independent losses: 0.06
-
-
-@given(st.integers(0, 2**32), st.integers(1, 40))
-def test_a_flight_has_the_losses_of_its_packets_one_by_one(seed: int, flight: int) -> None:
-    path = path_of(Link(loss=BURSTS), "up")
-    single = Losses(RandomStream(seed, "loss"))
-    lost = [single.of_flight(path, 1)[0] for _ in range(flight)]
-    after = flight - 1 - lost.index(1) if any(lost) else 0
-    assert Losses(RandomStream(seed, "loss")).of_flight(path, flight) == (sum(lost), after)
 
 
 SHARED = st.sampled_from(

@@ -4,16 +4,13 @@ A full packet takes 1 ms on the fast link here; two of them and their acknowledg
 """
 
 import math
-from dataclasses import replace
-from typing import cast
 
 import pytest
 
 from broker.wire.link_bytes import SEGMENT_BYTES
 from scenarios.schema.links import Link
 from sim.network.links.changing_link import links_of
-from sim.network.links.link import NO_THRESHOLD, Carried, TcpLink
-from sim.network.links.losses import Losses
+from sim.network.links.link import LEAST_MARGIN_S, Carried, TcpLink
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
 
@@ -28,15 +25,10 @@ def forget_paths() -> None:
     path_of.cache_clear()
 
 
-def tcp(path: Path = FAST, *, window: int = 10, threshold: int = NO_THRESHOLD) -> TcpLink:
+def tcp(path: Path = FAST, *, window: int = 10) -> TcpLink:
     link = TcpLink(path, seed=7, owner=("c0", "up"))
-    link._window, link._threshold = window, threshold
+    link._window = window
     return link
-
-
-def losses_of(link: TcpLink, flight: int) -> tuple[int, int]:
-    assert link._losses is not None
-    return link._losses.of_flight(link.path, flight)
 
 
 def test_both_directions_of_a_link_in_seconds_and_bytes() -> None:
@@ -102,10 +94,10 @@ def test_jitter_and_losses_of_a_link_are_streams_named_after_owner_and_direction
         one_way_s = tcp_link.path.one_way_s
         assert one_way_s is not None
         assert tcp_link.propagation_s() == one_way_s(RandomStream(3, "jitter", "c5", way).uniform())
-        draws = RandomStream(3, "loss", "c5", way)
-        first = int(math.log1p(-draws.uniform()) / math.log(0.75))  # segments before the first lost one
-        lost, after = losses_of(tcp_link, first + 1)
-        assert (lost, after) == (1, 0)
+        draws, losses = RandomStream(3, "loss", "c5", way), tcp_link._losses
+        assert losses is not None
+        for _ in range(20):
+            assert losses.is_lost(tcp_link.path) == (draws.uniform() < 0.25)
 
 
 def test_each_direction_of_a_link_has_its_own_rate() -> None:
@@ -119,111 +111,31 @@ def test_without_jitter_or_loss_nothing_is_drawn() -> None:
     assert (link.propagation_s(), link.latency_s) == (0.05, 0.05)
 
 
-class Draws:
-    """Gives numbers one after the other, in place of a random stream."""
-
-    def __init__(self, *numbers: float) -> None:
-        self._numbers = list(numbers)
-
-    def uniform(self) -> float:
-        return self._numbers.pop(0)
-
-
 @pytest.mark.parametrize(
-    ("draws", "flight", "lost", "after"),
+    ("window", "segments", "grown"),
     [
-        # of segments of which every second one is lost, 0.8 lets two pass, 0.6 one and 0.4 none
-        ((0.8, 0.99), 6, 1, 3),
-        ((0.8, 0.4, 0.6, 0.99), 6, 3, 3),
-        ((0.4, 0.99), 6, 1, 5),
-        ((0.99,), 6, 0, 0),
-        ((0.8,), 2, 0, 0),
-        ((0.8, 0.4), 3, 1, 0),
+        pytest.param(10, 10, 20, id="slow start doubles"),
+        pytest.param(10, 6, 16, id="by what was sent"),
+        pytest.param(10, 5, 10, id="not if half of it was not used"),
+        pytest.param(40, 70, 110, id="by all of a message that was longer than the window"),
     ],
 )
-def test_a_flight_loses_segments_after_gaps_of_random_length(
-    draws: tuple[float, ...], flight: int, lost: int, after: int
-) -> None:
-    link = tcp(path_of(Link(latency_ms=50, loss=0.5), "up"))
-    link._losses = Losses(cast("RandomStream", Draws(*draws)))
-    assert losses_of(link, flight) == (lost, after)
-
-
-@pytest.mark.parametrize(
-    ("window", "threshold", "flight", "grown"),
-    [
-        pytest.param(10, NO_THRESHOLD, 10, 20, id="slow start doubles"),
-        pytest.param(10, NO_THRESHOLD, 6, 16, id="by what was sent"),
-        pytest.param(10, NO_THRESHOLD, 5, 10, id="not if half of it was not used"),
-        pytest.param(10, 12, 10, 12, id="up to the threshold"),
-        pytest.param(11, 12, 11, 12, id="and no further at once"),
-        pytest.param(12, 12, 12, 13, id="from there by one"),
-        pytest.param(30, 12, 30, 31, id="and above it"),
-    ],
-)
-def test_the_window_grows(window: int, threshold: int, flight: int, grown: int) -> None:
-    link = tcp(window=window, threshold=threshold)
-    link._grow(flight)
-    assert link._window == grown
-
-
-@pytest.mark.parametrize(
-    ("lost", "after", "flight", "follows", "seconds"),
-    [
-        pytest.param(1, 3, 10, False, 0.102 + 0.001, id="the third that follows tells"),
-        pytest.param(1, 2, 10, False, 1.25 * 0.102 - 0.001 + 0.001, id="two that follow are too few"),
-        pytest.param(1, 200, 201, False, 0.001, id="told long before the last byte has left"),
-        pytest.param(1, 0, 200, True, 0.001, id="acknowledged before the window was sent"),
-        pytest.param(1, 0, 2, False, 0.204 + 0.001, id="a probe after two round trips"),
-        pytest.param(1, 0, 1, False, 0.302 + 0.001, id="a single packet waits for the timeout"),
-    ],
-)
-def test_what_a_loss_costs(lost: int, after: int, flight: int, follows: bool, seconds: float) -> None:
-    assert tcp()._recover(lost, after, flight, follows=follows) == pytest.approx(seconds)
-
-
-def test_on_a_long_link_the_timeout_comes_before_the_probe() -> None:
-    long = tcp(path_of(Link(uplink_kbps=12_000, latency_ms=200), "up"))
-    assert long._recover(1, 0, 10, follows=False) == pytest.approx(0.602 + 0.001)
-
-
-@pytest.mark.parametrize(
-    ("window", "flight", "after", "left", "threshold"),
-    [(40, 40, 5, 20, 20), (41, 41, 5, 20, 20), (3, 3, 5, 2, 2), (40, 1, 0, 1, 20), (40, 2, 0, 20, 20)],
-)
-def test_a_loss_halves_the_window_to_two_at_least_and_a_timeout_begins_with_one(
-    window: int, flight: int, after: int, left: int, threshold: int
-) -> None:
+def test_the_window_grows(window: int, segments: int, grown: int) -> None:
     link = tcp(window=window)
-    link._recover(1, after, flight, follows=False)
-    assert (link._window, link._threshold) == (left, threshold)
+    link.delay_s(0.0, segments * SEGMENT_BYTES)
+    assert link._window == grown
 
 
 def test_a_line_that_waits_for_no_acknowledgement_keeps_the_longest_flight_in_its_queue() -> None:
     link = tcp()
     link.delay_s(0.0, 30 * SEGMENT_BYTES)  # 10, a pause, 20
     assert link._queued_s == pytest.approx(0.020)
-    remembered = 1 - (7 / 8) ** 15  # of 15 acknowledgements
-    assert link._usually_queued_s == pytest.approx(remembered * 0.020)
+    remembered = [1 - (7 / 8) ** 5, 1 - (7 / 8) ** 10]  # of 5 acknowledgements, and of 10
+    first_s = remembered[0] * 0.010
+    assert link._usually_queued_s == pytest.approx(first_s + remembered[1] * (0.020 - first_s))
     link._window = 160
     link.delay_s(0.0, 180 * SEGMENT_BYTES)  # 160, longer than the round trip, and 20
     assert link._queued_s == pytest.approx(0.160)
-
-
-def test_a_lossy_line_sends_again_what_was_lost() -> None:
-    link = tcp(replace(FAST, loss=0.5), window=4)
-    link._losses = Losses(
-        cast("RandomStream", Draws(0.4, 0.6, 0.99, 0.99))
-    )  # segments 1 and 3 of 4; then none of 2
-    # three follow the first lost one: told after a round trip; both again, in a window of 2
-    assert link.delay_s(0.0, 4 * SEGMENT_BYTES) == pytest.approx(0.102 + 0.002)
-    assert link._queued_s == pytest.approx(0.002)
-
-
-def test_a_loss_that_others_follow_is_told_by_the_first_acknowledgement_missing() -> None:
-    link = tcp(replace(FAST, loss=0.5), window=4)
-    link._losses = Losses(cast("RandomStream", Draws(0.8, 0.99, 0.99)))  # the third of four; one more waits
-    assert link.delay_s(0.0, 5 * SEGMENT_BYTES) == pytest.approx(0.102 - 0.004 + 0.001)
 
 
 @pytest.mark.parametrize(
@@ -240,23 +152,36 @@ def test_a_loss_that_others_follow_is_told_by_the_first_acknowledgement_missing(
 )
 def test_silence_halves_the_window_down_to_the_initial_one(window: int, silence_s: float, left: int) -> None:
     link = tcp(window=window)
-    link._idle_since_s = 4.0
+    link._idle_since_s, link._margin_s = 4.0, LEAST_MARGIN_S
     link._age(4.0 + silence_s)
     assert link._window == left
 
 
 def test_acknowledgements_that_come_before_the_line_was_idle_change_nothing() -> None:
     link = tcp(window=80)
-    link._idle_since_s, link._queued_s = 4.0, 0.1
+    link._idle_since_s, link._queued_s, link._margin_s = 4.0, 0.1, LEAST_MARGIN_S
     link.acknowledge(1.0, 3.0, 4)
     assert (link._window, link._idle_since_s, link._queued_s) == (80, 4.0, 0.1)
     link.acknowledge(3.0, 5.0, 4)  # the last two come at 4.5 and 5
     assert (link._window, link._idle_since_s, link._queued_s) == (20, 5.0, 0.0)
 
 
+def test_the_timeout_begins_with_three_round_trips_and_falls_to_a_fifth_of_a_second_above_one() -> None:
+    link = tcp()
+    assert link._margin_s == pytest.approx(2 * 0.102)
+    slow = tcp(path_of(Link(uplink_kbps=12_000, latency_ms=300), "up"))
+    margins_s = []
+    for _ in range(30):
+        margins_s.append(slow._margin_s)
+        slow.delay_s(0.0, SEGMENT_BYTES)
+    assert margins_s[0] == pytest.approx(2 * 0.602)
+    assert margins_s[1] == pytest.approx(0.2 + 0.75 * (1.204 - 0.2))
+    assert margins_s[-1] == pytest.approx(0.2, rel=0.01)
+
+
 def test_an_acknowledgement_comes_when_its_packet_has() -> None:
     link = tcp(window=80)
-    link._idle_since_s, link._queued_s = 4.0, 0.1
+    link._idle_since_s, link._queued_s, link._margin_s = 4.0, 0.1, LEAST_MARGIN_S
     link.acknowledge(3.0, 4.0, 1)
     assert (link._idle_since_s, link._queued_s) == (4.0, 0.1)
     link.acknowledge(4.4, 5.0, 1)  # at 5 alone: three timeouts after 4
@@ -270,12 +195,13 @@ def test_a_line_with_the_initial_window_does_not_look_at_acknowledgements() -> N
 
 
 def test_a_new_connection_knows_nothing_of_the_one_before() -> None:
-    link = tcp(replace(FAST, loss=0.01), window=40, threshold=3)
+    link = tcp(window=40)
     link.depart(0.0, 1.0, 10)
     link._usually_queued_s = link._queued_s = 2.0
     link.reset()
     state = link._idle_since_s, link._last_arrival_s, link._queued_s, link._usually_queued_s
-    assert (*state, link._window, link._threshold) == (0.0, 0.0, 0.0, 0.0, 10, NO_THRESHOLD)
+    assert (*state, link._window) == (0.0, 0.0, 0.0, 0.0, 10)
+    assert link._margin_s == pytest.approx(2 * 0.102)
 
 
 def test_a_message_arrives_no_earlier_than_the_one_before() -> None:

@@ -1,0 +1,1 @@
+"""TCP on a link that loses packets: docs/models.md."""

@@ -1,0 +1,299 @@
+"""One message over a TCP connection that loses segments, as Linux sends it: docs/models.md has the rules."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from sim.network.links.tcp.receiver import Receiver
+from sim.network.links.tcp.round_trips import MIN_DEVIATION_S, RoundTrips
+from sim.network.links.tcp.window import Reno
+
+REORDERING = 3
+"""RACK: with so many segments beyond a gap, those in the gap are lost without further patience."""
+
+QUICK_ACKS = 16
+"""Linux: as many segments of a new connection are acknowledged at once, each."""
+
+PROBE_MARGIN_S = 0.008
+"""Linux: two ticks of its clock."""
+
+_OPEN: Final = 0
+_RECOVERY: Final = 1  # a loss was noticed, and not all is acknowledged that was under way then
+_TIMED_OUT: Final = 2  # the same, after a timeout
+_ROUNDING_S = 1e-9
+
+
+class Transfer:
+    """Sends the segments of one message, and again those that are lost, until all have arrived.
+
+    Loss is noticed by RACK, by a probe after a lost tail (RFC 8985), and by the timeout (RFC 6298). In
+    recovery as much is sent as has left the network (PRR, RFC 6937): repetitions and new segments.
+
+    Args:
+        segments: of the message.
+        last: length of its last one; a full packet's is 1.
+        segment_s: time that a full packet takes.
+        latency_s: time one way.
+        window: of the connection.
+        round_trips: of the connection.
+        is_lost: draws for a packet whether it is lost.
+        is_ack_lost: the same for an acknowledgement.
+        before: segments that the connection has sent before.
+
+    Attributes:
+        receiver: the far end.
+        last_send_s: when a segment was sent last.
+    """
+
+    def __init__(
+        self,
+        *,
+        segments: int,
+        last: float,
+        segment_s: float,
+        latency_s: float,
+        window: Reno,
+        round_trips: RoundTrips,
+        is_lost: Callable[[], bool],
+        is_ack_lost: Callable[[], bool],
+        before: int,
+    ) -> None:
+        self._segments, self._before = segments, before
+        self._segment_s, self._last_s, self._way_s = segment_s, last * segment_s, latency_s
+        self._window, self._round_trips, self._is_lost = window, round_trips, is_lost
+        self.receiver = Receiver(segments, latency_s, is_ack_lost, QUICK_ACKS - before)
+        self._free_s = self.last_send_s = 0.0  # the line is free
+        # of each segment: when it was sent last, as the how-manyth, and what is known of it
+        self._sent_s, self._sent_no = [0.0] * segments, [0] * segments
+        self._in_flight, self._sacked = bytearray(segments), bytearray(segments)
+        self._repeated = bytearray(segments)
+        self._una = self._next = 0  # the first one not acknowledged, the first one not sent
+        self._under_way = self._sacked_count = 0
+        self._sends = self._newest = 0  # the latest sent of those that have arrived: as the how-manyth
+        self._newest_rtt_s = 0.0
+        self._order: deque[tuple[int, int]] = deque()  # what was sent, in order
+        self._lost: deque[int] = deque()  # and is to be sent again
+        self._state = _OPEN
+        self._high = self._timeouts = 0  # recovery ends when all before `high` is acknowledged
+        self._prior = self._prr_delivered = self._prr_out = 0
+        self._probed = self._limited = False
+        self._largest = self._largest_until = 0
+        self._round_end = -1
+        self._timer_s = self._reorder_s = math.inf
+
+    def run(self, start_s: float) -> None:
+        """Send all from a time on."""
+        receiver = self.receiver
+        receiver.progress.append((start_s, 0))
+        self._fill(start_s)
+        self._arm(start_s)
+        acks = receiver.acks
+        while True:
+            ack_s = receiver.next_ack_s()
+            if receiver.upto == self._segments:
+                if not ack_s:
+                    return
+            elif not ack_s or min(self._timer_s, self._reorder_s) < ack_s:
+                self._expire()
+                continue
+            if not acks:
+                receiver.stop_waiting()  # and acknowledge
+            if acks:
+                self._acknowledged(*acks.popleft())
+
+    def _fill(self, now_s: float) -> None:
+        """Send what the window allows: first what is lost, then what is new."""
+        size, lost = self._window.size, self._lost
+        while self._under_way < size:
+            if lost:
+                segment = lost.popleft()
+                if self._sacked[segment] or self._in_flight[segment] or segment < self._una:
+                    continue
+                self._repeated[segment] = 1
+                if segment == self._una:
+                    self._timer_s = now_s + self._timeout_s()
+            elif self._next < self._segments:
+                segment = self._next
+                self._next += 1
+            else:
+                break
+            if self._state == _RECOVERY:
+                self._prr_out += 1
+            self._put(segment, now_s)
+        out = self._next - self._una
+        limited = self._under_way >= size and self._next < self._segments
+        if self._una >= self._largest_until or limited or (not self._limited and out > self._largest):
+            self._limited, self._largest, self._largest_until = limited, out, self._next
+
+    def _put(self, segment: int, now_s: float) -> None:
+        """Send one segment."""
+        needs_s = self._last_s if segment == self._segments - 1 else self._segment_s
+        self._free_s = left_s = max(now_s, self._free_s) + needs_s
+        self.last_send_s = now_s
+        self._sends += 1
+        self._sent_s[segment] = now_s
+        self._sent_no[segment] = self._sends
+        self._order.append((self._sends, segment))
+        self._in_flight[segment] = 1
+        self._under_way += 1
+        if not self._is_lost():
+            self.receiver.arrived(segment, left_s + self._way_s)
+
+    def _acknowledged(self, now_s: float, upto: int, sacked: list[int]) -> None:
+        una = self._una
+        new = [segment for segment in range(una, upto) if not self._sacked[segment]]
+        self._sacked_count -= max(0, upto - una) - len(new)
+        for segment in sacked:
+            if segment >= upto and not self._sacked[segment]:
+                self._sacked[segment] = 1
+                self._sacked_count += 1
+                new.append(segment)
+        self._una = max(una, upto)
+        for segment in new:
+            if self._in_flight[segment]:
+                self._in_flight[segment] = 0
+                self._under_way -= 1
+        self._time(now_s, new)
+        if upto > una:
+            self._timeouts = 0
+            if self._probed and upto >= self._high:
+                self._probed = False
+                if self._state == _OPEN and self._repeated[upto - 1]:  # the probe repaired a loss
+                    self._window.size = self._window.threshold = self._window.reduced()
+            if self._state != _OPEN and upto >= self._high:
+                if self._state == _RECOVERY:
+                    self._window.size = self._window.threshold
+                self._state = _OPEN
+        self._react(now_s, self._mark_lost(now_s), len(new), advanced=upto > una)
+
+    def _time(self, now_s: float, new: list[int]) -> None:
+        """Take the time of a round trip: of the first segment that was sent once; for RACK of the latest."""
+        if not new:
+            return
+        newest = max(new, key=self._sent_no.__getitem__) if len(new) > 1 else new[0]
+        if self._sent_no[newest] > self._newest:
+            rtt_s = now_s - self._sent_s[newest]
+            if not self._repeated[newest] or rtt_s >= self._round_trips.least_s:
+                self._newest, self._newest_rtt_s = self._sent_no[newest], rtt_s
+        first = next((segment for segment in new if not self._repeated[segment]), None)
+        if first is not None:
+            rtt_s = now_s - self._sent_s[first]
+            self._round_trips.note(rtt_s)
+            if self._una > self._round_end:
+                self._round_trips.end_flight()
+                self._round_end = self._next
+            self._window.sampled(now_s, rtt_s, self._before + self._una, self._before + self._next)
+
+    def _mark_lost(self, now_s: float) -> int:
+        """RACK: what was sent before something that has arrived, and has had time enough, is lost."""
+        order, patience_s = self._order, self._newest_rtt_s
+        if self._state == _OPEN and self._sacked_count < REORDERING:
+            patience_s += self._round_trips.least_s / 4
+        self._reorder_s = math.inf
+        lost = 0
+        while order and order[0][0] < self._newest:
+            number, segment = order[0]
+            if self._in_flight[segment] and self._sent_no[segment] == number:
+                due_s = self._sent_s[segment] + patience_s
+                if due_s > now_s + _ROUNDING_S:
+                    self._reorder_s = due_s
+                    break
+                self._in_flight[segment] = 0
+                self._under_way -= 1
+                self._lost.append(segment)
+                lost += 1
+            order.popleft()
+        return lost
+
+    def _react(self, now_s: float, lost: int, delivered: int, *, advanced: bool) -> None:
+        """Change the window, and send."""
+        window = self._window
+        if lost and self._state == _OPEN:
+            self._state = _RECOVERY
+            self._high = self._next
+            self._prior = window.size
+            window.threshold = window.reduced()
+            self._prr_delivered = self._prr_out = 0
+        if self._state == _RECOVERY:
+            if delivered or lost:
+                self._reduce(lost, delivered, advanced=advanced)
+        elif advanced and (
+            self._limited or (window.size < window.threshold and window.size < 2 * self._largest)
+        ):
+            window.grow(delivered, now_s)
+        self._fill(now_s)
+        if advanced or (self._state == _OPEN and not self._sacked_count and not self._probed):
+            self._arm(now_s)
+
+    def _reduce(self, lost: int, delivered: int, *, advanced: bool) -> None:
+        """Bring what is under way down to the threshold, or up to it: RFC 6937 with Linux's changes."""
+        window = self._window
+        self._prr_delivered += delivered
+        missing = window.threshold - self._under_way
+        if missing < 0:
+            more = -(-window.threshold * self._prr_delivered // self._prior) - self._prr_out
+        else:
+            more = max(self._prr_delivered - self._prr_out, delivered) + (advanced and not lost)
+            more = min(missing, more)
+        window.size = self._under_way + max(more, 0 if self._prr_out else 1)
+
+    def _timeout_s(self) -> float:
+        return self._round_trips.timeout_s * (1 << self._timeouts)
+
+    def _may_probe(self) -> bool:
+        return self._state == _OPEN and not self._sacked_count and not self._probed
+
+    def _arm(self, now_s: float) -> None:
+        """Set the timer: for a probe, else for the timeout."""
+        wait_s = self._timeout_s()
+        if self._may_probe():
+            margin_s = MIN_DEVIATION_S if self._next - self._una == 1 else PROBE_MARGIN_S
+            wait_s = min(wait_s, 2 * self._round_trips.mean_s + margin_s)
+        self._timer_s = now_s + wait_s
+
+    def _expire(self) -> None:
+        """Let the timer that is first go off."""
+        if self._reorder_s <= self._timer_s:
+            now_s = self._reorder_s
+            lost = self._mark_lost(now_s)
+            self._react(now_s, lost, 1 if lost else 0, advanced=False)
+        elif self._may_probe():
+            self._probe(self._timer_s)
+        else:
+            self._time_out(self._timer_s)
+
+    def _probe(self, now_s: float) -> None:
+        """Send the next segment, or the last one again, whatever the window says: RFC 8985, 7.3."""
+        self._probed = True
+        self._high = self._next
+        if self._next < self._segments:
+            segment = self._next
+            self._next += 1
+        else:
+            segment = self._next - 1
+            self._repeated[segment] = 1
+            self._under_way -= self._in_flight[segment]
+        self._put(segment, now_s)
+        self._timer_s = now_s + self._timeout_s()
+
+    def _time_out(self, now_s: float) -> None:
+        """Begin again with a window of one segment; only what RACK thinks has had time enough is lost."""
+        window = self._window
+        if self._state != _TIMED_OUT:
+            window.threshold = window.reduced()
+        window.timed_out()
+        window.size = 1
+        self._state, self._probed = _TIMED_OUT, False
+        self._high = self._next
+        self._timeouts += 1
+        since_s = now_s - self._newest_rtt_s
+        self._lost.clear()
+        for segment in range(self._una, self._next):
+            if self._in_flight[segment] and (segment == self._una or self._sent_s[segment] <= since_s):
+                self._in_flight[segment] = 0
+                self._under_way -= 1
+            if not self._in_flight[segment] and not self._sacked[segment]:
+                self._lost.append(segment)
+        self._timer_s = now_s + self._timeout_s()
+        self._fill(now_s)

@@ -1,0 +1,144 @@
+"""Messages over a connection that loses what a test says; a full packet takes 1 ms, the way 50 ms."""
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.network.links.random_stream import RandomStream
+from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.window import Tcp, window_of
+
+SEGMENT_S, WAY_S = 0.001, 0.05
+ROUND_TRIP_S = 2 * WAY_S
+
+
+def none() -> bool:
+    return False
+
+
+def losing(*numbers: int) -> Callable[[], bool]:
+    """Lose these packets, counted from 0 in the order in which they are sent."""
+    sent = iter(range(10**9))
+    return lambda: next(sent) in numbers
+
+
+def connection(tcp: Tcp = "cubic", window: int = 10) -> Connection:
+    made = Connection(window_of(tcp), ROUND_TRIP_S)
+    made.window.size = window
+    return made
+
+
+def send(
+    made: Connection, segments: int, is_lost: Callable[[], bool] = none, start_s: float = 0.0
+) -> Sequence[tuple[float, int]]:
+    return made.send(start_s, segments, 1.0, SEGMENT_S, WAY_S, is_lost, none)
+
+
+def took_s(segments: int, *lost: int, window: int = 10) -> float:
+    return send(connection(window=window), segments, losing(*lost))[-1][0]
+
+
+def test_without_loss_a_message_takes_its_bytes_the_way_and_the_waits_of_slow_start() -> None:
+    assert took_s(10) == pytest.approx(0.010 + WAY_S)
+    # the first acknowledgement is back after 101 ms; from then on two segments leave for each one
+    assert took_s(30) == pytest.approx(0.101 + 0.020 + WAY_S)
+
+
+@pytest.mark.parametrize(
+    ("lost", "seconds"),
+    [
+        pytest.param((2,), 0.006 + ROUND_TRIP_S, id="three beyond the gap tell"),
+        pytest.param((7,), 0.010 + 1.25 * ROUND_TRIP_S, id="two need a quarter of a round trip more"),
+        pytest.param((8, 9), 4 * ROUND_TRIP_S + 0.016, id="nobody tells: a probe after two round trips does"),
+        pytest.param((9,), 0.11 + ROUND_TRIP_S + 0.2, id="the last one alone waits for the timeout"),
+    ],
+)
+def test_what_a_loss_costs(lost: tuple[int, ...], seconds: float) -> None:
+    assert took_s(10, *lost) == pytest.approx(seconds + WAY_S, abs=0.012)
+
+
+def test_a_single_segment_waits_for_the_timeout() -> None:
+    assert took_s(1, 0) == pytest.approx(ROUND_TRIP_S + 0.2 + SEGMENT_S + WAY_S)
+    assert took_s(1, 0, 1) == pytest.approx(2 * (ROUND_TRIP_S + 0.2) + SEGMENT_S + WAY_S)
+    assert took_s(1, 0, 1, 2) == pytest.approx(4 * (ROUND_TRIP_S + 0.2) + SEGMENT_S + WAY_S)
+
+
+def test_a_loss_in_the_middle_of_a_long_message_costs_only_its_repetition_while_the_line_is_busy() -> None:
+    made = connection()
+    start_s = send(made, 500)[-1][0] + WAY_S
+    took_s = send(made, 2000, losing(500), start_s=start_s)[-1][0] - start_s
+    assert took_s == pytest.approx(2.001 + WAY_S, abs=0.002)
+
+
+def test_losses_of_one_round_trip_reduce_the_window_once() -> None:
+    made = connection("reno", window=100)
+    made.window.threshold = 100
+    send(made, 100, losing(10, 30, 50))
+    assert made.window.threshold == 50
+    assert made.window.size in (50, 51)
+
+
+def test_a_silence_halves_the_window_for_each_timeout_but_a_puback_ends_it() -> None:
+    made = connection(window=80)
+    send(made, 80)
+    quiet, told = made.window.size, connection(window=80)
+    send(told, 80)
+    told.acknowledge(0.35, WAY_S)
+    send(made, 1, start_s=0.7)
+    send(told, 1, start_s=0.7)
+    assert (quiet, made.window.size, told.window.size) == (160, 80, 160)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 120),
+    st.sampled_from([0.001, 0.01, 0.1, 0.5]),
+    st.sampled_from([0.0, 1e-5, 0.001, 0.2]),
+    st.sampled_from([0.0, 0.01, 0.3]),
+)
+def test_every_message_arrives_whole_in_order_and_no_sooner_than_its_bytes(
+    seed: int, segments: int, loss: float, segment_s: float, way_s: float
+) -> None:
+    draws = RandomStream(seed, "loss")
+    made, start_s = Connection(window_of("cubic"), 2 * way_s), 3.0
+    for _ in range(3):
+        progress = made.send(
+            start_s,
+            segments,
+            1.0,
+            segment_s,
+            way_s,
+            lambda: draws.uniform() < loss,
+            lambda: draws.uniform() < loss,
+        )
+        assert progress[0] == (start_s, 0)
+        assert progress[-1][1] == segments
+        assert list(progress) == sorted(progress)
+        assert progress[-1][0] >= start_s + segments * segment_s + way_s - 1e-9
+        start_s = progress[-1][0] + way_s
+        assert made.window.size >= 1
+
+
+def mean_s(segments: int, loss: float, *, segment_s: float = SEGMENT_S, way_s: float = WAY_S) -> float:
+    draws, start_s, taken = RandomStream(4, "loss"), 0.0, []
+    made = Connection(window_of("cubic"), 2 * way_s)
+    for _ in range(150):
+        progress = made.send(start_s, segments, 1.0, segment_s, way_s, lambda: draws.uniform() < loss, none)
+        taken.append(progress[-1][0] - start_s)
+        start_s = progress[-1][0] + way_s
+    return statistics.mean(taken)
+
+
+def test_messages_take_longer_the_more_is_lost_the_longer_they_are_and_the_slower_the_link() -> None:
+    means = [mean_s(50, loss) for loss in (0.0, 0.003, 0.02, 0.1)]
+    assert means == sorted(means)
+    means = [mean_s(segments, 0.02) for segments in (5, 20, 80)]
+    assert means == sorted(means)
+    means = [mean_s(50, 0.02, segment_s=segment_s) for segment_s in (0.0002, 0.002, 0.02)]
+    assert means == sorted(means)
+    means = [mean_s(50, 0.02, way_s=way_s) for way_s in (0.01, 0.05, 0.2)]
+    assert means == sorted(means)
