@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -17,12 +17,15 @@ from broker.wire.messages import Hello, Status
 from edge_client.board import Board, WatchedClient
 from edge_client.core import ClientCore
 from edge_client.jobs import ClientJob, ClientResult
+from edge_client.memory import too_small
 from edge_client.observer import log_warning
 from edge_client.training.device import Device
 from edge_client.training.devices import make_devices
 from scenarios.errors import ScenarioError
 from scenarios.fingerprint import model_fingerprint, package_version
-from scenarios.schema.scenario import Scenario, scenario_digest
+from scenarios.loading.trial.memory import need_of
+from scenarios.schema.scenario import Scenario, early_cuts, scenario_digest
+from scenarios.task import Task
 from scenarios.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,9 @@ async def host(
     for name, device in devices.items():
         if not device.stock.samples:
             log.warning("%s has no samples yet; it waits for some, and is not chosen before", name)
-    digest, model = scenario_digest(scenario), model_fingerprint(scenario, task_of(scenario))
+    task = task_of(scenario)
+    _tell_of_memory(scenario, task, devices, jobs)
+    digest, model = scenario_digest(scenario), model_fingerprint(scenario, task)
 
     def greeting(device: Device) -> Hello:
         stock = device.stock
@@ -97,6 +102,21 @@ async def host(
     return {name: client.result() for name, client in clients.items()} | {
         name: f"data: {why}" for name, why in unfit.items()
     }
+
+
+def _tell_of_memory(scenario: Scenario, task: Task, devices: Mapping[str, Device], jobs: int) -> None:
+    """Warn if the process may come to need more memory than there is."""
+    name, largest = max(devices.items(), key=lambda each: len(each[1].data))
+    if not len(largest.data):
+        return
+    inputs, _ = largest.data.batch(1, 0)
+    held = sum(device.data.nbytes for device in devices.values())
+    cut, heads = early_cuts(scenario).get(name), len(devices)
+    need = need_of(
+        scenario, task, largest.head.module, inputs, own_bytes=held, cut=cut, heads=heads, jobs=jobs
+    )
+    if why := too_small(sum(need), need.words):
+        log.warning(why)
 
 
 async def _client(

@@ -35,12 +35,31 @@ def check_memory(root: Path = Path("/")) -> None:
     Raises:
         MemoryLimitError: the machine, a control group or a limit of the process leaves too little.
     """
-    least, whose = min(_limits(root), default=(LEAST_BYTES, ""))
+    least, whose = least_memory(root)
     if least < LEAST_BYTES:
         raise MemoryLimitError(
             f"an edge needs {LEAST_BYTES >> 20} MiB of memory or more, and here are {least >> 20} ({whose}): "
             "raise the limit, or take a device with 512 MB"
         )
+
+
+def least_memory(root: Path = Path("/")) -> tuple[int, str]:
+    """Give the bytes that this process may use, and which limit that is; LEAST_BYTES if none is known."""
+    return min(_limits(root), default=(LEAST_BYTES, ""))
+
+
+def too_small(need_bytes: int, words: str, root: Path = Path("/")) -> str | None:
+    """Say that what is to run needs more memory than there is; None if it does not.
+
+    It is a warning and no refusal: the need is an estimate, and a device with swap gets through, if slowly.
+    """
+    least, whose = least_memory(root)
+    if not whose or need_bytes <= least:
+        return None
+    return (
+        f"this process needs about {words}, and there are {least >> 20} MiB ({whose}): it may swap, or the "
+        "system may end it; smaller batches, an earlier cut or fewer clients here need less"
+    )
 
 
 def _limits(root: Path) -> Iterator[tuple[int, str]]:

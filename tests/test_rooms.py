@@ -97,7 +97,7 @@ WITHIN: dict[
         "watch": set(),
         "labels": set(),
         "advice": set(),
-        "experiments": {"simulation", "statistics"},
+        "experiments": {"network", "simulation", "statistics"},
         "commands": {
             "network",
             "simulation",

@@ -44,6 +44,7 @@ class Device:
 
     Attributes:
         data: its samples.
+        head: its head, in training.
 
     Args:
         task: the learning task.
@@ -80,11 +81,10 @@ class Device:
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
         place: torch.device = CPU,
     ) -> None:
-        self._task = task
-        self._client, self._seed = client, seed
+        self._task, self._client, self._seed = task, client, seed
         self.data = DeviceData(data, held_out, look, rows_of, client=client, seed=seed, batch_size=batch_size)
         self._place = place
-        self._head = HeadInTraining(
+        self.head = HeadInTraining(
             task.head(), initial, client=client, seed=seed, training=training, place=place
         )
         self._training = training
@@ -106,11 +106,11 @@ class Device:
     def state(self) -> DeviceState | None:
         """Give what must be kept of the device; None if it is as it was made."""
         lost = torch.from_numpy(self._lost) if isinstance(self._lost, np.ndarray) else None
-        moments, at_home = self._head.moments, self._head.at_home
+        moments, at_home = self.head.moments, self.head.at_home
         if self._out is None:
             as_made = lost is None and not moments and not at_home
             return None if as_made else DeviceState(lost, None, moments, at_home)
-        head, received = map(torch.from_numpy, (self._head.vector(), self._head.received))
+        head, received = map(torch.from_numpy, (self.head.vector(), self.head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
         out = OutAtServer(
             self._assignment, self._out, head, received, *counts, self._features, self._score_sum
@@ -121,17 +121,17 @@ class Device:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
         if state.lost is not None:
             self._lost = state.lost.numpy()
-        self._head.at_home = state.at_home
+        self.head.at_home = state.at_home
         out = state.out
         if out is None:
-            self._head.moments = placed_moments(state.moments, self._place)
+            self.head.moments = placed_moments(state.moments, self._place)
             return
         self._begin(out.assignment)
-        self._head.moments = placed_moments(state.moments, self._place)
-        self._head.received = out.received.numpy()
-        self._head.load(out.head.numpy())
+        self.head.moments = placed_moments(state.moments, self._place)
+        self.head.received = out.received.numpy()
+        self.head.load(out.head.numpy())
         self._out = out.step
-        with self._head.again():
+        with self.head.again():
             if out.features is not None:
                 self._forward(out.features.step)
                 self._to_loss_and_back(out.features)
@@ -182,18 +182,18 @@ class Device:
         if not (assignment.first_step or len(self.data)):
             raise WireError("empty", "this device has no samples to train on")
         self._begin(assignment)
-        self._head.receive(self._state_codec, assignment.head)
+        self.head.receive(self._state_codec, assignment.head)
 
     def _begin(self, assignment: Assignment) -> None:
         """Begin a round, apart from its head."""
         if not assignment.first_step and self._is_alone != (assignment.steps == 0):
             raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
-        top = self._head.module.top if isinstance(self._head.module, Ends) else None
+        top = self.head.module.top if isinstance(self.head.module, Ends) else None
         if len(assignment.features) != (0 if top is None else 2):
             raise WireError(
                 "order", f"{len(assignment.features)} codecs of features with {self._training.method}"
             )
-        self._head.forget()
+        self.head.forget()
         self._cut = DeviceCut(assignment.codecs)
         if top is not None:
             codecs = assignment.features
@@ -216,7 +216,7 @@ class Device:
     def _to_loss_and_back(self, features: Features) -> ClientResult:
         """Do the middle of a step in a U-shape: here are the labels."""
         with self._timed("decode"):
-            y = self._top.decode(features, len(self._head.z))
+            y = self._top.decode(features, len(self.head.z))
         with self._timed("top"):
             gradient, loss = self._top.back(y, self._targets, features)
         with self._timed("encode"):
@@ -228,7 +228,7 @@ class Device:
         """Send the step's share of the samples that are kept for evaluation through the head."""
         inputs, targets = self.data.held_out_batch(step - self._first_step)
         with self._timed("compute"):
-            z = self._head.evaluate(inputs)
+            z = self.head.evaluate(inputs)
             if self._is_alone:
                 z = scores_of(self._task, z, targets)
         sent = None if self._is_alone or self._assignment.features else targets
@@ -254,7 +254,7 @@ class Device:
         """Send a local step's batch through the head; gives the outputs, shape (n, d), and the targets."""
         inputs, targets = self.data.batch(self._round, step)
         self._trained += len(inputs)
-        return self._head.forward(inputs, self._round, step), targets
+        return self.head.forward(inputs, self._round, step), targets
 
     def _encode(self, step: int, activations: Tensor, targets: Any, purpose: str) -> Activations:
         z = on_cpu(activations).numpy()
@@ -271,11 +271,11 @@ class Device:
 
     def _backward(self, gradient: Gradient) -> None:
         with self._timed("decode"):
-            arrived = self._cut.decode(gradient) if self._head.learns else None
+            arrived = self._cut.decode(gradient) if self.head.learns else None
         with self._timed("backward"):
             if arrived is not None:
-                self._head.backward(self._cut.correct(arrived, gradient.correction))
-            self._head.descend(self._lr)
+                self.head.backward(self._cut.correct(arrived, gradient.correction))
+            self.head.descend(self._lr)
 
     def _train_alone(self) -> HeadUpdate:
         """Do a round of FedAvg (McMahan et al. 2017): here the head is the whole model."""
@@ -283,17 +283,17 @@ class Device:
             for step in range(self._training.local_steps):
                 outputs, targets = self._through_head(step)
                 self._task.loss(outputs, placed(targets, self._place)).mean().backward()  # type: ignore[no-untyped-call]
-                self._head.descend(self._lr)
+                self.head.descend(self._lr)
         with self._timed("encode"):
             return self._finish()
 
     def _finish(self) -> HeadUpdate:
-        change = self._head.finish() + self._lost
-        codec = self._head.codec(self._update_codec)
+        change = self.head.finish() + self._lost
+        codec = self.head.codec(self._update_codec)
         rng = generator(self._seed, "update", self._client, self._round)
         with own_values("head"):
             payload = codec.encode(change, rng)
         if self._error_feedback:
-            self._lost = change - codec.decode(payload, self._head.parameters)
+            self._lost = change - codec.decode(payload, self.head.parameters)
         error = self._cut.quantization_error
         return HeadUpdate(self._server, self._round, 1, self._trained, error, payload)

@@ -12,6 +12,7 @@ from torch import Tensor
 from broker.wire.errors import WireError
 from edge_client.jobs import Stock
 from scenarios.errors import ScenarioError
+from scenarios.loading.trial.memory import split_bytes
 from scenarios.local.places import state_of
 from scenarios.outputs import arrays, outputs_of
 from scenarios.task import Split
@@ -124,6 +125,11 @@ class DeviceData:
     def __len__(self) -> int:
         """Give how many samples there are to train on in the round under way."""
         return len(self._data)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples."""
+        return split_bytes(self._data, self._held_out)
 
     def batch(self, number: int, step: int) -> tuple[Tensor, Any]:
         """Give inputs and targets of a step of a round, as of Split.batch."""

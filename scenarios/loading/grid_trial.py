@@ -8,6 +8,7 @@ from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import dump_resolved
 from scenarios.loading.rehearsal import rehearse
+from scenarios.schema.devices import device_of
 from scenarios.schema.network import FleetGroup, Network
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Task
@@ -21,7 +22,8 @@ def try_points(points: Sequence[GridPoint]) -> str:
         Why a point cannot be trained here, since its data are not here or too few; empty when all can.
 
     Raises:
-        ScenarioError: a point's task, or its data, cannot be used; the sentence names the point.
+        ScenarioError: a point's task, or its data, cannot be used, or a device has too little memory; the
+            sentence names the point.
     """
     tasks: dict[str, Task] = {}
     tried: set[str] = set()
@@ -54,6 +56,7 @@ def _task(scenario: Scenario, made: dict[str, Task]) -> Task:
 def _tried_of(scenario: Scenario) -> str:
     """Write what a rehearsal sees of a scenario: no seed, no times, no network."""
     training = scenario.training.model_copy(update={"rounds": 1, "head_lr": 1.0, "tail_lr": 1.0})
+    devices = {(group.cut, device_of(group.device).ram_mib) for group in scenario.fleet}
     fleet = (FleetGroup(names=tuple(client_names(scenario))),)
     changes = {"name": "tried", "seed": 0, "training": training, "fleet": fleet, "network": Network()}
-    return dump_resolved(scenario.model_copy(update=changes))
+    return f"{sorted(devices, key=str)} {dump_resolved(scenario.model_copy(update=changes))}"

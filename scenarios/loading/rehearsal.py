@@ -17,6 +17,7 @@ from torch import nn
 from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.own_data import read_own
 from scenarios.loading.trial.data_checks import Rows, odd_scale, wrong_kind, wrong_split, wrong_values
+from scenarios.loading.trial.memory import Need, refuse_small_devices, split_bytes
 from scenarios.loading.trial.model_checks import shared_parts
 from scenarios.loading.trial.trial import Trial, Wrong, batch_of, refuse, telling, tried
 from scenarios.local.held_out import held_out
@@ -44,7 +45,7 @@ def told_prints() -> Iterator[None]:
         log.warning("the task prints, such as '%s': with --json that goes between the JSON lines", first[:80])
 
 
-def rehearse(scenario: Scenario, task: Task | None = None, *, with_devices: bool = True) -> None:
+def rehearse(scenario: Scenario, task: Task | None = None, *, with_devices: bool = True) -> Need | None:
     """Load the data of a scenario's task, and try everything that the run will do with them.
 
     Args:
@@ -52,19 +53,26 @@ def rehearse(scenario: Scenario, task: Task | None = None, *, with_devices: bool
         task: its task, as of task_of; made here if None.
         with_devices: of a task whose devices have their own data, these are here too.
 
+    Returns:
+        The memory that a device with one client needs; of early cuts the most; None if no data are here.
+
     Raises:
         MissingDataError: the data are not here, or too few for the fleet.
-        ScenarioError: the task, or its data, cannot be used; the sentence says why.
+        ScenarioError: the task, or its data, cannot be used, or a device of the fleet has too little memory;
+            the sentence says why.
     """
     task = task or task_of(scenario)
     with told_prints():
         if scenario.task.partition == "local":
-            _rehearse_local(scenario, task, with_devices=with_devices)
+            needs = _rehearse_local(scenario, task, with_devices=with_devices)
         else:
-            _rehearse_shared(scenario, task)
+            needs = _rehearse_shared(scenario, task)
+    if needs:
+        refuse_small_devices(scenario, needs)
+    return max(needs.values(), key=sum, default=None)
 
 
-def _rehearse_shared(scenario: Scenario, task: Task) -> None:
+def _rehearse_shared(scenario: Scenario, task: Task) -> dict[str | None, Need]:
     data = _data(scenario, task)
     if odd := odd_scale(data):
         log.warning("task %s: %s", task.name, odd)
@@ -74,19 +82,25 @@ def _rehearse_shared(scenario: Scenario, task: Task) -> None:
         refuse(wrong_values(data.test, task, whose="the test split"))
         _refuse_other_data(scenario, data)
         trial = _trial(scenario, task)
-        trial.train_twice(data.train, batch_of(scenario, task, data.train, shares))
+        rows = batch_of(scenario, task, data.train, shares)
+        trial.train_twice(data.train, rows)
         trial.score(data.test)
         smallest = min(shares, key=lambda client: len(shares[client]))
         if min(len(shares[smallest]), scenario.task.batch_size) == 1:
             trial.train_one(data.train, shares[smallest][:1], smallest)
+        largest = max(map(len, shares.values())) * split_bytes(data.train) // len(data.train)
+        everything = split_bytes(data.train, data.test)
+        return trial.needs(data.train, rows, own_bytes=largest, read_bytes=everything)
 
 
-def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> None:
+def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> dict[str | None, Need]:
     """Try the server's part on its test data, or on the data of the devices if they are here."""
     names = client_names(scenario) if with_devices else []
     shares: dict[str, Split] = {}
+    largest = 0
     for client in names:
-        own, _ = held_out(read_own(scenario, task, client), scenario.task.held_out, scenario.seed)
+        own, kept = held_out(read_own(scenario, task, client), scenario.task.held_out, scenario.seed)
+        largest = max(largest, split_bytes(own, kept))
         if len(own):
             shares[client] = own.take(np.arange(min(len(own), scenario.task.batch_size)))
     if names and not shares:
@@ -103,6 +117,10 @@ def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> No
             if len(split) == 1:
                 trial.train_one(split, np.arange(1), client)
                 break
+        for split in shares.values():
+            rows = batch_of(scenario, task, split, {"": np.arange(len(split))})
+            return trial.needs(split, rows, own_bytes=largest, read_bytes=largest)
+    return {}
 
 
 def _test(scenario: Scenario, task: Task) -> Split:
@@ -143,19 +161,6 @@ def rehearse_devices(scenario: Scenario, task: Task, clients: Sequence[str]) -> 
         if own:
             trial.forward(data.train, batch_of(scenario, task, data.train, own))
     return data
-
-
-def data_missing(scenario: Scenario) -> str:
-    """Rehearse a scenario; say why durations alone can be simulated here, or give an empty text.
-
-    Raises:
-        ScenarioError: as of rehearse, but for MissingDataError.
-    """
-    try:
-        rehearse(scenario)
-    except MissingDataError as error:
-        return str(error)
-    return ""
 
 
 def _refuse_values(train: Split, task: Task, shares: dict[str, Rows]) -> None:

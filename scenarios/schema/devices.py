@@ -39,6 +39,13 @@ class DeviceProfile(Part):
             "group with `cut` takes a share"
         ),
     )
+    ram_mib: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "memory of the board in MiB; a head, batch and codec that need more are refused; "
+            "not given: they are not compared"
+        ),
+    )
     power: Power | None = Field(default=None, description="what the device draws; not given: not counted")
     source: str = Field(default="", description="where the numbers come from")
 
@@ -61,6 +68,7 @@ DEVICES = {
         decode_s=0.0011,
         backward_s=0.058,
         whole_model_s=0.097,
+        ram_mib=4096,  # sold with 1 to 16 GiB
         power=Power(
             idle_w=3.0,
             compute_w=5.0,
@@ -76,6 +84,7 @@ DEVICES = {
         decode_s=0.002,
         backward_s=0.108,
         whole_model_s=0.18,
+        ram_mib=4096,  # sold with 1 to 8 GiB
         power=Power(
             idle_w=2.7,
             compute_w=3.7,
@@ -87,12 +96,30 @@ DEVICES = {
         source="assumed: 0.43 GFLOP forward and twice that backward, at the 8 GFLOP/s of Linpack on a 64-bit"
         " system, likewise 1.43 GFLOP for the whole model; encode and decode six times those of x86-core",
     ),
+    "raspberry-pi-3b-plus": DeviceProfile(
+        forward_s=0.13,
+        encode_s=0.038,
+        decode_s=0.0048,
+        backward_s=0.26,
+        whole_model_s=0.43,
+        ram_mib=1024,
+        power=Power(
+            idle_w=1.9,
+            compute_w=3.2,
+            send_w=0.7,
+            receive_w=0.4,
+            source="published measurements, Raspberry Pi Dramble: 1.9 W idle, 5.1 W with four busy cores"
+            "; the radio's are assumed",
+        ),
+        source="assumed: raspberry-pi-4 times 2.4, as sysbench's CPU test has it (5901 to 2459 events/s)",
+    ),
     "raspberry-pi-zero-2w": DeviceProfile(
         forward_s=0.18,
         encode_s=0.054,
         decode_s=0.0067,
         backward_s=0.36,
         whole_model_s=0.6,
+        ram_mib=512,
         power=Power(
             idle_w=0.6,
             compute_w=1.8,

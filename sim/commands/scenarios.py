@@ -12,11 +12,12 @@ from rich.table import Table
 from broker.cli.console import command
 from broker.files import writing
 from scenarios.computing.placing import place_named
+from scenarios.errors import MissingDataError
 from scenarios.loading.explaining.reference import editor_schema, reference
 from scenarios.loading.grid import load_grid
 from scenarios.loading.grid_trial import try_points
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
-from scenarios.loading.rehearsal import data_missing
+from scenarios.loading.rehearsal import rehearse
 from scenarios.loading.shipped import question, shipped
 from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
@@ -52,9 +53,18 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
         place_named(part.device, key)
     _, swept = read_tree(scenario, settings or ())
     points = load_grid(scenario, settings or ()) if swept else []
-    why_untried = try_points(points) if points else data_missing(loaded)
+    need, why_untried = None, ""
+    if points:
+        why_untried = try_points(points)
+    else:
+        try:
+            need = rehearse(loaded)
+        except MissingDataError as error:
+            why_untried = str(error)
     grid = f", a sweep of {len(points)} points" if points else ""
     typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
+    if need is not None:
+        typer.echo(f"{loaded.name}: a device with one client needs about {need.words}")
     if why_untried:
         typer.echo(
             f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"

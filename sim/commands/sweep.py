@@ -13,6 +13,7 @@ from broker.stopping import STOPPED, stop_on_signals
 from scenarios.loading.grid import load_grid
 from sim.commands.options import Settings, Spec
 from sim.commands.progress import watching_sweep
+from sim.experiments.grid_runs import GridRun, try_missing
 from sim.experiments.grid_runs import sweep as run_sweep
 from sim.experiments.pool import dask_pool, local_pool
 from sim.experiments.results import Mode
@@ -64,6 +65,8 @@ def sweep(
     jobs = min(jobs or os.cpu_count() or 1, len(points))
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
     with stop_on_signals() as stop:
+        if not dask:  # whose workers may have data that this machine has not
+            try_missing([GridRun(point, mode) for point in points], folder)
         with watching_sweep(len(points), as_json=as_json) as watch:
             rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None)
         if not as_json and rows:

@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
+from scenarios.errors import ScenarioError
 from scenarios.loading.grid import GridPoint
+from scenarios.loading.grid_trial import try_points
 from scenarios.loading.load import dump_resolved
 from sim.experiments.pool import RUN_FILES, Outcome, PointError, Pool, run_point
 from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
+from sim.network.csv_inputs import check_csv_inputs
 
 
 class _Stopped(Exception):  # noqa: N818  no error: somebody asked for it
@@ -97,6 +100,22 @@ def kept_rows(runs: Sequence[GridRun], folder: Path) -> dict[int, Row]:
         if summary is not None:
             rows[number] = row_of(run.point, run.name, summary)
     return rows
+
+
+def try_missing(runs: Sequence[GridRun], folder: Path) -> None:
+    """Try what is to be run, so that a mistake is told now and not after hours.
+
+    Raises:
+        ScenarioError: a point cannot be used; or it is to be trained, and its data are not here.
+    """
+    kept = kept_rows(runs, folder)
+    missing = [run for number, run in enumerate(runs) if number not in kept]
+    for run in missing:
+        check_csv_inputs(run.point.scenario)
+    trained = [run.point for run in missing if run.mode is Mode.SIMULATE]
+    if untried := try_points(trained):
+        raise ScenarioError(untried)
+    try_points([run.point for run in missing if run.mode is Mode.TIMING_ONLY])
 
 
 def run_missing(

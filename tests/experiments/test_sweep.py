@@ -212,11 +212,13 @@ def test_the_table_is_up_to_date_after_each_point(tmp_path: Path) -> None:
 
 
 def failing_file(folder: Path) -> Path:
-    """Write a scenario whose task has no data until the file `data` is there."""
+    """Write a scenario whose task has no data in a worker until the file `data` is there."""
     task = (Path(__file__).parents[1] / "small_task.py").read_text()
     load = "load=lambda: Dataset(points(200, 1), points(100, 2))"
     assert load in task
-    broken = f"load=lambda: (open({str(folder / 'data')!r}).close(), {load.partition(': ')[2]})[1]"
+    in_worker = "__import__('multiprocessing').parent_process()"
+    opened = f"{in_worker} and open({str(folder / 'data')!r}).close()"
+    broken = f"load=lambda: ({opened}, {load.partition(': ')[2]})[1]"
     (folder / "task.py").write_text(task.replace(load, broken))
     path = folder / "failing.yaml"
     path.write_text(SMALL.replace(str(Path(__file__).parents[1] / "small_task.py"), "./task.py"))
@@ -236,6 +238,22 @@ def test_a_failed_point_is_told_and_runs_again(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, command).exit_code == 0
     assert [row["error"] for row in table_of(tmp_path / "s")] == [None, None]
     assert [row["rounds"] for row in table_of(tmp_path / "s")] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ("task.partition=iid,natural", "at task.partition=natural: task.partition: natural: "),
+        ("fleet.0.count=4,900", "at fleet.0.count=900: task.partition: 200 training samples are not"),
+        ("fleet.0.link=none,{trace: no.csv}", "no.csv"),
+    ],
+)
+def test_a_point_that_cannot_be_used_is_told_before_any_runs(tmp_path: Path, grid: str, words: str) -> None:
+    command = ["sweep", str(small_file(tmp_path)), f"--grid={grid}", f"--out={tmp_path / 's'}"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.slow

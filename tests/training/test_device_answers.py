@@ -164,14 +164,14 @@ def test_codecs_that_draw_hang_on_seed_client_round_and_step(tmp_path: Path) -> 
     for step in (0, 1):
         answer = hand.learns(step=0, last=False) if step else hand.assigned(steps=2, codecs=codecs)
         assert isinstance(answer, Activations)
-        z = hand.device._head.z.detach().numpy()
+        z = hand.device.head.z.detach().numpy()
         assert answer.payload == coarse.encode(z, generator(11, "encode", "c7", 3, step))
     for number in range(3, 12):
         hand.assigned(number=number, codecs=codecs)
-        before = hand.device._head.received
+        before = hand.device.head.received
         update = hand.learns(number=number)
         assert isinstance(update, HeadUpdate)
-        change = np.array([p.detach().numpy() for p in hand.device._head.module.parameters()]) - before
+        change = np.array([p.detach().numpy() for p in hand.device.head.module.parameters()]) - before
         assert update.payload == coarse.encode(change, generator(11, "update", "c7", number))
 
 
@@ -281,7 +281,7 @@ def test_an_idle_device_keeps_no_gradients(tmp_path: Path) -> None:
     hand = Hand(tmp_path)
     hand.assigned()
     hand.learns()
-    assert [p.grad for p in hand.device._head.module.parameters()] == [None]
+    assert [p.grad for p in hand.device.head.module.parameters()] == [None]
 
 
 def test_the_corrected_gradient_is_the_gradient_where_nothing_was_lost_or_lambda_is_zero() -> None:

@@ -276,7 +276,7 @@ def test_running_statistics_are_averaged_by_samples_and_weight(tmp_path: Path) -
     start = HeadCodec(Float32(), 33).encode(head_vector(head), RNG)
     devices = {name: device_of(scenario, with_norm, name) for name in ("c0", "c1")}
     updates = {name: round_of(device, start) for name, device in devices.items()}
-    statistics = [vector_of(device._head.module)[-33:].numpy() for device in devices.values()]
+    statistics = [vector_of(device.head.module)[-33:].numpy() for device in devices.values()]
     assert not np.allclose(statistics[0], statistics[1])
     sent = ("c0", updates["c0"], 1.0), ("c1", updates["c1"], 0.5)
     closed = server.run(CloseRound(1, sent, evaluate=False))
@@ -286,7 +286,7 @@ def test_running_statistics_are_averaged_by_samples_and_weight(tmp_path: Path) -
     assert head[1].num_batches_tracked == 1  # type: ignore[index]
     again = device_of(scenario, with_norm, "c2")
     again.run(FirstBatch("c2", Assignment(1, 2, 1, 1, 0.1, (FLOAT,) * 4, closed.head.whole)))
-    np.testing.assert_array_equal(again._head.received[-33:], vector_of(head)[-33:].numpy())
+    np.testing.assert_array_equal(again.head.received[-33:], vector_of(head)[-33:].numpy())
 
 
 def test_with_fedbn_norms_are_each_devices_own_and_outlive_a_round(tmp_path: Path) -> None:
@@ -297,11 +297,11 @@ def test_with_fedbn_norms_are_each_devices_own_and_outlive_a_round(tmp_path: Pat
     own = {}
     for name, device in devices.items():
         assert len(round_of(device, start).payload) == Int4().size_bytes(1, 144)
-        own[name] = [values.detach().clone() for values in kept_at_home(device._head.module)]
+        own[name] = [values.detach().clone() for values in kept_at_home(device.head.module)]
     assert not any(torch.equal(*pair) for pair in zip(own["c0"][:4], own["c1"][:4], strict=True))
     for name, device in devices.items():
         device.run(FirstBatch(name, Assignment(1, 2, 1, 1, 0.1, (FLOAT,) * 4, start)))
-        weights = kept_at_home(device._head.module)[:2]
+        weights = kept_at_home(device.head.module)[:2]
         assert all(torch.equal(*pair) for pair in zip(weights, own[name], strict=False))
 
 

@@ -92,7 +92,7 @@ def test_it_sends_what_it_keeps_in_order_once_each_and_its_head_stays(tmp_path: 
     first = batches[0]
     assert isinstance(first, Activations)
     with torch.no_grad():
-        z = device._head.module.eval()(kept.inputs[:4])
+        z = device.head.module.eval()(kept.inputs[:4])
     np.testing.assert_array_equal(np.frombuffer(first.payload, "<f4").reshape(4, 16), z.numpy())
 
 

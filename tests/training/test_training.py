@@ -143,7 +143,7 @@ def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) ->
     device._update_codec, device._server = coarse, 1
     for number, change in enumerate(learned, start=1):
         device._round, device._trained, device._cut = number, 10, DeviceCut((codec_to_wire(Float32()),) * 4)
-        device._head.received = device._head.vector() - change[0]
+        device.head.received = device.head.vector() - change[0]
         arrived += coarse.decode(device._finish().payload, 1, 144)
     assert np.count_nonzero(arrived) <= 28
     np.testing.assert_allclose(arrived + device._lost, sum(learned), atol=1e-5)
@@ -213,10 +213,10 @@ def test_a_gradient_of_a_round_that_was_given_up_is_not_learned_from(tmp_path: P
     scenario, _, devices, head = both_sides(tmp_path)
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, head)))
-    before = device._head.vector()
+    before = device.head.vector()
     answer = device.run(BackwardStep("c0", Gradient(1, 7, 0, 1, 0.0, b""), last=True))
     assert isinstance(answer, WireError)
-    np.testing.assert_array_equal(device._head.vector(), before)
+    np.testing.assert_array_equal(device.head.vector(), before)
 
 
 def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_heads_travel_as_the_difference_to_the_first(tmp_path: Path) -> None:
     assert np.abs(arrived - moved).max() <= np.abs(moved).max() / 7 * 1.01
     device = devices["c0"]
     device.run(FirstBatch("c0", assignment(scenario, closed.head.whole)))
-    np.testing.assert_array_equal(device._head.received, arrived + initial)
+    np.testing.assert_array_equal(device.head.received, arrived + initial)
 
 
 def test_a_row_of_the_metrics_has_the_loss_and_the_error_of_its_round(tmp_path: Path) -> None:

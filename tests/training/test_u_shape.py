@@ -219,7 +219,7 @@ async def test_no_label_leaves_a_device(tmp_path: Path) -> None:
 
 def step_of(device: Device, scenario: Scenario) -> Activations:
     up, down, update, state, *features = map(codec_to_wire, scenario.flows.codecs_for("none"))
-    head = Float32().encode(head_vector(device._head.module)[None], np.random.default_rng(0))
+    head = Float32().encode(head_vector(device.head.module)[None], np.random.default_rng(0))
     begin = Assignment(1, 1, 1, 4, 0.1, (up, down, update, state), head, features=tuple(features))
     sent = device.run(FirstBatch("c0", begin))
     assert isinstance(sent, Activations)
@@ -249,7 +249,7 @@ def both(folder: Path, *settings: str) -> tuple[Scenario, Tail, Device]:
     server = Tail(task, test, head=head, tail=tail, plan=plan, training=scenario.training)
     server.run(EncodeHead())
     device = make_devices(scenario, ["c0"])["c0"]
-    load_head_vector(device._head.module, head_vector(head))
+    load_head_vector(device.head.module, head_vector(head))
     return scenario, server, device
 
 

@@ -142,10 +142,11 @@ def _devices() -> Iterator[str]:
     yield "Seconds for a batch of 20 of the FEMNIST CNN; other tasks need profiles of `fedlite calibrate`.\n"
     phases = ("forward_s", "encode_s", "decode_s", "backward_s", "whole_model_s")
     watts = ("idle_w", "compute_w", "send_w", "receive_w")
-    yield _row("device", *phases, *watts, "source")
-    yield _row(*["---"] * (2 + len(phases) + len(watts)))
+    yield _row("device", *phases, "ram_mib", *watts, "source")
+    yield _row(*["---"] * (3 + len(phases) + len(watts)))
     for name, profile in DEVICES.items():
         powers = ["" if profile.power is None else f"{getattr(profile.power, each):g}" for each in watts]
         sources = [profile.source, f"power: {profile.power.source}" if profile.power else ""]
         seconds = [f"{value:g}" if (value := getattr(profile, each)) is not None else "" for each in phases]
-        yield _row(f"`{name}`", *seconds, *powers, "; ".join(filter(None, sources)))
+        memory = "" if profile.ram_mib is None else str(profile.ram_mib)
+        yield _row(f"`{name}`", *seconds, memory, *powers, "; ".join(filter(None, sources)))

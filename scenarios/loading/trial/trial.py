@@ -13,6 +13,7 @@ from scenarios.cutting.trees import tensors
 from scenarios.errors import ScenarioError, in_words
 from scenarios.heads.parts import constants, form_of, take_one, to_train
 from scenarios.loading.trial.data_checks import Rows
+from scenarios.loading.trial.memory import Need, module_bytes, need_of
 from scenarios.loading.trial.model_checks import (
     all_pairs,
     one_for_each,
@@ -186,6 +187,18 @@ class Trial:
             self.train(split, rows)
         except Wrong as error:
             raise Wrong(f"client {client} has batches of one sample, and with one {error}") from error
+
+    def needs(self, split: Split, rows: Rows, *, own_bytes: int, read_bytes: int) -> dict[str | None, Need]:
+        """Add up the memory that devices need, by their early cut or None; see need_of."""
+        scenario, task = self._scenario, self._task
+        inputs, _ = split.batch(rows)
+        built = module_bytes(self._head, self._tail) if scenario.task.cut is not None else 0
+        sizes = {"own_bytes": own_bytes, "read_bytes": read_bytes, "built_bytes": built}
+        found = {}
+        for cut in {group.cut for group in scenario.fleet}:
+            head = self._head if cut is None else task.early(cut).part_of(task.head())
+            found[cut] = need_of(scenario, task, head, inputs, cut=cut, **sizes)
+        return found
 
     @torch.no_grad()
     def score(self, test: Split) -> None:
