@@ -141,6 +141,10 @@ COMMANDS = {
         "List, convert, make and draw links: presets, and traces of links that change as time goes.",
     ),
     "scenarios": Command("sim.commands.scenarios:app", "List, show and check scenarios."),
+    "completion": Command(
+        "broker.cli.completion:completion",
+        "Write a script by which a shell completes commands, options and the names of scenarios.",
+    ),
     "data": Command(
         "sim.commands.data:app", "Get the data of tasks; write and show what each device would have."
     ),

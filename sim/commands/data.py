@@ -22,7 +22,9 @@ from sim.labels.counts import count_labels, labels_of
 from sim.labels.table import tell_counts
 
 app = typer.Typer(
-    help="Get the data of tasks; write and show what each device would have.", no_args_is_help=True
+    help="Get the data of tasks; write and show what each device would have.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from broker.provisioning.fleet import Fleet
 
 app = typer.Typer(
-    help="Make and keep the certificates, passwords and rights of a fleet of your own.", no_args_is_help=True
+    help="Make and keep the certificates, passwords and rights of a fleet of your own.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Folder = Annotated[Path, typer.Option("--fleet", help="The fleet's folder.")]

@@ -23,7 +23,7 @@ from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
 from sim.network.csv_inputs import check_csv_inputs
 
-app = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True)
+app = typer.Typer(help="List, show and check scenarios.", no_args_is_help=True, add_completion=False)
 
 
 @app.command("list")

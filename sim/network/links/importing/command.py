@@ -22,6 +22,7 @@ from sim.network.links.traces import read_trace, shipped_traces
 app = typer.Typer(
     help="List, convert, make and draw links: presets, and traces of links that change as time goes.",
     no_args_is_help=True,
+    add_completion=False,
 )
 To = Annotated[Path, typer.Option(metavar="FILE", help="The trace to write, a .csv file.")]
 
