@@ -34,6 +34,9 @@ LEAST_MARGIN_S = 0.2
 MARGIN_GAIN = 1 / 4
 """Weight of a new flight in that margin: it begins with two round trips, and falls."""
 
+KEPT = tuple((1 - RTT_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS) for segments in range(256))
+"""What remains of TCP's mean after a flight of so many segments; of longer ones next to nothing does."""
+
 MARGIN_PER_QUEUE = 1.1
 """Four times the mean deviation of round trips, of which the last one waits for the whole queue."""
 
@@ -208,7 +211,20 @@ class TcpLink:
         path, segments = self.path, segments_of(payload_bytes)
         if self._losses is not None:
             return self._lossy_delay_s(start_s, payload_bytes)
-        self._age(start_s)
+        window = self._window
+        if window > INITIAL_WINDOW:
+            self._age(start_s)
+            window = self._window
+        if segments <= window:  # the same as below, of one flight; most messages are
+            if 2 * segments > window:
+                self._window = window + segments
+            self._queued_s = queued_s = segments * path.segment_s
+            kept = KEPT[segments] if segments < len(KEPT) else 0.0
+            self._usually_queued_s = queued_s + kept * (self._usually_queued_s - queued_s)
+            margin_s = MARGIN_PER_QUEUE * queued_s
+            margin_s = max(margin_s, LEAST_MARGIN_S)
+            self._margin_s += MARGIN_GAIN * (margin_s - self._margin_s)
+            return 0.0
         left, flights = segments, 0
         pauses_s, queue, longest, usually_s = 0.0, 0, 0, self._usually_queued_s
         while left:
