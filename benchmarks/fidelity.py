@@ -48,6 +48,9 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 PORT = 1883
 LONGEST_RUN_S = 300.0
 SHAPER_TOLERANCE = 0.05
+TCP = "reno"
+"""What a namespace may be given as its default; a process must ask for Cubic itself."""
+
 MODELLED_ROUNDS = 300
 """As many, for the mean of the model without its noise."""
 
@@ -110,7 +113,7 @@ def write_scenario(file: Path, setting: Setting, rounds: int, profiles: Path | N
     """Write a setting as a scenario, with profiles of devices and server if they are there."""
     load, link = setting.load, setting.link.model_dump(exclude_defaults=True)
     group: dict[str, Any] = {"count": 1, "link": link}
-    network: dict[str, Any] = {}
+    network: dict[str, Any] = {"tcp": TCP}
     if setting.shared_kbps:
         up_kbps, down_kbps = setting.shared_kbps
         network["access_points"] = {"shared": {"uplink_kbps": up_kbps, "downlink_kbps": down_kbps}}
@@ -266,7 +269,7 @@ def compare(name: str, rounds: int, folder: Path) -> float:
     point = None
     if setting.shared_kbps:
         point = AccessPoint(uplink_kbps=setting.shared_kbps[0], downlink_kbps=setting.shared_kbps[1])
-    with shaped_links([setting.link] * setting.load.clients, point, tcp="reno"):
+    with shaped_links([setting.link] * setting.load.clients, point, tcp=TCP):
         shaper = check(setting)
         real_s = live(setting, scenario, place)
     model_s = statistics.mean(modelled(scenario, place))

@@ -23,7 +23,7 @@ from benchmarks.shaped_links import PROBE_BYTES, why_not
 from benchmarks.tcp_modelled import modelled
 from benchmarks.tcp_settings import Setting, settings_of
 from benchmarks.tcp_talk import measure
-from sim.network.links.tcp.window import Tcp
+from scenarios.schema.links import Tcp
 
 COLUMNS = (
     "half",

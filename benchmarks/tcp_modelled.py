@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 from benchmarks.tcp_settings import Setting
 from benchmarks.tcp_talk import packet_sizes
+from scenarios.schema.links import Tcp
 from sim.network.clock import Clock
 from sim.network.links.access_point import bottlenecks_of
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
-from sim.network.links.tcp.window import Tcp
 
 
 class _Talk:

@@ -13,6 +13,9 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 MOST_LOST = 0.5
 
+Tcp = Literal["cubic", "reno"]
+"""A congestion control. Linux has Cubic unless it is told otherwise."""
+
 
 class GilbertElliott(Part):
     """Loss in bursts: a good and a bad state, each with its share of lost packets.

@@ -14,7 +14,7 @@ from scenarios.errors import suggestion
 from scenarios.schema.base import Key, NotNegative, Part, Positive, PositiveInt
 from scenarios.schema.devices import DeviceChoice, Slowdown
 from scenarios.schema.energy import Battery
-from scenarios.schema.links import Link, LinkChoice, MarkovState
+from scenarios.schema.links import Link, LinkChoice, MarkovState, Tcp
 from scenarios.schema.task_spec import Layer
 
 
@@ -187,6 +187,10 @@ class Network(Part):
     access_points: dict[str, AccessPoint] = Field(default={}, description="shared bottlenecks by name")
     broker: BrokerModel = Field(default=BrokerModel(), description="its speed and limits")
     server: ServerModel = Field(default=ServerModel(), description="its speed and link")
+    tcp: Tcp = Field(
+        default="cubic",
+        description="congestion control of all connections; it matters where packets are lost",
+    )
 
 
 def unknown_access_points(fleet: tuple[FleetGroup, ...], network: Network) -> Iterator[tuple[Key, str]]:

@@ -10,21 +10,18 @@ from dataclasses import dataclass
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link, link_of
+from scenarios.schema.network import SERVER
 from scenarios.schema.scenario import Scenario
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
-from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.path import path_of
 from sim.network.links.shared_link import SharedTcpLink
 from sim.shaped.mqtt_packets import CONNECT, MAX_PIECE_BYTES, PUBLISH, SUBACK, Packet
-from sim.simulation.devices import make_endpoints
+from sim.simulation.devices import make_endpoints, server_links
 
 Links = tuple[TcpLink | SharedTcpLink, TcpLink | SharedTcpLink]
 """Up and down."""
-
-SERVER = "server"
-"""The server's name in MQTT client identifiers."""
 
 _MOST_IN_FLIGHT_BYTES = 2**22
 """On the link alone; so much is allowed where there is no rate."""
@@ -50,9 +47,9 @@ def takes_time(link: str | Link) -> bool:
 
 def links_by_client(scenario: Scenario, clock: Clock) -> dict[str, Links]:
     """Give each client its links as in virtual time, and the server its own."""
-    server = links_of(link_of(scenario.network.server.link), seed=scenario.seed, owner=SERVER)
     endpoints = make_endpoints(scenario, clock, Trace(()))
-    return {SERVER: server} | {client: (endpoint.up, endpoint.down) for client, endpoint in endpoints.items()}
+    clients = {client: (endpoint.up, endpoint.down) for client, endpoint in endpoints.items()}
+    return {SERVER: server_links(scenario)} | clients
 
 
 @dataclass(slots=True)

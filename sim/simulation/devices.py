@@ -16,7 +16,7 @@ from edge_client.jobs import (
 )
 from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
-from scenarios.schema.network import Always, FleetGroup
+from scenarios.schema.network import SERVER, Always, FleetGroup
 from scenarios.schema.scenario import Scenario, client_names
 from server_node.vocabulary.plan import Plan
 from sim.chrome_trace import Trace
@@ -111,6 +111,12 @@ def kinds_of(scenario: Scenario) -> list[str]:
     return [group.kind for group in group_of_each(scenario)]
 
 
+def server_links(scenario: Scenario) -> tuple[TcpLink, TcpLink]:
+    """Give the link between server and broker, up and down."""
+    network = scenario.network
+    return links_of(link_of(network.server.link), seed=scenario.seed, owner=SERVER, tcp=network.tcp)
+
+
 def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
     access_points = {
@@ -119,7 +125,7 @@ def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, 
     }
     endpoints = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
-        own = links_of(link_of(group.link), seed=scenario.seed, owner=client)
+        own = links_of(link_of(group.link), seed=scenario.seed, owner=client, tcp=scenario.network.tcp)
         up, down = own if group.via is None else _shared(clock, own, access_points[group.via])
         endpoints[client] = Endpoint(
             client,

@@ -17,7 +17,6 @@ from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
 from scenarios.schema.devices import device_of
-from scenarios.schema.links import link_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario
 from server_node.protocol.core import ServerCore
@@ -30,8 +29,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
-from sim.network.links.changing_link import links_of
-from sim.simulation.devices import group_of_each, make_computer, make_endpoints
+from sim.simulation.devices import group_of_each, make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
 from sim.simulation.workers import Workers, settled
@@ -88,7 +86,7 @@ class VirtualRun:
         self._repeats = False
         self.events = self.rounds = 0
         endpoints = self._endpoints = make_endpoints(scenario, clock, trace)
-        server_up, server_down = links_of(link_of(self._model.link), seed=scenario.seed, owner="server")
+        server_up, server_down = server_links(scenario)
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,

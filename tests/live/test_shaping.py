@@ -9,12 +9,13 @@ import pytest
 
 from scenarios.errors import ScenarioError
 from scenarios.schema.links import Link
+from scenarios.schema.network import SERVER
 from scenarios.schema.scenario import Scenario
 from sim.network.clock import Clock
 from sim.network.links.link import TcpLink
 from sim.network.links.path import path_of
 from sim.shaped.mqtt_packets import CONNECT, PUBLISH, SUBACK, Packet
-from sim.shaped.shaping import SERVER, PacketPath, check_shape, links_by_client
+from sim.shaped.shaping import PacketPath, check_shape, links_by_client
 from tests.helpers import small_scenario
 
 PUBACK = 4
@@ -160,3 +161,27 @@ def test_times_never_run_backwards() -> None:
     found = arrivals(clock, link_with(**SHAKY), sent)
     assert [kind for _, kind in found] == [what.kind for _, what in sent]
     assert all(one <= two for (one, _), (two, _) in itertools.pairwise(found))
+
+
+def test_devices_and_server_have_the_congestion_control_of_the_scenario(tmp_path: Path) -> None:
+    lossy = "{uplink_kbps: 2000, downlink_kbps: 2000, latency_ms: 80, loss: 0.02}"
+    arrivals: dict[tuple[str, str, str], float] = {}
+    for tcp in ("cubic", "reno"):
+        scenario = small_scenario(
+            tmp_path,
+            f"network={{tcp: {tcp}, access_points: {{home: {{}}}}, server: {{link: {lossy}}}}}",
+            f"fleet=[{{count: 2, link: {lossy}}}, {{count: 1, link: {lossy}, via: home}}]",
+        )
+        clock = Clock()
+        for client, links in links_by_client(scenario, clock).items():
+            for way, link in zip(("up", "down"), links, strict=True):
+                if isinstance(link, TcpLink):
+                    arrivals[tcp, client, way] = link.carry(0.0, 500_000).arrival_s
+                else:
+                    note = functools.partial(arrivals.__setitem__, (tcp, client, way))
+                    link.send(500_000, note)
+        clock.run()
+    for (tcp, client, way), arrival_s in arrivals.items():
+        if tcp == "reno":
+            assert arrivals["cubic", client, way] != arrival_s, (client, way)
+    assert len(arrivals) == 16

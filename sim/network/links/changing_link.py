@@ -3,13 +3,12 @@
 from typing import Literal
 
 from broker.wire.link_bytes import framed_bytes
-from scenarios.schema.links import Link
+from scenarios.schema.links import Link, Tcp
 from sim.network.links.course import Course, course_of
 from sim.network.links.link import Carried, TcpLink
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
-from sim.network.links.tcp.window import Tcp
 
 
 class ChangingLink(TcpLink):

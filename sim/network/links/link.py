@@ -19,11 +19,12 @@ from broker.wire.link_bytes import (
     framed_bytes,
     segments_of,
 )
+from scenarios.schema.links import Tcp
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
-from sim.network.links.tcp.window import INITIAL_WINDOW, Tcp, window_of
+from sim.network.links.tcp.window import INITIAL_WINDOW, window_of
 
 RTT_GAIN = 1 / 8
 """Weight of a new round trip in TCP's mean of them, RFC 6298."""

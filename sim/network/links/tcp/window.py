@@ -1,9 +1,8 @@
 """How many segments TCP has under way: Cubic (RFC 9438) and Reno (RFC 5681), as Linux has them."""
 
 import math
-from typing import Literal
 
-Tcp = Literal["cubic", "reno"]
+from scenarios.schema.links import Tcp
 
 INITIAL_WINDOW = 10
 """Segments, RFC 6928."""

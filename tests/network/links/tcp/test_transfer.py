@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scenarios.schema.links import Tcp
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
-from sim.network.links.tcp.window import Tcp, window_of
+from sim.network.links.tcp.window import window_of
 
 SEGMENT_S, WAY_S = 0.001, 0.05
 ROUND_TRIP_S = 2 * WAY_S

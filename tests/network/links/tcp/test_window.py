@@ -2,8 +2,9 @@
 
 import pytest
 
+from scenarios.schema.links import Tcp
 from sim.network.links.tcp.round_trips import RoundTrips
-from sim.network.links.tcp.window import Cubic, Reno, Tcp, window_of
+from sim.network.links.tcp.window import Cubic, Reno, window_of
 
 
 def grow(window: Reno, round_trips: int, round_trip_s: float, begun_s: float = 0.0) -> None:
