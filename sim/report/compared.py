@@ -135,11 +135,7 @@ def _compared(name: str, trials: Sequence[Trial], key: str | None, target: float
         target=goal,
         chosen=target is not None,
         at_s=at_s,
-        along=[
-            chart
-            for pair in zip(along(comparison, SECONDS), along(comparison, BYTES), strict=True)
-            for chart in pair
-        ],
+        along=along(comparison),
         costs=costs if len(settings) > 1 else [],
         keys=legend_of(comparison),
     )

@@ -125,7 +125,7 @@ def _of_all(runs: Sequence[Run], compared: Compared) -> list[Section]:
     metric = " or ".join(sorted({run.summary["metric"]["name"] for run in runs}))
     sections = [
         Section(
-            f"What did {metric} cost, in bytes and in time?",
+            f"What did {metric} cost, in bytes{' and in time' * any(run.takes_time for run in runs)}?",
             readings,
             compared.along,
             compared.keys,
@@ -193,7 +193,7 @@ def _of_one(run: Run, *, alone: bool) -> list[Section]:
         one_machine=run.one_machine,
     )
     if not times:
-        return [Section(f"Where did the time go{tail}", ["No round can be found on the trace."])]
+        return [Section(f"Where did the time go{tail}", [words.no_rounds(run)])]
     cut = words.cut_off(run, times)
     cores = words.own_cores(times)
     late = words.held_up(times)

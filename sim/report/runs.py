@@ -91,6 +91,11 @@ class Run:
         return "virtual" if self.summary["virtual_seconds"] is not None else "real"
 
     @property
+    def takes_time(self) -> bool:
+        """Whether a second can pass: not in virtual time if links and devices take none."""
+        return self.summary["virtual_seconds"] != 0
+
+    @property
     def seed(self) -> int:
         """Its seed."""
         return self.summary["seed"]

@@ -74,9 +74,24 @@ def learning(run: Run) -> str:
     total = wire_bytes_so_far(last)
     return (
         f"Reached {metric['name']} {last['metric']:.3f}{fell} after {format_bytes(total)}, that is "
-        f"{format_bytes(total / clients)} per client of the fleet, and {_seconds(run, last['elapsed_s'])}; "
-        f"{part} was there {sooner}after {format_bytes(wire_bytes_so_far(half))} and "
-        f"{_seconds(run, half['elapsed_s'])}."
+        f"{format_bytes(total / clients)} per client of the fleet{_and_time(run, last, ', and ')}; "
+        f"{part} was there {sooner}after {format_bytes(wire_bytes_so_far(half))}"
+        f"{_and_time(run, half, ' and ')}."
+    )
+
+
+def _and_time(run: Run, row: Row, joined: str) -> str:
+    """Say how long it took to a row, after what is said before; nothing where nothing takes time."""
+    return f"{joined}{_seconds(run, row['elapsed_s'])}" if run.takes_time else ""
+
+
+def no_rounds(run: Run) -> str:
+    """Say why there are no times of rounds."""
+    if run.takes_time:
+        return "No round can be found on the trace."
+    return (
+        "No time passed: links and devices of this fleet take none. Give it a link and a device to see where "
+        "time goes."
     )
 
 

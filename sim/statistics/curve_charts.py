@@ -18,19 +18,23 @@ _FAR = 20  # times as much
 _SEEN = 40  # evaluations, each of which has a mark
 
 
-def along(comparison: Comparison, what: str) -> list[Chart]:
-    """Draw the metric over SECONDS or BYTES: a chart for each panel, a line and a band for each setting."""
+def along(comparison: Comparison) -> list[Chart]:
+    """Draw the metric over seconds and over bytes: two charts a panel, a line and a band for each setting.
+
+    Where links and devices take no time there is no chart over seconds.
+    """
     looks = {key.name: key for key in legend_of(comparison)}
-    words = {SECONDS: "time", BYTES: "bytes"}[what]
     charts = []
     for panel in comparison.panels[:MOST]:
-        if not any(trial.curve for setting in panel.settings for trial in setting.trials):
-            continue
-        title = keys_in_words(panel.rest)
-        name = file_name(metric_of(panel.settings), "over", words, file_part(panel.rest))
-        draw = partial(_draw_along, comparison, panel.settings, looks, what)
-        keys = [looks[name_of(setting, comparison.by)] for setting in panel.settings]
-        charts.append(Chart(name, title, draw, keys))
+        trials = [trial for setting in panel.settings for trial in setting.trials if trial.curve]
+        for what, words in ((SECONDS, "time"), (BYTES, "bytes")):
+            if not any(points_of(trial, what)[0][-1] for trial in trials):
+                continue
+            title = keys_in_words(panel.rest)
+            name = file_name(metric_of(panel.settings), "over", words, file_part(panel.rest))
+            draw = partial(_draw_along, comparison, panel.settings, looks, what)
+            keys = [looks[name_of(setting, comparison.by)] for setting in panel.settings]
+            charts.append(Chart(name, title, draw, keys))
     return charts
 
 

@@ -136,6 +136,17 @@ def test_a_simulated_run_becomes_one_page_that_needs_nothing_else(tmp_path: Path
     assert (tmp_path / "again.html").read_text() == source
 
 
+def test_where_nothing_takes_time_the_page_asks_for_bytes_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    simulate(small_scenario(tmp_path, "training.rounds=2", "training.evaluate_every=1"), folder)
+    report(folder)
+    page = Page(folder / "report.html")
+    assert "What did accuracy cost, in bytes?" in page.text
+    assert "links and devices of this fleet take none" in page.text
+    assert "of virtual time" not in page.text
+    assert page.tags.count("svg") - (folder / "report.html").read_text().count('aria-hidden="true"') == 2
+
+
 def test_several_runs_are_held_against_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [row(1, 0.4, 10, 1.0), row(2, 0.8, 20, 2.0)]
