@@ -57,13 +57,13 @@ def shares(folder: Path, **rows: int) -> str:
 
 
 def same_learning(one: Path, other: Path) -> bool:
-    """Compare models to the byte, and every round's figures but for the bytes of control.
+    """Compare models to the byte, and every round's figures but for the bytes of control, on links too.
 
     The scenario's own text is published, and is another one.
     """
     rows = [pq.read_table(folder / "metrics.parquet").to_pylist() for folder in (one, other)]
     for row in rows[0] + rows[1]:
-        for key in ("control_wire_bytes", "elapsed_s"):
+        for key in ("control_wire_bytes", "links_up_bytes", "links_down_bytes", "elapsed_s"):
             del row[key]
     models = {(folder / "model.safetensors").read_bytes() for folder in (one, other)}
     return repr(rows[0]) == repr(rows[1]) and len(models) == 1
