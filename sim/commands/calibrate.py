@@ -138,7 +138,8 @@ def _table(seconds: dict[str, list[float]]) -> str:
 
 
 def _as_yaml(profile: Part) -> str:
-    content = profile.model_dump(mode="json", exclude_none=True)
+    """Give what was measured; `head_sample_s` was not."""
+    content = profile.model_dump(mode="json", exclude_none=True, exclude={"head_sample_s"})
     rounded = {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in content.items()}
     return yaml.safe_dump(rounded, sort_keys=False, width=100)
 

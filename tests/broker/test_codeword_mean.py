@@ -110,9 +110,9 @@ def test_the_gradient_of_a_convolution_hardly_changes_where_codewords_stand_for_
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_it_travels_as_name_and_bits(bits: int) -> None:
+def test_it_travels_as_its_number_and_bits(bits: int) -> None:
     parts = codec_to_wire(CodewordMean(bits=bits))
-    assert parts == ["codeword_mean", bits]
+    assert parts == [10, bits]
     assert gradient_codec_from_wire(parts, pq(4, 1, 3)) == CodewordMean(bits=bits)
 
 
