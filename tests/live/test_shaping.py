@@ -166,6 +166,10 @@ def test_times_never_run_backwards() -> None:
 def test_devices_and_server_have_the_congestion_control_of_the_scenario(tmp_path: Path) -> None:
     lossy = "{uplink_kbps: 2000, downlink_kbps: 2000, latency_ms: 80, loss: 0.02}"
     arrivals: dict[tuple[str, str, str], float] = {}
+
+    def note(clock: Clock, who: tuple[str, str, str], _start_s: float) -> None:
+        arrivals[who] = clock.now
+
     for tcp in ("cubic", "reno"):
         scenario = small_scenario(
             tmp_path,
@@ -178,8 +182,7 @@ def test_devices_and_server_have_the_congestion_control_of_the_scenario(tmp_path
                 if isinstance(link, TcpLink):
                     arrivals[tcp, client, way] = link.carry(0.0, 500_000).arrival_s
                 else:
-                    note = functools.partial(arrivals.__setitem__, (tcp, client, way))
-                    link.send(500_000, note)
+                    link.send(500_000, functools.partial(note, clock, (tcp, client, way)))
         clock.run()
     for (tcp, client, way), arrival_s in arrivals.items():
         if tcp == "reno":
