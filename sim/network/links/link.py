@@ -184,9 +184,11 @@ class TcpLink:
         shares = other.shares(packets) if other else evenly(packets)
         for share in shares:
             at_s = from_s + (to_s - from_s) * share
+            if at_s <= self._idle_since_s:
+                continue  # a link that is sending is not silent anyway
             if self._connection is not None:
                 self._connection.acknowledge(at_s, self.path.latency_s)
-            elif at_s > self._idle_since_s:
+            else:
                 self._age(at_s)
                 self._idle_since_s, self._queued_s = at_s, 0.0
 

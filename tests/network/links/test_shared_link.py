@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scenarios.schema.links import LINKS, Link
@@ -29,6 +29,9 @@ EVENTS = st.lists(
     ),
     max_size=12,
 )
+
+
+SENT_AT_ONCE = [(0.0, "send", size) for size in (198_377, 4_345, 7_241, 7_241)]
 
 
 def own_link(**link: object) -> TcpLink:
@@ -82,6 +85,7 @@ def test_tcps_pauses_pass_before_the_next_message_begins() -> None:
 
 @pytest.mark.parametrize("unlimited", [True, False])
 @given(link=st.sampled_from([*LINKS.values(), LOSSY]), events=EVENTS)
+@example(link=LOSSY, events=[*SENT_AT_ONCE, (0.0, "acknowledge", 1), (0.0, "send", 50_681)])
 def test_alone_behind_an_idle_access_point_a_link_is_as_fast_as_its_own(
     unlimited: bool, link: Link, events: list[tuple[float, str, int]]
 ) -> None:
