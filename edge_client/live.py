@@ -64,7 +64,8 @@ async def host(
     journal = journal or Journal(())
     board = board or Board.of(run, names)
     unfit: dict[str, str] = {}
-    devices = make_devices(scenario, names, journal, unfit=unfit)
+    task = task_of(scenario)
+    devices = make_devices(scenario, names, journal, unfit=unfit, task=task)
     if not devices:
         raise ScenarioError("\n".join(dict.fromkeys(unfit.values())))
     for name, why in unfit.items():
@@ -72,7 +73,6 @@ async def host(
     for name, device in devices.items():
         if not device.stock.samples:
             log.warning("%s has no samples yet; it waits for some, and is not chosen before", name)
-    task = task_of(scenario)
     _tell_of_memory(scenario, task, devices, jobs)
     digest, model = scenario_digest(scenario), model_fingerprint(scenario, task)
 

@@ -9,7 +9,6 @@ without building them.
 
 import functools
 import math
-import struct
 from typing import Any, NamedTuple, get_args
 
 import msgpack
@@ -32,8 +31,7 @@ from broker.wire.messages import (
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _FIXARRAY, _MAX_FIXARRAY, _MAX_FIXINT = 0x90, 0x0F, 0x7F
 _ASKED_FOR = frozenset({Assignment, *get_args(BatchUp | BatchDown), HeadUpdate, Scores})
-_FLOAT32 = struct.Struct(">Bf")
-_BIN8, _BIN16, _BIN32 = struct.Struct(">BB"), struct.Struct(">BH"), struct.Struct(">BI")
+_FLOAT32_BYTES = 5
 
 
 def encode(message: Message) -> bytes:
@@ -42,20 +40,8 @@ def encode(message: Message) -> bytes:
     tag = message.__struct_config__.tag
     assert isinstance(tag, int)
     parts = [bytes((_FIXARRAY | 2 + len(fields), VERSION, tag))]
-    for field in fields:
-        if type(field) is bytes:  # not copied before all is joined
-            parts += _bin_header(len(field)), field
-        elif type(field) is float:
-            parts.append(_FLOAT32.pack(0xCA, field))
-        else:
-            parts.append(msgpack.packb(field))
+    parts += (msgpack.packb(field, use_single_float=type(field) is float) for field in fields)
     return b"".join(parts)
-
-
-def _bin_header(length: int) -> bytes:
-    if length < 2**8:
-        return _BIN8.pack(0xC4, length)
-    return _BIN16.pack(0xC5, length) if length < 2**16 else _BIN32.pack(0xC6, length)
 
 
 def encoded_bytes(message: Message) -> int:
@@ -79,7 +65,7 @@ def encoded_bytes(message: Message) -> int:
                 else 9
             )
         elif kind is float:
-            total += _FLOAT32.size
+            total += _FLOAT32_BYTES
         else:
             total += len(msgspec.msgpack.encode(field))  # as long, and made faster
     return total

@@ -211,7 +211,7 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
         sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
     yield from unfit_codecs(scenario.flows, sizes, scenario.task.batch_size)
     yield from _own_rows(scenario)
-    yield from _adaptive(scenario)
+    yield from _whole_heads(scenario)
     if scenario.training.method == "split":
         yield from _early_cuts(scenario, task)
 
@@ -237,9 +237,10 @@ def _early_cuts(scenario: Scenario, task: Task) -> Iterator[Problem]:
                 yield problem
 
 
-def _adaptive(scenario: Scenario) -> Iterator[Problem]:
-    if scenario.flows.adaptive is not None and early_cuts(scenario):
-        yield ("flows", "adaptive"), "goes with whole heads: leave cut out of the fleet"
+def _whole_heads(scenario: Scenario) -> Iterator[Problem]:
+    for key in ("adaptive", "own_rows"):
+        if getattr(scenario.flows, key) and early_cuts(scenario):
+            yield ("flows", key), "goes with whole heads: leave cut out of the fleet"
 
 
 def _own_rows(scenario: Scenario) -> Iterator[Problem]:
@@ -251,8 +252,6 @@ def _own_rows(scenario: Scenario) -> Iterator[Problem]:
             ("flows", "own_rows"),
             "needs head_state_down in touched_rows, which sends rows; with another codec it must be false",
         )
-    if early_cuts(scenario):
-        yield ("flows", "own_rows"), "goes with whole heads: leave cut out of the fleet"
     if getattr(optimizer, "weight_decay", 0):
         yield (
             ("flows", "own_rows"),

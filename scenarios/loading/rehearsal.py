@@ -108,19 +108,22 @@ def _rehearse_local(scenario: Scenario, task: Task, *, with_devices: bool) -> di
     test = None if scenario.task.held_out else _test(scenario, task)
     with telling(scenario):
         trial = _trial(scenario, task)
-        for split in [test or next(iter(shares.values()), None)]:
-            if split is not None:
-                rows = np.arange(len(split))
-                trial.train_twice(split, batch_of(scenario, task, split, {"": rows}))
-                trial.score(split)
+        first = next(iter(shares.values()), None)
+        split = test or first
+        if split is not None:
+            trial.train_twice(split, _rows(scenario, task, split))
+            trial.score(split)
         for client, split in shares.items():
             if len(split) == 1:
                 trial.train_one(split, np.arange(1), client)
                 break
-        for split in shares.values():
-            rows = batch_of(scenario, task, split, {"": np.arange(len(split))})
-            return trial.needs(split, rows, own_bytes=largest, read_bytes=largest)
-    return {}
+        if first is None:
+            return {}
+        return trial.needs(first, _rows(scenario, task, first), own_bytes=largest, read_bytes=largest)
+
+
+def _rows(scenario: Scenario, task: Task, split: Split) -> Rows:
+    return batch_of(scenario, task, split, {"": np.arange(len(split))})
 
 
 def _test(scenario: Scenario, task: Task) -> Split:

@@ -35,23 +35,30 @@ class Codecs(NamedTuple):
     feature_gradient_up: Codec = Float32()
 
 
-_OF_A_CLIENT = tuple(flow for flow in Codecs._fields if flow != "head_state_down")
-_BY_CUT = Codecs._fields[:4]
-
-
-class OtherCodecs(Part):
-    """Codecs that take the place of those of all clients."""
+class _SomeCodecs(Part):
+    """Codecs that a rule may name, whatever it is about."""
 
     activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
     head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
-    features_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
-    feature_gradient_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
 
     def codecs(self) -> dict[str, GradientCodec]:
         """Give the codecs that are named, by flow."""
-        named = {flow: getattr(self, flow) for flow in _OF_A_CLIENT}
+        named = {flow: getattr(self, flow, None) for flow in Codecs._fields}
         return {flow: codec for flow, codec in named.items() if codec is not None}
+
+    def refuse_empty(self) -> None:
+        """Refuse a rule without a codec: it would change nothing."""
+        if not self.codecs():
+            *flows, last = (flow for flow in Codecs._fields if flow in type(self).model_fields)
+            raise ValueError(f"needs a codec for {', '.join(flows)} or {last}")
+
+
+class OtherCodecs(_SomeCodecs):
+    """Codecs that take the place of those of all clients."""
+
+    features_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
+    feature_gradient_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
 
 
 class LinkRule(OtherCodecs):
@@ -63,8 +70,7 @@ class LinkRule(OtherCodecs):
 
     @model_validator(mode="after")
     def _changes_something(self) -> "LinkRule":
-        if not self.codecs():
-            raise ValueError(f"needs a codec for {', '.join(_OF_A_CLIENT[:-1])} or {_OF_A_CLIENT[-1]}")
+        self.refuse_empty()
         return self
 
 
@@ -80,25 +86,16 @@ class Adaptive(Part):
     )
 
 
-class CutRule(Part):
+class CutRule(_SomeCodecs):
     """Other codecs for the clients with an early cut; what they send has other sizes."""
 
     cut: Layer = Field(description="for clients whose fleet group has this cut")
-    activations_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
-    gradient_down: AnyGradientCodec | None = Field(default=None, description="instead of that of all clients")
-    head_update_up: AnyCodec | None = Field(default=None, description="instead of that of all clients")
     head_state_down: AnyCodec | None = Field(default=None, description="instead of that of all clients")
 
     @model_validator(mode="after")
     def _changes_something(self) -> "CutRule":
-        if not self.codecs():
-            raise ValueError(f"needs a codec for {', '.join(_BY_CUT[:-1])} or {_BY_CUT[-1]}")
+        self.refuse_empty()
         return self
-
-    def codecs(self) -> dict[str, GradientCodec]:
-        """Give the codecs that the rule names, by flow."""
-        named = {flow: getattr(self, flow) for flow in _BY_CUT}
-        return {flow: codec for flow, codec in named.items() if codec is not None}
 
 
 class Flows(Part):
@@ -140,6 +137,10 @@ class Flows(Part):
     adaptive: Adaptive | None = Field(
         default=None, description="codecs that follow each client's link, as the server measures it"
     )
+    by_cut: tuple[CutRule, ...] = Field(
+        default=(),
+        description="other codecs for clients with an early cut; they go before those of by_link",
+    )
 
     @model_validator(mode="after")
     def _one_chooses(self) -> "Flows":
@@ -154,11 +155,6 @@ class Flows(Part):
         """What each rung of the ladder names, by flow, from the finest to the coarsest; empty without one."""
         return () if self.adaptive is None else tuple(rung.codecs() for rung in self.adaptive.ladder)
 
-    by_cut: tuple[CutRule, ...] = Field(
-        default=(),
-        description="other codecs for clients with an early cut; they go before those of by_link",
-    )
-
     def codecs_for(self, link: LinkChoice, cut: str | None = None) -> Codecs:
         """Give the codecs of a client behind a link, with an early cut or none.
 
@@ -169,7 +165,7 @@ class Flows(Part):
         codecs = self._codecs_under(rule for rule in slow if (uplink_kbps or 0.0) < rule.uplink_below_kbps)
         for rule in self.by_cut:
             if rule.cut == cut:
-                codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
+                codecs = with_others(codecs, rule.codecs())
         return codecs
 
     def codecs_of_rule(self, number: int) -> Codecs:
@@ -180,7 +176,7 @@ class Flows(Part):
     def _codecs_under(self, rules: Iterable[LinkRule]) -> Codecs:
         codecs = Codecs(**{flow: getattr(self, flow) for flow in Codecs._fields})
         for rule in sorted(rules, key=lambda rule: -rule.uplink_below_kbps):
-            codecs = codecs._replace(**rule.codecs())  # type: ignore[arg-type]  # by name, they fit
+            codecs = with_others(codecs, rule.codecs())
         return codecs
 
 
@@ -216,9 +212,9 @@ def unfit_at_cut(
         yield key, f"at the cut '{cut}', with rows of {sizes[flow]} values: {why}{hint}"
 
 
-def with_rung(codecs: Codecs, rung: Mapping[str, GradientCodec]) -> Codecs:
-    """Give a client's codecs with those that a rung of the ladder names in their place."""
-    return codecs._replace(**rung)  # type: ignore[arg-type]  # by name, they fit
+def with_others(codecs: Codecs, others: Mapping[str, GradientCodec]) -> Codecs:
+    """Give a client's codecs with those that a rule, or a rung of the ladder, names in their place."""
+    return codecs._replace(**others)  # type: ignore[arg-type]  # by name, they fit
 
 
 def tensor_bytes(codecs: Codecs, sizes: Mapping[str, int], samples: int) -> dict[str, int]:
@@ -252,7 +248,7 @@ def unfit_codecs(flows: Flows, sizes: Mapping[str, int], samples: int) -> Iterat
 def _not_coarser(flows: Flows, sizes: Mapping[str, int], samples: int) -> Iterator[tuple[Key, str]]:
     """Say which rungs of the ladder take no fewer bytes than the one before."""
     usual = flows.codecs_for("none")
-    bytes_of = [sum(tensor_bytes(with_rung(usual, rung), sizes, samples).values()) for rung in flows.rungs]
+    bytes_of = [sum(tensor_bytes(with_others(usual, rung), sizes, samples).values()) for rung in flows.rungs]
     for number, (finer, coarser) in enumerate(itertools.pairwise(bytes_of), start=1):
         if coarser >= finer:
             order = "order the ladder from the finest to the coarsest"
@@ -268,7 +264,7 @@ def _unfit(flows: Flows, sizes: Mapping[str, int]) -> Iterator[tuple[Key, str]]:
     bases = dict.fromkeys(each for _, each, _ in named)
     for number, rung in enumerate(flows.rungs):
         at: Key = ("flows", "adaptive", "ladder", number)
-        named += [(at, with_rung(base, rung), rung) for base in bases]
+        named += [(at, with_others(base, rung), rung) for base in bases]
     for key, codecs, changed in named:
         for flow, codec in codecs._asdict().items():
             if flow in sizes and flow in changed and not isinstance(codec, CodewordMean):

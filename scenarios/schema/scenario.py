@@ -1,7 +1,9 @@
 """A scenario as types. Units are in the names; scenarios.loading turns mistakes into messages."""
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -104,11 +106,15 @@ def client_names(scenario: Scenario) -> list[str]:
     return names_of(scenario.fleet)
 
 
+def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
+    """Give the group of every client, in the order of `client_names`."""
+    return itertools.chain.from_iterable(itertools.repeat(group, group.size) for group in scenario.fleet)
+
+
 def early_cuts(scenario: Scenario) -> dict[str, str]:
     """Give the layer of each client that has an early cut, by client."""
-    names = iter(client_names(scenario))
-    cuts = [(next(names), group.cut) for group in scenario.fleet for _ in range(group.size)]
-    return {client: cut for client, cut in cuts if cut is not None}
+    members = zip(client_names(scenario), group_of_each(scenario), strict=True)
+    return {client: group.cut for client, group in members if group.cut is not None}
 
 
 def scenario_digest(scenario: Scenario) -> str:

@@ -12,7 +12,7 @@ from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from scenarios.fingerprint import model_fingerprint, package_version
 from scenarios.heads.parts import HeadForm
-from scenarios.schema.flows import Codecs, with_rung
+from scenarios.schema.flows import Codecs, with_others
 from scenarios.schema.scenario import (
     Buffered,
     Deadline,
@@ -159,7 +159,7 @@ class Plan:
     @functools.cached_property
     def _rungs_above(self) -> Callable[[Codecs], tuple[Codecs, ...]]:
         """Give the same tuples for the same codecs: who shares a rung shares an assignment."""
-        return functools.cache(lambda codecs: tuple(with_rung(codecs, rung) for rung in self.ladder))
+        return functools.cache(lambda codecs: tuple(with_others(codecs, rung) for rung in self.ladder))
 
     def share_of(self, client: str) -> HeadShare:
         """Give what a client has of the head."""

@@ -1,6 +1,5 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
@@ -17,7 +16,7 @@ from edge_client.jobs import (
 from scenarios.schema.devices import device_of
 from scenarios.schema.links import link_of
 from scenarios.schema.network import SERVER, Always, FleetGroup
-from scenarios.schema.scenario import Scenario, client_names
+from scenarios.schema.scenario import Scenario, client_names, group_of_each
 from server_node.vocabulary.plan import Plan
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import Window
@@ -97,13 +96,6 @@ class Computer:
 
     def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
         self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))
-
-
-def group_of_each(scenario: Scenario) -> Iterator[FleetGroup]:
-    """Give the group of every client, in the order of the fleet."""
-    for group in scenario.fleet:
-        for _ in range(group.size):
-            yield group
 
 
 def kinds_of(scenario: Scenario) -> list[str]:

@@ -18,7 +18,7 @@ from edge_client.core import ClientCore
 from edge_client.observer import log_warning
 from scenarios.schema.devices import device_of
 from scenarios.schema.network import FleetGroup
-from scenarios.schema.scenario import Scenario
+from scenarios.schema.scenario import Scenario, group_of_each
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.jobs import CloseRound, TailForward, TailJob, TailResult, TailStep, TailUpdate
 from server_node.vocabulary.ledger import Ledger
@@ -29,7 +29,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
-from sim.simulation.devices import group_of_each, make_computer, make_endpoints, server_links
+from sim.simulation.devices import make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
 from sim.simulation.workers import Workers, settled

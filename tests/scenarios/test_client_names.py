@@ -8,10 +8,9 @@ from scenarios.errors import ScenarioError
 from scenarios.heads.parts import HeadForm
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.schema.network import tell_names
-from scenarios.schema.scenario import Scenario, client_names
+from scenarios.schema.scenario import Scenario, client_names, group_of_each
 from scenarios.tasks import task_of
 from server_node.vocabulary.plan import make_plan
-from sim.simulation.devices import group_of_each
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 

@@ -24,18 +24,13 @@ from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
 from sim.network.links.tcp.window import INITIAL_WINDOW, window_of
-
-RTT_GAIN = 1 / 8
-"""Weight of a new round trip in TCP's mean of them, RFC 6298."""
-
-LEAST_MARGIN_S = 0.2
-"""Linux: TCP's timeout is at least so much above the mean round trip."""
 
 MARGIN_GAIN = 1 / 4
 """Weight of a new flight in that margin: it begins with two round trips, and falls."""
 
-KEPT = tuple((1 - RTT_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS) for segments in range(256))
+KEPT = tuple((1 - MEAN_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS) for segments in range(256))
 """What remains of TCP's mean after a flight of so many segments; of longer ones next to nothing does."""
 
 MARGIN_PER_QUEUE = 1.1
@@ -233,7 +228,7 @@ class TcpLink:
         while left:
             flight = min(left, self._window)
             queue, longest = max(queue, flight), max(longest, flight)
-            forgotten = (1 - RTT_GAIN) ** (flight / ACKNOWLEDGED_SEGMENTS)
+            forgotten = (1 - MEAN_GAIN) ** (flight / ACKNOWLEDGED_SEGMENTS)
             usually_s += (1 - forgotten) * (flight * path.segment_s - usually_s)
             left -= flight
             flights += 1

@@ -9,9 +9,7 @@ from typing import Literal
 
 from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, HEADER_BYTES, SEGMENT_BYTES
 from scenarios.schema.links import GilbertElliott, Link, LinkState
-
-MIN_RTO_MARGIN_S = 0.2
-"""Linux: the retransmission timeout is at least so much above the round trip."""
+from sim.network.links.tcp.round_trips import LEAST_MARGIN_S
 
 _standard_normal = NormalDist().inv_cdf
 
@@ -72,7 +70,7 @@ def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_
         bursts=bursts,
         rest=1 / link.duty_cycle - 1,
         round_trip_s=round_trip_s,
-        timeout_s=round_trip_s + MIN_RTO_MARGIN_S,
+        timeout_s=round_trip_s + LEAST_MARGIN_S,
         instant=not (link.changes or kbps is not None or latency_s or link.jitter_ms or loss),
     )
 

@@ -10,9 +10,10 @@ import pytest
 from broker.wire.link_bytes import SEGMENT_BYTES
 from scenarios.schema.links import Link
 from sim.network.links.changing_link import links_of
-from sim.network.links.link import LEAST_MARGIN_S, Carried, TcpLink
+from sim.network.links.link import Carried, TcpLink
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
+from sim.network.links.tcp.round_trips import LEAST_MARGIN_S
 
 FAST = path_of(Link(uplink_kbps=12_000, latency_ms=50), "up")
 ONE_SIGMA = 0.8413447460685429

@@ -1,6 +1,6 @@
 """What TCP knows of the time that a round trip takes, and how long it waits for one: RFC 6298 as in Linux."""
 
-MIN_DEVIATION_S = 0.2
+LEAST_MARGIN_S = 0.2
 """Linux: the timeout is at least so much above the mean round trip."""
 
 MEAN_GAIN = 1 / 8
@@ -27,7 +27,7 @@ class RoundTrips:
     def __init__(self, first_s: float) -> None:
         self.mean_s = self.least_s = first_s
         self._deviation_s = first_s / 2
-        self._margin_s = max(4 * self._deviation_s, MIN_DEVIATION_S)
+        self._margin_s = max(4 * self._deviation_s, LEAST_MARGIN_S)
         self._flight_s = self._margin_s  # four times the largest deviation of this flight
 
     @property
@@ -52,4 +52,4 @@ class RoundTrips:
         """Let a flight end: everything that was under way at the end of the one before has arrived."""
         if self._flight_s < self._margin_s:
             self._margin_s -= DEVIATION_GAIN * (self._margin_s - self._flight_s)
-        self._flight_s = MIN_DEVIATION_S
+        self._flight_s = LEAST_MARGIN_S

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sim.network.links.tcp.receiver import Receiver
-from sim.network.links.tcp.round_trips import MIN_DEVIATION_S, RoundTrips
+from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, RoundTrips
 from sim.network.links.tcp.window import Reno
 
 REORDERING = 3
@@ -248,7 +248,7 @@ class Transfer:
         """Set the timer: for a probe, else for the timeout."""
         wait_s = self._timeout_s()
         if self._may_probe():
-            margin_s = MIN_DEVIATION_S if self._next - self._una == 1 else PROBE_MARGIN_S
+            margin_s = LEAST_MARGIN_S if self._next - self._una == 1 else PROBE_MARGIN_S
             wait_s = min(wait_s, 2 * self._round_trips.mean_s + margin_s)
         self._timer_s = now_s + wait_s
 
