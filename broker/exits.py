@@ -34,6 +34,8 @@ class Exit(IntEnum):
     """`fedlite stop` ended the run before its last round."""
     STOPPED = 130
     """Ctrl-C or SIGTERM (128 + SIGINT, as shells count); a run goes on when its server is started again."""
+    NO_READER = 141
+    """Nobody reads the output any more, as after `| head` (128 + SIGPIPE, as shells count)."""
 
 
 _BY_REASON = {
@@ -48,7 +50,8 @@ _BY_REASON = {
 EPILOG = (
     "Exit codes: 0 complete, 1 a bug or a failed run among many, 2 configuration, 3 authentication, "
     "4 unreachable, 5 superseded by another server, 6 another server is at work, 7 diverged, "
-    "8 ended by `fedlite stop`, 130 stopped by Ctrl-C or SIGTERM."
+    "8 ended by `fedlite stop`, 130 stopped by Ctrl-C or SIGTERM, "
+    "141 nobody reads the output (`| head`)."
 )
 """Stands below the help of every command."""
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from broker.errors import RunError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk, or of a user's part of it, that is full."""
+
 
 @contextmanager
 def atomic_write(file: Path, *, durable: bool = False, previous: Path | None = None) -> Iterator[Path]:
@@ -97,6 +100,5 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        mend = "make room" if full else "name another place, or make this one writable"
+        mend = "make room" if error.errno in FULL else "name another place, or make this one writable"
         raise RunError(f"cannot write {path}: {error.strerror or error}; {mend}") from error

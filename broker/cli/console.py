@@ -13,8 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 
 from broker.cli.extras import missing_extra
-from broker.errors import UserError
+from broker.cli.output import is_for_nobody, write_no_more
+from broker.errors import RunError, UserError
 from broker.exits import Exit
+from broker.files import FULL
 from broker.notify import telling_manager
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from broker.urls import masked
@@ -104,8 +106,9 @@ def telling(*, extra: str = "") -> Iterator[None]:
     """Show what goes wrong within as the end of a command.
 
     A UserError is shown as one line without a traceback, and the exit code is its own; so is a package that
-    an extra would bring. Any other exception is a bug: its traceback is printed, then a line that says where
-    to report it, and the exit code is 1.
+    an extra would bring, and a full disk. When nobody reads the output any more, nothing is shown. Any other
+    exception is a bug: its traceback is printed, then a line that says where to report it, and the exit code
+    is 1.
 
     Args:
         extra: brings all packages that the command needs; empty: the one that brings the missing package.
@@ -118,6 +121,9 @@ def telling(*, extra: str = "") -> Iterator[None]:
         print("stopped", file=sys.stderr)  # noqa: T201  the command line's last word
         raise SystemExit(STOPPED) from None
     except Exception as error:
+        if is_for_nobody(error):
+            write_no_more()
+            raise SystemExit(Exit.NO_READER) from error
         mistakes = _mistakes(error, extra)
         if mistakes is None:
             print(masked("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201
@@ -140,4 +146,6 @@ def _mistakes(error: BaseException, extra: str) -> list[UserError] | None:
         return mistakes
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error, extra) or error
+    if isinstance(error, OSError) and error.errno in FULL:
+        error = RunError(f"cannot write {error.filename or 'the output'}: {error.strerror}; make room")
     return [error] if isinstance(error, UserError) else None
