@@ -76,8 +76,9 @@ class VirtualBroker:
         self._clock = clock
         self._run = run
         self._endpoints = endpoints
+        self._at_work: set[Endpoint] = set()
         for endpoint in endpoints.values():
-            endpoint.totals = self.network_stats
+            endpoint.totals, endpoint.at_work = self.network_stats, self._at_work
         self._by_topic = {topics.down(run, client): endpoint for client, endpoint in endpoints.items()}
         self._retained: InFlight | None = None
         self._service = ServiceQueue(model)
@@ -86,12 +87,12 @@ class VirtualBroker:
         self._server_window = Window(model)
         self._unnoticed_s = UNNOTICED_KEEPALIVES * model.keepalive_s
         self._trace = trace
-        self._at_work: set[Endpoint] = set()
 
     def at_work(self) -> Iterator[str]:
         """Give the clients whose links may have done something since this was called last."""
-        before = self._at_work
-        self._at_work = {endpoint for endpoint in before if endpoint.is_sharing}
+        before = list(self._at_work)
+        self._at_work.clear()
+        self._at_work.update(endpoint for endpoint in before if endpoint.is_sharing)
         return (endpoint.client for endpoint in before)
 
     def _put_in_flight(self, publish: Publish) -> InFlight:
@@ -115,13 +116,8 @@ class VirtualBroker:
             self._publish_will(endpoint)
         endpoint.will = endpoint.subscribed = True
         endpoint.connects(self._run, self._clock.now)
-        link = endpoint.down
-        self._at_work.add(endpoint)
-        if isinstance(link, SharedTcpLink):
-            link.send(SUBACK_BYTES, self._connected, endpoint, session)
-        else:
-            carried = link.carry(self._clock.now, SUBACK_BYTES)
-            self._clock.at(carried.arrival_s, self._connected, carried.start_s, endpoint, session)
+        clock = self._clock
+        endpoint.carry(endpoint.down, clock, clock.now, SUBACK_BYTES, self._connected, endpoint, session)
         if self._retained is not None:
             self._down(endpoint, msgspec.structs.replace(self._retained, asked_s=self._clock.now))
 
@@ -141,7 +137,6 @@ class VirtualBroker:
 
     def lose(self, endpoint: Endpoint) -> None:
         """Let a device lose its connection without a DISCONNECT, and with it all that is under way."""
-        self._at_work.add(endpoint)
         endpoint.session += 1
         endpoint.count_pings(self._clock.now)
         endpoint.online = endpoint.subscribed = False
@@ -176,13 +171,10 @@ class VirtualBroker:
             self._up(endpoint, in_flight)
 
     def _up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
-        link, session = endpoint.up, endpoint.session
-        self._at_work.add(endpoint)
-        if isinstance(link, SharedTcpLink):
-            link.send(in_flight.wire_bytes, self._at_broker, endpoint, session, in_flight)
-        else:
-            carried = link.carry(self._clock.now, in_flight.wire_bytes)
-            self._clock.at(carried.arrival_s, self._at_broker, carried.start_s, endpoint, session, in_flight)
+        clock, session, wire_bytes = self._clock, endpoint.session, in_flight.wire_bytes
+        endpoint.carry(
+            endpoint.up, clock, clock.now, wire_bytes, self._at_broker, endpoint, session, in_flight
+        )
 
     def _at_broker(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
         if session != endpoint.session:
@@ -190,7 +182,6 @@ class VirtualBroker:
             return
         if endpoint.unsent and in_flight.pubacks:
             endpoint.unsent.popleft()  # a link keeps the order
-        self._at_work.add(endpoint)
         endpoint.sends(in_flight.on_link, self._clock.now)
         endpoint.down.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
@@ -244,20 +235,19 @@ class VirtualBroker:
 
     def _down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
         served_s = self._service.serve(self._clock.now, in_flight.wire_bytes)
-        link = endpoint.down
-        self._at_work.add(endpoint)
+        link, session = endpoint.down, endpoint.session
         if isinstance(link, SharedTcpLink):
-            self._clock.at(served_s, self._down_shared, link, endpoint, endpoint.session, in_flight)
+            self._clock.at(served_s, self._down_shared, link, endpoint, session, in_flight)
             return
         admitted_s = endpoint.window.admit(served_s, waits=in_flight.pubacks > 0)
         if admitted_s is None:
             self.network_stats.dropped += 1
             return
-        carried = link.carry(admitted_s, in_flight.wire_bytes)
-        endpoint.window.sent(carried.arrival_s + link.latency_s)
-        self._clock.at(
-            carried.arrival_s, self._at_device, carried.start_s, endpoint, endpoint.session, in_flight
+        arrival_s = endpoint.carry(
+            link, self._clock, admitted_s, in_flight.wire_bytes, self._at_device, endpoint, session, in_flight
         )
+        assert arrival_s is not None  # the link is its own
+        endpoint.window.sent(arrival_s + link.latency_s)
 
     def _down_shared(
         self, link: SharedTcpLink, endpoint: Endpoint, session: int, in_flight: InFlight
@@ -265,8 +255,8 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
         elif endpoint.window.has_room(link.under_way):
-            self._at_work.add(endpoint)
-            link.send(in_flight.wire_bytes, self._at_device, endpoint, session, in_flight)
+            clock, wire_bytes = self._clock, in_flight.wire_bytes
+            endpoint.carry(link, clock, clock.now, wire_bytes, self._at_device, endpoint, session, in_flight)
         else:
             self.network_stats.dropped += 1
 
@@ -274,7 +264,6 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        self._at_work.add(endpoint)
         endpoint.receives(in_flight.on_link, self._clock.now)
         endpoint.up.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:

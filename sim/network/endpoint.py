@@ -13,6 +13,7 @@ from broker.wire.messages import Status
 from broker.wire.packing import encoded_bytes
 from edge_client.actions import ClientEvent
 from sim.network.broker_queues import Window
+from sim.network.clock import Clock, Ts
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
 
@@ -79,10 +80,12 @@ class Endpoint:
         received_bytes: the same in the other direction.
         active_s: when a message was last on its link, or a ping.
         totals: of the network; they take the same bytes.
+        at_work: of the network; it is there since its links or bytes last did something.
     """
 
     __slots__ = (
         "active_s",
+        "at_work",
         "client",
         "connection",
         "down",
@@ -127,6 +130,7 @@ class Endpoint:
         self.active_s = 0.0
         self.keepalive_s = keepalive_s
         self.totals = NetworkStats()
+        self.at_work: set[Endpoint] = set()
         self.handle: Handle = lambda _: None
 
     def connects(self, run: str, now_s: float) -> None:
@@ -135,6 +139,36 @@ class Endpoint:
         subscriptions = topics.client_subscriptions(run, self.client)
         self.active_s = now_s
         self.sends(connection_on_link(f"{run}-{self.client}", subscriptions, will), now_s)
+
+    def carry(
+        self,
+        link: TcpLink | SharedTcpLink,
+        clock: Clock,
+        at_s: float,
+        payload_bytes: int,
+        deliver: Callable[[float, *Ts], None],
+        *args: *Ts,
+    ) -> float | None:
+        """Put a message on one of its links; `deliver(start_s, *args)` is called when it has arrived.
+
+        Args:
+            link: `up` or `down`.
+            clock: virtual time.
+            at_s: when the message is there; a shared link takes it now.
+            payload_bytes: of its MQTT packets.
+            deliver: takes when it began to leave.
+            args: of `deliver`, too.
+
+        Returns:
+            When it arrives; None on a shared link, where that depends on what others will send.
+        """
+        self.at_work.add(self)
+        if isinstance(link, SharedTcpLink):
+            link.send(payload_bytes, deliver, *args)
+            return None
+        carried = link.carry(at_s, payload_bytes)
+        clock.at(carried.arrival_s, deliver, carried.start_s, *args)
+        return carried.arrival_s
 
     def sends(self, on_link: OnLink, now_s: float) -> None:
         """Count what has left for the broker and was answered."""
@@ -167,6 +201,7 @@ class Endpoint:
         return up.under_way + down.under_way > 0
 
     def _count(self, sent_bytes: int, received_bytes: int) -> None:
+        self.at_work.add(self)
         self.sent_bytes += sent_bytes
         self.received_bytes += received_bytes
         self.totals.uplink_bytes += sent_bytes

@@ -2,21 +2,25 @@
 
 import functools
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import load_scenario
 from scenarios.schema.energy import Battery, Power
-from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
-from sim.simulation.fleet.energy import Meter, Supply
+from sim.network.endpoint import Endpoint
+from sim.network.links.link import Carried, TcpLink
+from sim.simulation.devices import make_endpoints
+from sim.simulation.fleet.energy import Energy, Meter, Supply
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 
@@ -180,20 +184,70 @@ def test_a_battery_needs_a_device_whose_power_is_known(tmp_path: Path) -> None:
         load_scenario(str(file))
 
 
-@pytest.mark.parametrize("policy", ["{policy: wait_all}", "{policy: buffered, buffer: 2}"])
-def test_what_a_round_draws_is_the_same_if_all_devices_are_looked_at(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+RATES = "uplink_kbps: 80, downlink_kbps: 40, latency_ms: 2000"
+LINKS = (
+    "link: wifi",
+    f"link: {{{RATES}}}",
+    f"link: {{{RATES}, jitter_ms: 500}}",
+    f"link: {{{RATES}, loss: 0.05}}",
+    f"link: {{{RATES}, duty_cycle: 0.2}}",
+    f"link: {{{RATES}, states: [{{mean_s: 20}}, {{mean_s: 5, uplink_kbps: 0, downlink_kbps: 0}}]}}",
+    f"link: {{{RATES}}}, via: ap",
+    f"link: {{{RATES}, loss: 0.05}}, via: ap",
+)
+PRESENCE = ("", "availability: {pattern: on_off, mean_on_s: 20, mean_off_s: 5}", BATTERY)
+POLICIES = ("wait_all", "deadline, deadline_s: 8, minimum: 1", "buffered, buffer: 1", "over_select, extra: 1")
+GROUPS = st.tuples(st.sampled_from(LINKS), st.sampled_from(PRESENCE))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(st.lists(GROUPS, min_size=2, max_size=3), st.integers(0, 99))
+@settings(max_examples=5, phases=[Phase.explicit, Phase.generate])
+def test_at_every_moment_the_radios_have_drawn_for_their_time_on_the_air_and_their_bytes(
+    policy: str, groups: list[tuple[str, str]], seed: int
 ) -> None:
-    on_off = "availability: {pattern: on_off, mean_on_s: 20, mean_off_s: 5}"
-    link = "link: {uplink_kbps: 80, downlink_kbps: 40, latency_ms: 2000, jitter_ms: 20}"
-    kinds = (f"{link}, via: ap, {on_off}", f"{link}, {BATTERY}", f"{link}, via: ap", link)
-    fleet = ", ".join(f"{{count: 3, device: {DEVICE}, {kind}}}" for kind in kinds)
-    shared = "network={access_points: {ap: {uplink_kbps: 100, downlink_kbps: 60}}}"
-    settings = (f"fleet=[{fleet}]", shared, "training.rounds=12", "training.cohort=9", f"stragglers={policy}")
-    rows = []
-    for folder in (tmp_path / "some", tmp_path / "all"):
-        simulate(small_scenario(tmp_path, *settings), folder, timing_only=True)
-        rows.append(pq.read_table(folder / "metrics.parquet").to_pylist())
-        monkeypatch.setattr(VirtualBroker, "at_work", lambda broker: list(broker._endpoints))
-    assert str(rows[0]) == str(rows[1])
-    assert len({row["joules"] for row in rows[0]}) == 12
+    fleet = ", ".join(f"{{count: 2, device: {DEVICE}, {', '.join(filter(None, kind))}}}" for kind in groups)
+    on_air_s: defaultdict[object, float] = defaultdict(float)
+    endpoints: dict[str, Endpoint] = {}
+    energies: list[Energy] = []
+    readings: list[float] = []
+    arrive, step = TcpLink._arrive, Clock.step
+
+    def arriving(link: TcpLink, start_s: float, sent_s: float) -> Carried:
+        carried = arrive(link, start_s, sent_s)
+        on_air_s[link] += carried.sent_s - carried.start_s
+        return carried
+
+    def making(*args: Any) -> dict[str, Endpoint]:
+        endpoints.update(make_endpoints(*args))
+        return endpoints
+
+    def metering(*args: Any) -> Energy:
+        energies.append(Energy(*args))
+        return energies[0]
+
+    def stepping(clock: Clock) -> None:
+        step(clock)
+        joules = 0.0
+        for client, meter in energies[0].meters.items():
+            endpoint = endpoints[client]
+            up, down = (getattr(link, "_link", link) for link in (endpoint.up, endpoint.down))
+            joules += meter.idle_j(clock.now) + meter.working_j()[0]
+            joules += 5 * on_air_s[up] + 7 * on_air_s[down]
+            joules += 1e-6 * (endpoint.sent_bytes + endpoint.received_bytes)
+        assert energies[0].so_far()["joules"] == pytest.approx(joules)
+        readings.append(joules)
+
+    scenario_settings = (
+        f"seed={seed}", f"fleet=[{fleet}]", f"stragglers={{policy: {policy}}}",
+        "network={access_points: {ap: {uplink_kbps: 100, downlink_kbps: 60}}}",
+        "training.rounds=5", "training.cohort=3",
+    )  # fmt: skip
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TcpLink, "_arrive", arriving)
+        patch.setattr("sim.simulation.virtual_run.make_endpoints", making)
+        patch.setattr("sim.simulation.virtual_run.Energy", metering)
+        patch.setattr(Clock, "step", stepping)
+        simulate(small_scenario(Path(folder), *scenario_settings), Path(folder) / "run", timing_only=True)
+    assert readings == sorted(readings)
+    assert len(readings) > 50  # events, and each of them was looked at

@@ -9,7 +9,6 @@ from typing import Literal
 
 from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, HEADER_BYTES, SEGMENT_BYTES
 from scenarios.schema.links import GilbertElliott, Link, LinkState
-from sim.network.links.tcp.round_trips import LEAST_MARGIN_S
 
 _standard_normal = NormalDist().inv_cdf
 
@@ -27,7 +26,6 @@ class Path:
         bursts: how losses follow each other; None: each packet is lost by chance alone.
         rest: how long it must be silent after a message, in times of what that took.
         round_trip_s: of two full packets and their acknowledgement on an idle link.
-        timeout_s: TCP's retransmission timeout.
         instant: whether nothing takes time on it.
     """
 
@@ -39,7 +37,6 @@ class Path:
     bursts: GilbertElliott | None
     rest: float
     round_trip_s: float
-    timeout_s: float
     instant: bool
 
 
@@ -70,7 +67,6 @@ def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_
         bursts=bursts,
         rest=1 / link.duty_cycle - 1,
         round_trip_s=round_trip_s,
-        timeout_s=round_trip_s + LEAST_MARGIN_S,
         instant=not (link.changes or kbps is not None or latency_s or link.jitter_ms or loss),
     )
 

@@ -34,18 +34,17 @@ def tcp(path: Path = FAST, *, window: int = 10) -> TcpLink:
 
 def test_both_directions_of_a_link_in_seconds_and_bytes() -> None:
     link = Link(uplink_kbps=12_000, downlink_kbps=6_000, latency_ms=50, loss=0.01)
-    up = Path(1.5e6, 0.001, 0.05, None, 0.01, None, 0.0, 0.102, 0.302, instant=False)
-    down = Path(7.5e5, 0.002, 0.05, None, 0.01, None, 0.0, 0.104, 0.304, instant=False)
+    up = Path(1.5e6, 0.001, 0.05, None, 0.01, None, 0.0, 0.102, instant=False)
+    down = Path(7.5e5, 0.002, 0.05, None, 0.01, None, 0.0, 0.104, instant=False)
     for path, expected in ((path_of(link, "up"), up), (path_of(link, "down"), down)):
         numbers = path.bytes_per_s, path.segment_s, path.latency_s, path.loss, path.round_trip_s
-        assert (*numbers, path.timeout_s) == pytest.approx(
+        assert numbers == pytest.approx(
             (
                 expected.bytes_per_s,
                 expected.segment_s,
                 expected.latency_s,
                 expected.loss,
                 expected.round_trip_s,
-                expected.timeout_s,
             )
         )
         assert (path.one_way_s, path.instant) == (None, False)
