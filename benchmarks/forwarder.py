@@ -71,7 +71,7 @@ class Direction:
         self.into = into
         self.wires = [Wire(look)] if shared is None else [Wire(look), shared]
         self._look = look
-        self._losses = Losses(RandomStream(seed, "loss"))
+        self._losses = Losses(seed)
         self._jitter = RandomStream(seed, "jitter")
         self._last_s = 0.0  # when the latest packet arrives; no other arrives before it
 

@@ -40,9 +40,9 @@ SHAPER_TOLERANCE = 0.05
 LATE_TOLERANCE = 0.02
 """Of a round trip, in the mean."""
 
-MODELLED_MESSAGES = 3000
-MODELLED_BYTES = 300_000_000
-"""At most so many messages and bytes of each setting."""
+MODELLED_ERROR = 0.007
+MODELLED_BYTES = 3_000_000_000
+"""The model goes on until the standard error of its mean is so small, or so much was sent."""
 
 
 def measured(setting: Setting, tcp: str) -> dict[str, object]:
@@ -131,9 +131,15 @@ def read(file: Path) -> list[dict[str, str]]:
 
 def model_error(setting: Setting, row: dict[str, str], tcp: Tcp) -> tuple[float, float]:
     """Give the model's mean in ms, and its error against a measured line."""
-    messages = min(MODELLED_MESSAGES, MODELLED_BYTES // setting.message_bytes)
-    groups = -(-messages // (2 * setting.exchanges * setting.sharers))
-    mean_ms = 1000 * setting.mean(modelled(setting, groups, tcp))[0]
+    most = MODELLED_BYTES // (2 * setting.exchanges * setting.sharers * setting.message_bytes)
+    seconds: list[list[float]] = []
+    error, groups = 1.0, 0
+    while error > MODELLED_ERROR and groups <= most:
+        more = groups or 16
+        seconds += modelled(setting, range(groups, groups + more), tcp)
+        groups += more
+        mean_s, error = setting.mean(seconds)
+    mean_ms = 1000 * mean_s
     return mean_ms, mean_ms / float(row["mean_ms"]) - 1
 
 
@@ -165,20 +171,20 @@ def main() -> None:
     measuring.add_argument("--tcp", default="cubic", choices=["cubic", "reno"])
     measuring.add_argument("--out", type=Path, required=True)
     measuring.add_argument("--side-by-side", type=int, default=4)
-    measuring.add_argument("--only", default="", help="settings with these words in their names")
     comparing = commands.add_parser("compare", help="the link model against a measured table")
     comparing.add_argument("file", type=Path)
     comparing.add_argument("--tcp", default="cubic", choices=["cubic", "reno"])
     comparing.add_argument("--half", default="correcting")
+    for command in (measuring, comparing):
+        command.add_argument("--only", default="", help="settings with these words in their names")
     options = parser.parse_args()
-    settings = settings_of()
+    chosen = [setting for setting in settings_of() if options.only in setting.name]
     if options.command == "measure":
         if why := why_not():
             raise SystemExit(f"SKIPPED, nothing was measured: {why}")
-        chosen = [setting for setting in settings if options.only in setting.name]
         measure_all(chosen, options.tcp, options.out, options.side_by_side)
         return
-    errors = [abs(error) for error in compare(settings, options.file, options.half, options.tcp)]
+    errors = [abs(error) for error in compare(chosen, options.file, options.half, options.tcp)]
     print(
         f"{len(errors)} settings: median error {100 * statistics.median(errors):.1f} %,"
         f" worst {100 * max(errors):.1f} %"

@@ -1,7 +1,8 @@
 """The conversations of benchmarks.tcp_talk in virtual time, on the links of a simulation."""
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from benchmarks.tcp_settings import Setting
 from benchmarks.tcp_talk import packet_sizes
@@ -10,7 +11,8 @@ from sim.network.clock import Clock
 from sim.network.links.access_point import bottlenecks_of
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
-from sim.network.links.shared_link import SharedTcpLink
+from sim.network.links.shared_link import SharedTcpLink, shared
+from sim.network.links.tcp.passage import PACKET_BYTES
 
 
 class _Talk:
@@ -49,20 +51,26 @@ class _Talk:
         self._pause()
 
 
-def modelled(setting: Setting, groups: int, tcp: Tcp) -> list[list[float]]:
-    """Give the seconds of each message, by connection, of so many groups that share a bottleneck."""
-    return [talk.seconds for group in range(groups) for talk in _group(setting, group, tcp)]
+def modelled(setting: Setting, groups: Iterable[int], tcp: Tcp) -> list[list[float]]:
+    """Give the seconds of each message, by connection; groups share a bottleneck and have a seed each."""
+    return [talk.seconds for group in groups for talk in _group(setting, group, tcp)]
 
 
 def _group(setting: Setting, group: int, tcp: Tcp) -> Iterator[_Talk]:
-    clock = Clock()
-    point = setting.point and bottlenecks_of(clock, setting.point, seed=group, owner="point")
+    clock, link = Clock(), setting.link
+    point = None
+    if setting.point:
+        # the forwarder takes a packet in whole before it passes it on: that is more latency
+        whole_ms = 8 * PACKET_BYTES / (setting.point.uplink_kbps or math.inf)
+        link = link.model_copy(update={"latency_ms": link.latency_ms + whole_ms})
+        loses = bool(setting.link.loss)
+        point = bottlenecks_of(clock, setting.point, seed=group, owner="point", loses=loses)
     talks = []
     for number in range(setting.sharers):
-        own = links_of(setting.link, seed=group, owner=f"c{number}", tcp=tcp)
+        own = links_of(link, seed=group, owner=f"c{number}", tcp=tcp)
         links: tuple[TcpLink | SharedTcpLink, ...] = own
         if point:
-            links = tuple(SharedTcpLink(clock, link, way) for link, way in zip(own, point, strict=True))
+            links = shared(clock, own, point)
         talks.append(_Talk(clock, links, setting, group * setting.sharers + number))
     clock.run()
     return iter(talks)

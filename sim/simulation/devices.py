@@ -22,11 +22,10 @@ from sim.chrome_trace import Trace
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
-from sim.network.links.access_point import bottlenecks_of
-from sim.network.links.bottleneck import Bottleneck
+from sim.network.links.access_point import bottlenecks_of, may_lose
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
-from sim.network.links.shared_link import SharedTcpLink
+from sim.network.links.shared_link import shared
 from sim.simulation.fleet.device_model import SlowdownSampler, Work, fedavg_work_of, of_share, work_of
 from sim.simulation.recorder import RunJob
 
@@ -111,14 +110,17 @@ def server_links(scenario: Scenario) -> tuple[TcpLink, TcpLink]:
 
 def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
+    losing = {group.via for group in scenario.fleet if may_lose(link_of(group.link))}
     access_points = {
-        name: bottlenecks_of(clock, point, seed=scenario.seed, owner=f"access point {name}")
+        name: bottlenecks_of(
+            clock, point, seed=scenario.seed, owner=f"access point {name}", loses=name in losing
+        )
         for name, point in scenario.network.access_points.items()
     }
     endpoints = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
         own = links_of(link_of(group.link), seed=scenario.seed, owner=client, tcp=scenario.network.tcp)
-        up, down = own if group.via is None else _shared(clock, own, access_points[group.via])
+        up, down = own if group.via is None else shared(clock, own, access_points[group.via])
         endpoints[client] = Endpoint(
             client,
             up,
@@ -161,10 +163,3 @@ def make_computer(
         work = work_of(of_share(profile, plan.share_of(client), plan.whole_head), batch)
     slowdown = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
     return Computer(clock, run, work, slowdown, trace, trace.lane(client))
-
-
-def _shared(
-    clock: Clock, own: tuple[TcpLink, TcpLink], point: tuple[Bottleneck, Bottleneck]
-) -> tuple[SharedTcpLink, SharedTcpLink]:
-    up, down = (SharedTcpLink(clock, link, bottleneck) for link, bottleneck in zip(own, point, strict=True))
-    return up, down

@@ -1,18 +1,33 @@
-"""Access points: the two bottlenecks of each, whose rates may change as time goes."""
+"""Access points: both directions of each, whose rates may change as time goes."""
 
 from collections.abc import Callable
 from typing import Literal
 
+from scenarios.schema.links import Link
 from scenarios.schema.network import AccessPoint
 from sim.network.clock import Clock
 from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.course import course_of
-from sim.network.links.path import path_of
+from sim.network.links.packet_queue import PacketQueue
+from sim.network.links.path import AS_IT_IS, path_of
+
+Direction = Bottleneck | PacketQueue
+
+
+def may_lose(link: Link) -> bool:
+    """Say whether a device's link may lose packets.
+
+    Raises:
+        ScenarioError: its trace cannot be used.
+    """
+    changes = course_of(link, seed=0, owner="nobody")
+    states = (AS_IT_IS,) if changes is None else changes[1]
+    return any(path_of(link, "up", state).loss > 0 for state in states)
 
 
 def bottlenecks_of(
-    clock: Clock, point: AccessPoint, *, seed: int, owner: str
-) -> tuple[Bottleneck, Bottleneck]:
+    clock: Clock, point: AccessPoint, *, seed: int, owner: str, loses: bool = False
+) -> tuple[Direction, Direction]:
     """Give both directions of an access point, up and down.
 
     Args:
@@ -20,6 +35,7 @@ def bottlenecks_of(
         point: its rates.
         seed: the scenario's.
         owner: its name, part of the seed of its chain of states.
+        loses: whether a link of those that share it may lose packets; then it is a queue of packets.
 
     Raises:
         ScenarioError: its trace cannot be used.
@@ -33,9 +49,10 @@ def bottlenecks_of(
         rates = [path_of(point.link, way, state).bytes_per_s for state in states]
 
         def look(now_s: float) -> tuple[float, float]:
-            until_s, state = next(course.pieces(now_s, now_s))
+            until_s, state = next(course.pieces(min(now_s, clock.now), now_s))
             return rates[state], until_s
 
         return look
 
-    return Bottleneck(clock, rate("up")), Bottleneck(clock, rate("down"))
+    kind = PacketQueue if loses else Bottleneck
+    return kind(clock, rate("up")), kind(clock, rate("down"))

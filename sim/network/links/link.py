@@ -7,7 +7,7 @@ waits are computed here, flight by flight; where packets are lost, sim.network.l
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -24,6 +24,7 @@ from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.line import Line, Sent
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
 from sim.network.links.tcp.window import INITIAL_WINDOW, window_of
 
@@ -79,7 +80,6 @@ class TcpLink:
         "_margin_s",
         "_progress",
         "_queued_s",
-        "_stretched",
         "_tcp",
         "_usually_queued_s",
         "_window",
@@ -91,10 +91,9 @@ class TcpLink:
     def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...], tcp: Tcp = "cubic") -> None:
         self.path = path
         self._tcp = tcp
-        self._stretched = False
         self._jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
         self.busy_s = self.free_s = 0.0
-        self._losses = Losses(RandomStream(seed, "loss", *owner)) if path.loss else None
+        self._losses = Losses(seed, *owner) if path.loss else None
         self.reset()
 
     def look(self, now_s: float, *, first: bool) -> tuple[float, float]:
@@ -130,29 +129,37 @@ class TcpLink:
         if self.path.instant:
             return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self.free_s)
+        if self._losses is not None:
+            line = self.line(start_s)
+            return self.arrived(start_s, self.connection.send(start_s, *packets_of(payload_bytes), line))
         end_s = start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s
         return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
 
-    def stretch(self, start_s: float, payload_bytes: int) -> float:
-        """Say how many times as long as its bytes alone a message takes because packets are lost.
+    def line(self, now_s: float) -> Line:
+        """Give the line for the segments of a message that begins to leave."""
+        del now_s  # it is always the same
+        return Line(self.path, self._losses)
 
-        It is 1 where nothing is lost: TCP's waits then follow the last byte. Losses come while bytes leave.
-        """
-        self._stretched = self._losses is not None and self.path.segment_s > 0
-        if not self._stretched:
-            return 1.0
-        delay_s = self.delay_s(start_s, payload_bytes)
-        return 1.0 + delay_s * self.path.bytes_per_s / framed_bytes(payload_bytes)
+    @property
+    def loses(self) -> bool:
+        """Whether packets may be lost."""
+        return self._losses is not None
+
+    @property
+    def connection(self) -> Connection:
+        """TCP's, where each segment is sent."""
+        if self._connection is None:
+            self._connection = Connection(window_of(self._tcp), self.path.round_trip_s)
+        return self._connection
 
     def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        """Say the same as `carry` of a message whose bytes keep the link busy from `start_s` to `end_s`.
+        """Say the same as `carry` of a message whose bytes kept the link busy from `start_s` to `end_s`."""
+        return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
 
-        How long they do has been stretched by `stretch`.
-        """
-        return self._arrive(start_s, end_s + self._waits_s(start_s, payload_bytes))
-
-    def _waits_s(self, start_s: float, payload_bytes: int) -> float:
-        return 0.0 if self._stretched else self.delay_s(start_s, payload_bytes)
+    def arrived(self, start_s: float, sent: Sent) -> Carried:
+        """Say the same of a message that was sent segment by segment."""
+        self.path, self._progress = sent.path, sent.progress
+        return self._arrive(start_s, sent.left_s)
 
     def _arrive(self, start_s: float, sent_s: float) -> Carried:
         arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
@@ -207,8 +214,6 @@ class TcpLink:
         until then the link pauses.
         """
         path, segments = self.path, segments_of(payload_bytes)
-        if self._losses is not None:
-            return self._lossy_delay_s(start_s, payload_bytes)
         window = self._window
         if window > INITIAL_WINDOW:
             self._age(start_s)
@@ -243,26 +248,6 @@ class TcpLink:
         self._margin_s = margin_s + (self._margin_s - margin_s) * (1 - MARGIN_GAIN) ** flights
         return pauses_s
 
-    def _lossy_delay_s(self, start_s: float, payload_bytes: int) -> float:
-        """Do as delay_s where packets are lost."""
-        path, losses, segments = self.path, self._losses, segments_of(payload_bytes)
-        assert losses is not None
-        if self._connection is None:
-            self._connection = Connection(window_of(self._tcp), path.round_trip_s)
-        last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
-        progress = self._connection.send(
-            start_s,
-            segments,
-            last_bytes / (SEGMENT_BYTES + HEADER_BYTES),
-            path.segment_s,
-            path.latency_s,
-            partial(losses.is_lost, path),
-            partial(losses.is_answer_lost, path),
-        )
-        self._progress = progress
-        took_s = progress[-1][0] - path.latency_s - start_s
-        return max(0.0, took_s - framed_bytes(payload_bytes) / path.bytes_per_s)
-
     def _age(self, start_s: float) -> None:
         """Halve the window for every retransmission timeout of silence, RFC 2861.
 
@@ -279,6 +264,13 @@ class TcpLink:
         if self._jitter is None or self.path.one_way_s is None:
             return self.path.latency_s
         return self.path.one_way_s(self._jitter.uniform())
+
+
+def packets_of(payload_bytes: int) -> tuple[int, float]:
+    """Give how many segments a message has, and the size of the last one; a full packet's is 1."""
+    segments = segments_of(payload_bytes)
+    last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
+    return segments, last_bytes / (SEGMENT_BYTES + HEADER_BYTES)
 
 
 @lru_cache(maxsize=64)

@@ -7,14 +7,19 @@ from sim.network.links.random_stream import RandomStream
 class Losses:
     """Draws the losses of one direction of one link; its random numbers are its own.
 
+    What answers a packet has a stream of its own: which packets are lost does not depend on when they are
+    acknowledged.
+
     Args:
-        stream: of random numbers.
+        seed: the scenario's.
+        owner: whose link it is, and in which direction; names the streams.
     """
 
-    __slots__ = ("_is_bad", "_stream")
+    __slots__ = ("_answers", "_is_bad", "_stream")
 
-    def __init__(self, stream: RandomStream) -> None:
-        self._stream = stream
+    def __init__(self, seed: int, *owner: str) -> None:
+        self._stream = RandomStream(seed, "loss", *owner)
+        self._answers = RandomStream(seed, "loss of answers", *owner)
         self._is_bad = False
 
     def is_lost(self, path: Path) -> bool:
@@ -33,4 +38,4 @@ class Losses:
 
     def is_answer_lost(self, path: Path) -> bool:
         """Draw the same of an acknowledgement, which goes the other way: by chance alone."""
-        return self._stream.uniform() < path.loss
+        return self._answers.uniform() < path.loss

@@ -1,46 +1,88 @@
 """A device's link behind an access point or backhaul that it shares with others: docs/models.md."""
 
-import functools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from broker.wire.link_bytes import framed_bytes
 from sim.network.clock import Clock, Ts
+from sim.network.links.access_point import Direction
 from sim.network.links.bottleneck import Bottleneck, Transfer
-from sim.network.links.link import PacketTimes, TcpLink
+from sim.network.links.link import PacketTimes, TcpLink, packets_of
+from sim.network.links.packet_queue import PacketQueue
 from sim.network.links.path import Path
+from sim.network.links.tcp.passage import Passage
+
+
+class _Flow:
+    """A message in a fluid: its own link's rate is its cap, TCP's pauses on that follow the last byte."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        link: TcpLink,
+        bottleneck: Bottleneck,
+        payload_bytes: int,
+        passed: Callable[[], None],
+    ) -> None:
+        self._clock, self._link, self._bottleneck = clock, link, bottleneck
+        self._leaves = False  # a byte may have left
+        self._over = False
+        self._transfer = Transfer(framed_bytes(payload_bytes), self._own_rate(), partial(self._end, passed))
+        bottleneck.begin(self._transfer)
+
+    def abort(self) -> None:
+        """Take it out."""
+        self._over = True
+        self._bottleneck.abort(self._transfer)
+
+    def _end(self, passed: Callable[[], None]) -> None:
+        self._over = True
+        passed()
+
+    def _own_rate(self) -> float:
+        """Give the own link's rate now, bytes per second, and come back when that changes."""
+        bytes_per_s, until_s = self._link.look(self._clock.now, first=not self._leaves)
+        self._leaves = self._leaves or bytes_per_s > 0
+        if until_s < math.inf:
+            self._clock.at(until_s, self._cap)
+        return bytes_per_s
+
+    def _cap(self) -> None:
+        if not self._over:
+            self._bottleneck.cap(self._transfer, self._own_rate())
 
 
 class SharedTcpLink:
-    """One direction of a device's link behind a bottleneck; first come, first served.
-
-    The device's own link gives the cap, latency, jitter, loss and slow start; the pauses of slow start
-    are those of that link alone, and follow the last byte. The next message begins after them. Losses make
-    the cap lower: what they cost on that link alone is spread over the message.
+    """One direction of a device's link behind an access point; first come, first served.
 
     Args:
         clock: virtual time.
-        link: the device's own.
-        bottleneck: what it shares.
+        link: the device's own: latency, jitter, loss, TCP, and the highest rate.
+        point: what it shares.
+        back: the same in the other direction, where that is a queue, too.
 
     Attributes:
         under_way: messages taken and not yet delivered.
     """
 
-    def __init__(self, clock: Clock, link: TcpLink, bottleneck: Bottleneck) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        link: TcpLink,
+        point: Direction,
+        back: Direction | None = None,
+    ) -> None:
         self._clock = clock
         self._link = link
-        self._bottleneck = bottleneck
+        self._point = point
+        self._back = back if isinstance(back, PacketQueue) else None
         self._waiting: deque[tuple[int, Callable[[float], None]]] = deque()
-        self._transfer: Transfer | None = None  # what is in the bottleneck
+        self._passing: _Flow | Passage | None = None
         self._busy = False  # something is under way, or waits
         self._connection = 0
-        self._looks = 0  # only the latest one counts
         self.under_way = 0
-        self._leaves = False  # whether a byte of what is in the bottleneck may have left
-        self._payload_bytes = 0  # of that
-        self._stretch = 1.0  # what losses do to it
 
     @property
     def latency_s(self) -> float:
@@ -75,9 +117,9 @@ class SharedTcpLink:
 
     def reset(self) -> None:
         """Lose all that is under way, and begin a new connection."""
-        if self._transfer is not None:
-            self._bottleneck.abort(self._transfer)
-        self._transfer = None
+        if self._passing is not None:
+            self._passing.abort()
+        self._passing = None
         self._busy = False
         self._waiting.clear()
         self._connection += 1
@@ -93,34 +135,40 @@ class SharedTcpLink:
                 self._clock.at(self._link.free_s, self._begin_next, self._connection)
         elif self._busy:
             payload_bytes, deliver = self._waiting.popleft()
-            done = functools.partial(self._passed, self._clock.now, payload_bytes, deliver)
-            self._leaves, self._payload_bytes = False, payload_bytes
-            self._transfer = Transfer(framed_bytes(payload_bytes), self._own_rate(), done)
-            self._bottleneck.begin(self._transfer)
+            passed = partial(self._passed, self._connection, self._clock.now, payload_bytes, deliver)
+            self._passing = self._begin(payload_bytes, passed)
 
-    def _own_rate(self) -> float:
-        """Give the own link's rate now, bytes per second, and come back when that changes."""
-        bytes_per_s, until_s = self._link.look(self._clock.now, first=not self._leaves)
-        if bytes_per_s and not self._leaves:
-            self._leaves = True
-            self._stretch = self._link.stretch(self._clock.now, self._payload_bytes)
-        if until_s < math.inf:
-            self._looks += 1
-            self._clock.at(until_s, self._cap, self._looks)
-        return bytes_per_s / self._stretch
+    def _begin(self, payload_bytes: int, passed: Callable[[], None]) -> _Flow | Passage:
+        clock, link = self._clock, self._link
+        if isinstance(self._point, Bottleneck):
+            return _Flow(clock, link, self._point, payload_bytes, passed)
+        line = link.line(clock.now)
+        return Passage(
+            clock, link.connection, *packets_of(payload_bytes), line, self._point, self._back, passed
+        )
 
-    def _cap(self, look: int) -> None:
-        if look == self._looks and self._transfer is not None:
-            self._bottleneck.cap(self._transfer, self._own_rate())
-
-    def _passed(self, start_s: float, payload_bytes: int, deliver: Callable[[float], None]) -> None:
-        """Let a message whose last byte has passed the bottleneck arrive, and the next one begin."""
-        self._transfer = None
-        carried = self._link.depart(start_s, self._clock.now, payload_bytes)
-        self._clock.at(carried.arrival_s, self._arrived, self._connection, start_s, deliver)
-        self._begin_next(self._connection)
+    def _passed(
+        self, connection: int, start_s: float, payload_bytes: int, deliver: Callable[[float], None]
+    ) -> None:
+        """Let a message that has passed the access point arrive, and the next one begin."""
+        if connection != self._connection:
+            return
+        if isinstance(self._passing, Passage) and self._passing.sent:
+            carried = self._link.arrived(start_s, self._passing.sent)
+        else:
+            carried = self._link.depart(start_s, self._clock.now, payload_bytes)
+        self._passing = None
+        self._clock.at(carried.arrival_s, self._arrived, connection, start_s, deliver)
+        self._begin_next(connection)
 
     def _arrived(self, connection: int, start_s: float, deliver: Callable[[float], None]) -> None:
         if connection == self._connection:
             self.under_way -= 1
             deliver(start_s)
+
+
+def shared(
+    clock: Clock, own: tuple[TcpLink, TcpLink], point: tuple[Direction, Direction]
+) -> tuple[SharedTcpLink, SharedTcpLink]:
+    """Put both directions of a device's link behind an access point."""
+    return SharedTcpLink(clock, own[0], *point), SharedTcpLink(clock, own[1], *point[::-1])

@@ -134,10 +134,10 @@ def test_a_new_connection_starts_slowly_again() -> None:
 def test_loss_bounds_the_rate_of_reno_as_mathis_says(loss: float) -> None:
     # one segment in RTT sqrt(2 p / 3), Mathis et al. 1997; recovery and timeouts make it a little slower
     lossy, _ = links_of(Link(uplink_kbps=100_000, latency_ms=50, loss=loss), seed=7, owner="c0", tcp="reno")
-    segments = 20_000
+    segments = int(300 / loss)
     seconds = lossy.carry(0.0, segments * SEGMENT_BYTES).arrival_s
     mathis_s = segments * lossy.path.round_trip_s * math.sqrt(2 * loss / 3)
-    assert 0.9 * mathis_s < seconds < 1.25 * mathis_s
+    assert 0.88 * mathis_s < seconds < 1.25 * mathis_s
 
 
 @pytest.mark.parametrize(("latency_ms", "loss"), [(100, 0.001), (200, 0.001)])
@@ -154,11 +154,13 @@ def test_loss_bounds_the_rate_of_cubic_as_its_rfc_says(latency_ms: float, loss: 
 
 def test_loss_does_not_slow_a_link_that_is_slower_anyway() -> None:
     slow = tcp_link(uplink_kbps=64, latency_ms=5, loss=0.001)
-    assert slow.delay_s(0.0, 10_000 * SEGMENT_BYTES) < 0.02 * 10_000 * slow.path.segment_s
+    took_s = slow.carry(0.0, 10_000 * SEGMENT_BYTES).sent_s
+    assert took_s < 1.02 * 10_000 * slow.path.segment_s
 
 
 def test_a_single_packet_is_repaired_by_the_timeout_as_often_as_packets_are_lost() -> None:
-    delays = np.array([tcp_link_of(seed, latency_ms=50, loss=0.1).delay_s(0.0, 100) for seed in range(3000)])
+    links = [tcp_link_of(seed, latency_ms=50, loss=0.1) for seed in range(3000)]
+    delays = np.array([link.carry(0.0, 100).arrival_s - 0.05 for link in links])
     assert set(np.round(delays, 9)) <= {0.0, 0.3, 0.6, 0.9, 1.2}  # repetitions get lost, too
     assert np.mean(delays > 0) == pytest.approx(0.1, abs=0.02)
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from scenarios.schema.links import LINKS, Link
 from sim.network.clock import Clock
+from sim.network.links.access_point import Direction
 from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.link import TcpLink
+from sim.network.links.packet_queue import PacketQueue
 from sim.network.links.path import path_of
 from sim.network.links.shared_link import SharedTcpLink
 
@@ -38,8 +40,8 @@ def own_link(**link: object) -> TcpLink:
     return TcpLink(path_of(Link.model_validate(link), "up"), seed=0, owner=("c0", "up"))
 
 
-def shared_link(clock: Clock, bottleneck: Bottleneck, **link: object) -> SharedTcpLink:
-    return SharedTcpLink(clock, own_link(**link), bottleneck)
+def shared_link(clock: Clock, point: Direction, **link: object) -> SharedTcpLink:
+    return SharedTcpLink(clock, own_link(**link), point)
 
 
 def own_times(link: TcpLink, events: list[tuple[float, str, int]]) -> Times:
@@ -90,8 +92,9 @@ def test_alone_behind_an_idle_access_point_a_link_is_as_fast_as_its_own(
     unlimited: bool, link: Link, events: list[tuple[float, str, int]]
 ) -> None:
     clock, own = Clock(), own_link(**link.model_dump())
-    bottleneck = Bottleneck(clock, math.inf if unlimited else own.path.bytes_per_s)
-    shared = shared_times(shared_link(clock, bottleneck, **link.model_dump()), clock, events)
+    kind = PacketQueue if own.loses else Bottleneck
+    point = kind(clock, math.inf if unlimited else own.path.bytes_per_s)
+    shared = shared_times(shared_link(clock, point, **link.model_dump()), clock, events)
     assert shared == [pytest.approx(pair, abs=1e-6, rel=0) for pair in own_times(own, events)]
 
 

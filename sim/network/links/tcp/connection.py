@@ -1,9 +1,10 @@
 """A TCP connection on a link that loses packets; it lasts from one message to the next."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from sim.network.links.tcp.receiver import DELAYED_ACK_S
+from sim.network.links.tcp.line import Line, Sent
+from sim.network.links.tcp.receiver import DELAYED_ACK_S, QUICK_ACKS, Receiver
 from sim.network.links.tcp.round_trips import RoundTrips
 from sim.network.links.tcp.transfer import Transfer
 from sim.network.links.tcp.window import INITIAL_WINDOW, Reno
@@ -25,46 +26,76 @@ class Connection:
         self._last_send_s = math.inf
         self._segments = 0
 
-    def send(
+    def begin(
         self,
         start_s: float,
         segments: int,
         last: float,
-        segment_s: float,
-        latency_s: float,
-        is_lost: Callable[[], bool],
-        is_ack_lost: Callable[[], bool],
-    ) -> Sequence[tuple[float, int]]:
-        """Send a message.
+        answer: Callable[[float], float | None],
+        put: Callable[[int, float, float], None],
+    ) -> tuple[Transfer, Receiver]:
+        """Give both ends of a message that is about to leave.
+
+        Args:
+            start_s: when it begins to.
+            segments: of the message.
+            last: size of its last one; a full packet's is 1.
+            answer: says when an acknowledgement is back that is sent at a time; None: it is lost.
+            put: takes the number of a segment, its size, and when it is sent.
+        """
+        self._rest(start_s)
+        receiver = Receiver(segments, answer, QUICK_ACKS - self._segments)
+        receiver.progress.append((start_s, 0))
+        transfer = Transfer(
+            segments=segments,
+            last=last,
+            window=self.window,
+            round_trips=self._round_trips,
+            put=put,
+            before=self._segments,
+        )
+        self._segments += segments
+        return transfer, receiver
+
+    def end(self, transfer: Transfer) -> None:
+        """Take note of a message that has arrived."""
+        self._last_send_s = transfer.last_send_s
+
+    def send(self, start_s: float, segments: int, last: float, line: Line) -> Sent:
+        """Send a message on a line that nobody else uses.
 
         Args:
             start_s: when it begins to leave.
             segments: of the message.
-            last: length of its last one; a full packet's is 1.
-            segment_s: time that a full packet takes.
-            latency_s: time one way.
-            is_lost: draws for a packet whether it is lost.
-            is_ack_lost: the same for an acknowledgement.
-
-        Returns:
-            When it has arrived up to which segment, ascending; the first one is the start.
+            last: size of its last one; a full packet's is 1.
+            line: takes them.
         """
-        self._rest(start_s)
-        transfer = Transfer(
-            segments=segments,
-            last=last,
-            segment_s=segment_s,
-            latency_s=latency_s,
-            window=self.window,
-            round_trips=self._round_trips,
-            is_lost=is_lost,
-            is_ack_lost=is_ack_lost,
-            before=self._segments,
-        )
-        transfer.run(start_s)
-        self._segments += segments
-        self._last_send_s = transfer.last_send_s
-        return transfer.receiver.progress
+        sent: Sent | None = None
+
+        def put(segment: int, size: float, now_s: float) -> None:
+            nonlocal sent
+            _, left_s, path = line.leave(now_s, size)
+            at_s = line.arrive(left_s, path)
+            if at_s is not None:
+                receiver.arrived(segment, at_s)
+                if sent is None and receiver.upto == segments:
+                    sent = Sent(left_s, path, receiver.progress)
+
+        transfer, receiver = self.begin(start_s, segments, last, line.answer, put)
+        transfer.begin(start_s)
+        acks = receiver.acks
+        while acks or sent is None or transfer.due_s < sent.left_s:
+            timer_s = transfer.due_s
+            if sent and sent.left_s <= timer_s:
+                timer_s = math.inf  # nothing is repeated any more
+            if acks and acks[0][0] <= timer_s:
+                transfer.acknowledged(*acks.popleft())
+            elif not acks and 0 < receiver.due_s <= timer_s:
+                receiver.stop_waiting()
+            else:
+                transfer.expire()
+        self.end(transfer)
+        return sent
 
     def acknowledge(self, now_s: float, latency_s: float) -> None:
         """Send a PUBACK; it takes no time on the link, and is not lost."""

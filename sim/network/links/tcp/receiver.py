@@ -6,6 +6,9 @@ from collections.abc import Callable
 DELAYED_ACK_S = 0.04
 """Linux: a single segment is acknowledged so much later, if no other comes."""
 
+QUICK_ACKS = 16
+"""Linux: as many segments of a new connection are acknowledged at once, each."""
+
 Ack = tuple[float, int, list[int]]
 """When it is back at the sender, how many segments have come without a gap, and which others have that no
 acknowledgement before told (SACK, RFC 2018)."""
@@ -16,8 +19,7 @@ class Receiver:
 
     Args:
         segments: of the message.
-        back_s: time that an acknowledgement takes.
-        is_lost: draws for an acknowledgement whether it is lost.
+        answer: says when an acknowledgement is back that is sent at a time; None: it is lost.
         quick: so many segments are acknowledged at once, each.
 
     Attributes:
@@ -28,10 +30,9 @@ class Receiver:
     """
 
     __slots__ = (
-        "_back_s",
+        "_answer",
         "_beyond",
         "_has",
-        "_is_lost",
         "_quick",
         "_segments",
         "_untold",
@@ -41,10 +42,9 @@ class Receiver:
         "upto",
     )
 
-    def __init__(self, segments: int, back_s: float, is_lost: Callable[[], bool], quick: int = 0) -> None:
+    def __init__(self, segments: int, answer: Callable[[float], float | None], quick: int = 0) -> None:
         self._segments = segments
-        self._back_s = back_s
-        self._is_lost = is_lost
+        self._answer = answer
         self._quick = quick
         self._untold: list[int] = []
         self._has = bytearray(segments + 1)
@@ -84,12 +84,7 @@ class Receiver:
         self.due_s = 0.0
 
     def _acknowledge(self, now_s: float) -> None:
-        if not self._is_lost():
-            self.acks.append((now_s + self._back_s, self.upto, self._untold))
+        back_s = self._answer(now_s)
+        if back_s is not None:
+            self.acks.append((back_s, self.upto, self._untold))
             self._untold = []
-
-    def next_ack_s(self) -> float:
-        """Give when the next acknowledgement is back, if nothing more comes; 0: none is on its way."""
-        if self.acks:
-            return self.acks[0][0]
-        return self.due_s + self._back_s if self.due_s else 0.0

@@ -5,15 +5,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from sim.network.links.tcp.receiver import Receiver
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, RoundTrips
 from sim.network.links.tcp.window import Reno
 
 REORDERING = 3
 """RACK: with so many segments beyond a gap, those in the gap are lost without further patience."""
-
-QUICK_ACKS = 16
-"""Linux: as many segments of a new connection are acknowledged at once, each."""
 
 PROBE_MARGIN_S = 0.008
 """Linux: two ticks of its clock."""
@@ -32,17 +28,13 @@ class Transfer:
 
     Args:
         segments: of the message.
-        last: length of its last one; a full packet's is 1.
-        segment_s: time that a full packet takes.
-        latency_s: time one way.
+        last: size of its last one; a full packet's is 1.
         window: of the connection.
         round_trips: of the connection.
-        is_lost: draws for a packet whether it is lost.
-        is_ack_lost: the same for an acknowledgement.
+        put: takes the number of a segment, its size, and when it is sent.
         before: segments that the connection has sent before.
 
     Attributes:
-        receiver: the far end.
         last_send_s: when a segment was sent last.
     """
 
@@ -51,19 +43,14 @@ class Transfer:
         *,
         segments: int,
         last: float,
-        segment_s: float,
-        latency_s: float,
         window: Reno,
         round_trips: RoundTrips,
-        is_lost: Callable[[], bool],
-        is_ack_lost: Callable[[], bool],
+        put: Callable[[int, float, float], None],
         before: int,
     ) -> None:
-        self._segments, self._before = segments, before
-        self._segment_s, self._last_s, self._way_s = segment_s, last * segment_s, latency_s
-        self._window, self._round_trips, self._is_lost = window, round_trips, is_lost
-        self.receiver = Receiver(segments, latency_s, is_ack_lost, QUICK_ACKS - before)
-        self._free_s = self.last_send_s = 0.0  # the line is free
+        self._segments, self._last, self._before = segments, last, before
+        self._window, self._round_trips, self._send = window, round_trips, put
+        self.last_send_s = 0.0
         # of each segment: when it was sent last, as the how-manyth, and what is known of it
         self._sent_s, self._sent_no = [0.0] * segments, [0] * segments
         self._in_flight, self._sacked = bytearray(segments), bytearray(segments)
@@ -82,25 +69,15 @@ class Transfer:
         self._round_end = -1
         self._timer_s = self._reorder_s = math.inf
 
-    def run(self, start_s: float) -> None:
-        """Send all from a time on."""
-        receiver = self.receiver
-        receiver.progress.append((start_s, 0))
-        self._fill(start_s)
-        self._arm(start_s)
-        acks = receiver.acks
-        while True:
-            ack_s = receiver.next_ack_s()
-            if receiver.upto == self._segments:
-                if not ack_s:
-                    return
-            elif not ack_s or min(self._timer_s, self._reorder_s) < ack_s:
-                self._expire()
-                continue
-            if not acks:
-                receiver.stop_waiting()  # and acknowledge
-            if acks:
-                self._acknowledged(*acks.popleft())
+    def begin(self, now_s: float) -> None:
+        """Send what the window allows."""
+        self._fill(now_s)
+        self._arm(now_s)
+
+    @property
+    def due_s(self) -> float:
+        """When a timer goes off if nothing comes before."""
+        return min(self._timer_s, self._reorder_s)
 
     def _fill(self, now_s: float) -> None:
         """Send what the window allows: first what is lost, then what is new."""
@@ -128,8 +105,6 @@ class Transfer:
 
     def _put(self, segment: int, now_s: float) -> None:
         """Send one segment."""
-        needs_s = self._last_s if segment == self._segments - 1 else self._segment_s
-        self._free_s = left_s = max(now_s, self._free_s) + needs_s
         self.last_send_s = now_s
         self._sends += 1
         self._sent_s[segment] = now_s
@@ -137,10 +112,10 @@ class Transfer:
         self._order.append((self._sends, segment))
         self._in_flight[segment] = 1
         self._under_way += 1
-        if not self._is_lost():
-            self.receiver.arrived(segment, left_s + self._way_s)
+        self._send(segment, self._last if segment == self._segments - 1 else 1.0, now_s)
 
-    def _acknowledged(self, now_s: float, upto: int, sacked: list[int]) -> None:
+    def acknowledged(self, now_s: float, upto: int, sacked: list[int]) -> None:
+        """Take an acknowledgement: so many segments have come without a gap, and these others."""
         una = self._una
         new = [segment for segment in range(una, upto) if not self._sacked[segment]]
         self._sacked_count -= max(0, upto - una) - len(new)
@@ -252,8 +227,8 @@ class Transfer:
             wait_s = min(wait_s, 2 * self._round_trips.mean_s + margin_s)
         self._timer_s = now_s + wait_s
 
-    def _expire(self) -> None:
-        """Let the timer that is first go off."""
+    def expire(self) -> None:
+        """Let the timer that is due first go off."""
         if self._reorder_s <= self._timer_s:
             now_s = self._reorder_s
             lost = self._mark_lost(now_s)

@@ -79,7 +79,7 @@ class Cubic(Reno):
         "_acked",
         "_before",
         "_begun_s",
-        "_found_s",
+        "_found",
         "_last_ack_s",
         "_least_s",
         "_origin",
@@ -114,6 +114,7 @@ class Cubic(Reno):
         self._round_begun_s = self._last_ack_s = 0.0
         self._round_least_s = math.inf
         self._samples = 0
+        self._found = False  # once it is found slow start ends where it did, until a timeout
 
     def reduced(self) -> int:
         """Do as Reno.reduced."""
@@ -165,17 +166,17 @@ class Cubic(Reno):
             self._round_end = following
             self._round_begun_s = self._last_ack_s = now_s
             self._round_least_s, self._samples = math.inf, 0
-        if self.size >= self.threshold or self.size < HYSTART_WINDOW:
+        if self._found or self.size >= self.threshold or self.size < HYSTART_WINDOW:
             return
         if now_s - self._last_ack_s <= HYSTART_PAUSE_S:
             self._last_ack_s = now_s
             if now_s - self._round_begun_s > self._least_s / 2:
-                self.threshold = self.size
+                self.threshold, self._found = self.size, True
         self._round_least_s = min(self._round_least_s, round_trip_s)
         if self._samples < HYSTART_SAMPLES:
             self._samples += 1
         elif self._round_least_s > self._least_s + min(0.016, max(0.004, self._least_s / 8)):
-            self.threshold = self.size
+            self.threshold, self._found = self.size, True
 
 
 def window_of(tcp: Tcp) -> Reno:

@@ -9,7 +9,7 @@ from sim.network.links.tcp.receiver import DELAYED_ACK_S, Receiver
 
 
 def receiver(segments: int) -> Receiver:
-    return Receiver(segments, 1.0, lambda: False)
+    return Receiver(segments, lambda now_s: now_s + 1.0)
 
 
 def test_every_second_segment_is_acknowledged_and_the_last_one_at_once() -> None:
@@ -20,7 +20,7 @@ def test_every_second_segment_is_acknowledged_and_the_last_one_at_once() -> None
 
 
 def test_the_first_segments_of_a_connection_are_acknowledged_one_by_one() -> None:
-    far = Receiver(9, 1.0, lambda: False, 3)
+    far = Receiver(9, lambda now_s: now_s + 1.0, 3)
     for segment in range(5):
         far.arrived(segment, 0.0)
     assert [upto for _, upto, _ in far.acks] == [1, 2, 3, 5]
@@ -29,7 +29,7 @@ def test_the_first_segments_of_a_connection_are_acknowledged_one_by_one() -> Non
 def test_a_segment_that_stays_alone_is_acknowledged_later() -> None:
     far = receiver(5)
     far.arrived(0, 0.0)
-    assert far.next_ack_s() == 1.0 + DELAYED_ACK_S
+    assert (far.due_s, len(far.acks)) == (DELAYED_ACK_S, 0)
     far.arrived(1, 0.5)
     far.arrived(2, 0.51)
     assert [(ack_s, upto) for ack_s, upto, _ in far.acks] == [(1.0 + DELAYED_ACK_S, 1), (1.51, 3)]
@@ -44,7 +44,7 @@ def test_what_comes_beyond_a_gap_is_told_at_once_and_so_is_what_fills_it() -> No
 
 def test_a_lost_acknowledgement_is_made_up_for_by_the_next_one() -> None:
     fates = iter([True, False])
-    far = Receiver(9, 1.0, lambda: next(fates))
+    far = Receiver(9, lambda now_s: None if next(fates) else now_s + 1.0)
     far.arrived(1, 0.0)
     far.arrived(3, 0.0)
     assert list(far.acks) == [(1.0, 0, [1, 3])]

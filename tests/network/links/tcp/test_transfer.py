@@ -1,5 +1,6 @@
 """Messages over a connection that loses what a test says; a full packet takes 1 ms, the way 50 ms."""
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -7,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenarios.schema.links import Tcp
+from scenarios.schema.links import Link, Tcp
+from sim.network.links.losses import Losses
+from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.line import Line
 from sim.network.links.tcp.window import window_of
 
 SEGMENT_S, WAY_S = 0.001, 0.05
@@ -26,6 +30,26 @@ def losing(*numbers: int) -> Callable[[], bool]:
     return lambda: next(sent) in numbers
 
 
+class Fates(Losses):
+    """Loses what a test says."""
+
+    def __init__(self, packet: Callable[[], bool], answer: Callable[[], bool] = none) -> None:
+        self.packet, self.answer = packet, answer
+
+    def is_lost(self, path: Path) -> bool:
+        del path
+        return self.packet()
+
+    def is_answer_lost(self, path: Path) -> bool:
+        del path
+        return self.answer()
+
+
+def line(losses: Losses, segment_s: float = SEGMENT_S, way_s: float = WAY_S) -> Line:
+    path = dataclasses.replace(path_of(Link(), "up"), segment_s=segment_s, latency_s=way_s)
+    return Line(path, losses)
+
+
 def connection(tcp: Tcp = "cubic", window: int = 10) -> Connection:
     made = Connection(window_of(tcp), ROUND_TRIP_S)
     made.window.size = window
@@ -35,7 +59,7 @@ def connection(tcp: Tcp = "cubic", window: int = 10) -> Connection:
 def send(
     made: Connection, segments: int, is_lost: Callable[[], bool] = none, start_s: float = 0.0
 ) -> Sequence[tuple[float, int]]:
-    return made.send(start_s, segments, 1.0, SEGMENT_S, WAY_S, is_lost, none)
+    return made.send(start_s, segments, 1.0, line(Fates(is_lost))).progress
 
 
 def took_s(segments: int, *lost: int, window: int = 10) -> float:
@@ -105,17 +129,10 @@ def test_every_message_arrives_whole_in_order_and_no_sooner_than_its_bytes(
     seed: int, segments: int, loss: float, segment_s: float, way_s: float
 ) -> None:
     draws = RandomStream(seed, "loss")
+    fates = Fates(lambda: draws.uniform() < loss, lambda: draws.uniform() < loss)
     made, start_s = Connection(window_of("cubic"), 2 * way_s), 3.0
     for _ in range(3):
-        progress = made.send(
-            start_s,
-            segments,
-            1.0,
-            segment_s,
-            way_s,
-            lambda: draws.uniform() < loss,
-            lambda: draws.uniform() < loss,
-        )
+        progress = made.send(start_s, segments, 1.0, line(fates, segment_s, way_s)).progress
         assert progress[0] == (start_s, 0)
         assert progress[-1][1] == segments
         assert list(progress) == sorted(progress)
@@ -126,9 +143,10 @@ def test_every_message_arrives_whole_in_order_and_no_sooner_than_its_bytes(
 
 def mean_s(segments: int, loss: float, *, segment_s: float = SEGMENT_S, way_s: float = WAY_S) -> float:
     draws, start_s, taken = RandomStream(4, "loss"), 0.0, []
+    fates = Fates(lambda: draws.uniform() < loss)
     made = Connection(window_of("cubic"), 2 * way_s)
     for _ in range(150):
-        progress = made.send(start_s, segments, 1.0, segment_s, way_s, lambda: draws.uniform() < loss, none)
+        progress = made.send(start_s, segments, 1.0, line(fates, segment_s, way_s)).progress
         taken.append(progress[-1][0] - start_s)
         start_s = progress[-1][0] + way_s
     return statistics.mean(taken)
