@@ -72,6 +72,8 @@ LOOK_S = 10.0
 FATAL = ("scenario", "model", "roster", "version")
 """Reasons of Rejected after which this client cannot take part in the run."""
 
+_OF_ROUNDS = (Gradient, Assignment, Features, Ask, Released)
+
 
 class ClientCore:
     """The state machine of one client in one run.
@@ -140,11 +142,12 @@ class ClientCore:
 
     def handle(self, event: ClientEvent, now_s: float) -> list[ClientAction]:  # noqa: ARG002  it keeps no timers
         """Take one event and say what is to be done."""
+        if isinstance(event, Received):
+            return self._received(event.message)
+        if isinstance(event, ComputeDone):
+            its = event.job is self._busy or isinstance(event.job, LookAtData)
+            return self._computed(event.result) if its else []
         match event:
-            case Received():
-                return self._received(event.message)
-            case ComputeDone(job, result) if job is self._busy or isinstance(job, LookAtData):
-                return self._computed(result)
             case Online(connection):
                 self._session = self._first_session + connection
                 self._greeted = False
@@ -159,15 +162,12 @@ class ClientCore:
                 return [self._warn(f"unreadable message from the server: {error}")]
             case StopAsked(reason):
                 return self._leave(reason)
-            case _:
-                return []
 
     def _received(self, message: Message) -> list[ClientAction]:
+        if isinstance(message, _OF_ROUNDS) and message.server != self._server:
+            # A lower number is that of a server that another one has followed.
+            return self._follow(message.server) if message.server > self._server else []
         match message:
-            case Gradient() | Features() | Assignment() | Ask() | Released() if message.server < self._server:
-                return []  # of a server that another one has followed
-            case Gradient() | Features() | Assignment() | Ask() | Released() if message.server > self._server:
-                return self._follow(message.server)
             case Gradient() | Features():
                 return self._answered(message)
             case Assignment():

@@ -13,6 +13,7 @@ from broker.wire.messages import (
     Assignment,
     BatchDown,
     BatchUp,
+    Gradient,
     HeadUpdate,
     Message,
     Progress,
@@ -64,6 +65,7 @@ class Cohort:
         self._ledger = ledger
         self._round_trips: dict[str, RoundTrip] = {}
         self.ladder = Ladder(plan)
+        self._gradient: Gradient | None = None  # the latest
         self._look_s = math.inf  # when the timer fires; infinite: it does not run
         self._earliest_s = math.inf  # when the first of those that were told to wait is to be asked
 
@@ -182,7 +184,8 @@ class Cohort:
         codec, share = plan.codecs_of(client, member.rung).activations_up, plan.share_of(client)
         sizes = share.cut_size, plan.features_size
         self._ledger.exchange(codec, member.activations, *sizes, learns=share.form.learns)
-        return self._answered(client, member, member.answer(correction, payload, now_s))
+        self._gradient = member.answer(correction, payload, now_s, self._gradient)
+        return self._answered(client, member, self._gradient)
 
     def answer_with_features(self, client: str, payload: bytes, now_s: float) -> Publish | None:
         """Answer a member's batch in a U-shape, unless it was dropped while the batch was in the tail."""
@@ -287,11 +290,8 @@ class Cohort:
         if self.round is not None:
             self.round.left(client)
         released = Released(member.assignment.server, member.assignment.round, greet)
-        return [
-            CancelTimer(f"rejoin:{client}"),
-            Report(Dropped(self.number, client)),
-            self._say(client, released),
-        ]
+        timer = CancelTimer(f"rejoin:{client}")
+        return [timer, Report(Dropped(self.number, client)), self._say(client, released)]
 
     def _say(self, client: str, message: Message) -> Publish:
         return Publish(topics.down(self._plan.run, client), message)

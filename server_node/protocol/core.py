@@ -37,6 +37,7 @@ from broker.machine.actions import (
 )
 from broker.wire import topics
 from broker.wire.messages import Claim, Message, RunScenario, RunState, StopRun
+from broker.wire.packing import Scale
 from server_node.protocol.cohort import ASK, Cohort
 from server_node.protocol.exchange import Exchange, Turn
 from server_node.protocol.phase import Phase
@@ -69,6 +70,7 @@ class ServerCore:
     def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
         self._ledger = ledger
+        self._scale = Scale(plan.packet_bytes)
         if plan.u_shape:
             ledger.expect_features()
         self._phase = Phase.STARTING
@@ -117,16 +119,17 @@ class ServerCore:
         actions = [*self._happened(event, now_s), *self._advance(now_s)]
         for action in actions:
             if isinstance(action, Publish) and not isinstance(action.message, Claim):
-                self._ledger.publish(action.topic, action.message, self._plan.packet_bytes)
+                weight = self._scale.weigh(action.topic, action.message)
+                self._ledger.publish(action.message, weight.wire_bytes)
         return actions
 
     def _happened(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
+        if isinstance(event, Received):  # most are; `match` would ask for each field of each pattern
+            if not event.sender:
+                return self._heard(event.message)
+            self._ledger.receive(event.message, event.wire_bytes)
+            return self._reception.received(event.sender, event.message, now_s)
         match event:
-            case Received("", message):
-                return self._heard(message)
-            case Received(sender, message, wire_bytes):
-                self._ledger.receive(message, wire_bytes)
-                return self._reception.received(sender, message, now_s)
             case ComputeDone(job, result):
                 return self._computed(job, result, now_s)
             case TimerFired(key):

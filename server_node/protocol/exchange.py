@@ -1,7 +1,6 @@
 """One client's exchange with the server in a round: whose turn it is, and what to ask or say again."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
 
@@ -59,8 +58,7 @@ class Repair(Enum):
     """The client cannot go on with the round."""
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """A member of the cohort at work.
 
     Attributes:
@@ -142,15 +140,30 @@ class Exchange:
         self._answered(now_s)
         self.update, self.turn = message, Turn.DONE
 
-    def answer(self, correction: float, payload: bytes, now_s: float) -> Gradient:
-        """Give the gradient that answers its batch; it is now the client's turn."""
+    def answer(
+        self, correction: float, payload: bytes, now_s: float, latest: Gradient | None = None
+    ) -> Gradient:
+        """Give the gradient that answers its batch; it is now the client's turn.
+
+        Args:
+            correction: see Gradient.
+            payload: the gradient's.
+            now_s: the time.
+            latest: another member's; given again if it says the same, so that it is weighed once.
+        """
         answered = self.returned or self.activations
         assert answered is not None
         self.samples += answered.count
         self.activations = self.returned = None
-        gradient = Gradient(answered.server, answered.round, answered.step, 1, correction, payload)
-        self._say(gradient, now_s)
-        return gradient
+        if (
+            latest is None
+            or latest.payload is not payload
+            or latest.correction != correction
+            or (latest.server, latest.round, latest.step) != (answered.server, answered.round, answered.step)
+        ):
+            latest = Gradient(answered.server, answered.round, answered.step, 1, correction, payload)
+        self._say(latest, now_s)
+        return latest
 
     def answer_with_features(self, payload: bytes, now_s: float) -> Features:
         """Give the features that answer its activations, which training needs again; the client's turn."""

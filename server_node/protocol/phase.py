@@ -1,6 +1,7 @@
 """How far a server has come with its run."""
 
 from enum import Enum, auto
+from functools import cached_property
 from typing import Literal
 
 
@@ -25,7 +26,7 @@ class Phase(Enum):
         """Whether the first round has not begun."""
         return self in (Phase.STARTING, Phase.GATHERING, Phase.LATE)
 
-    @property
+    @cached_property  # it is asked with every event
     def is_over(self) -> bool:
         """Whether this server does nothing any more."""
         return self in (Phase.PAUSED, Phase.FINISHED, Phase.LEFT)

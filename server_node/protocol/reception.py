@@ -31,6 +31,9 @@ CALL_S = 10.0
 """How long a client that says that it is online may take to greet before it is asked to."""
 
 
+_OF_MEMBERS = (Activations, HeadUpdate, Progress, FeatureGradient, Scores)
+
+
 class Reception:
     """Hears clients: what they answer goes to the cohort, and whether they are there is kept here.
 
@@ -66,16 +69,14 @@ class Reception:
         if sender not in self._roster:
             fleet = tell_names(self._plan.clients)
             return self.refuse(sender, WireError("roster", f"{sender!r} is no client of this run; {fleet}"))
-        match message:
-            case Activations() | FeatureGradient() | HeadUpdate() | Scores() | Progress() if (
-                message.server != self._rivals.incarnation
-            ):
+        if isinstance(message, _OF_MEMBERS):
+            if message.server != self._rivals.incarnation:
                 self._ledger.discarded_late += 1
                 return []
-            case Activations() | FeatureGradient() | HeadUpdate() | Scores():
-                return self._answered(sender, message, now_s)
-            case Progress():
+            if isinstance(message, Progress):
                 return [*self._appeared(sender), *self._cohort.repair(sender, message, now_s)]
+            return self._answered(sender, message, now_s)
+        match message:
             case Hello():
                 return self._greeted(sender, message, now_s)
             case Status(online=True, session=session):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from broker.codecs import Codec
-from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -13,7 +12,6 @@ from broker.wire.messages import (
     HeadUpdate,
     Message,
 )
-from broker.wire.packing import published
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 U_SHAPE_FLOWS = ("features_down", "feature_gradient_up")
@@ -87,10 +85,10 @@ class Ledger:
         names = (*FLOWS, *U_SHAPE_FLOWS, CONTROL)
         self.flows = {name: self.flows.get(name, Flow()) for name in names}
 
-    def publish(self, topic: str, message: Message, packet_bytes: int = MAX_PACKET_BYTES) -> None:
-        """Count a message that the server publishes, in packets whose payloads are at most `packet_bytes`."""
+    def publish(self, message: Message, message_wire_bytes: int) -> None:
+        """Count a message that the server publishes."""
         self.sent += 1
-        self._count(message, published(topic, message, packet_bytes).wire_bytes)
+        self._count(message, message_wire_bytes)
 
     def receive(self, message: Message, message_wire_bytes: int) -> None:
         """Count a message that a client published."""

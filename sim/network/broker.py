@@ -24,7 +24,7 @@ from broker.wire.messages import (
     RunScenario,
     Status,
 )
-from broker.wire.packing import published
+from broker.wire.packing import Scale
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
 from sim.network.broker_queues import ServiceQueue, Window
@@ -70,7 +70,7 @@ class VirtualBroker:
         trace: Trace,
         packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
-        self._packet_bytes = packet_bytes
+        self._scale = Scale(packet_bytes)
         self.network_stats = NetworkStats()
         self.to_server: Callable[[Received], None] = lambda _: None
         self._clock = clock
@@ -96,9 +96,9 @@ class VirtualBroker:
         return (endpoint.client for endpoint in before)
 
     def _put_in_flight(self, publish: Publish) -> InFlight:
-        travels = published(publish.topic, publish.message, self._packet_bytes)
-        wire, packets, qos = travels
-        return InFlight(publish, wire, packets * qos, message_on_link(*travels), self._clock.now)
+        wire, packets, qos = self._scale.weigh(publish.topic, publish.message)
+        on_link = message_on_link(wire, packets, qos)
+        return InFlight(publish, wire, packets * qos, on_link, self._clock.now)
 
     # -- presence --------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from sim.network.links.access_point import bottlenecks_of, may_lose
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import shared
-from sim.simulation.fleet.device_model import SlowdownSampler, Work, fedavg_work_of, of_share, work_of
+from sim.simulation.fleet.device_model import Phase, SlowdownSampler, Work, fedavg_work_of, of_share, work_of
 from sim.simulation.recorder import RunJob
 
 
@@ -69,29 +69,31 @@ class Computer:
     def compute(self, job: ClientJob) -> None:
         """Take a job of the device's state machine."""
         result = self._run(job)
-        work = self._work
-        match job:
-            case FirstBatch(assignment=assignment):
-                phases = work.evaluate if assignment.first_step else work.start
-            case BackwardStep(last=last):
-                phases = work.finish if last else work.learn
-            case HeldOutBatch(features=Features()):
-                phases = work.top + work.evaluate  # after the last features there is no batch; they are few
-            case HeldOutBatch():
-                phases = work.evaluate
-            case TopStep():
-                phases = work.top
-            case LookAtData():
-                phases = ()  # in virtual time no data change
         factor = self._slowdown.factor()
         time_s = now_s = self._clock.now
-        for name, seconds in phases:
+        for name, seconds in self._phases(job):
             begun_s = time_s
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
         self.busy_s += time_s - now_s
         self._clock.at(time_s, self._done, job, result)
+
+    def _phases(self, job: ClientJob) -> tuple[Phase, ...]:
+        work = self._work
+        if isinstance(job, FirstBatch):
+            return work.evaluate if job.assignment.first_step else work.start
+        if isinstance(job, BackwardStep):
+            return work.finish if job.last else work.learn
+        match job:
+            case HeldOutBatch(features=Features()):
+                return work.top + work.evaluate  # after the last features there is no batch; they are few
+            case HeldOutBatch():
+                return work.evaluate
+            case TopStep():
+                return work.top
+            case LookAtData():
+                return ()  # in virtual time no data change
 
     def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
         self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))

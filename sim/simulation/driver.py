@@ -57,20 +57,19 @@ class Actor(Generic[J, R, F]):
         if self.reason is not None:
             return
         for action in self._core.handle(event, self._clock.now):
-            match action:
-                case Publish():
-                    self._publish(action)
-                case Compute(job):
-                    self._compute(job)
-                case StartTimer(key, delay_s):
-                    token = self._timers[key] = object()
-                    self._clock.at(self._clock.now + delay_s, self._fire, key, token)
-                case CancelTimer(key):
-                    self._timers.pop(key, None)
-                case Report(fact):
-                    self._report(fact)
-                case Done(reason):
-                    self.reason = reason
+            if isinstance(action, Publish):  # `match` asks for the fields of each kind in turn
+                self._publish(action)
+            elif isinstance(action, Compute):
+                self._compute(action.job)
+            elif isinstance(action, StartTimer):
+                token = self._timers[action.key] = object()
+                self._clock.at(self._clock.now + action.delay_s, self._fire, action.key, token)
+            elif isinstance(action, CancelTimer):
+                self._timers.pop(action.key, None)
+            elif isinstance(action, Report):
+                self._report(action.fact)
+            elif isinstance(action, Done):
+                self.reason = action.reason
 
     def _fire(self, key: str, token: object) -> None:
         if self._timers.get(key) is token:

@@ -59,11 +59,12 @@ class SyntheticDevice:
 
     def run(self, job: ClientJob) -> BatchUp | HeadUpdate:
         """Give the answer to publish."""
-        match job:
-            case FirstBatch(assignment=assignment) if assignment.steps == 0:
+        if isinstance(job, FirstBatch):
+            assignment = job.assignment
+            if assignment.steps == 0:
                 return self._head_update(assignment.server, assignment.round)
-            case FirstBatch(assignment=assignment):
-                return self._batch(assignment.server, assignment.round, 0)
+            return self._batch(assignment.server, assignment.round, 0)
+        match job:
             case TopStep(features=features):
                 place = features.server, features.round, features.step + 1
                 return FeatureGradient(*place, 1, self._samples, self._feature_gradient, 0.0)

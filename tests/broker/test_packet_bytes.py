@@ -1,22 +1,23 @@
 """The size of packets is the scenario's: over MQTT, in the byte counts, and in virtual time."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from broker.machine.actions import Online
+from broker.machine.actions import Online, Publish
 from broker.transports.base import Frame, Transport, packets_of
 from broker.transports.memory import MemoryBroker
 from broker.transports.mqtt import MqttTransport
 from broker.wire import chunks
-from broker.wire.messages import Assignment, Message
-from broker.wire.packing import encoded_bytes
+from broker.wire.messages import Assignment
+from broker.wire.packing import Scale, encoded_bytes, published, qos_of
 from scenarios.errors import ScenarioError
 from scenarios.schema.broker import BrokerSpec
 from server_node.protocol.core import ServerCore
-from server_node.vocabulary.ledger import Ledger
+from server_node.vocabulary.ledger import CONTROL, Ledger
 from sim.simulation.run import simulate
 from tests import small_task
 from tests.helpers import plan_of, small_scenario
@@ -56,30 +57,27 @@ async def test_large_messages_travel_in_packets_of_the_chosen_size(broker_url: s
                 break
 
 
-def test_the_ledger_counts_the_headers_of_small_packets() -> None:
-    sent = Assignment(1, 1, 1, 1, 0.1, (["float32"], ["float32"], ["float32"], ["float32"]), bytes(50_000))
+def test_a_scale_counts_the_headers_of_small_packets_and_tells_messages_apart() -> None:
+    heads = [Assignment(1, 1, 1, 1, 0.1, ([], [], [], []), bytes(size)) for size in (50_000, 100)]
     for limit in (5_000, chunks.MAX_PACKET_BYTES):
-        ledger = Ledger()
-        ledger.publish("t", sent, limit)
-        assert ledger.flows["head_state_down"].wire_bytes == chunks.wire_bytes(
-            "t", encoded_bytes(sent), limit
-        )
-
-
-class Listening(Ledger):
-    """A ledger that remembers which limit it was told of."""
-
-    asked: ClassVar[list[int]] = []
-
-    def publish(self, topic: str, message: Message, packet_bytes: int = 0) -> None:
-        self.asked.append(packet_bytes)
-        super().publish(topic, message, packet_bytes)
+        scale = Scale(limit)
+        for topic, sent in itertools.product(("t", "t", "longer"), (heads[0], heads[0], *heads)):
+            size = encoded_bytes(sent)
+            bytes_of = chunks.wire_bytes(topic, size, limit, qos_of(sent, size))
+            assert scale.weigh(topic, sent) == published(topic, sent, limit)
+            assert scale.weigh(topic, sent).wire_bytes == bytes_of
 
 
 def test_the_server_counts_in_packets_of_the_chosen_size(tmp_path: Path) -> None:
-    plan = replace(plan_of(small_scenario(tmp_path), small_task.task()), alone=True, packet_bytes=4096)
-    ServerCore(plan, Listening()).handle(Online(), 0.0)
-    assert set(Listening.asked) == {4096}
+    plan = replace(plan_of(small_scenario(tmp_path), small_task.task()), alone=True, scenario=bytes(50_000))
+    counted = {}
+    for limit in (4096, 128_000):
+        ledger = Ledger()
+        said = ServerCore(replace(plan, packet_bytes=limit), ledger).handle(Online(), 0.0)
+        told = [action for action in said if isinstance(action, Publish)]
+        counted[limit] = ledger.flows[CONTROL].wire_bytes
+        assert counted[limit] == sum(published(each.topic, each.message, limit).wire_bytes for each in told)
+    assert counted[4096] > counted[128_000]
 
 
 def test_a_message_is_as_many_packets_as_it_is_cut_into() -> None:

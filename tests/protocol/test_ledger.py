@@ -4,7 +4,7 @@ import pytest
 
 from broker.codecs import Float32, Int8
 from broker.wire.messages import Activations, Ask, Assignment, Gradient, HeadUpdate, Hello, Message, Released
-from broker.wire.packing import encode
+from broker.wire.packing import encode, published
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, U_SHAPE_FLOWS, UP, Flow, Ledger
 
 
@@ -53,8 +53,8 @@ def test_what_the_server_says_counts_with_header_topic_and_envelope(
     message: Message, flow: str, payload_bytes: int
 ) -> None:
     ledger = Ledger()
-    ledger.publish("some/topic", message)
-    ledger.publish("some/topic", message)
+    for _ in range(2):
+        ledger.publish(message, published("some/topic", message).wire_bytes)
     # type 1, remaining length 1 or 2, length of the topic 2, topic 10, message; with QoS 1 an identifier 2
     small = payload_bytes in (5, 7)
     packet_bytes = 14 + len(encode(message)) + (0 if small else 3 if payload_bytes else 2)

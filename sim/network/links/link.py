@@ -126,13 +126,14 @@ class TcpLink:
 
         Calls come in the order of their times.
         """
-        if self.path.instant:
+        path = self.path
+        if path.instant:
             return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self.free_s)
         if self._losses is not None:
             line = self.line(start_s)
             return self.arrived(start_s, self.connection.send(start_s, *packets_of(payload_bytes), line))
-        end_s = start_s + framed_bytes(payload_bytes) / self.path.bytes_per_s
+        end_s = start_s + framed_bytes(payload_bytes) / path.bytes_per_s
         return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
 
     def line(self, now_s: float) -> Line:
@@ -162,10 +163,11 @@ class TcpLink:
         return self._arrive(start_s, sent.left_s)
 
     def _arrive(self, start_s: float, sent_s: float) -> Carried:
+        path = self.path
         arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
         self._idle_since_s = self.free_s = sent_s
-        if self.path.rest:
-            self.free_s += self.path.rest * (sent_s - start_s)
+        if path.rest:
+            self.free_s += path.rest * (sent_s - start_s)
         self._last_arrival_s = arrival_s
         self.busy_s += sent_s - start_s
         return Carried(start_s, sent_s, arrival_s)
@@ -181,7 +183,7 @@ class TcpLink:
             packets: of the message, evenly long.
             other: the link that carried it, and knows when each of them arrived; evenly spread if not given.
         """
-        if self._connection is None and self._window <= INITIAL_WINDOW:
+        if not packets or (self._connection is None and self._window <= INITIAL_WINDOW):
             return
         shares = other.shares(packets) if other else evenly(packets)
         for share in shares:
@@ -224,8 +226,7 @@ class TcpLink:
             self._queued_s = queued_s = segments * path.segment_s
             kept = KEPT[segments] if segments < len(KEPT) else 0.0
             self._usually_queued_s = queued_s + kept * (self._usually_queued_s - queued_s)
-            margin_s = MARGIN_PER_QUEUE * queued_s
-            margin_s = max(margin_s, LEAST_MARGIN_S)
+            margin_s = max(LEAST_MARGIN_S, MARGIN_PER_QUEUE * queued_s)
             self._margin_s += MARGIN_GAIN * (margin_s - self._margin_s)
             return 0.0
         left, flights = segments, 0
