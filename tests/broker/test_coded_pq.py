@@ -35,7 +35,7 @@ def test_what_arrives_is_nearly_what_pq_brings(n: int, scale: float, seed: int) 
     coded = CODEC.decode(payload, n, D)
     plain = Pq(subvectors=16, centroids=4)
     pq = plain.decode(plain.encode(x, np.random.default_rng(1)), n, D)
-    assert np.linalg.norm(coded - x) <= np.linalg.norm(pq - x) + 0.05 * np.linalg.norm(x)
+    assert np.linalg.norm(coded - x) <= np.linalg.norm(pq - x) + 0.06 * np.linalg.norm(x)
 
 
 def test_neighbours_and_a_small_codebook_halve_the_bytes() -> None:

@@ -23,6 +23,7 @@ Codes = npt.NDArray[np.unsignedinteger[Any]]
 
 MOST_CODES = 2**17
 """More codes than these are packed instead, since each takes the receiver 0.1 to 0.2 microseconds."""
+SLOT_MASK = 2**SLOT_BITS - 1
 STATE_BITS = 16  # a lane's state is 2**16 to 2**17 - 1
 MODELLED_BITS = 6  # of a code; the bits below are packed as they are
 MOST_LANES = 2**12
@@ -30,6 +31,10 @@ LANES_BITS = 3  # a number of lanes has so many significant bits
 DENSITIES = range(5, 256)  # lanes for 256 codes that follow
 LANE_BITS = 24  # of codes for each lane, more than the 16 it begins with: some codes hold less than the mean
 BYTE_LEVELS = 2**8
+MISSING_SHIFT = STATE_BITS - SLOT_BITS  # a state that has lost its slots is 2**4 at least
+_MISSING_BITS = STATE_BITS - MISSING_SHIFT + 1 - np.frexp(np.arange(2 ** (SLOT_BITS + 1)))[1].astype(np.int64)
+"""How many bits a state lacks of 2**16, by its highest 13 bits."""
+_MASKS = 2 ** np.arange(SLOT_BITS + 1) - 1
 
 
 class _Block(NamedTuple):
@@ -75,7 +80,7 @@ def encode_codes(codes: Codes, levels: int, width: int, seed: bytes = b"") -> by
     if codes.size == 0 or high_levels == 1:
         return low + seed
     order = coding_order(*codes.shape, width)
-    high = (codes.reshape(-1) >> low_bits).take(order.places).astype(np.int32)
+    high = (codes.reshape(-1) >> low_bits).take(order.places).astype(np.int64)
     first_slots, sizes = _slots_of(high, order, high_levels)
     density = _density(sizes)
     number = _push(order.ends, first_slots, sizes, density, seed)
@@ -91,19 +96,22 @@ def _split(levels: int) -> tuple[int, int]:
 def _slots_of(high: Integers, order: Order, levels: int) -> tuple[Integers, Integers]:
     """Returns each code's first slot and how many it has; `high` and both in the order of coding."""
     model = Model(levels)
-    classes = np.concatenate((np.zeros(1, np.int32), model.class_of.take(high)))
+    classes = np.concatenate((np.zeros(1, np.int64), model.class_of.take(high)))
     contexts = classes.take(order.left) * model.classes + classes.take(order.above)
     numbers = (contexts >> SLOT_BITS) * levels + high
+    nexts = numbers + 1
     lower, upper = np.empty_like(high), np.empty_like(high)
     first = 0
     for end in order.ends:
         of_step = numbers[first:end]
-        model.bounds.take(of_step, out=lower[first:end])
-        model.bounds.take(of_step + 1, out=upper[first:end])
+        model.bounds.take(of_step, out=lower[first:end], mode="clip")  # "raise" would copy `out`
+        model.bounds.take(nexts[first:end], out=upper[first:end], mode="clip")
         model.count(of_step)
         model.end_step()
         first = end
-    return lower - contexts, upper - lower
+    upper -= lower
+    lower -= contexts
+    return lower, upper
 
 
 def _density(sizes: Integers) -> int:
@@ -117,8 +125,8 @@ def _density(sizes: Integers) -> int:
 def _push(ends: list[int], first_slots: Integers, sizes: Integers, density: int, seed: bytes) -> int:
     """Puts codes on a seed, the last first, and returns the number."""
     number = int.from_bytes(seed, "little")
-    lanes = np.empty(0, np.int32)
-    lengths = SLOT_BITS + 1 - np.frexp(sizes)[1].astype(np.int32)  # bits that leave a lane, or one less
+    lanes = np.empty(0, np.int64)
+    lengths = SLOT_BITS + 1 - np.frexp(sizes)[1].astype(np.int64)  # bits that leave a lane, or one less
     limits = sizes << (STATE_BITS - SLOT_BITS + lengths)
     others = 2**SLOT_BITS - sizes
     leaving: list[tuple[Integers, Integers]] = []
@@ -151,7 +159,7 @@ def _join(number: int, leaving: list[tuple[Integers, Integers]]) -> int:
 def _take_words(number: int, count: int) -> tuple[Integers, int]:
     """Takes the states of `count` lanes from a number; returns them and the rest."""
     taken = number & (1 << STATE_BITS * count) - 1
-    words = np.frombuffer(taken.to_bytes(2 * count, "little"), "<u2").astype(np.int32)
+    words = np.frombuffer(taken.to_bytes(2 * count, "little"), "<u2").astype(np.int64)
     return words + 2**STATE_BITS, number >> STATE_BITS * count
 
 
@@ -199,48 +207,65 @@ def decode_codes(
 def _pop(number: int, order: Order, levels: int, density: int, seed_bytes: int) -> tuple[SmallCodes, int]:
     """Takes codes off a number; returns them in the order of coding, and the rest."""
     model = Model(levels)
-    codes = np.empty(order.ends[-1], np.uint8)
-    classes = np.zeros(codes.size + 1, np.int32)
-    lanes = np.empty(0, np.int32)
-    for block in _blocks(order.ends, density, seed_bytes):
+    classes = np.zeros(order.ends[-1] + 1, np.int64)
+    lanes, bits = np.empty(0, np.int64), _Bits(number)
+    numbers = []
+    for first, end, count, ends_step in _blocks(order.ends, density, seed_bytes):
         if not lanes.size:
-            lanes, number = _take_words(number, block.lanes)
-        elif block.lanes < lanes.size:
-            number, lanes = _put_words(number, lanes[block.lanes :]), lanes[: block.lanes]
-        first, end = block.first, block.end
+            lanes, number = _take_words(number, count)
+            bits = _Bits(number)
+        elif count < lanes.size:
+            bits, lanes = _Bits(_put_words(bits.rest(), lanes[count:])), lanes[:count]
         keys = classes.take(order.left[first:end])
         keys *= model.classes
         keys += classes.take(order.above[first:end])
         states = lanes[: end - first]
-        keys += states & 2**SLOT_BITS - 1
-        found = model.bounds.searchsorted(keys, "right").astype(np.int32)
-        upper = model.bounds.take(found)
+        keys += states & SLOT_MASK
+        found = model.bounds.searchsorted(keys, "right")
+        sizes = model.bounds.take(found)
         found -= 1
         lower = model.bounds.take(found)
+        sizes -= lower
+        keys -= lower
         states >>= SLOT_BITS
-        states *= upper - lower
+        states *= sizes
         states += keys
-        states -= lower
-        number = _refill(states, number)
-        model.code_of.take(found, out=codes[first:end])
-        model.class_of.take(found, out=classes[first + 1 : end + 1])
+        bits.refill(states)
+        model.class_of.take(found, out=classes[first + 1 : end + 1], mode="clip")
+        numbers.append(found)
         model.count(found)
-        if block.ends_step:
+        if ends_step:
             model.end_step()
-    return codes, _put_words(number, lanes)
+    return model.code_of.take(np.concatenate(numbers)), _put_words(bits.rest(), lanes)
 
 
-def _refill(states: Integers, number: int) -> int:
-    """Brings states up to 2**16 and more with bits from a number; returns the rest."""
-    bits = STATE_BITS + 1 - np.frexp(states)[1].astype(np.int32)
-    ends = bits.cumsum()
-    count = int(ends[-1])
-    buffer = (number & (1 << count) - 1).to_bytes((count >> 3) + 4, "little")
-    words = np.ndarray(((count >> 3) + 1,), "<u4", buffer, strides=(1,))  # one from each byte on
-    ends -= bits
-    taken = words.take(ends >> 3).astype(np.int32)
-    taken >>= ends & 7
-    taken &= (1 << bits) - 1
-    states <<= bits
-    states |= taken
-    return number >> count
+class _Bits:
+    """The bits of a number, taken from the lowest on; zeros follow the highest.
+
+    Args:
+        number: of which bits are taken.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._bytes = number.to_bytes((number.bit_length() >> 3) + 9, "little")
+        starts = len(self._bytes) - 7  # a word from each byte on
+        self._words = np.ndarray((starts,), "<i8", self._bytes, strides=(1,))
+        self._taken = 0
+
+    def refill(self, states: Integers) -> None:
+        """Brings states up to 2**16 and more, one after the other."""
+        bits = _MISSING_BITS.take(states >> MISSING_SHIFT)
+        ends = bits.cumsum()
+        ends += self._taken
+        self._taken = int(ends[-1])
+        ends -= bits
+        words = self._words.take(ends >> 3, mode="clip")  # the last word is zero
+        ends &= 7
+        words >>= ends
+        words &= _MASKS.take(bits)
+        states <<= bits
+        states |= words
+
+    def rest(self) -> int:
+        """Returns what is left of the number."""
+        return int.from_bytes(self._bytes, "little") >> self._taken

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from broker.wire.bits import bits_for
 
-Integers = npt.NDArray[np.int32]
+Integers = npt.NDArray[np.int64]  # all of one type, so that numpy converts nothing
 SmallCodes = npt.NDArray[np.uint8]
 
 SLOT_BITS = 12
@@ -45,11 +45,11 @@ def coding_order(n: int, q: int, width: int) -> Order:
     """Returns the order of n rows of q codes; no code is in the same step as its neighbours, or before."""
     width = q if width == 1 else min(width, q)
     steps = _steps(n, q, width)
-    places = np.argsort(steps, kind="stable").astype(np.int32)
-    number = np.zeros(n * q + 1, np.int32)
-    number[places] = np.arange(1, n * q + 1, dtype=np.int32)
-    place = np.arange(q, dtype=np.int32)
-    first = q * np.arange(n, dtype=np.int32)[:, None]
+    places = np.argsort(steps, kind="stable")
+    number = np.zeros(n * q + 1, np.int64)
+    number[places] = np.arange(1, n * q + 1)
+    place = np.arange(q)
+    first = q * np.arange(n)[:, None]
     has_left = place % width % TILE_COLUMNS > 0
     has_above = place // width % TILE_LINES > 0
     left = number[np.where(has_left, place - 1 + first, n * q).reshape(-1)[places]]
@@ -62,11 +62,11 @@ def coding_order(n: int, q: int, width: int) -> Order:
 
 def _steps(n: int, q: int, width: int) -> SmallCodes:
     """Returns the step of each code, shape (n q,)."""
-    place = np.arange(q, dtype=np.int32)
+    place = np.arange(q)
     line, column = place // width, place % width
     tiles_a_line, tiles_high = -(-width // TILE_COLUMNS), -(-q // (width * TILE_LINES))
     tile = line // TILE_LINES * tiles_a_line + column // TILE_COLUMNS
-    tiles = tile + tiles_a_line * tiles_high * np.arange(n, dtype=np.int32)[:, None]
+    tiles = tile + tiles_a_line * tiles_high * np.arange(n)[:, None]
     starts: SmallCodes = np.minimum(tiles // TILES_A_STEP, LATEST_START).astype(np.uint8)
     starts += (line % TILE_LINES + column % TILE_COLUMNS).astype(np.uint8)
     return starts.reshape(-1)
@@ -115,9 +115,9 @@ def _beginning(levels: int) -> tuple[int, SmallCodes, Integers, npt.NDArray[np.f
     like = (np.arange(classes)[:, None] == np.arange(levels) >> shift).astype(np.float64)
     counts = (1 + GAIN * (like[:, None] + like[None])).reshape(-1, levels)
     code_of = np.tile(np.arange(levels, dtype=np.uint8), classes**2)
-    bounds = np.zeros(counts.size + 1, np.int32)
+    bounds = np.zeros(counts.size + 1, np.int64)
     bounds[1:] = (_shared_out(counts) + (np.arange(classes**2) << SLOT_BITS)[:, None]).reshape(-1)
-    return classes, code_of, (code_of >> shift).astype(np.int32) << SLOT_BITS, counts, bounds
+    return classes, code_of, (code_of >> shift).astype(np.int64) << SLOT_BITS, counts, bounds
 
 
 def _shared_out(counts: npt.NDArray[np.float64]) -> Integers:
@@ -127,6 +127,6 @@ def _shared_out(counts: npt.NDArray[np.float64]) -> Integers:
     """
     levels = counts.shape[1]
     sums = counts.cumsum(axis=1)
-    ends: Integers = (sums * (2**SLOT_BITS - levels) / sums[:, -1:]).astype(np.int32)
-    ends += np.arange(1, levels + 1, dtype=np.int32)
+    ends: Integers = (sums * (2**SLOT_BITS - levels) / sums[:, -1:]).astype(np.int64)
+    ends += np.arange(1, levels + 1)
     return ends
