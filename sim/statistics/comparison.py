@@ -248,9 +248,10 @@ def in_one_sentence(comparison: Comparison) -> str:
     for panel in comparison.panels:
         if text := _conclusion(panel, comparison):
             said.setdefault(text, []).append(keys_in_words(panel.rest))
+    told = [f"With {_listed(where)}: {text}" if where[0] else text for text, where in said.items()]
     if len(comparison.panels) > 1 and [len(where) for where in said.values()] == [len(comparison.panels)]:
-        return f"In each of {len(comparison.panels)} cases: {next(iter(said))}"
-    return " ".join(f"With {_listed(where)}: {text}" if where[0] else text for text, where in said.items())
+        told = [f"In each of {len(comparison.panels)} cases: {next(iter(said))}"]
+    return " ".join(filter(None, [*told, _lost(comparison)]))
 
 
 def _conclusion(panel: Panel, comparison: Comparison) -> str:
@@ -268,6 +269,12 @@ def _conclusion(panel: Panel, comparison: Comparison) -> str:
     if alike:
         text += f"{', but' if apart else ', but it'} cannot be told apart from {_names(alike, comparison.by)}"
     return f"{text}."
+
+
+def _lost(comparison: Comparison) -> str:
+    """Say that runs failed, which makes a mean better than the setting is."""
+    failed = sum(trial.why.startswith("failed") for trial in comparison.trials)
+    return f"{failed} of {len(comparison.trials)} runs failed and count in no mean." if failed else ""
 
 
 def _names(lines: Sequence[Line], by: str) -> str:

@@ -82,12 +82,14 @@ def key_in_words(key_path: str, key_paths: Iterable[str]) -> str:
 def keys_in_words(keys: Mapping[str, object]) -> str:
     """Write the keys of a setting and their values in one line."""
     short = short_keys(keys)
-    return ", ".join(_labelled(short[key], value) for key, value in keys.items())
+    alone = sum(isinstance(parsed(value), Mapping) for value in keys.values()) == 1
+    return ", ".join(_labelled(short[key], value, named=not alone) for key, value in keys.items())
 
 
-def _labelled(key: str, value: object) -> str:
+def _labelled(key: str, value: object, *, named: bool) -> str:
+    """Write a key and its value; a mapping says itself what it is, unless there are several."""
     words = in_words(value)
-    if isinstance(parsed(value), Mapping):
+    if isinstance(parsed(value), Mapping) and not named:
         return words
     name, unit = with_unit(key)
     whole = key.rpartition(".")[0]

@@ -185,3 +185,17 @@ def test_keys_are_named_as_briefly_as_they_differ() -> None:
     assert key_in_words(keys[0], keys) == "uplink (kbit/s)"
     assert key_in_words(keys[1], keys) == "network.server.link"
     assert keys_in_words({keys[0]: 64, "stragglers": {"policy": "wait_all"}}) == "uplink 64 kbit/s, wait_all"
+
+
+def test_runs_that_failed_are_told_beside_what_the_others_came_to() -> None:
+    trials = [*grid(3, a=0.0, b=0.5), trial(3, None, why="failed: diverged", policy="b", rate_kbps=1)]
+    told = in_one_sentence(compare(trials, "policy"))
+    assert told.startswith("In each of 2 cases: b has the best mean")
+    assert told.endswith("1 of 13 runs failed and count in no mean.")
+    assert "failed" not in in_one_sentence(compare(grid(3, a=0.0, b=0.5), "policy"))
+
+
+def test_two_codecs_are_told_apart_by_their_flows() -> None:
+    keys = {"flows.activations_up": {"codec": "int8"}, "flows.gradient_down": {"codec": "int4"}}
+    assert keys_in_words(keys) == "activations up int8, gradient down int4"
+    assert keys_in_words({"flows.gradient_down": {"codec": "int4"}, "seed": 1}) == "int4, seed 1"
