@@ -8,6 +8,7 @@ from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from broker.cli.wording import format_bytes, format_ratio, format_seconds
 from server_node.vocabulary.ledger import FLOWS, U_SHAPE_FLOWS
@@ -15,17 +16,8 @@ from sim.report.lanes import CLOSING, OWN_CORES, PHASES, WAITING
 from sim.report.rounds import CAUSES, RoundTime
 from sim.report.runs import Run
 from sim.report.words import held_up, who
-from sim.statistics.drawing import (
-    LINE,
-    SOFT,
-    Chart,
-    Hovers,
-    Key,
-    axis_of,
-    file_name,
-    tick_of_bytes,
-    tick_of_seconds,
-)
+from sim.statistics.axes import axis_of, tick_of_bytes, tick_of_seconds
+from sim.statistics.drawing import LINE, SOFT, Chart, Hovers, Key, file_name
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
 _SKY, _BLACK, _GREY, _PALE = "#56b4e9", "#333333", "#767676", "#c4c7cc"
@@ -112,6 +104,7 @@ def _draw_where_time_went(
     axis_of(axes, "y", f"{clock} time of the round", tick_of_seconds, logarithmic=False)
     axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return hovers
 
 
@@ -150,4 +143,5 @@ def _draw_stragglers(
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(times[0].round - 1, times[-1].round + 1)
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return hovers

@@ -63,7 +63,8 @@ class Compared:
         if any(len(setting.trials) > 1 for setting in self.comparison.settings):
             text += (
                 " Lines are means over seeds, bands the 95% t-intervals of these means; of two seeds each "
-                "has a thin line besides."
+                "has a thin line besides. Seeds whose evaluations have no stretch in common have thin lines "
+                "alone."
             )
         if any(trial.why for trial in self.comparison.trials):
             text += " Dotted lines are runs that are not over."

@@ -1,49 +1,20 @@
 """Joins charts, words and tables to one page that needs nothing from anywhere else."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from broker.cli.wording import format_bytes, format_seconds
 from broker.files import atomic_write, writing
-from server_node.summary import total_link_bytes
-from sim.report import charts, words
-from sim.report.compared import Compared, compared_runs, compared_sweep
-from sim.report.rounds import RoundTime, round_times
+from sim.report import words
+from sim.report.compared import compared_runs, compared_sweep
 from sim.report.runs import Run, Sweep, read_all
+from sim.report.sections import Section, of_runs, of_settings
 from sim.report.tidy import write_tables
-from sim.report.trials import differing_keys
-from sim.statistics.comparison import cells, head_of, how_compared, in_one_sentence
 from sim.statistics.drawing import Chart, Key, on_page, swatch, write_figures
-from sim.statistics.setting_words import in_words
-
-WORST = 10
-"""Rows of the table of stragglers."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells below a row of headings; None is shown as a dash."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[object]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: a title, what it says in words, charts with one legend, tables."""
-
-    title: str
-    readings: Sequence[str]
-    charts: Sequence[Chart] = ()
-    keys: Sequence[Key] = ()
-    tables: Sequence[Table] = ()
-    how: str = ""
 
 
 def write_report(
@@ -61,7 +32,7 @@ def write_report(
         out: the file; by default report.html, in the folder if there is one, else here.
         by: key whose values are compared; the one that matters most if not given.
         target: of the metric, whose cost is told; by default the best that all runs reached.
-        figures: folder for the charts of what is compared, and for tables.
+        figures: folder for the charts of the page, and for tables.
 
     Returns:
         The page, and the folder of figures.
@@ -72,33 +43,28 @@ def write_report(
         StudyError: nothing differs in the key `by`.
     """
     runs, sweeps = read_all(folders)
-    compared = [compared_sweep(sweep, by, target) for sweep in sweeps]
-    if runs:
-        compared.insert(0, compared_runs(runs, target))
+    compared = [compared_runs(runs, target)] if runs else []
+    compared += [compared_sweep(sweep, by, target) for sweep in sweeps]
     file = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
-    page = render(runs, sweeps, compared)
+    sections = [
+        of_runs(runs, each) if runs and each is compared[0] else of_settings(each) for each in compared
+    ]
+    page = _render(runs, sweeps, [*chain(*sections)])
     with writing(file), atomic_write(file) as part:
         part.write_text(page, encoding="utf-8")
     if figures is None:
         return [file]
-    for each in compared:
+    for each, own in zip(compared, sections, strict=True):
         place = figures / each.name if len(compared) > 1 else figures
         with writing(place):
             place.mkdir(parents=True, exist_ok=True)
-            write_figures([*each.along, *each.costs], place)
+            write_figures([chart for section in own for chart in section.charts], place)
             write_tables(each.comparison, place, each.target, each.at_s)
     return [file, figures]
 
 
-def render(runs: Sequence[Run], sweeps: Sequence[Sweep], compared: Sequence[Compared]) -> str:
+def _render(runs: Sequence[Run], sweeps: Sequence[Sweep], sections: Sequence[Section]) -> str:
     """Make the page's HTML; the same runs give the same page."""
-    sections: list[Section] = []
-    if runs:
-        sections += _of_all(runs, compared[0])
-    for run in runs:
-        sections += _of_one(run, alone=len(runs) == 1)
-    for each in compared[1 if runs else 0 :]:
-        sections += _of_settings(each)
     names = [run.label for run in runs] + [sweep.folder.resolve().name for sweep in sweeps]
     source = files("sim.report").joinpath("template.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -117,183 +83,3 @@ def _drawn(chart: Chart, place: str) -> Markup:
 
 def _swatch(key: Key) -> Markup:
     return Markup(swatch(key))  # noqa: S704  has no text
-
-
-def _of_all(runs: Sequence[Run], compared: Compared) -> list[Section]:
-    several = len(runs) > 1
-    readings = [_named(run, words.learning(run), alone=not several) for run in runs]
-    metric = " or ".join(sorted({run.summary["metric"]["name"] for run in runs}))
-    sections = [
-        Section(
-            f"What did {metric} cost, in bytes{' and in time' * any(run.takes_time for run in runs)}?",
-            readings,
-            compared.along,
-            compared.keys,
-            how=compared.how if compared.along else "",
-        )
-    ]
-    if several:
-        sections += _costs(compared)
-    sections.append(
-        Section(
-            "Which way did the bytes go?",
-            [_named(run, words.traffic(run), alone=not several) for run in runs],
-            [charts.traffic(run) for run in runs],
-        )
-    )
-    return [*sections, _differences(runs)] if several else sections
-
-
-def _of_settings(compared: Compared) -> list[Section]:
-    """Answer what a sweep asks."""
-    comparison = compared.comparison
-    if not compared.along:
-        return _costs(compared)
-    told = in_one_sentence(comparison)
-    return [
-        Section(
-            compared.title,
-            [told] if told else [],
-            compared.along,
-            compared.keys,
-            how=compared.how,
-        ),
-        *_costs(compared),
-    ]
-
-
-def _costs(compared: Compared) -> list[Section]:
-    comparison = compared.comparison
-    tables = [Table(head_of(comparison), cells(comparison))]
-    if compared.trained:
-        tables.append(Table(*compared.cost_table()))
-    lost = [f"{trial.run}: {trial.why}" for trial in comparison.trials if trial.why]
-    readings = compared.cost_sentences() if compared.trained else [in_one_sentence(comparison)]
-    if lost:
-        more = " and more" if len(lost) > WORST else ""
-        readings.append(f"Not counted: {'; '.join(lost[:WORST])}{more}.")
-    readings = [text for text in readings if text]
-    how = how_compared(comparison)
-    return [Section(compared.cost_title(), readings, compared.costs, compared.keys, tables, how)]
-
-
-def _of_one(run: Run, *, alone: bool) -> list[Section]:
-    tail = "?" if alone else f" in {run.label}?"
-    if run.trace is None:
-        why = (
-            f"{run.folder / 'trace.json'} is missing, so nothing can be said about single rounds. "
-            "It is written when a run ends; older versions of fedlite run wrote none."
-        )
-        return [Section(f"Where did the time go{tail}", [why])]
-    times = round_times(
-        run.trace,
-        run.rows,
-        virtual_s=run.summary["virtual_seconds"],
-        overlapping=run.scenario.get("stragglers.policy") == "buffered",
-        one_machine=run.one_machine,
-    )
-    if not times:
-        return [Section(f"Where did the time go{tail}", [words.no_rounds(run)])]
-    cut = words.cut_off(run, times)
-    cores = words.own_cores(times)
-    late = words.held_up(times)
-    path = charts.where_time_went(times, run.clock, run.label)
-    held = [charts.stragglers(times, run.groups, run.label)] if late else []
-    return [
-        Section(
-            f"Where did each round's time go{tail}",
-            [words.where_time_went(times), *([cut] if cut else [])],
-            [path],
-            path.keys,
-            how="Each round follows the client that finished last: what it was doing, moment by moment. "
-            "Closing is the server's: averages and evaluation. Waiting is when nothing was on its lane: "
-            "it was away, or the round waited for somebody who is not on the trace."
-            + (
-                " Waiting for a core: this machine runs all clients, and was busy with others."
-                if cores
-                else ""
-            ),
-        ),
-        Section(
-            f"Who held up which round{tail}",
-            [words.stragglers(times, run.groups), *([cores] if cores else []), *([cut] if cut else [])],
-            held,
-            held[0].keys if held else (),
-            [_by_group(late, run.groups), _worst(late, run.groups)] if late else (),
-            how="Time lost is how much later than the median of the others this client finished (of a client "
-            "that is not on the trace: how much later than the last answer); the cause is what it spent most "
-            "of that on. The larger a mark, the more was lost."
-            if late
-            else "",
-        ),
-    ]
-
-
-def _by_group(late: Sequence[RoundTime], groups: Mapping[str, str]) -> Table:
-    """Sum up what the groups of the fleet have lost."""
-    lost_s: dict[str, list[float]] = {}
-    for time in late:
-        name = groups.get(time.client or "", "") or ("not known" if time.client is None else "all alike")
-        lost_s.setdefault(name, []).append(time.lost_s)
-    rows = sorted(lost_s.items(), key=lambda each: sum(each[1]), reverse=True)
-    return Table(
-        ("group of the fleet", "rounds held up", "time lost"),
-        [(name, len(each), format_seconds(sum(each))) for name, each in rows],
-    )
-
-
-def _worst(late: Sequence[RoundTime], groups: Mapping[str, str]) -> Table:
-    rows = [
-        (
-            time.round,
-            words.who(time, groups),
-            time.cause,
-            format_seconds(time.lost_s),
-            format_seconds(time.duration_s),
-            None if time.client is None else "yes" if time.answered else "no",
-            time.missing,
-        )
-        for time in late[:WORST]
-    ]
-    head = ("round", "held up by", "cause", "time lost", "round took", "answered in time", "others missing")
-    return Table(head, rows)
-
-
-def _differences(runs: Sequence[Run]) -> Section:
-    """Hold the figures of several runs against each other, and the keys in which they differ."""
-    differing = differing_keys([run.scenario for run in runs])
-    rows: list[list[object]] = [[name, *(value(run) for run in runs)] for name, value in _FIGURES.items()]
-    rows += [[key, *(in_words(run.scenario.get(key)) for run in runs)] for key in differing]
-    if differing:
-        reading = (
-            f"The scenarios differ in {len(differing)} settings besides the seed, which are the last rows."
-        )
-    else:
-        reading = "The scenarios do not differ in any setting but name and seed."
-    return Section("What differs?", [reading], tables=[Table(["", *(run.label for run in runs)], rows)])
-
-
-def _score(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
-
-
-def _size(size_bytes: int | None) -> str | None:
-    return None if size_bytes is None else format_bytes(size_bytes)
-
-
-_FIGURES: dict[str, Any] = {
-    "final metric": lambda run: _score(run.summary["metric"]["final"]),
-    "best metric": lambda run: _score(run.summary["metric"]["best"]),
-    "seed": lambda run: run.seed,
-    "rounds": lambda run: run.summary["rounds"],
-    "client steps": lambda run: run.summary["client_steps"],
-    "bytes, both directions": lambda run: format_bytes(run.total_bytes),
-    "bytes on the devices' links": lambda run: _size(total_link_bytes(run.summary)),
-    "bytes per client": lambda run: format_bytes(run.total_bytes / run.summary["clients"]),
-    "duration": lambda run: f"{format_seconds(run.rows[-1]['elapsed_s'])} ({run.clock})",
-    "ended": lambda run: run.summary["reason"],
-}
-
-
-def _named(run: Run, text: str, *, alone: bool) -> str:
-    return text if alone else f"{run.label}: {text}"

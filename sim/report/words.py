@@ -217,13 +217,16 @@ def sweep_nature(sweep: Sweep) -> str:
     """Say what was swept, and how."""
 
     def all_of(column: str) -> str:
-        return ", ".join(sorted({str(row[column]) for row in sweep.rows if row.get(column) is not None}))
+        values = {row[column] for row in sweep.rows if row.get(column) is not None}
+        return ", ".join(map(str, sorted(values)))
 
+    seeds = "seeds" if len({row.get("seed") for row in sweep.rows}) > 1 else "seed"
+    trained = any(row.get("metric.final") is not None for row in sweep.rows)
     begun = f" {len(sweep.unfinished)} more are not over." if sweep.unfinished else ""
     return (
         f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {len(sweep.rows)} runs of "
-        f"scenario {all_of('scenario')} ({all_of('task')}, seeds {all_of('seed')}), "
-        f"mode {all_of('mode')}.{begun}"
+        f"scenario {all_of('scenario')} ({all_of('task')}, {seeds} {all_of('seed')}), "
+        f"simulated, in virtual time{'' if trained else '; nothing was trained'}.{begun}"
     )
 
 

@@ -7,20 +7,10 @@ from textwrap import shorten, wrap
 from matplotlib.axes import Axes
 
 from broker.cli.wording import format_bytes, format_seconds
+from sim.statistics.axes import axis_of, plain_tick, tick_of_bytes, tick_of_seconds
 from sim.statistics.comparison import Comparison
 from sim.statistics.curves import costs_to_target, metric_at_cost
-from sim.statistics.drawing import (
-    SOFT,
-    Chart,
-    Hovers,
-    Key,
-    axis_of,
-    file_name,
-    mark_of,
-    plain_tick,
-    tick_of_bytes,
-    tick_of_seconds,
-)
+from sim.statistics.drawing import SOFT, Chart, Hovers, Key, file_name, mark_of
 from sim.statistics.estimates import VERDICT_SEEDS, Estimate
 from sim.statistics.setting_words import in_words, key_in_words, keys_in_words, short_keys
 from sim.statistics.trials import BYTES, METRIC, SECONDS, Setting, is_number, keys_of
@@ -28,7 +18,7 @@ from sim.statistics.trials import BYTES, METRIC, SECONDS, Setting, is_number, ke
 TICKS = {SECONDS: tick_of_seconds, BYTES: tick_of_bytes, METRIC: plain_tick}
 
 MOST = 12
-"""Panels of one kind on a page; there are two kinds."""
+"""Panels of one kind of chart on a page."""
 
 _WIDE = 5  # times as much
 
@@ -80,13 +70,13 @@ def over_number(
         kinds = {**(to_target if target is not None else {}), "metric": METRIC}
     charts = []
     lines = _lines_over(comparison, key)
-    for rest_words, of_line in lines.items():
-        keys = [look for look in legend_of(comparison) if look.name in of_line]
-        for kind, what in kinds.items():
+    for kind, what in kinds.items():
+        for rest_words, of_line in list(lines.items())[:MOST]:
+            keys = [look for look in legend_of(comparison) if look.name in of_line]
             draw = partial(_draw_over, comparison, key, of_line, kind, what, target, at_s)
             name = file_name(kind, "over", short_keys(keys_of(comparison.settings))[key], rest_words)
             charts.append(Chart(name, rest_words, draw, keys))
-    return charts[: 3 * MOST]
+    return charts
 
 
 def _lines_over(comparison: Comparison, key: str) -> dict[str, dict[str, list[Setting]]]:
@@ -143,7 +133,7 @@ def _draw_over(
         axes.text(
             0.5,
             0.5,
-            "no setting reached it with every seed",
+            "not evaluated by then" if kind == "metric" else "no setting reached it with every seed",
             transform=axes.transAxes,
             ha="center",
             color=SOFT,
@@ -181,8 +171,8 @@ def side_by_side(comparison: Comparison, target: float | None, at_s: float | Non
     if target is None:
         kinds = {kind: each for kind, each in kinds.items() if not kind.endswith("target")}
     charts = []
-    for panel in comparison.panels[:MOST]:
-        for kind, (what, label) in kinds.items():
+    for kind, (what, label) in kinds.items():
+        for panel in comparison.panels[:MOST]:
             draw = partial(_draw_side_by_side, comparison, panel.settings, kind, what, label, target, at_s)
             height = 0.7 + sum(0.14 * _rows(name_of(each, comparison.by)) + 0.08 for each in panel.settings)
             name = file_name(kind, "side-by-side", file_part(panel.rest))

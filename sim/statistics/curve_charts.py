@@ -6,10 +6,11 @@ from functools import partial
 from matplotlib.axes import Axes
 
 from broker.cli.wording import format_bytes, format_seconds
+from sim.statistics.axes import axis_of
 from sim.statistics.comparison import Comparison
 from sim.statistics.comparison_charts import MOST, TICKS, file_part, legend_of, metric_of, name_of
 from sim.statistics.curves import Curve, mean_curve, points_of
-from sim.statistics.drawing import Chart, Hovers, Key, axis_of, file_name
+from sim.statistics.drawing import Chart, Hovers, Key, file_name
 from sim.statistics.estimates import VERDICT_SEEDS
 from sim.statistics.setting_words import keys_in_words
 from sim.statistics.trials import BYTES, SECONDS, Setting
@@ -41,7 +42,7 @@ def along(comparison: Comparison) -> list[Chart]:
 def _draw_along(
     comparison: Comparison, settings: Sequence[Setting], looks: dict[str, Key], what: str, axes: Axes
 ) -> Hovers:
-    """Draw means with bands from three seeds on, and thin lines of two seeds and of unfinished runs."""
+    """Draw means with bands from three seeds on, and thin lines of runs where a mean would not say enough."""
     ends = [points_of(trial, what)[0] for setting in settings for trial in setting.trials if trial.curve]
     firsts = [x[0] for x in ends]
     far = min(firsts) > 0 and max(x[-1] for x in ends) > _FAR * min(x[-1] for x in ends)
@@ -54,12 +55,13 @@ def _draw_along(
         if curve is not None:
             hovers |= _draw_curve(axes, curve, look, f"mark-{number}", len(whole), write)
         thin = [trial for trial in setting.trials if trial.why and trial.curve]
-        thin += whole if 1 < len(whole) < VERDICT_SEEDS else []
+        thin += whole if curve is None or 1 < len(whole) < VERDICT_SEEDS else []
         for trial in thin:
             x, y = points_of(trial, what)
             axes.plot(
-                x, y, color=look.colour, linewidth=0.7, linestyle=":" if trial.why else look.style, alpha=0.8
-            )
+                x, y, color=look.colour, linewidth=0.7, linestyle=":" if trial.why else look.style, alpha=0.8,
+                marker=look.mark if len(x) == 1 else "",
+            )  # fmt: skip
     label = f"{comparison.clock} time" if what == SECONDS else "bytes on the wire, both directions"
     axes.set_ylabel(metric_of(settings))
     axis_of(axes, "x", label, TICKS[what], logarithmic=far)

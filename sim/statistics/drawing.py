@@ -6,9 +6,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import log10
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -16,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; styles and marks tell them apart in grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767676")
@@ -64,14 +62,6 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names may have dollars
     "svg.hashsalt": "fedlite",
 }
-
-_FEW = 2
-"""Decades of a logarithmic axis that also has numbers between the powers of ten."""
-
-_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
-_SECONDS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
-_SOME = 2
-"""A unit is taken where the axis has so many of it."""
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _MARKS_SVG = (f"{{{_SVG}}}use", f"{{{_SVG}}}path")
@@ -151,34 +141,6 @@ def write_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
     return files
 
 
-Tick = Callable[[float, float], str]
-"""Writes the number at a mark of an axis; the second one is the axis' largest, which decides on the unit."""
-
-
-def tick_of_bytes(size_bytes: float, most_bytes: float) -> str:
-    """Write the bytes at a mark of an axis, such as 50 MB."""
-    return _in_unit(size_bytes, most_bytes, _BYTES)
-
-
-def tick_of_seconds(seconds: float, most_s: float) -> str:
-    """Write the seconds at a mark of an axis, such as 20 s."""
-    return _in_unit(seconds, most_s, _SECONDS)
-
-
-def plain_tick(number: float, _most: float) -> str:
-    """Write a number at a mark of an axis."""
-    return f"{number:.6g}"
-
-
-def _in_unit(number: float, most: float, units: Sequence[tuple[float, str]]) -> str:
-    size, unit = _unit(most, units)
-    return f"{number / size:.4g} {unit}" if number else "0"
-
-
-def _unit(most: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    return next((each for each in units if abs(most) >= _SOME * each[0]), units[-1])
-
-
 def file_name(*parts: str) -> str:
     """Make a file's name, without an ending, of words."""
     return re.sub(r"[^a-z0-9.=]+", "-", "-".join(filter(None, parts)).lower()).strip("-.")[:80]
@@ -192,36 +154,6 @@ def mark_of(number: int) -> tuple[str, Any, str]:
         STYLES[(number + turn) % len(STYLES)],
         MARKS[(number + 2 * turn) % 7],
     )
-
-
-def axis_of(axes: Axes, which: Literal["x", "y"], label: str, form: Tick, *, logarithmic: bool) -> None:
-    """Label an axis, and write its numbers in words."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xlabel if which == "x" else axes.set_ylabel)(label)
-    if logarithmic:
-        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(
-            LogLocator(subs=(1.0,) if _decades(axes, which) > _FEW else (1.0, 2.0, 5.0), numticks=6)
-        )
-        axis.set_minor_formatter(NullFormatter())
-    else:
-        marks = MaxNLocator(4 if which == "x" else 6)
-        axis.set_major_locator(marks)
-        if form is tick_of_seconds:  # round numbers of the unit, not of seconds
-            low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-            size, _ = _unit(max(abs(low), abs(high)), _SECONDS)
-            axis.set_major_locator(
-                FixedLocator([size * mark for mark in marks.tick_values(low / size, high / size)])
-            )
-    limits = axes.get_xlim if which == "x" else axes.get_ylim
-    axis.set_major_formatter(
-        FuncFormatter(lambda x, _: form(x, abs(x) if logarithmic else max(map(abs, limits()))))
-    )
-
-
-def _decades(axes: Axes, which: str) -> float:
-    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    return log10(high / low) if low > 0 else 0.0
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
@@ -24,8 +26,11 @@ from sim.report.groups import groups_of
 from sim.report.lanes import OWN_CORES
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, read_all
+from sim.report.trials import trials_of_runs
 from sim.report.unfinished import as_swept
 from sim.simulation.run import simulate
+from sim.statistics.comparison import compare
+from sim.statistics.curve_charts import along
 from sim.statistics.drawing import write_figures
 from tests.helpers import small_scenario
 
@@ -483,3 +488,13 @@ def test_waiting_for_a_core_blames_nobody() -> None:
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_seeds_that_were_evaluated_once_at_different_times_are_seen(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / str(seed), [row(1, 0.5, 10, at_s)], seed=seed)
+            for seed, at_s in enumerate((1.0, 2.0, 3.0))]  # fmt: skip
+    chart = along(compare(trials_of_runs([run_of(run) for run in runs])))[0]
+    axes = Figure().subplots()
+    chart.draw(axes)
+    seen = {(x, line.get_marker()) for line in axes.lines for x in np.asarray(line.get_xdata()).tolist()}
+    assert seen == {(1.0, "o"), (2.0, "o"), (3.0, "o")}

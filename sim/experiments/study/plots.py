@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from sim.experiments.study.results import Result, by_arm, evaluated_as_often
+from sim.statistics.axes import axis_of, tick_of_bytes
 from sim.statistics.curves import ROUNDS, mean_curve
-from sim.statistics.drawing import axis_of, mark_of, tick_of_bytes
+from sim.statistics.drawing import mark_of
 from sim.statistics.trials import BYTES, Setting, trial_of
 
 MARKERS = "osD^vP*Xhp<>d8"
