@@ -139,7 +139,7 @@ def _draw_stragglers(
             f"round {time.round}: {who(time, groups)} lost {format_seconds(time.lost_s)}, {cause}"
             for time in those
         ]
-    axes.set_yticks(range(len(names)), ["\n".join(wrap(name, 26)) for name in names])
+    axes.set_yticks(range(len(names)), ["\n".join(wrap(name, 28)) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(times[0].round - 1, times[-1].round + 1)
     axes.set_xlabel("round")

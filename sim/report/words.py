@@ -171,10 +171,12 @@ def stragglers(times: Sequence[RoundTime], groups: Mapping[str, str]) -> str:
     for time in late:
         why[time.cause] += 1
     reasons = ", ".join(f"{count} {_CAUSES[cause]}" for cause, count in why.most_common())
+    whose = f"Most often it was {client} ({often} of them)."
+    if often == 1 and len(late) > 1:
+        whose = "Each time it was another client."
     return (
         f"{len(late)} of {len(times)} rounds were held up ({reasons}) and lost {format_seconds(lost_s)} "
-        f"against the median client, {_share(lost_s, total_s)} of the time. "
-        f"Most often it was {client} ({often} of them)."
+        f"against the median client, {_share(lost_s, total_s)} of the time. {whose}"
     )
 
 

@@ -71,7 +71,7 @@ def axis_of(axes: Axes, which: Literal["x", "y"], label: str, form: Tick, *, log
         )
         axis.set_minor_formatter(NullFormatter())
     else:
-        marks = MaxNLocator(4 if which == "x" else 6)
+        marks = MaxNLocator(4 if which == "x" else 6, steps=[1, 2, 2.5, 5, 10])
         axis.set_major_locator(marks)
         if form is tick_of_seconds:  # round numbers of the unit, not of seconds
             low, high = _limits(axes, which)

@@ -54,6 +54,14 @@ def test_every_key_is_there_and_says_what_it_means() -> None:
     assert {*LINKS, *DEVICES} <= set(re.findall(r"^\| `([\w-]+)` \|", reference(), flags=re.MULTILINE))
 
 
+def test_a_codec_stands_once_and_says_which_flows_take_it() -> None:
+    below = dict(re.findall(r"^## codec: (\w+)\n\n(.*)$", reference(), flags=re.MULTILINE))
+    assert below["float32"] == "Every flow takes it."
+    assert below["codeword_mean"].startswith("Flows that take it: `gradient_down`")
+    assert len(re.findall(r"^## codec: ", reference(), flags=re.MULTILINE)) == len(below)
+    assert max(map(len, re.findall(r"^[^|].*$", reference(), flags=re.MULTILINE))) < 400
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_editors_find_no_mistake_in_shipped_scenarios(name: str) -> None:
     VALIDATOR.validate(yaml.safe_load(shipped()[name].read_text()))

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from scenarios.loading.explaining.explain import allowed
 from scenarios.loading.explaining.json_schema import Schema, tag_of, tree_of
@@ -23,21 +23,22 @@ A key without a default is required. Beside these keys a file may have `extends`
 file, which it continues) and `sweep` (the values that `fedlite sweep` tries).
 """
 
+CODEC = "codec"
+"""Key that chooses what a flow is coded by."""
+
 _SHORT = 60
-"""Letters of a default that is shown; a longer one is that of each key below it."""
+"""Letters of a default that is shown; a longer one is that of each key below it. So it is with mappings."""
 
 
 def reference() -> str:
     """Write the page."""
     lines = [HEAD]
-    places: dict[str, tuple[Schema, list[str]]] = {}  # the same codec may stand at many
-    for title, schema in _sections("", tree_of(Scenario)):
-        places.setdefault(json.dumps(schema), (schema, []))[1].append(title or "The file")
-    for schema, (title, *others) in places.values():
-        lines += [f"## {title}\n"]
-        if others:
-            lines += [f"The same: {', '.join(f'`{other}`' for other in others)}.\n"]
-        lines += [*_table(schema), ""]
+    places: dict[str, tuple[Schema, list[Place]]] = {}  # the same codec may stand at many
+    for place, schema in _sections("", tree_of(Scenario)):
+        places.setdefault(json.dumps(schema), (schema, []))[1].append(place)
+    flows = {place.path for _, of in places.values() for place in of if place.tag == CODEC}
+    for schema, of in places.values():
+        lines += [*_heading(of, flows), *_table(schema), ""]
     lines += ["## Presets of links\n", *_links(), "", "## Presets of devices\n", *_devices(), ""]
     return "\n".join(lines)
 
@@ -77,21 +78,67 @@ def _require_nothing(schema: Any) -> None:
             _require_nothing(child)
 
 
-def _sections(title: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """Give every mapping with keys: its place, with the tag that chooses it, and its schema."""
+class Place(NamedTuple):
+    """Where a mapping with keys stands.
+
+    Attributes:
+        path: of its key; empty for the file itself.
+        tag: of several mappings that may stand there, the key that chooses one; may be empty.
+        chosen: what that key says.
+    """
+
+    path: str
+    tag: str = ""
+    chosen: str = ""
+
+    def __str__(self) -> str:
+        return self.path + (f", {self.tag}: {self.chosen}" if self.tag else "")
+
+
+def _sections(path: str, schema: Schema) -> Iterator[tuple[Place, Schema]]:
+    """Give every mapping with keys: its place, and its schema."""
     if "properties" in schema:
-        yield title, schema
-        for key, child in schema["properties"].items():
-            yield from _sections(f"{title}.{key}" if title else key, child)
-        return
-    if "items" in schema:
-        yield from _sections(f"{title}[]", schema["items"])
+        yield Place(path), schema
+        yield from _below(path, schema)
+    elif "items" in schema:
+        yield from _sections(f"{path}[]", schema["items"])
     elif isinstance(schema.get("additionalProperties"), dict):
-        yield from _sections(f"{title}.NAME", schema["additionalProperties"])
+        yield from _sections(f"{path}.NAME", schema["additionalProperties"])
     tag = tag_of(schema)
     for member in schema.get("oneOf", ()):
-        chosen = f", {tag}: {member['properties'][tag]['const']}" if tag else ""
-        yield from _sections(title + chosen, member)
+        if tag:
+            yield Place(path, tag, member["properties"][tag]["const"]), member
+            yield from _below(path, member)
+        else:
+            yield from _sections(path, member)
+
+
+def _below(path: str, schema: Schema) -> Iterator[tuple[Place, Schema]]:
+    for key, child in schema["properties"].items():
+        yield from _sections(f"{path}.{key}" if path else key, child)
+
+
+def _heading(places: Sequence[Place], flows: set[str]) -> Iterator[str]:
+    """Name a mapping, and say where it may stand; a codec may at many flows.
+
+    Args:
+        places: of the mapping.
+        flows: the paths of all flows.
+    """
+    first = places[0]
+    if first.tag != CODEC:
+        yield f"## {str(first) or 'The file'}\n"
+        if len(places) > 1:
+            yield f"The same: {', '.join(f'`{other}`' for other in places[1:])}.\n"
+        return
+    yield f"## {CODEC}: {first.chosen}\n"
+    names = dict.fromkeys(place.path.rpartition(".")[2] for place in places)
+    if len(places) == len(flows):
+        yield "Every flow takes it.\n"
+    elif len(places) == sum(flow.rpartition(".")[2] in names for flow in flows):
+        yield f"Flows that take it: {', '.join(f'`{name}`' for name in names)}.\n"
+    else:
+        yield f"Flows that take it: {', '.join(f'`{place.path}`' for place in places)}.\n"
 
 
 def _table(schema: Schema) -> Iterator[str]:
@@ -103,7 +150,10 @@ def _table(schema: Schema) -> Iterator[str]:
     for key, child in schema["properties"].items():
         default = "" if key in needed or "default" not in child else _default(child["default"])
         words = child.get("description") or told.get(key, "")
-        yield _row(f"`{key}`", allowed(child, (key,)), default, _paragraph(words))
+        value = allowed(child, (key,))
+        if "properties" in child and len(value) > _SHORT:
+            value = "a mapping, see below"
+        yield _row(f"`{key}`", value, default, _paragraph(words))
 
 
 def _attributes(docstring: str) -> dict[str, str]:
