@@ -128,7 +128,8 @@ class ClientCore:
         self._refused = False
 
     @property
-    def _standing(self) -> Standing:
+    def standing(self) -> Standing:
+        """How far it is with what the server said last."""
         if self._busy is not None:
             return Standing.WORKING
         if self._refused:
@@ -254,9 +255,9 @@ class ClientCore:
 
     def _asked(self, ask: Ask) -> list[ClientAction]:
         missing = ask.round > self._round or (ask.round == self._round and ask.step > self._step)
-        if ask.resend and not missing and self._standing is Standing.ANSWERED:
+        if ask.resend and not missing and self.standing is Standing.ANSWERED:
             return self._resend(ask)
-        standing = Standing.MISSING if missing else self._standing
+        standing = Standing.MISSING if missing else self.standing
         return [self._progress(ask.number, standing)]
 
     def _resend(self, ask: Ask) -> list[ClientAction]:
@@ -278,10 +279,8 @@ class ClientCore:
                 return [Publish(topics.up(self._run, self._client), result)]
             case WireError():
                 self._busy, self._refused = None, True
-                return [
-                    self._warn(f"refused a message of the server: {result}"),
-                    self._progress(0, Standing.REFUSED),
-                ]
+                warning = self._warn(f"refused a message of the server: {result}")
+                return [warning, self._progress(0, Standing.REFUSED)]
             case Stock():
                 return [*self._counted(result), StartTimer(LOOK, LOOK_S)]
 

@@ -47,6 +47,43 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     return WireError("model", f"the code of the task differs in {'; '.join(differing)}")
 
 
+class Gate:
+    """Asks `check_batch` and `check_update`; what passed last passes at once: stand-ins say one object.
+
+    Args:
+        plan: see Plan.
+    """
+
+    __slots__ = ("_batch", "_plan", "_update")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._batch: tuple[BatchUp, Codecs, HeadShare] | None = None
+        self._update: tuple[HeadUpdate, Codecs, HeadShare, int] | None = None
+
+    def batch(
+        self, codecs: Codecs, share: HeadShare, message: BatchUp, before: Activations | None
+    ) -> WireError | None:
+        """Do as check_batch."""
+        last = self._batch
+        if last and last[0] is message and last[1] is codecs and last[2] is share and before is None:
+            return None
+        error = check_batch(self._plan, codecs, share, message, before)
+        if error is None and before is None:
+            self._batch = message, codecs, share
+        return error
+
+    def update(self, codecs: Codecs, share: HeadShare, message: HeadUpdate, samples: int) -> WireError | None:
+        """Do as check_update."""
+        last = self._update
+        if last and last[0] is message and last[1] is codecs and last[2] is share and last[3] == samples:
+            return None
+        error = check_update(self._plan, codecs, share, message, samples)
+        if error is None:
+            self._update = message, codecs, share, samples
+        return error
+
+
 def check_batch(
     plan: Plan, codecs: Codecs, share: HeadShare, message: BatchUp, before: Activations | None
 ) -> WireError | None:

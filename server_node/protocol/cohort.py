@@ -22,7 +22,7 @@ from broker.wire.messages import (
     Standing,
 )
 from server_node.protocol.adapting.ladder import Ladder
-from server_node.protocol.admission import check_batch, check_scores, check_update
+from server_node.protocol.admission import Gate, check_scores
 from server_node.protocol.exchange import Exchange, Repair, Turn
 from server_node.protocol.round_trip import RoundTrip
 from server_node.vocabulary.actions import ServerAction
@@ -63,6 +63,7 @@ class Cohort:
         self.rows: dict[str, bytes] = {}
         self._plan = plan
         self._ledger = ledger
+        self._gate = Gate(plan)
         self._round_trips: dict[str, RoundTrip] = {}
         self.ladder = Ladder(plan)
         self._gradient: Gradient | None = None  # the latest
@@ -82,7 +83,7 @@ class Cohort:
             self._duplicate(member, now_s)
             return None
         codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
-        error = check_batch(self._plan, codecs, share, message, member.activations)
+        error = self._gate.batch(codecs, share, message, member.activations)
         if error is not None:
             return error
         self.ladder.answered(client, member, message, now_s)
@@ -103,7 +104,7 @@ class Cohort:
             self._duplicate(member, now_s)
             return None
         codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
-        error = check_update(self._plan, codecs, share, message, member.samples)
+        error = self._gate.update(codecs, share, message, member.samples)
         if error is None:
             self.ladder.answered(client, member, message, now_s)
             member.take_update(message, now_s)

@@ -234,6 +234,8 @@ class ServerCore:
         """Start the next job or round if nothing is in its way."""
         if self._phase.is_over:
             return []
+        if self._rounds.job is not None:  # most messages come while the tail is at work
+            return self._cohort.timer(now_s)
         actions = self._rounds.next_job(now_s)
         if not self._rounds.is_idle:
             return [*actions, *self._cohort.timer(now_s)]

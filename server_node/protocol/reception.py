@@ -103,13 +103,12 @@ class Reception:
         self, client: str, message: Activations | FeatureGradient | HeadUpdate | Scores, now_s: float
     ) -> list[ServerAction]:
         """Give the cohort what a member has computed."""
-        match message:
-            case HeadUpdate():
-                outcome = self._cohort.take_update(client, message, now_s)
-            case Scores():
-                outcome = self._cohort.take_scores(client, message, now_s)
-            case _:
-                outcome = self._cohort.take_batch(client, message, now_s)
+        if isinstance(message, HeadUpdate):
+            outcome = self._cohort.take_update(client, message, now_s)
+        elif isinstance(message, Scores):
+            outcome = self._cohort.take_scores(client, message, now_s)
+        else:
+            outcome = self._cohort.take_batch(client, message, now_s)
         return self._appeared(client) if outcome is None else self.refuse(client, outcome)
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:

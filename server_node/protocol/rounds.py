@@ -46,6 +46,9 @@ class Rounds:
     Args:
         plan: see Plan.
         cohort: the members.
+
+    Attributes:
+        job: the one that is computed.
     """
 
     def __init__(self, plan: Plan, cohort: Cohort) -> None:
@@ -53,12 +56,12 @@ class Rounds:
         self._cohort = cohort
         self._head = HeadEncoded(b"")
         self._server = plan.incarnation
-        self._job: TailJob | None = EncodeHead()  # the one that is computed; no round without the head
+        self.job: TailJob | None = EncodeHead()  # no round without the head
 
     @property
     def is_idle(self) -> bool:
         """Whether the next round may begin as far as the rounds are concerned."""
-        return self._job is None and self._cohort.round is None
+        return self.job is None and self._cohort.round is None
 
     def encode_head(self) -> ServerAction:
         """Give the job that comes before all rounds."""
@@ -117,26 +120,26 @@ class Rounds:
     def next_job(self, now_s: float) -> list[ServerAction]:
         """Give the tail its next job, if there is one to do."""
         current = self._cohort.round
-        if self._job is not None or current is None:
+        if self.job is not None or current is None:
             return []
         if isinstance(current, Evaluation):
             return self._go_on(current, now_s)
         actions: list[ServerAction] = []
-        self._job = current.batches()
-        if self._job is None:
+        self.job = current.batches()
+        if self.job is None:
             if not current.is_enough():
                 return []
             if not self._plan.round_policy.keeps_late_members:
                 for client in list(current.behind):
                     actions += self._drop_late(client, now_s)
-            self._job = current.next_job()
-        return [*actions, Compute(self._job)]
+            self.job = current.next_job()
+        return [*actions, Compute(self.job)]
 
     def _go_on(self, current: Evaluation, now_s: float) -> list[ServerAction]:
         """Score what has come for an evaluation, or end it."""
-        self._job = current.batches()
-        if self._job is not None:
-            return [Compute(self._job)]
+        self.job = current.batches()
+        if self.job is not None:
+            return [Compute(self.job)]
         if not current.is_over():
             return []
         late = [action for client in sorted(current.behind) for action in self._drop_late(client, now_s)]
@@ -185,7 +188,7 @@ class Rounds:
             online: how many clients are, for the report.
             held_out: of each client that is there how many samples it keeps for evaluation.
         """
-        self._job = None
+        self.job = None
         match job, result:
             case TailStep(), TailStepped():
                 return self._stepped(result, now_s)

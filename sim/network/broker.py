@@ -95,7 +95,18 @@ class VirtualBroker:
         self._at_work.update(endpoint for endpoint in before if endpoint.is_sharing)
         return (endpoint.client for endpoint in before)
 
-    def _put_in_flight(self, publish: Publish) -> InFlight:
+    @property
+    def takes_time(self) -> bool:
+        """Whether it takes time from the server to the devices' links, or back."""
+        paths = self._server_up.path, self._server_down.path
+        return not all(path.instant for path in paths) or self._service.takes_time
+
+    def receiver(self, publish: Publish) -> Endpoint | None:
+        """Give the device to which a message of the server goes; None: to all, or to nobody."""
+        return None if publish.retain else self._by_topic.get(publish.topic)
+
+    def put_in_flight(self, publish: Publish) -> InFlight:
+        """Weigh a message that is published now."""
         wire, packets, qos = self._scale.weigh(publish.topic, publish.message)
         on_link = message_on_link(wire, packets, qos)
         return InFlight(publish, wire, packets * qos, on_link, self._clock.now)
@@ -158,13 +169,13 @@ class VirtualBroker:
         endpoint.will = False
         status = Status(online=False, session=endpoint.connection)
         will = Publish(topics.status(self._run, endpoint.client), status, retain=True)
-        self._pass_up(endpoint, self._put_in_flight(will))
+        self._pass_up(endpoint, self.put_in_flight(will))
 
     # -- device to server ------------------------------------------------------------------------------
 
     def publish(self, endpoint: Endpoint, publish: Publish) -> None:
         """Take a message of a device; it is kept while the device is away, and until its PUBACK comes."""
-        in_flight = self._put_in_flight(publish)
+        in_flight = self.put_in_flight(publish)
         if endpoint.unsent is not None and (in_flight.pubacks or not endpoint.online):
             endpoint.unsent.append(in_flight)
         if endpoint.online:
@@ -173,10 +184,11 @@ class VirtualBroker:
     def _up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
         clock, session, wire_bytes = self._clock, endpoint.session, in_flight.wire_bytes
         endpoint.carry(
-            endpoint.up, clock, clock.now, wire_bytes, self._at_broker, endpoint, session, in_flight
+            endpoint.up, clock, clock.now, wire_bytes, self.at_broker, endpoint, session, in_flight
         )
 
-    def _at_broker(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
+    def at_broker(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
+        """Take a message that a device sent; it began to leave at `start_s`."""
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
@@ -207,7 +219,7 @@ class VirtualBroker:
 
     def publish_from_server(self, publish: Publish) -> None:
         """Take a message of the server."""
-        in_flight = self._put_in_flight(publish)
+        in_flight = self.put_in_flight(publish)
         now_s = self._clock.now
         if self._server_up.path.instant:
             self._route(in_flight)
@@ -234,6 +246,8 @@ class VirtualBroker:
             self.network_stats.lost += 1
 
     def _down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
+        if endpoint.ahead is not None:
+            endpoint.ahead.give_back()
         served_s = self._service.serve(self._clock.now, in_flight.wire_bytes)
         link, session = endpoint.down, endpoint.session
         if isinstance(link, SharedTcpLink):

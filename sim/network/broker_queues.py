@@ -17,6 +17,11 @@ class ServiceQueue:
         self._byte_s = model.per_byte_ns * 1e-9
         self._free_s = 0.0
 
+    @property
+    def takes_time(self) -> bool:
+        """Whether there is any work for a message."""
+        return self._message_s > 0 or self._byte_s > 0
+
     def serve(self, now_s: float, wire_bytes: int) -> float:
         """Give the time at which the broker has finished a message; calls come in order of time."""
         self._free_s = max(now_s, self._free_s) + self._message_s + wire_bytes * self._byte_s

@@ -29,6 +29,13 @@ class Clock(simpy.Environment):
         due_s = max(time_s, self._now)
         heappush(self._queue, (due_s, NORMAL, next(self._eid), (call, args)))
 
+    def passes_to(self, time_s: float) -> bool:
+        """Let time pass to a moment, if nothing is due up to then; say whether it has passed."""
+        if self._queue and self._queue[0][0] <= time_s:
+            return False
+        self._now = time_s
+        return True
+
     def step(self) -> None:
         """Let the next call or event happen."""
         queue = self._queue

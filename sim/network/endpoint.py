@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -18,6 +19,13 @@ from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
 
 Handle = Callable[[ClientEvent], None]
+
+
+class Ahead(Protocol):
+    """Something that has a device's links, and has gone ahead of the time with them."""
+
+    def give_back(self) -> None:
+        """Let the device's links be what they are now, and let happen what is to come."""
 
 
 @dataclass(slots=True)
@@ -79,12 +87,15 @@ class Endpoint:
         sent_bytes: on its link, see broker.wire.link_bytes.
         received_bytes: the same in the other direction.
         active_s: when a message was last on its link, or a ping.
+        until_s: when the last message on its own links arrives that was put there.
+        ahead: has its links, and knows what it will say, while nothing else is said to it.
         totals: of the network; they take the same bytes.
         at_work: of the network; it is there since its links or bytes last did something.
     """
 
     __slots__ = (
         "active_s",
+        "ahead",
         "at_work",
         "client",
         "connection",
@@ -99,6 +110,7 @@ class Endpoint:
         "subscribed",
         "totals",
         "unsent",
+        "until_s",
         "up",
         "will",
         "window",
@@ -127,7 +139,8 @@ class Endpoint:
         self.subscribed = False
         self.will = False
         self.sent_bytes = self.received_bytes = 0
-        self.active_s = 0.0
+        self.active_s = self.until_s = 0.0
+        self.ahead: Ahead | None = None
         self.keepalive_s = keepalive_s
         self.totals = NetworkStats()
         self.at_work: set[Endpoint] = set()
@@ -167,6 +180,7 @@ class Endpoint:
             link.send(payload_bytes, deliver, *args)
             return None
         carried = link.carry(at_s, payload_bytes)
+        self.until_s = max(carried.arrival_s, self.until_s)
         clock.at(carried.arrival_s, deliver, carried.start_s, *args)
         return carried.arrival_s
 

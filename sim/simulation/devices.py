@@ -46,7 +46,7 @@ class Computer:
         busy_s: how long it has computed; a job counts as a whole when it begins.
     """
 
-    __slots__ = ("_clock", "_lane", "_run", "_slowdown", "_trace", "_work", "busy_s", "handle")
+    __slots__ = ("_clock", "_lane", "_trace", "busy_s", "handle", "run", "slowdown", "work")
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class Computer:
         lane: int | None,
     ) -> None:
         self._clock = clock
-        self._run = run
-        self._work = work
-        self._slowdown = slowdown
+        self.run = run
+        self.work = work
+        self.slowdown = slowdown
         self._trace = trace
         self._lane = lane
         self.busy_s = 0.0
@@ -68,19 +68,20 @@ class Computer:
 
     def compute(self, job: ClientJob) -> None:
         """Take a job of the device's state machine."""
-        result = self._run(job)
-        factor = self._slowdown.factor()
+        result = self.run(job)
+        factor = self.slowdown.factor()
         time_s = now_s = self._clock.now
-        for name, seconds in self._phases(job):
+        for name, seconds in self.phases(job):
             begun_s = time_s
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
         self.busy_s += time_s - now_s
-        self._clock.at(time_s, self._done, job, result)
+        self._clock.at(time_s, self.done, job, result)
 
-    def _phases(self, job: ClientJob) -> tuple[Phase, ...]:
-        work = self._work
+    def phases(self, job: ClientJob) -> tuple[Phase, ...]:
+        """Give what it does for a job, and how long that takes without slowdown."""
+        work = self.work
         if isinstance(job, FirstBatch):
             return work.evaluate if job.assignment.first_step else work.start
         if isinstance(job, BackwardStep):
@@ -95,7 +96,8 @@ class Computer:
             case LookAtData():
                 return ()  # in virtual time no data change
 
-    def _done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
+    def done(self, job: ClientJob, result: ClientResult | Future[ClientResult]) -> None:
+        """Hand over what a job came to."""
         self.handle(ComputeDone(job, result.result() if isinstance(result, Future) else result))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from broker.machine.actions import (
+    Action,
     CancelTimer,
     Compute,
     Core,
@@ -54,9 +55,12 @@ class Actor(Generic[J, R, F]):
 
     def feed(self, event: Event[J, R]) -> None:
         """Hand an event to the state machine and carry out what it asks for."""
-        if self.reason is not None:
-            return
-        for action in self._core.handle(event, self._clock.now):
+        if self.reason is None:
+            self.carry_out(self._core.handle(event, self._clock.now))
+
+    def carry_out(self, actions: list[Action[J, F]]) -> None:
+        """Do what the state machine asks for."""
+        for action in actions:
             if isinstance(action, Publish):  # `match` asks for the fields of each kind in turn
                 self._publish(action)
             elif isinstance(action, Compute):

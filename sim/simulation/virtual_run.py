@@ -29,6 +29,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
+from sim.simulation.ahead.ahead import Ahead
 from sim.simulation.devices import make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
@@ -98,9 +99,12 @@ class VirtualRun:
             packet_bytes=who.plan.packet_bytes,
         )
         self._broker.to_server = self._arrived
-        self.energy = Energy(clock, self._broker.at_work)
-        core = ServerCore(who.plan, ledger)
-        self._server = Actor(clock, core, self._broker.publish_from_server, self._compute, self._on_report)
+        self._ahead: Ahead | None = None
+        if who.learners is None and not self._broker.takes_time:
+            self._ahead = Ahead(clock, self._broker, who.plan.run, lambda: self.reason is not None)
+        publish = self._broker.publish_from_server if self._ahead is None else self._ahead.publish
+        self.energy = Energy(clock, self._at_work)
+        self._server = Actor(clock, ServerCore(who.plan, ledger), publish, self._compute, self._on_report)
         clock.at(0.0, self._server.feed, Online())
         clock.at(STANDSTILL_S, self._watchdog, 0)
         for number, group in enumerate(group_of_each(scenario)):
@@ -110,6 +114,7 @@ class VirtualRun:
     @property
     def network_stats(self) -> NetworkStats:
         """What the network did until now."""
+        self._count()
         for endpoint in self._endpoints.values():
             endpoint.count_pings(self._clock.now)
         return self._broker.network_stats
@@ -117,8 +122,17 @@ class VirtualRun:
     @property
     def link_bytes(self) -> tuple[int, int]:
         """Bytes on the devices' links, up and down, but for the pings of silences that go on."""
+        self._count()
         stats = self._broker.network_stats
         return stats.uplink_bytes, stats.downlink_bytes
+
+    def _count(self) -> None:
+        if self._ahead is not None:
+            self._ahead.count()
+
+    def _at_work(self) -> Iterator[str]:
+        self._count()
+        return self._broker.at_work()
 
     @property
     def now_s(self) -> float:
@@ -198,6 +212,8 @@ class VirtualRun:
         publish = functools.partial(self._broker.publish, endpoint)
         actor = Actor(self._clock, core, publish, computer.compute, self._on_warning)
         computer.handle = endpoint.handle = actor.feed
+        if self._ahead is not None:
+            self._ahead.add(endpoint, core, computer, actor.carry_out)
         come: Act = functools.partial(self._broker.connect, endpoint)
         go: Act = functools.partial(self._broker.lose, endpoint)
         power = device_of(group.device).power

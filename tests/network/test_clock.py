@@ -25,3 +25,12 @@ def test_what_is_due_in_the_past_runs_at_once_after_what_is_due_now() -> None:
     clock.at(1.0, call, "now")
     clock.run()
     assert log == [("now", 1.0), ("late", 1.0)]
+
+
+def test_time_passes_to_a_moment_unless_something_is_due_up_to_then() -> None:
+    clock = Clock()
+    clock.at(2.0, lambda: None)
+    assert (clock.passes_to(1.5), clock.now) == (True, 1.5)
+    assert (clock.passes_to(2.0), clock.now) == (False, 1.5)
+    clock.step()
+    assert (clock.passes_to(9.0), clock.now) == (True, 9.0)

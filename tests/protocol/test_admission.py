@@ -9,7 +9,7 @@ from broker.codecs.targets import Numbers
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.schema.flows import Codecs
-from server_node.protocol.admission import check_batch, check_update
+from server_node.protocol.admission import Gate, check_batch, check_update
 from tests.protocol.test_server_core import PLAN
 
 # Batches of at most 4 samples; 6 values at the cut, targets are numbers; 5 parameters in the head.
@@ -73,3 +73,19 @@ def test_who_trains_alone_may_have_seen_as_many_samples_as_its_local_steps_hold(
     assert isinstance(error, WireError)
     assert str(error) == "samples: 13 samples in a round of at most 12"
     assert error.reason == "samples"
+
+
+def test_what_passed_the_gate_does_not_pass_with_other_codecs_another_share_or_another_count() -> None:
+    gate, share, other = Gate(SMALL), SMALL.whole_head, CODECS._replace(activations_up=Float32())
+    small = share._replace(cut_size=5)
+    batch, update = activations(3, PAYLOAD_BYTES[3], 12), head_update(7)
+    for _ in range(2):
+        assert gate.batch(CODECS, share, batch, None) is None
+        assert gate.batch(other, share, batch, None) is not None
+        assert gate.batch(CODECS, small, batch, None) is not None
+        assert gate.batch(CODECS, share, batch, batch) is not None  # a gradient of features is due
+        assert gate.batch(CODECS, share, activations(3, 36, 12), None) is not None
+        assert gate.update(CODECS, share, update, 7) is None
+        assert gate.update(CODECS, share, update, 8) is not None
+        assert gate.update(CODECS._replace(head_update_up=Float16()), share, update, 7) is not None
+        assert gate.update(CODECS, share, head_update(7, 19), 7) is not None

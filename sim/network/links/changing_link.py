@@ -44,7 +44,7 @@ class ChangingLink(TcpLink):
         if any(path.loss for path in paths):
             self._losses = Losses(seed, *owner)
         if any(path.one_way_s for path in paths):
-            self._jitter = RandomStream(seed, "jitter", *owner)
+            self.jitter = RandomStream(seed, "jitter", *owner)
         self.look(0.0, first=True)
 
     def look(self, now_s: float, *, first: bool) -> tuple[float, float]:

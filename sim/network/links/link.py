@@ -67,6 +67,7 @@ class TcpLink:
 
     Attributes:
         path: what it is like now.
+        jitter: where its times one way come from; None if they do not vary.
         busy_s: how long messages have kept it busy, TCP's waits included.
         free_s: when the next message may begin to leave; a link with a duty cycle rests after a reset, too.
     """
@@ -74,7 +75,6 @@ class TcpLink:
     __slots__ = (
         "_connection",
         "_idle_since_s",
-        "_jitter",
         "_last_arrival_s",
         "_losses",
         "_margin_s",
@@ -85,13 +85,14 @@ class TcpLink:
         "_window",
         "busy_s",
         "free_s",
+        "jitter",
         "path",
     )
 
     def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...], tcp: Tcp = "cubic") -> None:
         self.path = path
         self._tcp = tcp
-        self._jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
+        self.jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
         self.busy_s = self.free_s = 0.0
         self._losses = Losses(seed, *owner) if path.loss else None
         self.reset()
@@ -262,9 +263,9 @@ class TcpLink:
 
     def propagation_s(self) -> float:
         """Draw the time one way."""
-        if self._jitter is None or self.path.one_way_s is None:
+        if self.jitter is None or self.path.one_way_s is None:
             return self.path.latency_s
-        return self.path.one_way_s(self._jitter.uniform())
+        return self.path.one_way_s(self.jitter.uniform())
 
 
 def packets_of(payload_bytes: int) -> tuple[int, float]:

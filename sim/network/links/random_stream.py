@@ -20,14 +20,17 @@ class RandomStream:
     Args:
         seed: the scenario's.
         labels: what the stream is for, see scenarios.seeds.derive_seed.
+
+    Attributes:
+        state: from which the next number follows.
     """
 
-    __slots__ = ("_state",)
+    __slots__ = ("state",)
 
     def __init__(self, seed: int, *labels: str | int) -> None:
-        self._state = (2 * derive_seed(seed, *labels) + 1) * _SPREAD & _MASK
+        self.state = (2 * derive_seed(seed, *labels) + 1) * _SPREAD & _MASK
 
     def uniform(self) -> float:
         """Give the next number, above 0 and below 1, from the upper 52 of the state's 128 bits."""
-        self._state = state = self._state * _MULTIPLIER & _MASK
+        self.state = state = self.state * _MULTIPLIER & _MASK
         return ((state >> 76) + 0.5) * 2.0**-52

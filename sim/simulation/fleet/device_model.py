@@ -84,9 +84,12 @@ class SlowdownSampler:
         slowdown: distribution of the factor; None is always 1.
         seed: the scenario's.
         client: its name, part of its own seed.
+
+    Attributes:
+        constant: the factor of all computations to come; None if it varies, or was not drawn.
     """
 
-    __slots__ = ("_client", "_constant", "_rng", "_row", "_seed", "_slowdown")
+    __slots__ = ("_client", "_rng", "_row", "_seed", "_slowdown", "constant")
 
     def __init__(self, slowdown: Slowdown | None, *, seed: int, client: str) -> None:
         self._slowdown = slowdown
@@ -94,7 +97,7 @@ class SlowdownSampler:
         self._client = client
         self._rng: np.random.Generator | None = None  # made when the first random number is needed
         self._row = -1
-        self._constant: float | None = 1.0 if slowdown is None else None
+        self.constant: float | None = 1.0 if slowdown is None else None
 
     def factor(self) -> float:
         """Give the factor of the next computation.
@@ -102,8 +105,8 @@ class SlowdownSampler:
         Raises:
             ScenarioError: the trace file cannot be used.
         """
-        if self._constant is not None:
-            return self._constant
+        if self.constant is not None:
+            return self.constant
         match self._slowdown:
             case TraceSlowdown(file=file):
                 return self._next_row(read_factors(file))
@@ -112,7 +115,7 @@ class SlowdownSampler:
             case ParetoSlowdown(shape=shape, drawn=drawn):
                 factor = (1 - self._random().random()) ** (-1 / shape)
         if drawn == "per_client":
-            self._constant = factor
+            self.constant = factor
         return factor
 
     def _next_row(self, factors: tuple[float, ...]) -> float:

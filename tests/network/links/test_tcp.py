@@ -107,7 +107,7 @@ def test_each_direction_of_a_link_has_its_own_rate() -> None:
 
 def test_without_jitter_or_loss_nothing_is_drawn() -> None:
     link = tcp()
-    assert (link._jitter, link._losses) == (None, None)
+    assert (link.jitter, link._losses) == (None, None)
     assert (link.propagation_s(), link.latency_s) == (0.05, 0.05)
 
 

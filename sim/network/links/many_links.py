@@ -1,0 +1,181 @@
+"""One direction of the links of many devices at once: what TcpLink does for one, for columns of numbers."""
+
+import functools
+from collections.abc import Sequence
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, framed_bytes, segments_of
+from sim.network.links.link import (
+    KEPT,
+    MARGIN_GAIN,
+    MARGIN_PER_QUEUE,
+    TcpLink,
+    evenly,
+)
+from sim.network.links.path import Path
+from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
+from sim.network.links.tcp.window import INITIAL_WINDOW
+
+Numbers = NDArray[np.float64]
+Columns = NDArray[np.int64]
+
+FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, WINDOW = range(7)
+"""Rows of the table: what a TcpLink keeps in mind from one message to the next."""
+
+_FIELDS = (
+    "free_s",
+    "_idle_since_s",
+    "_last_arrival_s",
+    "_queued_s",
+    "_usually_queued_s",
+    "_margin_s",
+    "_window",
+)
+_fields_of = attrgetter(*_FIELDS)
+
+_MOST_HALVINGS = 62
+
+
+class ManyLinks:
+    """Links of their own, on which nothing is lost and that do not change.
+
+    `carry` and `acknowledge` come to the same numbers as those of TcpLink, to the last bit. They are told
+    columns of links that have the same path; no column twice.
+    """
+
+    def __init__(self) -> None:
+        self._table = np.zeros((7, 0))
+
+    def grow(self, columns: int) -> None:
+        """Have at least so many columns."""
+        more = columns - self._table.shape[1]
+        if more > 0:
+            self._table = np.pad(self._table, ((0, 0), (0, max(more, self._table.shape[1]))))
+
+    def take(self, columns: Columns, links: Sequence[TcpLink]) -> None:
+        """Let columns be these links as they are."""
+        self._table[:, columns] = np.array(list(map(_fields_of, links)), dtype=np.float64).T
+
+    def copy(self, columns: Columns) -> Numbers:
+        """Give what these links keep in mind, shape (7, k)."""
+        return self._table[:, columns]
+
+    def give(self, column: int, link: TcpLink, fields: Numbers | None = None) -> None:
+        """Let a link be what its column is, or what it was when `copy` gave it."""
+        *times, window = (self._table[:, column] if fields is None else fields).tolist()
+        for name, value in zip(_FIELDS, (*times, int(window)), strict=True):
+            setattr(link, name, value)
+
+    def carry(
+        self, columns: Columns, path: Path, now_s: float | Numbers, payload_bytes: int, one_way_s: Numbers
+    ) -> tuple[Numbers, Numbers, Numbers]:
+        """Take a message on each link; give when it begins to leave, has left, and arrives.
+
+        Args:
+            columns: of k links.
+            path: of them.
+            now_s: virtual time, for all or for each.
+            payload_bytes: of MQTT.
+            one_way_s: drawn for each.
+        """
+        links = self._table[:, columns]
+        start_s = np.maximum(now_s, links[FREE])
+        end_s = start_s + framed_bytes(payload_bytes) / path.bytes_per_s
+        sent_s = end_s + _delay_s(links, start_s, segments_of(payload_bytes), path)
+        arrival_s = np.maximum(sent_s + one_way_s, links[ARRIVAL])
+        links[FREE] = links[IDLE] = sent_s
+        links[ARRIVAL] = arrival_s
+        self._table[:, columns] = links
+        return start_s, sent_s, arrival_s
+
+    def acknowledge(self, columns: Columns, path: Path, from_s: Numbers, to_s: Numbers, packets: int) -> None:
+        """Let PUBACKs for the packets of a message pass on each link, that came the other way."""
+        links = self._table[:, columns]
+        grown = links[WINDOW] > INITIAL_WINDOW
+        if not packets or not grown.any():
+            return
+        for share in evenly(packets):
+            at_s = from_s + (to_s - from_s) * share
+            heard = grown & (at_s > links[IDLE])
+            _age(links, at_s, path, heard)
+            links[IDLE] = np.where(heard, at_s, links[IDLE])
+            links[QUEUED] = np.where(heard, 0.0, links[QUEUED])
+        self._table[:, columns] = links
+
+
+def _age(links: Numbers, at_s: Numbers, path: Path, which: NDArray[np.bool_]) -> None:
+    """Halve the windows of some links for every retransmission timeout of silence."""
+    grown = which & (links[WINDOW] > INITIAL_WINDOW)
+    if not grown.any():
+        return
+    silence_s = at_s - links[IDLE] + links[QUEUED]
+    timeout_s = path.round_trip_s + links[USUALLY] + links[MARGIN]
+    halvings = np.clip(silence_s / timeout_s, 0, _MOST_HALVINGS).astype(np.int64)
+    window = np.maximum(INITIAL_WINDOW, links[WINDOW].astype(np.int64) >> halvings)
+    links[WINDOW] = np.where(grown, window, links[WINDOW])
+
+
+def _delay_s(links: Numbers, start_s: Numbers, segments: int, path: Path) -> Numbers:
+    """Do as TcpLink.delay_s."""
+    _age(links, start_s, path, np.ones(len(start_s), dtype=bool))
+    in_one = segments <= links[WINDOW]
+    if in_one.all():
+        _send_one_flight(links, segments, path)
+        return np.zeros(len(start_s))
+    delay_s = np.zeros(len(start_s))
+    several = np.flatnonzero(~in_one)
+    some = links[:, several]
+    delay_s[several] = _send_flights(some, segments, path)
+    links[:, several] = some
+    if len(several) < len(delay_s):
+        one = np.flatnonzero(in_one)
+        some = links[:, one]
+        _send_one_flight(some, segments, path)
+        links[:, one] = some
+    return delay_s
+
+
+def _send_one_flight(links: Numbers, segments: int, path: Path) -> None:
+    window, queued_s = links[WINDOW], segments * path.segment_s
+    links[WINDOW] = np.where(2 * segments > window, window + segments, window)
+    links[QUEUED] = queued_s
+    kept = KEPT[segments] if segments < len(KEPT) else 0.0
+    links[USUALLY] = queued_s + kept * (links[USUALLY] - queued_s)
+    margin_s = max(LEAST_MARGIN_S, MARGIN_PER_QUEUE * queued_s)
+    links[MARGIN] += MARGIN_GAIN * (margin_s - links[MARGIN])
+
+
+def _send_flights(links: Numbers, segments: int, path: Path) -> Numbers:
+    """Send flight after flight; give the pauses between them, seconds."""
+    count = links.shape[1]
+    left, flights = np.full(count, float(segments)), np.zeros(count, dtype=np.int64)
+    pauses_s, queue, longest = np.zeros(count), np.zeros(count), np.zeros(count)
+    window, usually_s = links[WINDOW], links[USUALLY]
+    remains = _remains(segments)
+    while (going := left > 0).any():
+        flight = np.where(going, np.minimum(left, window), 0.0)
+        queue, longest = np.maximum(queue, flight), np.maximum(longest, flight)
+        forgotten = remains[flight.astype(np.int64)]
+        learnt_s = usually_s + (1 - forgotten) * (flight * path.segment_s - usually_s)
+        usually_s = np.where(going, learnt_s, usually_s)
+        left -= flight
+        flights += going
+        pause_s = np.where(going & (left > 0), path.round_trip_s - flight * path.segment_s, 0.0)
+        window = np.where(going & ((flights > 1) | (2 * flight > window)), window + flight, window)
+        waits = pause_s > 0
+        pauses_s = np.where(waits, pauses_s + pause_s, pauses_s)
+        queue = np.where(waits, 0.0, queue)
+    links[WINDOW], links[QUEUED], links[USUALLY] = window, queue * path.segment_s, usually_s
+    margin_s = np.maximum(LEAST_MARGIN_S, MARGIN_PER_QUEUE * longest * path.segment_s)
+    faded = np.array([(1 - MARGIN_GAIN) ** number for number in range(int(flights.max()) + 1)])[flights]
+    links[MARGIN] = margin_s + (links[MARGIN] - margin_s) * faded
+    return pauses_s
+
+
+@functools.lru_cache(maxsize=16)
+def _remains(segments: int) -> Numbers:
+    """Give what remains of TCP's mean after a flight of 0 to so many segments, as Python computes it."""
+    return np.array([(1 - MEAN_GAIN) ** (flight / ACKNOWLEDGED_SEGMENTS) for flight in range(segments + 1)])

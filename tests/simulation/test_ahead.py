@@ -1,0 +1,138 @@
+"""Answers that are computed ahead: the same run as in the general way, to the byte."""
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.chrome_trace import Trace
+from sim.simulation import run
+from sim.simulation.ahead import ahead
+from sim.simulation.ahead.device import Device
+from sim.simulation.run import simulate
+from tests.helpers import small_scenario
+
+LINKS = {
+    "lte": "lte",
+    "3g": "3g",
+    "uniform": "{uplink_kbps: 200, downlink_kbps: 900, latency_ms: 20, jitter_ms: 5, jitter: uniform}",
+    "far": "{latency_ms: 700, jitter_ms: 100, jitter: lognormal}",
+}
+OTHER_LINKS = {
+    "even": "{uplink_kbps: 500, latency_ms: 20}",
+    "lossy": "{uplink_kbps: 900, latency_ms: 30, jitter_ms: 5, jitter: lognormal, loss: 0.02}",
+    "instant": "none",
+    "lora": "lora-backhaul",
+}
+POLICIES = {
+    "all": "{policy: wait_all}",
+    "deadline": "{policy: deadline, deadline_s: 0.6, minimum: 2}",
+    "over": "{policy: over_select, extra: 4}",
+    "buffered": "{policy: buffered, buffer: 4, max_staleness: 2}",
+    "impatient": "{policy: wait_all, retry_s: 1}",
+}
+SLOW = (
+    "",
+    ", slowdown: {distribution: lognormal, sigma: 1.0, drawn: per_client}",
+    ", slowdown: {distribution: lognormal, sigma: 1.0}",
+)
+SHORT = ("{pattern: always}", "{pattern: on_off, mean_on_s: 4, mean_off_s: 1}")
+CODECS = ("{codec: pq, subvectors: 4, groups: 1, centroids: 4}", "{codec: float32}")
+
+
+@pytest.fixture(autouse=True)
+def _few_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the trace show two devices only: those that it shows go the general way."""
+    monkeypatch.setattr(run, "Trace", functools.partial(Trace, max_clients=2))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Count answers that were computed ahead, and devices that got their links back before."""
+    counts = {"computed": 0, "given_back": 0}
+    answer, give_back = ahead.Ahead._answer, ahead.Ahead.give_back
+
+    def count_answers(self: ahead.Ahead, devices: list[Device], *args: Any) -> None:
+        counts["computed"] += len(devices)
+        answer(self, devices, *args)
+
+    def count_given_back(self: ahead.Ahead, device: Device) -> None:
+        counts["given_back"] += device.talk is not None
+        give_back(self, device)
+
+    monkeypatch.setattr(ahead.Ahead, "_answer", count_answers)
+    monkeypatch.setattr(ahead.Ahead, "give_back", count_given_back)
+    return counts
+
+
+def left_by(folder: Path, least: int, *chosen: str) -> list[object]:
+    """Give what a run leaves that may not depend on how it was computed."""
+    ahead.LEAST = least
+    scenario = small_scenario(folder, *chosen)
+    summary = simulate(scenario, folder / str(least), timing_only=True)
+    own = ("wall_seconds", "training_seconds", "client_steps_per_second")
+    told = {key: value for key, value in summary.items() if key not in own}
+    files = [(folder / str(least) / name).read_bytes() for name in ("metrics.parquet", "trace.json")]
+    return [json.dumps(told), *files]
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[str]:
+    def group(links: dict[str, str]) -> str:
+        link, slow = links[draw(st.sampled_from(sorted(links)))], draw(st.sampled_from(SLOW))
+        there = draw(st.sampled_from(SHORT))
+        device = draw(st.sampled_from(("raspberry-pi-4", "raspberry-pi-zero-2w")))
+        return f"{{count: 9, device: {device}, link: {link}, availability: {there}{slow}}}"
+
+    method = draw(st.sampled_from(("split", "split", "fedavg")))
+    return [
+        f"training={{rounds: 4, cohort: 7, method: {method}, local_steps: {draw(st.integers(1, 3))}}}",
+        f"stragglers={POLICIES[draw(st.sampled_from(sorted(POLICIES)))]}",
+        f"fleet=[{group(LINKS)}, {group(LINKS)}, {group(LINKS | OTHER_LINKS)}]",
+        f"network.server={{tail_batch_s: {draw(st.sampled_from((0, 0.01)))}, tail_sample_s: 0.0005}}",
+        f"flows.activations_up={draw(st.sampled_from(CODECS))}",
+        f"seed={draw(st.integers(0, 99))}",
+    ]
+
+
+@given(chosen=runs(), least=st.integers(1, 4))
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_run_leaves_the_same_bytes_whatever_is_computed_ahead(chosen: list[str], least: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        general = left_by(Path(folder), 10**9, *chosen)
+        assert left_by(Path(folder), least, *chosen) == general
+
+
+@pytest.mark.parametrize(
+    ("policy", "link", "meanwhile"),
+    [
+        ("all", "uniform", False),
+        ("deadline", "uniform", True),
+        ("over", "uniform", True),
+        ("impatient", "far", True),
+    ],
+)
+def test_members_that_are_asked_or_released_meanwhile_get_their_links_back(
+    tmp_path: Path, answers: dict[str, int], policy: str, link: str, *, meanwhile: bool
+) -> None:
+    chosen = (
+        f"fleet=[{{count: 30, device: raspberry-pi-4, link: {LINKS[link]}{SLOW[1]}}}]",
+        "training={rounds: 6, cohort: 12, local_steps: 3}",
+        f"stragglers={POLICIES[policy]}",
+    )
+    general = left_by(tmp_path, 10**9, *chosen)
+    assert answers["computed"] == 0
+    assert left_by(tmp_path, 1, *chosen) == general
+    assert answers["computed"] > 20
+    assert (answers["given_back"] > 0) == meanwhile
+
+
+def test_few_members_go_the_general_way(tmp_path: Path, answers: dict[str, int]) -> None:
+    fleet = "fleet=[{count: 30, link: lte}]"
+    left_by(tmp_path, 12, fleet, "training={rounds: 3, cohort: 9}")
+    assert answers["computed"] == 0
