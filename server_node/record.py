@@ -30,7 +30,7 @@ from broker.files import atomic_write, writing
 from scenarios.loading.load import dump_resolved
 from scenarios.schema.scenario import Scenario
 from server_node.checkpoint import save_model
-from server_node.summary import Better, EnergyDrawn, Summary, best_of, bytes_of, links_of, ratios_of
+from server_node.summary import Better, EnergyDrawn, Summary, best_of, bytes_of, links_of, ratios_of, rungs_of
 from server_node.trackers.events import began
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import RoundReport
@@ -139,6 +139,8 @@ class RunFolder:
             row[f"{name}_wire_bytes"] = flow.wire_bytes
         row["links_up_bytes"], row["links_down_bytes"] = self.links()
         row["discarded_late"] = self._ledger.discarded_late
+        for number, rung in enumerate(self._ledger.rungs):
+            row |= {f"rung_{number}_{name}": value for name, value in asdict(rung).items()}
         row |= self.measures()
         self.rows.append(row)
         return row
@@ -165,6 +167,8 @@ class RunFolder:
         if model is not None:
             save_model(self.folder / "model.safetensors", model)
         summary = self.summary(reason)
+        if self._ledger.rungs:
+            summary["rungs"] = rungs_of(self._ledger.rungs)
         if network is not None:
             summary["network"] = network
         if energy is not None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
-from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS, Flow, Ledger
+from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS, Flow, Ledger, Rung
 
 Better = Literal["higher", "lower"]
 
@@ -99,6 +99,14 @@ class EnergyDrawn(TypedDict):
     times_empty: int  # how often a battery was
 
 
+class RungUse(TypedDict):
+    """What went on with a rung of `flows.adaptive`, see server_node.vocabulary.ledger.Rung."""
+
+    answered: int
+    late: int
+    payload: int
+
+
 class Summary(TypedDict):
     """Totals of a run."""
 
@@ -120,6 +128,7 @@ class Summary(TypedDict):
     links: NotRequired[LinkBytes]  # runs of earlier versions have none
     messages: MessageCounts
     network: NotRequired[dict[str, int]]  # counts of the modelled network, when it was simulated
+    rungs: NotRequired[list[RungUse]]  # with flows.adaptive: of its ladder, the finest first
     energy: NotRequired[EnergyDrawn]  # when it was simulated, and the power of devices is known
     checkpoint_error: NotRequired[str]  # why the last checkpoint is missing, when it could not be written
     damaged_checkpoints: NotRequired[
@@ -133,6 +142,11 @@ def bytes_of(name: str, flow: Flow) -> FlowBytes:
     if name != CONTROL:
         carried["raw_float32"] = flow.raw_float32_bytes
     return carried
+
+
+def rungs_of(rungs: Sequence[Rung]) -> list[RungUse]:
+    """Give the counts of each rung for the summary."""
+    return [{"answered": each.answered, "late": each.late, "payload": each.payload_bytes} for each in rungs]
 
 
 def ratios_of(ledger: Ledger) -> Ratios:

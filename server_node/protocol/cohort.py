@@ -65,7 +65,7 @@ class Cohort:
         self._ledger = ledger
         self._gate = Gate(plan)
         self._round_trips: dict[str, RoundTrip] = {}
-        self.ladder = Ladder(plan)
+        self.ladder = Ladder(plan, ledger)
         self._gradient: Gradient | None = None  # the latest
         self._look_s = math.inf  # when the timer fires; infinite: it does not run
         self._earliest_s = math.inf  # when the first of those that were told to wait is to be asked

@@ -51,6 +51,21 @@ class Flow:
 
 
 @dataclass(slots=True)
+class Rung:
+    """What went on with one rung of `flows.adaptive`.
+
+    Attributes:
+        answered: rounds of clients that ended with a head update.
+        late: rounds of clients, and evaluations on them, that ended because they were not waited for.
+        payload_bytes: encoded tensors, both ways, of all that was answered; repetitions are not counted.
+    """
+
+    answered: int = 0
+    late: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(slots=True)
 class Ledger:
     """Totals of a run.
 
@@ -66,6 +81,7 @@ class Ledger:
         paper_bits: activations in the paper's accounting with 64-bit floats, before and after.
         links_up: bytes on the devices' links, see broker.wire.link_bytes; 0 where nobody models them.
         links_down: the same in the other direction.
+        rungs: of the ladder of `flows.adaptive`, the finest first; none without one.
     """
 
     flows: dict[str, Flow] = field(default_factory=lambda: {name: Flow() for name in (*FLOWS, CONTROL)})
@@ -79,11 +95,16 @@ class Ledger:
     paper_bits: list[float] = field(default_factory=lambda: [0.0, 0.0])
     links_up: int = 0
     links_down: int = 0
+    rungs: list[Rung] = field(default_factory=list)
 
     def expect_features(self) -> None:
         """Have the flows of a U-shape, even while nothing was sent in them."""
         names = (*FLOWS, *U_SHAPE_FLOWS, CONTROL)
         self.flows = {name: self.flows.get(name, Flow()) for name in names}
+
+    def expect_rungs(self, count: int) -> None:
+        """Have a place for each rung of a ladder, even while none was chosen."""
+        self.rungs += [Rung() for _ in range(count - len(self.rungs))]
 
     def publish(self, message: Message, message_wire_bytes: int) -> None:
         """Count a message that the server publishes."""

@@ -260,7 +260,7 @@ def _metrics(file: Path) -> list[Row]:
     if lacking:
         raise ValueError(f"no column {json.dumps(lacking[0])}")
     of_features = [f"{name}_wire_bytes" for name in U_SHAPE_FLOWS]
-    columns += [name for name in of_features if name in table.column_names]
+    columns += [name for name in table.column_names if name in of_features or name.startswith("rung_")]
     rows: list[Row] = table.select(columns).to_pylist()
     if not rows:
         raise ValueError("no round has ended")

@@ -8,6 +8,7 @@ from broker.cli.wording import format_bytes, format_seconds
 from server_node.summary import total_link_bytes
 from sim.report import charts, words
 from sim.report.compared import Compared
+from sim.report.ladder.rungs import rungs_of
 from sim.report.rounds import RoundTime, round_times
 from sim.report.runs import Run
 from sim.report.trials import differing_keys
@@ -41,7 +42,9 @@ class Section:
 
 def of_runs(runs: Sequence[Run], compared: Compared) -> list[Section]:
     """Tell of runs that were given one by one: of all together, then of each."""
-    return [*_of_all(runs, compared), *(part for run in runs for part in _of_one(run, alone=len(runs) == 1))]
+    alone = len(runs) == 1
+    of_each = (part for run in runs for of in (_of_ladder, _of_one) for part in of(run, alone=alone))
+    return [*_of_all(runs, compared), *of_each]
 
 
 def _of_all(runs: Sequence[Run], compared: Compared) -> list[Section]:
@@ -100,6 +103,23 @@ def _costs(compared: Compared) -> list[Section]:
     readings = [text for text in readings if text]
     how = how_compared(comparison)
     return [Section(compared.cost_title(), readings, compared.costs, compared.keys, tables, how)]
+
+
+def _of_ladder(run: Run, *, alone: bool) -> list[Section]:
+    rungs = rungs_of(run)
+    if rungs is None:
+        return []
+    return [
+        Section(
+            f"Which rungs of the ladder did clients get{'' if alone else f' in {run.label}'}?",
+            [rungs.reading],
+            [rungs.chart],
+            rungs.chart.keys,
+            [Table(rungs.head, rungs.rows)],
+            how="A rung is chosen anew for each client and round, the finest with which it is expected to be "
+            "in time. Payload is that of all messages, both ways, that were answered.",
+        )
+    ]
 
 
 def _of_one(run: Run, *, alone: bool) -> list[Section]:

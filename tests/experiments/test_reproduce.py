@@ -167,6 +167,7 @@ def test_a_run_is_an_arm_of_a_task_over_a_link(tmp_path: Path) -> None:
         "stragglers: {policy: over_select, extra: 1}",
         "fleet.0.availability: {pattern: on_off, mean_on_s: 60, mean_off_s: 60}",
         "flows.by_link: [{uplink_below_kbps: 500, head_update_up: {codec: int8}}]",
+        "flows.adaptive: {ladder: [{}, {head_update_up: {codec: int8}}]}",
     ],
 )
 def test_arms_that_learn_otherwise_over_another_link_are_trained_there(tmp_path: Path, setting: str) -> None:
@@ -178,6 +179,15 @@ def test_arms_that_learn_otherwise_over_another_link_are_trained_there(tmp_path:
     _, runs = load_runs(str(study))
     over = {(run.arm.name, run.trained) for run in runs if run.link.name == "nb-iot"}
     assert over == {("splitfed", False), ("fedlite", False), ("fedavg", False), ("corrected", True)}
+
+
+def test_codecs_by_link_that_are_the_same_over_both_links_are_trained_once(tmp_path: Path) -> None:
+    by_link = "{flows.by_link: [{uplink_below_kbps: 10, head_update_up: {codec: int8}}]}"
+    study = study_file(
+        tmp_path, ("{training.correction.lambda: 0.01}", by_link), (", stragglers.retry_s: 1000", "")
+    )
+    _, runs = load_runs(str(study))
+    assert not any(run.trained for run in runs if run.link.name == "nb-iot")
 
 
 def test_links_that_change_more_than_links_are_trained_over(tmp_path: Path) -> None:

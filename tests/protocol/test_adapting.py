@@ -1,12 +1,15 @@
 """Codecs that follow links: what is learned from answers, and which rung that gives."""
 
+import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +29,7 @@ from server_node.protocol.exchange import Exchange
 from server_node.protocol.round_trip import RoundTrip
 from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.jobs import CloseRound, TailStep, TailStepped
+from server_node.vocabulary.ledger import CONTROL, Ledger
 from server_node.vocabulary.plan import Plan, RoundPolicy, make_plan
 from sim.simulation.run import simulate
 from tests.helpers import final_score, small_scenario
@@ -320,7 +324,7 @@ def test_the_same_times_give_the_same_rungs() -> None:
 
 
 def test_a_message_that_was_sent_again_is_no_measure() -> None:
-    ladder, assignment = Ladder(CLIMBS), Assignment(1, 1, 1, 1, 0.1, ([], [], [], []), b"head")
+    ladder, assignment = Ladder(CLIMBS, Ledger()), Assignment(1, 1, 1, 1, 0.1, ([], [], [], []), b"head")
     member = Exchange(assignment, RoundTrip(), 600.0, 0.0)
     before = ladder.seconds("a", 0)
     member.resends = 1
@@ -330,6 +334,33 @@ def test_a_message_that_was_sent_again_is_no_measure() -> None:
     member.resends = 0
     ladder.answered("a", member, activations(), 100.0)
     assert ladder.seconds("a", 0) > before
+
+
+def test_answers_are_counted_by_rung_and_late_ones_apart() -> None:
+    server = Adapting(WITH_DEADLINE, constant(a=1e6, b=40_000, c=100))
+    server.play(20)
+    given = Counter(rung for _, _, rung in server.seen)
+    under_way = Counter(member.rung for member in server.core.members.values())
+    counted = {number: rung.answered + rung.late for number, rung in enumerate(server.ledger.rungs)}
+    assert counted == {number: given[number] - under_way[number] for number in range(3)}
+    assert all(rung.answered for rung in server.ledger.rungs)
+    assert server.ledger.rungs[2].late > server.ledger.rungs[1].late  # c is hardly ever in time
+
+
+def test_bytes_are_counted_by_rung(tmp_path: Path) -> None:
+    simulate(adapting(tmp_path), tmp_path / "run")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    rows = pq.read_table(tmp_path / "run/metrics.parquet").to_pylist()
+    assert sum(rung["answered"] for rung in summary["rungs"]) == sum(row["clients"] for row in rows)
+    tensors = sum(flow["payload"] for name, flow in summary["bytes"].items() if name != CONTROL)
+    targets = 3 * summary["client_steps"]  # a batch has 10 samples of 4 classes
+    assert sum(rung["payload"] for rung in summary["rungs"]) == tensors + targets
+    assert [rows[-1][f"rung_{n}_payload_bytes"] for n in range(3)] == [r["payload"] for r in summary["rungs"]]
+
+
+def test_without_a_ladder_nothing_is_counted_by_rung(tmp_path: Path) -> None:
+    summary = simulate(small_scenario(tmp_path, "training.rounds=1"), tmp_path / "run")
+    assert "rungs" not in summary
 
 
 def test_a_late_answer_of_an_earlier_round_is_read_under_its_own_rung() -> None:

@@ -498,3 +498,25 @@ def test_seeds_that_were_evaluated_once_at_different_times_are_seen(tmp_path: Pa
     chart.draw(axes)
     seen = {(x, line.get_marker()) for line in axes.lines for x in np.asarray(line.get_xdata()).tolist()}
     assert seen == {(1.0, "o"), (2.0, "o"), (3.0, "o")}
+
+
+LADDER = "flows.adaptive={ladder: [{activations_up: {codec: int8}}, {activations_up: {codec: int2}}]}"
+
+
+def test_a_run_whose_codecs_follow_links_says_which_rungs_it_used(tmp_path: Path) -> None:
+    summary = simulate(small_scenario(tmp_path, LADDER, FLEET), tmp_path / "run")
+    report(tmp_path / "run")
+    text = Page(tmp_path / "run/report.html").text
+    fine, coarse = (rung["answered"] for rung in summary["rungs"])
+    assert fine
+    assert coarse
+    assert f"{fine + coarse} updates of clients came in time" in text
+    for number, codec in enumerate(("int8", "int2")):
+        row = rf"{number} \(activations up {codec}\)\n+\s*{summary['rungs'][number]['answered']}\n"
+        assert re.search(row, text)
+
+
+def test_a_run_with_one_codec_says_nothing_of_rungs(tmp_path: Path) -> None:
+    simulate(small_scenario(tmp_path, FLEET), tmp_path / "run")
+    report(tmp_path / "run")
+    assert "rung" not in Page(tmp_path / "run/report.html").text

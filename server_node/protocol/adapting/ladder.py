@@ -9,6 +9,7 @@ from scenarios.schema.flows import Codecs, tensor_bytes
 from server_node.protocol.adapting.measured import MeasuredLink, Volume
 from server_node.protocol.exchange import Exchange, Turn
 from server_node.vocabulary.head_share import HeadShare
+from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan
 
 MARGIN = 0.8
@@ -41,10 +42,13 @@ class Ladder:
 
     Args:
         plan: see Plan.
+        ledger: counts what goes on with each rung.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self._plan = plan
+        self._counts = ledger.rungs
+        ledger.expect_rungs(len(plan.ladder))
         self._links: defaultdict[str, MeasuredLink] = defaultdict(MeasuredLink)
         self._volumes: dict[tuple[Codecs, HeadShare], Volume] = {}
 
@@ -71,13 +75,22 @@ class Ladder:
         return self._links[client].seconds(self._volume(client, rung))
 
     def answered(self, client: str, member: Exchange, answer: BatchUp | HeadUpdate, now_s: float) -> None:
-        """Learn from an answer, unless what it answers was sent more than once."""
-        if self._plan.ladder and not member.resends:
-            self._links[client].observe(now_s - member.sent_s, _size(answer), _size(_owed_to(member)))
+        """Count an answer, and learn from it, unless what it answers was sent more than once."""
+        if not self._plan.ladder:
+            return
+        up_bytes, down_bytes = _size(answer), _size(_owed_to(member))
+        count = self._counts[member.rung]
+        count.payload_bytes += up_bytes + down_bytes
+        count.answered += isinstance(answer, HeadUpdate)
+        if not member.resends:
+            self._links[client].observe(now_s - member.sent_s, up_bytes, down_bytes)
 
     def too_late(self, client: str, member: Exchange, now_s: float) -> None:
-        """Learn from an answer that is not waited for any longer: it would have taken at least so long."""
-        if self._plan.ladder and member.turn is Turn.CLIENT and not member.resends:
+        """Count and learn from an answer that is not waited for any longer: it takes at least so long."""
+        if not self._plan.ladder:
+            return
+        self._counts[member.rung].late += 1
+        if member.turn is Turn.CLIENT and not member.resends:
             answers, up_bytes, _ = self._volume(client, member.rung)
             down_bytes = _size(_owed_to(member))
             self._links[client].observe_at_least(now_s - member.sent_s, up_bytes // answers, down_bytes)

@@ -9,6 +9,7 @@ from scenarios.loading.grid import GridPoint
 from scenarios.loading.load import check, read_tree
 from scenarios.loading.shipped import locate
 from scenarios.loading.yaml_tree import Node
+from scenarios.schema.flows import Codecs
 from scenarios.schema.network import Network
 from scenarios.schema.scenario import Scenario
 from sim.experiments.grid_runs import GridRun
@@ -107,13 +108,18 @@ def link_decides_what(first: Scenario, other: Scenario) -> bool:
     """Say whether a run over another link may learn anything else than over the first, and not only later.
 
     It learns the same only if every round waits for all its members, all of them are always there, and
-    codecs do not follow the link: then a link decides when a round ends, and nothing else. And nothing but
-    links may differ between the two scenarios.
+    each has the same codecs over both links: then a link decides when a round ends, and nothing else. And
+    nothing but links may differ between the two scenarios.
     """
     waits = first.stragglers.policy == "wait_all"
     there = all(group.availability.pattern == "always" for group in (*first.fleet, *other.fleet))
     alike = _without_links(first) == _without_links(other)
-    return not (waits and there and alike and not first.flows.by_link)
+    same_codecs = first.flows.adaptive is None and _codecs_of_groups(first) == _codecs_of_groups(other)
+    return not (waits and there and alike and same_codecs)
+
+
+def _codecs_of_groups(scenario: Scenario) -> list[Codecs]:
+    return [scenario.flows.codecs_for(group.link, group.cut) for group in scenario.fleet]
 
 
 def _without_links(scenario: Scenario) -> Scenario:
