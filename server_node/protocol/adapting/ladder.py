@@ -1,6 +1,5 @@
 """Which rung of the ladder each client gets for a round."""
 
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,18 +15,21 @@ MARGIN = 0.8
 """A rung fits if it is expected to need no more than this share of the time: no link is quite as expected."""
 
 
-def choose(seconds: Sequence[Sequence[float]], deadline_s: float | None = None) -> list[int]:
+def choose(
+    seconds: Sequence[Sequence[float]], deadline_s: float | None = None, enough: int | None = None
+) -> list[int]:
     """Give each client of a round the finest rung with which its answer comes in time, or its quickest one.
 
-    With a deadline this is the time. Without one a round lasts, however coarse its codecs, as long as its
-    clients need with their quickest rungs. Whoever needs no more than the median of that holds up nobody.
+    With a deadline this is the time. Without one a round lasts, however coarse its codecs, until the last
+    answer that it waits for could be there. Whoever is no slower than that holds up nobody.
 
     Args:
         seconds: that each client is expected to need for the round with each rung, the finest rung first.
         deadline_s: after so long the round does not wait for all.
+        enough: so many answers end the round; all if not given.
     """
     quickest = [min(rungs) for rungs in seconds]
-    time_s = statistics.median(quickest) if deadline_s is None else deadline_s
+    time_s = sorted(quickest)[:enough][-1] if deadline_s is None else deadline_s
     return [
         next((rung for rung, s in enumerate(rungs) if s <= MARGIN * time_s), rungs.index(least))
         for rungs, least in zip(seconds, quickest, strict=True)
@@ -66,7 +68,8 @@ class Ladder:
             return dict.fromkeys(clients, 0)
         known = self._links.keys() & clients
         seconds = [[self.seconds(client, rung) for rung in rungs] for client in (*clients, *at_work)]
-        chosen = choose(seconds, self._plan.round_policy.deadline_s)
+        policy = self._plan.round_policy
+        chosen = choose(seconds, policy.deadline_s, policy.enough)
         fitting = zip(clients, chosen, strict=False)  # nobody at work gets another one
         return {client: rung if client in known else rungs[-1] for client, rung in fitting}
 
@@ -91,9 +94,17 @@ class Ladder:
             return
         self._counts[member.rung].late += 1
         if member.turn is Turn.CLIENT and not member.resends:
-            answers, up_bytes, _ = self._volume(client, member.rung)
-            down_bytes = _size(_owed_to(member))
-            self._links[client].observe_at_least(now_s - member.sent_s, up_bytes // answers, down_bytes)
+            up_bytes, down_bytes = self._owed_bytes(client, member), _size(_owed_to(member))
+            self._links[client].observe_at_least(now_s - member.sent_s, up_bytes, down_bytes)
+
+    def _owed_bytes(self, client: str, member: Exchange) -> int:
+        """Say how large the answer is, at most, that a member owes: its update after the batches."""
+        answers, up_bytes, _ = self._volume(client, member.rung)
+        share = self._plan.share_of(client)
+        codec = share.head_codec(self._plan.codecs_of(client, member.rung).head_update_up)
+        update_bytes = codec.size_bytes(share.form.parameters)
+        owes_update = member.step == self._plan.steps
+        return update_bytes if owes_update else (up_bytes - update_bytes) // max(1, answers - 1)
 
     def _volume(self, client: str, rung: int) -> Volume:
         of = self._plan.codecs_of(client, rung), self._plan.share_of(client)

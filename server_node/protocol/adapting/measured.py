@@ -8,9 +8,15 @@ FIRST_FIXED_S, FIRST_UP_S, FIRST_DOWN_S = 0.3, 8 / 20e6, 8 / 20e6
 """Before anything is known of a client (assumed): 0.3 s, and 20 Mbit/s each way. Who is slower is known as
 such after a few answers."""
 
+LEAST = (1e-3, 8 / 100e6, 8 / 100e6)
+"""No part is taken for less: a millisecond, and 100 Mbit/s; a faster link is taken for one of these. What is
+uncertain by a share of next to nothing would never be more again."""
+
 FIXED_DRIFT, LINK_DRIFT, TOGETHER = 0.05, 0.5, 0.8
 """So uncertain, as a share of what is known, the fixed part and the rates become again with each answer: a
-link changes, its device hardly. Both directions of a link mostly change together: their correlation."""
+link changes, its device hardly. Both directions of a link mostly change together: their correlation. After an
+answer that took so many times as long as expected, or as short, the rates are so many times as uncertain:
+then it is the link that has changed, and a large message tells by how much."""
 
 NOISE = 0.4
 """So far, as a share, a single answer is off."""
@@ -19,8 +25,7 @@ MOST = 4.0
 """An answer counts as at most so many times what was expected, and changes nothing by more than that: one
 outage of a minute does not stay in mind for an hour."""
 
-_SHARES = np.array([FIXED_DRIFT, LINK_DRIFT, LINK_DRIFT])
-_DRIFT = np.outer(_SHARES, _SHARES) * [[1, 0, 0], [0, 1, TOGETHER], [0, TOGETHER, 1]]
+_TOGETHER = np.array([[1, 0, 0], [0, 1, TOGETHER], [0, TOGETHER, 1]])
 
 
 class Volume(NamedTuple):
@@ -54,12 +59,15 @@ class MeasuredLink:
         """Learn from one answer: seconds from the server's message until it was here, and bytes of both."""
         row = np.array([1.0, up_bytes, down_bytes])
         expected_s = float(self.mean @ row)
-        self._covariance += _DRIFT * np.outer(self.mean, self.mean)
+        times = np.clip(took_s / expected_s, 1 / MOST, MOST)
+        drift = self.mean * [FIXED_DRIFT, *2 * [LINK_DRIFT * max(times, 1 / times)]]
+        self._covariance += _TOGETHER * np.outer(drift, drift)
         shared = self._covariance @ row
         gain = shared / (row @ shared + (NOISE * expected_s) ** 2)
         self._covariance -= np.outer(gain, shared)
         surprise_s = min(took_s, MOST * expected_s) - expected_s
-        self.mean = np.clip(self.mean + gain * surprise_s, self.mean / MOST, self.mean * MOST)
+        moved = np.clip(self.mean + gain * surprise_s, self.mean / MOST, self.mean * MOST)
+        self.mean = np.maximum(moved, LEAST)
 
     def observe_at_least(self, took_s: float, up_bytes: int, down_bytes: int) -> None:
         """Learn from an answer that has not come yet: it takes so long or longer."""
