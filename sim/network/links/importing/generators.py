@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from scenarios.schema.links import LinkState
 from scenarios.seeds import generator
 
@@ -82,6 +84,34 @@ def _leo_satellite(seed: int) -> Iterator[Row]:
             yield _row(begin_s, up * factor, down * factor, latency_ms)
 
 
+def _rural_lte(seed: int) -> Iterator[Row]:
+    """Have LTE for 150 s on average, then EDGE for 75 s: on a country road, with cells far apart."""
+    rng = generator(seed, "trace", "rural-lte")
+    for second, lte in _two_states(rng, 150, 75):
+        factor = math.exp(0.3 * rng.standard_normal())
+        up, down, latency_ms = (3000, 9000, 40) if lte else (180, 220, 300)
+        yield _row(second, up * factor, down * factor, latency_ms)
+
+
+def _yard_wifi(seed: int) -> Iterator[Row]:
+    """Have Wi-Fi for 150 s on average, then LTE-M for 75 s: a forklift between halls."""
+    rng = generator(seed, "trace", "yard-wifi")
+    for second, wifi in _two_states(rng, 150, 75):
+        factor = math.exp(0.3 * rng.standard_normal())
+        up, down, latency_ms = (15_000, 30_000, 3) if wifi else (250, 220, 80)
+        yield _row(second, up * factor, down * factor, latency_ms)
+
+
+def _two_states(rng: np.random.Generator, first_s: float, second_s: float) -> Iterator[tuple[int, bool]]:
+    """Give each second, and whether the link is in its first state; both last so long on average."""
+    first, until_s = True, rng.exponential(first_s)
+    for second in range(ROWS):
+        if second >= until_s:
+            first = not first
+            until_s = second + rng.exponential(first_s if first else second_s)
+        yield second, first
+
+
 def _row(time_s: float, up: float, down: float, latency_ms: float) -> Row:
     state = LinkState(uplink_kbps=round(up), downlink_kbps=round(down), latency_ms=round(latency_ms, 1))
     return Row(time_s, state)
@@ -90,5 +120,7 @@ def _row(time_s: float, up: float, down: float, latency_ms: float) -> Row:
 GENERATORS = {
     "train-lte": Generator(_train_lte, "LTE in a train: rates that wander, handovers, tunnels"),
     "walk-5g": Generator(_walk_5g, "5G millimetre waves on foot: very fast, a twentieth behind obstacles"),
+    "rural-lte": Generator(_rural_lte, "a country road: LTE, and EDGE where cells are far apart"),
+    "yard-wifi": Generator(_yard_wifi, "a forklift: Wi-Fi in halls, LTE-M between them"),
     "leo-satellite": Generator(_leo_satellite, "a low orbit: another satellite every 15 seconds, short cuts"),
 }
