@@ -217,6 +217,8 @@ def test_what_is_learned_over_another_link_decides_the_time_there(tmp_path: Path
     text = (tmp_path / "out/results.md").read_text()
     assert "## The metric over each link" in text
     assert "| corrected |" in text.partition("## The metric over each link")[2]
+    first = text.partition("## Who reaches the target first over each link")[2]
+    assert "| corrected | nb-iot | " in first
 
 
 def test_equal_scenarios_run_once(tmp_path: Path) -> None:

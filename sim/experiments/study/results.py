@@ -14,6 +14,7 @@ links_up, links_down, links           on the devices' links, with TCP/IP (broker
 target, target_rounds                 the task's target, and rounds to it
 target_up, target_down, target_total  bytes to it
 target_s.LINK                         virtual seconds to it; bound.LINK: these are an upper bound
+end_s.LINK                            virtual seconds of the whole run
 final.LINK                            the metric over that link, where a link decides what is learned
 wall_seconds                          that the training took
 """
@@ -218,6 +219,7 @@ def _add_times(
             continue
         rounds = result.rounds if run.first else _rounds(folder, run)
         learned = rounds if run.trained else result.rounds
+        result.row[f"end_s.{name}"] = rounds[-1]["elapsed_s"]
         index = target_index(run, learned, higher_better=result.higher_is_better)
         if index is not None:
             result.row[f"target_s.{name}"] = rounds[index]["elapsed_s"]

@@ -8,6 +8,7 @@ from broker.cli.wording import format_bytes, format_ratio
 from scenarios.schema.scenario import Scenario
 from sim.experiments.study.results import Group, Result, by_arm, evaluated_as_often
 from sim.experiments.study.study import Study
+from sim.experiments.study.times import HEAD, TIMES, rows_of_times
 from sim.statistics.estimates import difference, estimate
 
 
@@ -20,6 +21,7 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
         BYTES: _bytes,
         LINKS: lambda groups: _over_links(groups, [link.name for link in study.links]),
         TARGET: lambda groups: _target(groups, [link.name for link in study.links]),
+        TIMES: lambda groups: _table(HEAD, rows_of_times(groups, [link.name for link in study.links])),
     }
     for title, table in tables.items():
         texts = []
