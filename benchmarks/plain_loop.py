@@ -24,12 +24,12 @@ from scenarios.tasks import task_of
 from scenarios.training import (
     BatchSampler,
     evaluate,
+    gradient_to_activations,
     head_origin,
     head_vector,
     initial_model,
     load_head_vector,
 )
-from server_node.learning.tail_pass import gradient_to_activations
 
 
 class Loop:

@@ -142,6 +142,8 @@ class Task:
         top: makes the last layers, features (n, f) -> outputs, if the task names them. Then `tail` gives the
             features, flattened channels-last. In a U-shape devices have the top, otherwise the server.
         features_shape: of one sample's features, channels last; with `top` only.
+        auxiliary: makes a small tail, z (n, d) -> outputs as those of the whole model, that gives a device
+            its gradients in rounds in which the server sends none. None: see scenarios.heads.auxiliary.
         example: gives a few rows of inputs, to find out how the head can be cut once more for slow devices.
             None: they are the first rows of `load`.
         early: cuts the head once more, behind a layer that is named; scenarios.tasks.task_of sets it. Raises
@@ -165,6 +167,7 @@ class Task:
     load_test: Callable[[], Split] | None = None
     top: Callable[[], nn.Module] | None = None
     features_shape: tuple[int, ...] = ()
+    auxiliary: Callable[[], nn.Module] | None = None
     example: Callable[[], Tensor] | None = None
     early: Callable[[str], "EarlyCut"] = _cut_nowhere
 

@@ -103,6 +103,12 @@ def parts_of(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
+def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
+    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
+    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
+    return lengths[0] / lengths[1] if lengths[1] else 0.0
+
+
 def module_tensors(module: nn.Module) -> list[Tensor]:
     """Give all that a module has learned or counted, parameters and then buffers; not copies.
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -211,6 +210,9 @@ class Tail:
         for group in groups:
             self._probe.keep(group.batches[0])
             self._gradients.add(group)
+            if not job.answers:
+                gradients |= dict.fromkeys((batch.client for batch in group.batches), (b"", 0.0))
+                continue
             ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
             encoded = self._map_batches(self._cut.encode, group.batches, np.split(group.downlink, ends))
             gradients |= dict(zip((batch.client for batch in group.batches), encoded, strict=True))
@@ -266,17 +268,9 @@ class Tail:
         return self._probe.passes(self.head, self.tail)
 
     def _close(self, job: CloseRound) -> RoundClosed | Diverged:
-        refused: dict[str, WireError] = {}
-        received: dict[str, npt.NDArray[np.float32]] = {}
-        weights: dict[str, float] = {}
-        rungs = [job.rungs.get(client, 0) for client, _, _ in job.updates]
-        changes = self._map_updates(self._server_head.read, job.updates, rungs)
-        for (client, update, weight), change in zip(job.updates, changes, strict=True):
-            whole = change if isinstance(change, WireError) else self._stand_ins.whole(client, change)
-            if isinstance(whole, WireError):
-                refused[client] = whole
-            elif client not in self.filter.out:
-                received[client], weights[client] = whole, weight * update.samples
+        received, refused = self._server_head.read_all(job, self._map_updates, self._stand_ins.whole)
+        received = {client: each for client, each in received.items() if client not in self.filter.out}
+        weights = {client: weight * update.samples for client, update, weight in job.updates}
         too_large = {client: why for client, why in refused.items() if is_too_large(why)}
         unsound = self._server_head.average(received, weights, self._passes) | too_large
         if is_model_lost(len(job.updates) - len(refused | unsound), unsound, self._passes):

@@ -9,6 +9,7 @@ without building them.
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
 import msgpack
@@ -46,8 +47,12 @@ def encode(message: Message) -> bytes:
 
 def encoded_bytes(message: Message) -> int:
     """Give `len(encode(message))` without encoding; it is needed for every message of a simulation."""
-    total = 3  # array of up to 15, version, type
-    for field in _said(message):
+    return 3 + _bytes_of(_said(message))  # array of up to 15, version, type
+
+
+def _bytes_of(fields: Iterable[Any]) -> int:
+    total = 0
+    for field in fields:
         kind = type(field)
         if isinstance(field, bytes):  # also what stands for a tensor in a run that goes on
             size = len(field)
@@ -66,6 +71,8 @@ def encoded_bytes(message: Message) -> int:
             )
         elif kind is float:
             total += _FLOAT32_BYTES
+        elif kind is tuple and field and type(field[0]) is not list:  # batches, and not codecs
+            total += (1 if len(field) <= _MAX_FIXARRAY else 3) + _bytes_of(field)
         else:
             total += len(msgspec.msgpack.encode(field))  # as long, and made faster
     return total

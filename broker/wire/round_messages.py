@@ -13,6 +13,10 @@ from msgspec import Meta
 from broker.wire.fields import Attempt, CodecSpecs, Incarnation, Round, SomeCodecSpecs, Step
 
 Samples = Annotated[int, Meta(ge=1, le=2**16)]
+MAX_BATCHES = 256
+"""A head update has at most so many batches with it."""
+BatchAlong = tuple[Samples, bytes, bytes]
+"""Of a batch that comes with a head update count, payload and targets, as in Activations."""
 
 
 def _round_to_float32(message: msgspec.Struct, field: str) -> None:
@@ -28,7 +32,8 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
         round: the round, counted from 1.
         attempt: counts repetitions of this message.
         steps: exchanges of Activations and Gradient, one a local step; in a U-shape two a local step; 0: the
-            head is the whole model and the client trains it by itself, then sends its HeadUpdate (FedAvg).
+            client trains by itself, then sends its HeadUpdate: the head is the whole model (FedAvg), or the
+            round is one without gradients.
         head_lr: learning rate of the client's steps in this round.
         codecs: of activations up, gradient down, head update up, head state down.
         head: the head's parameters under the fourth codec, shape (1, P).
@@ -182,6 +187,7 @@ class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
         samples: samples trained on in this round, the weight of this update.
         quantization_error: ||z - z~||^2 / ||z||^2 over the round's batches.
         payload: parameters after the round minus those received, shape (1, P), under the third codec.
+        batches: in a round without gradients those of all local steps, in their order; else none.
     """
 
     server: Incarnation
@@ -190,6 +196,7 @@ class HeadUpdate(msgspec.Struct, frozen=True, array_like=True, tag=7):
     samples: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     quantization_error: float
     payload: bytes
+    batches: Annotated[tuple[BatchAlong, ...], Meta(max_length=MAX_BATCHES)] = ()
 
     def __post_init__(self) -> None:
         _round_to_float32(self, "quantization_error")

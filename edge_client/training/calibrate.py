@@ -12,6 +12,7 @@ from broker.wire.messages import Assignment, Features, Gradient
 from edge_client.jobs import BackwardStep, FirstBatch, TopStep
 from edge_client.training.device import Device
 from scenarios.errors import ScenarioError
+from scenarios.heads.auxiliary import with_auxiliary
 from scenarios.heads.parts import form_of
 from scenarios.heads.payload import HeadCodec
 from scenarios.loading.own_data import own_place, read_own
@@ -46,6 +47,8 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
     """
     flows, method = scenario.flows, scenario.training.method
     task = load_task(scenario.task, "u_shape" if method == "u_shape" else "split")
+    if scenario.training.has_auxiliary:  # its time is part of the way back
+        task = with_auxiliary(task, scenario.seed)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -54,7 +57,8 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
         yield
         seconds[phase] = time.perf_counter() - begun_s
 
-    cut = scenario.training.model_copy(update={} if method == "u_shape" else {"method": "split"})
+    shape = {} if method == "u_shape" else {"method": "split"}
+    cut = scenario.training.model_copy(update={"gradients_every": 1} | shape)
     device, start = _device(task, scenario, cut, timed)
     alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
     fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None

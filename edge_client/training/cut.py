@@ -44,6 +44,10 @@ class DeviceCut:
         self.error_energy += float(np.vdot(self._residual, self._residual))
         return payload
 
+    def arrives(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Give z~ of the batch that was encoded last, to within the last digit; z is what was encoded."""
+        return z - self._residual
+
     def decode(self, gradient: Gradient) -> npt.NDArray[np.float32]:
         """Give the gradient at z of the batch that was encoded last; WireError if it cannot be used."""
         n, d = self._residual.shape

@@ -25,8 +25,11 @@ from edge_client.jobs import (
     TopStep,
     round_of,
 )
-from edge_client.training.cut import DeviceCut, own_values
+from edge_client.training.assigned import refuse_unfit
+from edge_client.training.auxiliary import BatchOut, DeviceAuxiliary, auxiliary_of
+from edge_client.training.cut import DeviceCut
 from edge_client.training.device_state import DeviceState, OutAtServer
+from edge_client.training.feedback import Feedback
 from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
@@ -57,8 +60,7 @@ class Device:
         seed: the scenario's seed.
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has method and optimizer of the local steps.
-        error_feedback: whether what the codec lost of a HeadUpdate is added to the next one. A device that
-            is restarted begins without.
+        error_feedback: see Feedback; a device that is restarted begins without what was lost.
         timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
             backward; train in FedAvg; top in a U-shape.
         place: where the head computes.
@@ -89,8 +91,8 @@ class Device:
         )
         self._training = training
         self._is_alone = training.method == "fedavg"  # with the whole model
-        self._error_feedback = error_feedback
-        self._lost: npt.NDArray[np.float32] | np.float32 = np.float32(0)  # shape (P + S,)
+        self._auxiliary = auxiliary_of(self.head.module, task, client=client, seed=seed)
+        self._feedback = Feedback(is_on=error_feedback)
         self._timed = timed
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = self._first_step = 0
@@ -105,8 +107,7 @@ class Device:
 
     def state(self) -> DeviceState | None:
         """Give what must be kept of the device; None if it is as it was made."""
-        lost = torch.from_numpy(self._lost) if isinstance(self._lost, np.ndarray) else None
-        moments, at_home = self.head.moments, self.head.at_home
+        lost, moments, at_home = self._feedback.state(), self.head.moments, self.head.at_home
         if self._out is None:
             as_made = lost is None and not moments and not at_home
             return None if as_made else DeviceState(lost, None, moments, at_home)
@@ -120,7 +121,7 @@ class Device:
     def restore(self, state: DeviceState) -> None:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
         if state.lost is not None:
-            self._lost = state.lost.numpy()
+            self._feedback.lost = state.lost.numpy()
         self.head.at_home = state.at_home
         out = state.out
         if out is None:
@@ -170,10 +171,7 @@ class Device:
                 return self._to_loss_and_back(features)
             case BackwardStep(gradient=gradient, last=last):
                 self._backward(gradient)
-                if not last:
-                    return self._forward(gradient.step + 1)
-                with self._timed("encode"):
-                    return self._finish()
+                return self._finish() if last else self._forward(gradient.step + 1)
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
@@ -186,18 +184,18 @@ class Device:
 
     def _begin(self, assignment: Assignment) -> None:
         """Begin a round, apart from its head."""
-        if not assignment.first_step and self._is_alone != (assignment.steps == 0):
-            raise WireError("order", f"{assignment.steps} steps with method {self._training.method}")
-        top = self.head.module.top if isinstance(self.head.module, Ends) else None
-        if len(assignment.features) != (0 if top is None else 2):
-            raise WireError(
-                "order", f"{len(assignment.features)} codecs of features with {self._training.method}"
-            )
+        refuse_unfit(assignment, self._training)
         self.head.forget()
         self._cut = DeviceCut(assignment.codecs)
-        if top is not None:
-            codecs = assignment.features
-            self._top = DeviceTop(top, self._task, codecs, client=self._client, seed=self._seed)
+        if isinstance(self.head.module, Ends):
+            self._top = DeviceTop(
+                self.head.module.top,
+                self._task,
+                assignment.features,
+                client=self._client,
+                seed=self._seed,
+                timed=self._timed,
+            )
         self._update_codec, self._state_codec = map(codec_from_wire, assignment.codecs[2:])
         self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr
@@ -215,12 +213,7 @@ class Device:
 
     def _to_loss_and_back(self, features: Features) -> ClientResult:
         """Do the middle of a step in a U-shape: here are the labels."""
-        with self._timed("decode"):
-            y = self._top.decode(features, len(self.head.z))
-        with self._timed("top"):
-            gradient, loss = self._top.back(y, self._targets, features)
-        with self._timed("encode"):
-            answer = self._top.answer(features, gradient, loss)
+        answer = self._top.answer(features, len(self.head.z), self._targets)
         self._out, self._features = answer.step, features
         return answer
 
@@ -240,10 +233,7 @@ class Device:
     def _score(self, step: int, features: Features) -> Activations | Scores:
         """Score the batch whose features have come, and send the next one; after the last one all scores."""
         inputs, targets = self.data.held_out_batch(step - 1 - self._first_step)
-        with self._timed("decode"):
-            y = self._top.decode(features, len(inputs))
-        with self._timed("top"):
-            self._score_sum += self._top.score(y, targets)
+        self._score_sum += self._top.score(features, len(inputs), targets)
         self._trained += len(inputs)
         if step + 1 < self._assignment.steps:
             return self._evaluate(step)
@@ -259,15 +249,9 @@ class Device:
     def _encode(self, step: int, activations: Tensor, targets: Any, purpose: str) -> Activations:
         z = on_cpu(activations).numpy()
         rng = generator(self._seed, purpose, self._client, self._round, step)
-        return Activations(
-            server=self._server,
-            round=self._round,
-            step=step,
-            attempt=1,
-            count=len(z),
-            payload=self._cut.encode(z, rng),
-            targets=b"" if targets is None else self._task.kind.encode(arrays(targets)),
-        )
+        payload = self._cut.encode(z, rng)
+        packed = b"" if targets is None else self._task.kind.encode(arrays(targets))
+        return Activations(self._server, self._round, step, 1, len(z), payload, packed)
 
     def _backward(self, gradient: Gradient) -> None:
         with self._timed("decode"):
@@ -275,25 +259,40 @@ class Device:
         with self._timed("backward"):
             if arrived is not None:
                 self.head.backward(self._cut.correct(arrived, gradient.correction))
+            if arrived is not None and self._auxiliary is not None:
+                self._auxiliary.follow(self._batch_out(gradient.step), arrived)
             self.head.descend(self._lr)
 
+    def _batch_out(self, step: int) -> BatchOut:
+        return BatchOut(self.head, self._cut, self._targets, self._round, step)
+
     def _train_alone(self) -> HeadUpdate:
-        """Do a round of FedAvg (McMahan et al. 2017): here the head is the whole model."""
+        """Do a round of FedAvg (McMahan et al. 2017), where the head is the whole model, or a one-way one."""
+        if self._auxiliary is not None:
+            return self._train_one_way(self._auxiliary)
         with self._timed("train"):
             for step in range(self._training.local_steps):
                 outputs, targets = self._through_head(step)
                 self._task.loss(outputs, placed(targets, self._place)).mean().backward()  # type: ignore[no-untyped-call]
                 self.head.descend(self._lr)
-        with self._timed("encode"):
-            return self._finish()
+        return self._finish()
+
+    def _train_one_way(self, auxiliary: DeviceAuxiliary) -> HeadUpdate:
+        """Do a round without gradients of the server: the auxiliary tail gives them."""
+        batches = []
+        for step in range(self._training.local_steps):
+            sent = self._forward(step)
+            self._out = None
+            batches.append((sent.count, sent.payload, sent.targets))
+            with self._timed("backward"):
+                auxiliary.lead(self._batch_out(step), self._training)
+                self.head.descend(self._lr)
+        return msgspec.structs.replace(self._finish(), batches=tuple(batches))
 
     def _finish(self) -> HeadUpdate:
-        change = self.head.finish() + self._lost
-        codec = self.head.codec(self._update_codec)
         rng = generator(self._seed, "update", self._client, self._round)
-        with own_values("head"):
-            payload = codec.encode(change, rng)
-        if self._error_feedback:
-            self._lost = change - codec.decode(payload, self.head.parameters)
+        with self._timed("encode"):
+            codec = self.head.codec(self._update_codec)
+            payload = self._feedback.encode(self.head.finish(), codec, rng)
         error = self._cut.quantization_error
         return HeadUpdate(self._server, self._round, 1, self._trained, error, payload)

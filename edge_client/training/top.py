@@ -4,6 +4,8 @@ Letters: y~ the features that the server sent, shape (n, f).
 """
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Task
 
+Timed = Callable[[str], AbstractContextManager[object]]
+
 
 class DeviceTop:
     """What a device does between the two halves of a step.
@@ -29,13 +33,14 @@ class DeviceTop:
         codecs: of features down and of their gradient up, in a round.
         client: the device's name, part of every seed.
         seed: the scenario's.
+        timed: see Device.
 
     Raises:
         WireError: there is no such codec.
     """
 
     def __init__(
-        self, module: nn.Module, task: Task, codecs: SomeCodecSpecs, *, client: str, seed: int
+        self, module: nn.Module, task: Task, codecs: SomeCodecSpecs, *, client: str, seed: int, timed: Timed
     ) -> None:
         down, up = codecs
         self._down, self._up = codec_from_wire(down), codec_from_wire(up)
@@ -43,13 +48,23 @@ class DeviceTop:
         self._task = task
         self._client = client
         self._seed = seed
+        self._timed = timed
 
-    def decode(self, features: Features, n: int) -> Tensor:
+    def answer(self, features: Features, n: int, targets: Tensor) -> FeatureGradient:
+        """Send the features of n samples to the loss, and back; WireError if something cannot be used."""
+        with self._timed("decode"):
+            y = self._decode(features, n)
+        with self._timed("top"):
+            gradient, loss = self._back(y, targets, features)
+        with self._timed("encode"):
+            return self._encode(features, gradient, loss)
+
+    def _decode(self, features: Features, n: int) -> Tensor:
         """Give y~ of n samples; WireError if it cannot be used."""
         y, _ = decode_activations(self._down, features.payload, n, self._task.features_size)
         return torch.from_numpy(y)
 
-    def back(self, y: Tensor, targets: Tensor, features: Features) -> tuple[Tensor, float]:
+    def _back(self, y: Tensor, targets: Tensor, features: Features) -> tuple[Tensor, float]:
         """Give the gradient of the batch's mean loss at y~, and that loss; the top keeps its own gradient.
 
         Raises:
@@ -67,13 +82,15 @@ class DeviceTop:
             raise WireError("not-finite", f"the loss of this device is {told}")
         return on_cpu(torch.zeros_like(y) if y.grad is None else y.grad), told
 
-    @torch.no_grad()
-    def score(self, y: Tensor, targets: Any) -> float:
-        """Give the sum of the scores of samples that are kept for evaluation.
+    def score(self, features: Features, n: int, targets: Any) -> float:
+        """Give the sum of the scores of n samples that are kept for evaluation; WireError as in `answer`."""
+        with self._timed("decode"):
+            y = self._decode(features, n)
+        with self._timed("top"):
+            return self._score(y, targets)
 
-        Raises:
-            WireError: it is not finite.
-        """
+    @torch.no_grad()
+    def _score(self, y: Tensor, targets: Any) -> float:
         place = place_of(self._module)
         self._module.eval()
         total = float(scores_of(self._task, self._module(y.to(place)), targets).sum())
@@ -81,7 +98,7 @@ class DeviceTop:
             raise WireError("not-finite", f"the scores of this device are {total} together")
         return total
 
-    def answer(self, features: Features, gradient: Tensor, loss: float) -> FeatureGradient:
+    def _encode(self, features: Features, gradient: Tensor, loss: float) -> FeatureGradient:
         """Give the answer to features, with the gradient at them; WireError if it is not finite."""
         rng = generator(self._seed, "feature gradient", self._client, features.round, features.step)
         with own_values("gradient at the features"):

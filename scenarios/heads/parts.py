@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from broker.codecs.heads.matrices import Shape, matrix_shape
 from scenarios.computing.placing import on_cpu
+from scenarios.heads.auxiliary import WithAuxiliary
 from scenarios.heads.masters import exact, set_exact
 from scenarios.task import Task
 from scenarios.u_shape import Ends
@@ -175,7 +176,7 @@ def form_of(head: nn.Module) -> HeadForm:
     return HeadForm(
         sum(parameter.numel() for parameter in sent_parameters(head)),
         sum(tensor.numel() for tensor in sent_statistics(head)),
-        learns(head.head if isinstance(head, Ends) else head),
+        learns(head.head if isinstance(head, Ends | WithAuxiliary) else head),
         tuple(matrix_shape(parameter.shape) for parameter in sent_parameters(head) if parameter.numel()),
     )
 

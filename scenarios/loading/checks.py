@@ -23,6 +23,9 @@ from scenarios.tasks import task_of
 
 Problem = tuple[Key, str]
 
+MOST_BATCHES = 256
+"""A head update has at most so many batches with it: MAX_BATCHES of broker.wire.round_messages."""
+
 
 def problems(scenario: Scenario) -> list[Problem]:
     """Give everything that does not fit, as pairs of key and sentence."""
@@ -30,6 +33,7 @@ def problems(scenario: Scenario) -> list[Problem]:
         *_fleet(scenario),
         *_cuts(scenario),
         *_method(scenario),
+        *_one_way(scenario),
         *_warmup(scenario),
         *_stragglers(scenario),
     ]
@@ -110,6 +114,25 @@ def _method(scenario: Scenario) -> Iterator[Problem]:
                 ("fleet", number, "device"),
                 "method: fedavg needs whole_model_s, seconds of a batch through the whole model and back",
             )
+
+
+def _one_way(scenario: Scenario) -> Iterator[Problem]:
+    """Say what does not go with rounds without gradients."""
+    training, key = scenario.training, ("training", "gradients_every")
+    if not training.has_auxiliary:
+        return
+    if training.method != "split":
+        yield (
+            key,
+            "other than 1 goes with method: split; u_shape cannot do without gradients, fedavg has none",
+        )
+    if early_cuts(scenario):
+        yield key, "other than 1 goes with whole heads: leave cut out of the fleet"
+    if scenario.flows.adaptive:
+        yield key, "other than 1 does not go with flows.adaptive, which reckons with gradients in every round"
+    if training.local_steps > MOST_BATCHES:
+        why = f"must be at most {MOST_BATCHES} with rounds without gradients, whose batches go up together"
+        yield ("training", "local_steps"), f"{why}, not {training.local_steps}"
 
 
 def _warmup(scenario: Scenario) -> Iterator[Problem]:
@@ -203,6 +226,8 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
         return
     if scenario.training.batch_norm == "local" and not kept_at_home(model):
         yield ("training", "batch_norm"), f"local goes with batch norm in the {head}; there is none"
+    if scenario.training.has_auxiliary and not form_of(model).learns:
+        yield ("training", "gradients_every"), "other than 1 needs a head that is trained; this one is frozen"
     parameters = form_of(model).parameters
     sizes = dict.fromkeys(("head_update_up", "head_state_down"), parameters) if parameters else {}
     if scenario.training.method != "fedavg":

@@ -73,6 +73,14 @@ Aggregation = Annotated[
 ]
 
 
+GradientsEvery = PositiveInt | Literal["never"]
+
+
+def has_gradients(every: GradientsEvery, round_number: int) -> bool:
+    """Say whether the server sends gradients in a round, counted from 1."""
+    return every != "never" and round_number % every == 0
+
+
 class Training(Part):
     """Method, rounds, cohort and learning rates."""
 
@@ -87,6 +95,14 @@ class Training(Part):
     rounds: PositiveInt = Field(description="rounds of the run")
     cohort: PositiveInt = Field(description="clients that take part in a round")
     local_steps: PositiveInt = Field(default=1, description="batches a client trains on in a round")
+    gradients_every: GradientsEvery = Field(
+        default=1,
+        description=(
+            "the server sends gradients in every so many rounds, or never. In the other rounds a small "
+            "auxiliary tail on each device gives its head the gradients, and the activations of all local "
+            "steps go up together with the head's update"
+        ),
+    )
     head_lr: Positive = Field(description="learning rate of the clients' optimizer")
     tail_lr: Positive = Field(
         default_factory=lambda before: before["head_lr"],
@@ -149,6 +165,15 @@ class Training(Part):
         if round_number <= self.warmup_rounds:
             return round_number / (self.warmup_rounds + 1)
         return decayed(self.lr_decay, round_number - 1 - self.warmup_rounds, self.rounds - self.warmup_rounds)
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether devices have an auxiliary tail, for rounds without gradients."""
+        return self.gradients_every != 1
+
+    def has_gradients(self, round_number: int) -> bool:
+        """Say whether the server sends gradients in a round, counted from 1."""
+        return has_gradients(self.gradients_every, round_number)
 
     @property
     def rates_need_rounds(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scenarios.errors import ScenarioError, suggestion
+from scenarios.heads.auxiliary import with_auxiliary
 from scenarios.heads.parts import with_norms_at_home
 from scenarios.metrics import with_metric
 from scenarios.task import Split, Task
@@ -88,6 +89,8 @@ def test_of(scenario: "Scenario", task: Task) -> Split | None:
 def task_of(scenario: "Scenario") -> Task:
     """Make a scenario's task; see load_task."""
     task = load_task(scenario.task, scenario.training.method)
+    if scenario.training.has_auxiliary:
+        task = with_auxiliary(task, scenario.seed)
     if scenario.training.batch_norm == "local":
         task = with_norms_at_home(task)
     early = functools.cache(functools.partial(_early_cut, task))

@@ -89,7 +89,7 @@ class Board:
         self.state = RunState("gathering", plan.incarnation, rounds=plan.rounds)
         self.round, self.began_s = 0, 0.0
         self.may_publish = False
-        self._updates = 0 if plan.steps else plan.local_steps  # batches behind a head update in FedAvg
+        self._updates = plan.local_steps  # batches behind a head update that comes alone
         self._ledger = ledger
         self._at_work: set[str] = set()  # those with a track
         self._unread: deque[Happening] = deque(maxlen=MAX_UNREAD)

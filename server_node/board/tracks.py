@@ -113,7 +113,7 @@ class Record:
             else:
                 self.batches += 1
             if member.turn is Turn.DONE:
-                self.batches += batches_of_update
+                self.batches += 0 if member.assignment.steps else batches_of_update
             track.move(member.turn, now_s)
         track.step = member.step
         return None

@@ -207,7 +207,7 @@ class Views:
         return RoundPage(
             round=board.round,
             began=round(self._epoch_s + board.began_s, 2) if board.round else 0.0,
-            steps=self._plan.steps,
+            steps=self._plan.steps_in(board.round),
             members=[tracks[name].member(name, board.began_s) for name in shown],
             more=len(tracks) - len(shown),
         )

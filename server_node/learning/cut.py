@@ -13,9 +13,10 @@ from scenarios.outputs import tensors
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
+from scenarios.training import gradient_to_activations
 from server_node.learning.gradients import Batch
 from server_node.learning.stand_ins import StandIns
-from server_node.learning.tail_pass import LARGEST, gradient_to_activations
+from server_node.learning.tail_pass import LARGEST
 from server_node.vocabulary.plan import Plan
 
 

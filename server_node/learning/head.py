@@ -17,10 +17,13 @@ from scenarios.seeds import generator
 from scenarios.task import Task
 from scenarios.training import head_origin, head_vector, initial_head, load_head_vector
 from server_node.learning.aggregation import aggregate
+from server_node.learning.spreading import Map
 from server_node.learning.tail_pass import LARGEST
 from server_node.vocabulary.head_share import HeadShare
-from server_node.vocabulary.jobs import HeadEncoded
+from server_node.vocabulary.jobs import CloseRound, HeadEncoded
 from server_node.vocabulary.plan import Plan
+
+Vector = npt.NDArray[np.float32]
 
 
 class ServerHead:
@@ -60,7 +63,29 @@ class ServerHead:
         parts = {cut: encoded(*part) for cut, part in self._parts.items()}
         return HeadEncoded(encoded(plan.whole_head, plan.codecs.head_state_down), parts)
 
-    def read(self, sent: tuple[str, HeadUpdate, float], rung: int) -> npt.NDArray[np.float32] | WireError:
+    def read_all(
+        self, job: CloseRound, map_updates: Map, whole: Callable[[str, Vector], Vector | WireError]
+    ) -> tuple[dict[str, Vector], dict[str, WireError]]:
+        """Decode the updates of a round; gives the changes of the head, shape (P + S,), and who is refused.
+
+        Args:
+            job: has the updates.
+            map_updates: `map`, or what decodes several at once.
+            whole: adds to a client's change that of the rest of the head, which the server trained for it.
+        """
+        received: dict[str, Vector] = {}
+        refused: dict[str, WireError] = {}
+        rungs = [job.rungs.get(client, 0) for client, _, _ in job.updates]
+        changes = map_updates(self.read, job.updates, rungs)
+        for (client, _, _), change in zip(job.updates, changes, strict=True):
+            of_all = change if isinstance(change, WireError) else whole(client, change)
+            if isinstance(of_all, WireError):
+                refused[client] = of_all
+            else:
+                received[client] = of_all
+        return received, refused
+
+    def read(self, sent: tuple[str, HeadUpdate, float], rung: int) -> Vector | WireError:
         """Decode a client's update under the codecs of a rung, and check every number in it.
 
         Gives what the client changed of its share of the head, shape (P + S,) if that is all of it.
@@ -76,7 +101,7 @@ class ServerHead:
 
     def average(
         self,
-        received: dict[str, npt.NDArray[np.float32]],
+        received: dict[str, Vector],
         weights: dict[str, float],
         works: Callable[[], bool],
     ) -> dict[str, WireError]:

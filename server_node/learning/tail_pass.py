@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -26,12 +25,6 @@ LARGEST = 2.0**64
 
 Loss = Callable[[Any, Any], Tensor]
 SeedOf = Callable[[str], int]
-
-
-def gradient_to_activations(gradient: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> float:
-    """Give ||g|| / ||z~||, see `Training.lambda_in`; 0 where z~ is 0 throughout."""
-    lengths = [float(np.linalg.norm(each.astype(np.float64))) for each in (gradient, z)]
-    return lengths[0] / lengths[1] if lengths[1] else 0.0
 
 
 def is_sound(values: Any) -> bool:

@@ -23,6 +23,9 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
     A client that wants the welcome has neither, and says so by an empty digest.
     """
     knows_none = hello.wants_welcome and not hello.scenario
+    if knows_none and plan.gradients_every != 1:
+        why = "a run with auxiliary tails is only for devices with the task's code, which has the loss"
+        return WireError("scenario", why)
     if knows_none and plan.u_shape:
         why = "a U-shaped run is only for devices with the task's code: the last layers are theirs"
         return WireError("scenario", why)
@@ -97,7 +100,7 @@ def check_batch(
         before: in a U-shape the batch of which the client has features, whose gradient is due; else None.
     """
     if before is None and isinstance(message, Activations):
-        return _check_activations(plan, codecs, share, message)
+        return _check_tensors(plan, codecs, share, message.count, message.payload, message.targets)
     if before is None or not isinstance(message, FeatureGradient):
         due = "activations" if before is None else "the gradient of features"
         return WireError("order", f"{type(message).__name__} where {due} are due")
@@ -109,21 +112,20 @@ def check_batch(
     return None
 
 
-def _check_activations(
-    plan: Plan, codecs: Codecs, share: HeadShare, message: Activations
+def _check_tensors(
+    plan: Plan, codecs: Codecs, share: HeadShare, n: int, payload: bytes, targets: bytes
 ) -> WireError | None:
-    n = message.count
     if n > plan.batch_size:
         return WireError("shape", f"{n} samples in a batch of at most {plan.batch_size}")
-    codec, size = codecs.activations_up, len(message.payload)
+    codec, size = codecs.activations_up, len(payload)
     if not codec.fits(size, n, share.cut_size):
         return WireError("shape", f"activations of {size} bytes for {n} samples in {codec}")
     if plan.labels_stay:
         kept = "targets in a run in which they stay on the device"
-        return WireError("shape", kept) if message.targets else None
-    if not plan.targets.fits(len(message.targets), n):
+        return WireError("shape", kept) if targets else None
+    if not plan.targets.fits(len(targets), n):
         most = plan.targets.size_bytes(n)
-        return WireError("shape", f"targets of {len(message.targets)} bytes for {n} samples, not {most}")
+        return WireError("shape", f"targets of {len(targets)} bytes for {n} samples, not {most}")
     return None
 
 
@@ -148,7 +150,7 @@ def check_update(
         message: the update.
         samples: of the client that went through the tail in this round.
     """
-    if plan.steps and message.samples != samples:
+    if plan.steps_in(message.round) and message.samples != samples:
         return WireError("samples", f"{message.samples} samples, but {samples} went through the tail")
     if message.samples > plan.local_steps * plan.batch_size:
         most = plan.local_steps * plan.batch_size
@@ -156,4 +158,19 @@ def check_update(
     codec, size = codecs.head_update_up, len(message.payload)
     if not share.head_codec(codec).fits(size, share.form.parameters):
         return WireError("shape", f"head update of {size} bytes in {codec}")
+    return _check_along(plan, codecs, share, message)
+
+
+def _check_along(plan: Plan, codecs: Codecs, share: HeadShare, message: HeadUpdate) -> WireError | None:
+    """Say what is wrong with the batches that come with a head update."""
+    wanted, came = plan.batches_along(message.round), len(message.batches)
+    if came != wanted:
+        return WireError("shape", f"{came} batches with a head update of round {message.round}, not {wanted}")
+    counted = sum(count for count, _, _ in message.batches)
+    if wanted and message.samples != counted:
+        return WireError("samples", f"{message.samples} samples, but {counted} in the batches with it")
+    for count, payload, targets in message.batches:
+        error = _check_tensors(plan, codecs, share, count, payload, targets)
+        if error is not None:
+            return error
     return None

@@ -87,17 +87,14 @@ class Cohort:
         if error is not None:
             return error
         self.ladder.answered(client, member, message, now_s)
-        if isinstance(message, Activations):
-            member.take_activations(message, now_s)
-        else:
-            member.take_feature_gradient(message, now_s)
+        member.take_batch(message, now_s)
         if self.round is not None:
             self.round.activations_came(client)
         return None
 
     def take_update(self, client: str, message: HeadUpdate, now_s: float) -> WireError | None:
         """Take a head update; it is averaged when the round closes."""
-        member = self._match(client, message.round, self._plan.steps)
+        member = self._match(client, message.round, self._plan.steps_in(message.round))
         if not isinstance(member, Exchange):
             return member
         if member.turn is Turn.DONE or member.evaluates:
@@ -214,12 +211,16 @@ class Cohort:
             return self._leaves(client)
         return [self._answered(client, member, member.answer(0.0, b"", now_s))]
 
+    def learned(self, client: str) -> None:
+        """Note that a batch which came with a member's update went through the tail."""
+        if (member := self.members.get(client)) and member.next_along:
+            self._count_batch(client, member, member.next_along)
+            member.learned += 1
+
     def _count_batch(self, client: str, member: Exchange, batch: Activations) -> None:
-        """Count a batch of an evaluation that took effect."""
+        """Count a batch that took effect and is not answered by a gradient."""
         codec = self._plan.codecs_of(client, member.rung).activations_up
-        d = self._plan.share_of(client).cut_size
-        self._ledger.tensor("activations_up", batch.count, d)
-        self._ledger.paper(codec, batch.count, d, len(batch.payload))
+        self._ledger.exchange(codec, batch, self._plan.share_of(client).cut_size, learns=False)
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

@@ -11,6 +11,7 @@ from broker.wire.messages import (
     Ask,
     Assignment,
     BatchDown,
+    BatchUp,
     FeatureGradient,
     Features,
     Gradient,
@@ -72,6 +73,7 @@ class Exchange(msgspec.Struct):
         activations: those that wait for the tail; in a U-shape also while the client has their features.
         returned: in a U-shape the gradient of its features that waits for the tail.
         update: its head update.
+        learned: how many of the batches that came with it have gone through the tail.
         sent_s: when the message that it owes an answer to was sent.
         rung: of the ladder of codecs, in this assignment; see Plan.codecs_of.
         wait_s: from the last message or question to the next question.
@@ -93,6 +95,7 @@ class Exchange(msgspec.Struct):
     activations: Activations | None = None
     returned: FeatureGradient | None = None
     update: HeadUpdate | None = None
+    learned: int = 0
     wait_s: float = 0.0
     ask_at_s: float = 0.0
     first_question: int = 0
@@ -113,6 +116,15 @@ class Exchange(msgspec.Struct):
         """Whether the batch that it owes, or that is here, is the last one."""
         return self.step + 1 == self.assignment.steps
 
+    @property
+    def next_along(self) -> Activations | None:
+        """The next batch to learn of those that came with its update."""
+        update = self.update
+        if update is None or self.learned == len(update.batches):
+            return None
+        count, payload, targets = update.batches[self.learned]
+        return Activations(update.server, update.round, self.learned, 1, count, payload, targets)
+
     def _wait_from(self, now_s: float) -> None:
         """Start to wait for the answer to a new message."""
         self.sent_s = now_s
@@ -125,15 +137,14 @@ class Exchange(msgspec.Struct):
         if not self.resends:
             self.round_trip.observe(now_s - self.sent_s)
 
-    def take_activations(self, message: Activations, now_s: float) -> None:
-        """Note the activations of its step; it is now the tail's turn."""
+    def take_batch(self, message: BatchUp, now_s: float) -> None:
+        """Note its step's activations, or the gradient at the features that it has; it is the tail's turn."""
         self._answered(now_s)
-        self.activations, self.turn = message, Turn.TAIL
-
-    def take_feature_gradient(self, message: FeatureGradient, now_s: float) -> None:
-        """Note the gradient at the features that it was sent; it is now the tail's turn."""
-        self._answered(now_s)
-        self.returned, self.turn = message, Turn.TAIL
+        self.turn = Turn.TAIL
+        if isinstance(message, Activations):
+            self.activations = message
+        else:
+            self.returned = message
 
     def take_update(self, message: HeadUpdate, now_s: float) -> None:
         """Note its head update; it is done with the round."""

@@ -43,7 +43,8 @@ class Round:
         self._plan = plan
         self._policy = plan.round_policy
         self._exchanges = plan.exchanges
-        self._steps = plan.steps // plan.exchanges
+        self._steps = plan.steps_in(number) // plan.exchanges
+        self._learned_step: int | None = None  # without an update of the tail yet, and not of an exchange
         self._members = members
         self._recompute_readiness()
 
@@ -103,6 +104,8 @@ class Round:
         batches = [(client, batch, self.weight(member)) for client, member, batch in ready]
         if not batches:
             return None
+        if not self._steps:  # late ones of an earlier round, in a round without gradients
+            self._learned_step = self.step
         rungs = rungs_of(self._members, (client for client, *_ in batches))
         return TailStep(self.number, self.step, tuple(batches), returned, rungs)
 
@@ -127,6 +130,23 @@ class Round:
             self.step += 1
             self._recompute_readiness()
             return TailUpdate(self.number, self.step - 1)
+        if self._learned_step is not None:
+            step, self._learned_step = self._learned_step, None
+            return TailUpdate(self.number, step)
+        return self._along() or self._close()
+
+    def _along(self) -> TailStep | None:
+        """Give the job for the first of the batches that came with updates and are still to be learned."""
+        members = [(client, m, m.next_along) for client, m in sorted(self._members.items())]
+        waiting = [(client, m, batch) for client, m, batch in members if batch is not None]
+        if not waiting:
+            return None
+        step = self._learned_step = min(batch.step for _, _, batch in waiting)
+        batches = [(client, batch, self.weight(m)) for client, m, batch in waiting if batch.step == step]
+        rungs = rungs_of(self._members, (client for client, *_ in batches))
+        return TailStep(self.number, step, tuple(batches), rungs=rungs, answers=False)
+
+    def _close(self) -> CloseRound:
         updates = [
             (client, member.update, self.weight(member))
             for client, member in sorted(self._members.items())

@@ -105,7 +105,7 @@ class Rounds:
             server=server,
             round=number,
             attempt=1,
-            steps=self._plan.steps,
+            steps=self._plan.steps_in(number),
             head_lr=self._plan.head_lr_in(number),
             codecs=(up, down, update, state),
             head=self._head.for_share(cut),
@@ -191,7 +191,7 @@ class Rounds:
         self.job = None
         match job, result:
             case TailStep(), TailStepped():
-                return self._stepped(result, now_s)
+                return self._stepped(job, result, now_s)
             case TailForward(), TailForwarded():
                 return self._forwarded(result, now_s)
             case EncodeHead(), HeadEncoded():
@@ -210,7 +210,9 @@ class Rounds:
                 raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
         return [], {}
 
-    def _stepped(self, result: TailStepped, now_s: float) -> tuple[list[ServerAction], Refused]:
+    def _stepped(
+        self, job: TailStep, result: TailStepped, now_s: float
+    ) -> tuple[list[ServerAction], Refused]:
         actions: list[ServerAction] = []
         refused: dict[str, WireError] = {}
         assert isinstance(self._cohort.round, Round)
@@ -219,6 +221,9 @@ class Rounds:
             if isinstance(outcome, WireError):
                 refused[client] = outcome
                 actions += self._cohort.drop(client)
+                continue
+            if not job.answers:
+                self._cohort.learned(client)
                 continue
             payload, correction = outcome
             answer = self._cohort.answer(client, correction, payload, now_s)

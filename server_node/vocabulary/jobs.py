@@ -49,6 +49,7 @@ class TailStep:
         returned: in a U-shape the gradient at the features of each batch, by client; else the tail's outputs
             and the batch's targets give the loss.
         rungs: see Rungs.
+        answers: the clients wait for gradients; not in a round without.
     """
 
     round: int
@@ -56,6 +57,7 @@ class TailStep:
     batches: tuple[tuple[str, Activations, float], ...]
     returned: Mapping[str, FeatureGradient] = field(default_factory=dict)
     rungs: Rungs = field(default_factory=dict)
+    answers: bool = True
 
     @property
     def waited(self) -> Mapping[str, BatchUp]:
@@ -68,7 +70,8 @@ class TailStepped:
     """What came of a TailStep.
 
     Attributes:
-        gradients: each client's encoded gradient and lambda, or why its batch was refused.
+        gradients: each client's encoded gradient and lambda, empty if none is waited for; or why its batch
+            was refused.
         loss_sum: over the samples of the batches that were not refused; in a U-shape as devices tell it.
         samples: how many.
     """

@@ -1,5 +1,6 @@
 """Byte accounting: every message of the run, seen where all of them pass, at the server."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from broker.codecs import Codec
@@ -12,6 +13,7 @@ from broker.wire.messages import (
     HeadUpdate,
     Message,
 )
+from broker.wire.round_messages import BatchAlong
 
 FLOWS = ("activations_up", "gradient_down", "head_update_up", "head_state_down")
 U_SHAPE_FLOWS = ("features_down", "feature_gradient_up")
@@ -38,9 +40,10 @@ class Flow:
     """What one flow has carried.
 
     Attributes:
-        messages: MQTT messages, repetitions included.
+        messages: MQTT messages, repetitions included; of several tensors in one it counts for the head's.
         payload_bytes: encoded tensors, repetitions included.
         wire_bytes: whole PUBLISH packets: header, topic, envelope, targets, payload; repetitions included.
+            Of batches that come with a head update payload and targets alone.
         raw_float32_bytes: the same tensors as plain float32, each counted once.
     """
 
@@ -158,5 +161,15 @@ class Ledger:
         flow = self.flows[name]
         flow.messages += 1
         flow.wire_bytes += message_wire_bytes
+        if isinstance(message, HeadUpdate):
+            self._count_along(flow, message.batches)
         if tensor:
             flow.payload_bytes += len(getattr(message, tensor))
+
+    def _count_along(self, flow: Flow, batches: Sequence[BatchAlong]) -> None:
+        """Move the bytes of batches that came with a head update to the flow of activations."""
+        up = self.flows["activations_up"]
+        for _, payload, targets in batches:
+            up.payload_bytes += len(payload)
+            up.wire_bytes += len(payload) + len(targets)
+            flow.wire_bytes -= len(payload) + len(targets)

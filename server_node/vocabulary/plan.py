@@ -22,6 +22,7 @@ from scenarios.schema.scenario import (
     client_names,
     scenario_digest,
 )
+from scenarios.schema.training import GradientsEvery, has_gradients
 from scenarios.task import Task
 from server_node.vocabulary.head_share import HeadShare, early_shares
 
@@ -72,7 +73,7 @@ class Plan:
         rounds: how many.
         cohort: clients that must be there to begin without the rest of the fleet.
         round_policy: how many are chosen for a round, and how long it waits for whom.
-        steps: exchanges a round, see Assignment; 0 in FedAvg, where a client trains by itself.
+        steps: exchanges in a round with gradients, see Assignment; 0 in FedAvg, which has no such rounds.
         local_steps: batches that a client trains on in a round.
         codecs: of clients to which no rule of `flows.by_link` or `flows.by_cut` applies.
         by_link: of the others, one tuple for all that are alike.
@@ -91,6 +92,7 @@ class Plan:
         evaluate_every: rounds between evaluations; the last round always has one.
         rejoin_s: how long a vanished member of the cohort may be away.
         retry_s: the most that lies between two questions to a silent member.
+        gradients_every: rounds with gradients; in the others clients have them of an auxiliary tail.
         head_lr_in: learning rate of the clients' steps in a round.
         packet_bytes: largest payload of an MQTT packet.
         initial_head: as float32 values, for clients that have not got the task's code; empty when unknown.
@@ -121,6 +123,7 @@ class Plan:
     by_link: Mapping[str, Codecs] = field(default_factory=dict)
     early: Mapping[str, HeadShare] = field(default_factory=dict)
     ladder: tuple[Mapping[str, GradientCodec], ...] = ()
+    gradients_every: GradientsEvery = 1
     head_lr_in: Callable[[int], float] = lambda _round: 0.0
     packet_bytes: int = MAX_PACKET_BYTES
     initial_head: bytes = b""
@@ -150,6 +153,14 @@ class Plan:
     def exchanges(self) -> int:
         """Exchanges that a local step takes: two in a U-shape, where features and their gradient are one."""
         return 2 if self.u_shape else 1
+
+    def steps_in(self, number: int) -> int:
+        """Give the exchanges in a round; 0 in one without gradients."""
+        return self.steps if has_gradients(self.gradients_every, number) else 0
+
+    def batches_along(self, number: int) -> int:
+        """Give how many batches come with a head update of a round."""
+        return self.local_steps if self.steps and not self.steps_in(number) else 0
 
     def codecs_of(self, client: str, rung: int = 0) -> Codecs:
         """Give a client's codecs, with those of a rung of the ladder if there is one."""
@@ -239,6 +250,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         rejoin_s=stragglers.rejoin_s,
         retry_s=stragglers.retry_s,
         packet_bytes=scenario.broker.packet_bytes,
+        gradients_every=training.gradients_every,
         head_lr_in=lambda number: training.head_lr * training.lr_factor(number),
     )
 

@@ -83,7 +83,8 @@ class Computer:
         """Give what it does for a job, and how long that takes without slowdown."""
         work = self.work
         if isinstance(job, FirstBatch):
-            return work.evaluate if job.assignment.first_step else work.start
+            trains = work.start if job.assignment.steps else work.alone
+            return work.evaluate if job.assignment.first_step else trains
         if isinstance(job, BackwardStep):
             return work.finish if job.last else work.learn
         match job:
@@ -164,6 +165,7 @@ def make_computer(
     if scenario.training.method == "fedavg":
         work = fedavg_work_of(profile, batch, scenario.training.local_steps)
     else:
-        work = work_of(of_share(profile, plan.share_of(client), plan.whole_head), batch)
+        own = of_share(profile, plan.share_of(client), plan.whole_head)
+        work = work_of(own, batch, plan.local_steps)
     slowdown = SlowdownSampler(group.slowdown, seed=scenario.seed, client=client)
     return Computer(clock, run, work, slowdown, trace, trace.lane(client))

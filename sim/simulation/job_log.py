@@ -84,8 +84,10 @@ def _sent(message: Activations | FeatureGradient | HeadUpdate | Scores, lay_by: 
             return BatchSent(server, number, step, count, lay_by(payload), lay_by(targets))
         case FeatureGradient(server, number, step, _, count, payload, loss):
             return FeatureGradientSent(server, number, step, count, lay_by(payload), loss)
-        case HeadUpdate(server, number, _, samples, error, payload):
-            return UpdateSent(server, number, samples, error, lay_by(payload))
+        case HeadUpdate(server, number, _, samples, error, payload, batches):
+            whole = lay_by(payload)
+            along = [(count, lay_by(own), lay_by(targets)) for count, own, targets in batches]
+            return UpdateSent(server, number, samples, error, whole, along)
         case Scores(server, number, step, _, count, score_sum):
             return ScoresSent(server, number, step, count, score_sum)
 
@@ -152,8 +154,10 @@ def _message_of(
             return Activations(server, number, step, 1, count, fetch(payload), fetch(targets))
         case FeatureGradientSent(server, number, step, count, payload, loss):
             return FeatureGradient(server, number, step, 1, count, fetch(payload), loss)
-        case UpdateSent(server, number, samples, error, payload):
-            return HeadUpdate(server, number, 1, samples, error, fetch(payload))
+        case UpdateSent(server, number, samples, error, payload, along):
+            whole = fetch(payload)
+            batches = tuple((count, fetch(own), fetch(targets)) for count, own, targets in along)
+            return HeadUpdate(server, number, 1, samples, error, whole, batches)
         case ScoresSent(server, number, step, count, score_sum):
             return Scores(server, number, step, 1, count, score_sum)
 

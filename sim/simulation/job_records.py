@@ -29,6 +29,7 @@ class UpdateSent(_Record, tag=1):
     samples: int
     quantization_error: float
     payload: Content
+    batches: list[tuple[int, Content, Content]] = []
 
 
 class RefusedIt(_Record, tag=2):

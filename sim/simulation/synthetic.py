@@ -44,7 +44,7 @@ class SyntheticDevice:
     """
 
     def __init__(self, plan: Plan, codecs: Codecs, share: HeadShare, samples: int) -> None:
-        self._samples = samples
+        self._plan, self._samples = plan, samples
         self._activations = bytes(
             codecs.activations_up.size_bytes(samples, share.cut_size) if plan.steps else 0
         )
@@ -76,7 +76,8 @@ class SyntheticDevice:
                 raise TypeError(f"{type(job).__name__} is no job of a device")
 
     def _make_head_update(self, server: int, round_number: int) -> HeadUpdate:
-        return HeadUpdate(server, round_number, 1, self._round_samples, 0.0, self._update)
+        along = ((self._samples, self._activations, self._targets),) * self._plan.batches_along(round_number)
+        return HeadUpdate(server, round_number, 1, self._round_samples, 0.0, self._update, along)
 
     def _make_batch(self, server: int, round_number: int, step: int) -> Activations:
         return Activations(server, round_number, step, 1, self._samples, self._activations, self._targets)
@@ -150,6 +151,8 @@ class SyntheticTail:
                 samples = sum(message.count for _, message, _ in batches)
                 gradients: dict[str, tuple[bytes, float] | WireError] = {
                     name: self._gradient(m.count, self._codecs_of(name, job), self._plan.share_of(name))
+                    if job.answers
+                    else (b"", 0.0)
                     for name, m, _ in batches
                 }
                 return TailStepped(gradients, math.nan, samples)

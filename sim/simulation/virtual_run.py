@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
-from broker.wire.messages import Activations, BatchUp, Hello
+from broker.wire.messages import Activations, BatchUp, HeadUpdate, Hello
 from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
@@ -238,7 +238,9 @@ class VirtualRun:
         self._connect_at(come, go, intervals)
 
     def _arrived(self, received: Received) -> None:
-        if self._trace.lane(received.sender) is not None and isinstance(received.message, BatchUp):
+        if self._trace.lane(received.sender) is not None and isinstance(
+            received.message, BatchUp | HeadUpdate
+        ):
             self._waiting_since_s[received.sender] = self._clock.now
         self._server.feed(received)
 

@@ -72,6 +72,11 @@ GOLDEN = [
     pytest.param(
         HeadUpdate(3, 7, 1, 20, 0.25, b""), "98 03 07 03 07 01 14 ca3e800000 c400", id="head update"
     ),
+    pytest.param(
+        HeadUpdate(3, 7, 1, 4, 0.25, b"", ((3, b"\x05\x06", b"\x21"), (1, b"\x07", b"\x00"))),
+        "99 03 07 03 07 01 04 ca3e800000 c400 92 9303c4020506c40121 9301c40107c40100",
+        id="head update with batches",
+    ),
     pytest.param(Rejected("shape", "no"), "94 03 08 a57368617065 a26e6f", id="rejected"),
     pytest.param(Ask(3, 9, 7, 1, resend=True), "97 03 09 03 09 07 01 c3", id="ask"),
     pytest.param(Progress(3, 9, 7, 1, Standing.ANSWERED), "97 03 0a 03 09 07 01 02", id="progress"),
@@ -138,6 +143,16 @@ some_messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Scores, servers, rounds, steps, attempts, st.integers(1, 2**31 - 1), numbers),
     st.builds(Gradient, servers, rounds, steps, attempts, numbers, payloads),
     st.builds(HeadUpdate, servers, rounds, attempts, st.integers(1, 2**31 - 1), numbers, payloads),
+    st.builds(
+        HeadUpdate,
+        servers,
+        rounds,
+        attempts,
+        st.integers(1, 2**31 - 1),
+        numbers,
+        payloads,
+        st.lists(st.tuples(st.integers(1, 2**16), payloads, payloads), max_size=20).map(tuple),
+    ),
     st.builds(Ask, servers, rounds, rounds, steps, st.booleans()),
     st.builds(Progress, servers, rounds, rounds, steps, st.sampled_from(Standing)),
     st.builds(Released, servers, rounds, st.booleans()),

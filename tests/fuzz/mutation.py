@@ -55,6 +55,7 @@ MESSAGES: list[Message] = [
     Activations(3, 7, 0, 1, 2, bytes(range(30)), b"\x21"),
     Gradient(3, 7, 0, 1, 0.5, bytes(20)),
     HeadUpdate(3, 7, 1, 20, 0.25, bytes(20)),
+    HeadUpdate(3, 7, 1, 20, 0.25, bytes(20), ((12, bytes(30), bytes(3)), (8, bytes(20), bytes(2)))),
     Rejected("shape", "no"),
     Ask(3, 9, 7, 1, resend=True),
     Progress(3, 9, 7, 1, Standing.ANSWERED),

@@ -7,9 +7,10 @@ import pytest
 from broker.codecs import Float16, Float32
 from broker.codecs.targets import Numbers
 from broker.wire.errors import WireError
-from broker.wire.messages import Activations, HeadUpdate
+from broker.wire.messages import Activations, HeadUpdate, Hello
+from broker.wire.round_messages import BatchAlong
 from scenarios.schema.flows import Codecs
-from server_node.protocol.admission import Gate, check_batch, check_update
+from server_node.protocol.admission import Gate, check_batch, check_greeting, check_update
 from tests.protocol.test_server_core import PLAN
 
 # Batches of at most 4 samples; 6 values at the cut, targets are numbers; 5 parameters in the head.
@@ -89,3 +90,44 @@ def test_what_passed_the_gate_does_not_pass_with_other_codecs_another_share_or_a
         assert gate.update(CODECS, share, update, 8) is not None
         assert gate.update(CODECS._replace(head_update_up=Float16()), share, update, 7) is not None
         assert gate.update(CODECS, share, head_update(7, 19), 7) is not None
+
+
+ONE_WAY = replace(SMALL, gradients_every="never", local_steps=2)
+ALONG = ((3, bytes(PAYLOAD_BYTES[3]), bytes(12)), (4, bytes(PAYLOAD_BYTES[4]), bytes(16)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batches", "what"),
+    [
+        (7, (), "shape: 0 batches with a head update of round 1, not 2"),
+        (3, ALONG[:1], "shape: 1 batches with a head update of round 1, not 2"),
+        (7, (*ALONG, ALONG[0]), "shape: 3 batches with a head update of round 1, not 2"),
+        (8, ALONG, "samples: 8 samples, but 7 in the batches with it"),
+        (7, (ALONG[0], (4, bytes(36), bytes(16))), "shape: activations of 36 bytes for 4 samples in Float16"),
+        (7, (ALONG[0], (*ALONG[1][:2], bytes(15))), "shape: targets of 15 bytes for 4 samples, not 16"),
+        (8, (ALONG[0], (5, bytes(PAYLOAD_BYTES[5]), bytes(20))), "shape: 5 samples in a batch of at most 4"),
+    ],
+)
+def test_the_batches_with_an_update_are_those_of_all_local_steps(
+    samples: int, batches: tuple[BatchAlong, ...], what: str
+) -> None:
+    share = ONE_WAY.whole_head
+    good = HeadUpdate(1, 1, 1, 7, 0.0, bytes(20), ALONG)
+    assert check_update(ONE_WAY, CODECS, share, good, samples=0) is None
+    error = check_update(
+        ONE_WAY, CODECS, share, HeadUpdate(1, 1, 1, samples, 0.0, bytes(20), batches), samples=0
+    )
+    assert str(error).startswith(what)
+
+
+def test_in_a_round_with_gradients_none_come_along() -> None:
+    plan = replace(ONE_WAY, gradients_every=2)
+    update = HeadUpdate(1, 2, 1, 7, 0.0, bytes(20), ALONG)
+    assert str(check_update(plan, CODECS, plan.whole_head, update, samples=7)).startswith("shape: 2 batches")
+
+
+def test_a_device_without_the_tasks_code_cannot_take_part_in_it() -> None:
+    error = check_greeting(ONE_WAY, Hello(1, "", 9, wants_welcome=True))
+    assert isinstance(error, WireError)
+    assert error.reason == "scenario"
+    assert check_greeting(SMALL, Hello(1, "", 9, wants_welcome=True)) is None

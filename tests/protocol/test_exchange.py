@@ -14,7 +14,7 @@ def exchange(steps_done: int = 0) -> Exchange:
     """A member of round 3 that waits for no answer but that to the message of its step."""
     member = Exchange(ASSIGNMENT, RoundTrip(), longest_wait_s=600.0, sent_s=0.0)
     for step in range(steps_done):
-        member.take_activations(activations(3, step, n=2), 0.0)
+        member.take_batch(activations(3, step, n=2), 0.0)
         member.answer(0.5, b"gradient", 0.0)
     return member
 
@@ -29,7 +29,7 @@ def asked(member: Exchange) -> int:
 def test_the_turns_of_one_step() -> None:
     member = exchange()
     assert (member.turn, member.step, member.samples) == (Turn.CLIENT, 0, 0)
-    member.take_activations(activations(3, n=2), 10.0)
+    member.take_batch(activations(3, n=2), 10.0)
     assert (member.turn, member.activations) == (Turn.TAIL, activations(3, n=2))
     assert member.answer(0.5, b"gradient", 20.0) == Gradient(1, 3, 0, 1, 0.5, b"gradient")
     assert (member.turn, member.step, member.samples) == (Turn.CLIENT, 1, 2)
@@ -106,7 +106,7 @@ def test_who_has_lost_the_round_may_begin_it_anew_after_one_step_at_most(
 def test_while_the_tail_or_the_round_has_its_answer_nothing_is_repaired() -> None:
     member = exchange()
     number = asked(member)
-    member.take_activations(activations(3), 0.0)
+    member.take_batch(activations(3), 0.0)
     assert member.told(Progress(1, number, 3, 0, Standing.REFUSED)) is Repair.NOTHING
     member.take_update(update(3), 0.0)
     assert member.told(Progress(1, number, 3, 0, Standing.REFUSED)) is Repair.NOTHING
@@ -124,7 +124,7 @@ def test_a_repair_makes_answers_to_older_questions_worthless() -> None:
 def test_a_new_message_makes_answers_to_older_questions_worthless() -> None:
     member = exchange()
     number = asked(member)
-    member.take_activations(activations(3), 0.0)
+    member.take_batch(activations(3), 0.0)
     member.answer(0.5, b"gradient", 0.0)
     assert member.told(Progress(1, number, 3, 0, Standing.ANSWERED)) is Repair.NOTHING
     assert member.told(Progress(1, asked(member), 3, 0, Standing.ANSWERED)) is Repair.SAY_AGAIN
@@ -133,7 +133,7 @@ def test_a_new_message_makes_answers_to_older_questions_worthless() -> None:
 def test_what_is_said_again_counts_its_attempts() -> None:
     member = exchange()
     assert [member.again().attempt for _ in range(2)] == [2, 3]
-    member.take_activations(activations(3), 0.0)
+    member.take_batch(activations(3), 0.0)
     member.answer(0.5, b"gradient", 0.0)
     assert member.again() == Gradient(1, 3, 0, 2, 0.5, b"gradient")
     assert member.again() == Gradient(1, 3, 0, 3, 0.5, b"gradient")
@@ -142,7 +142,7 @@ def test_what_is_said_again_counts_its_attempts() -> None:
 
 def test_only_an_answer_to_what_was_said_once_tells_how_long_a_client_takes() -> None:
     member = exchange()
-    member.take_activations(activations(3), 8.0)
+    member.take_batch(activations(3), 8.0)
     assert member.round_trip.mean_s == 8.0
     member.answer(0.5, b"gradient", 10.0)
     member.told(Progress(1, asked(member), 3, 0, Standing.ANSWERED))  # the gradient is said again

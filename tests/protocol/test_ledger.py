@@ -39,6 +39,13 @@ def test_what_a_client_says_counts_with_the_bytes_it_had_on_the_wire(
     assert (ledger.received, ledger.sent) == (2, 0)
 
 
+def test_of_batches_with_a_head_update_payloads_and_targets_count_as_activations() -> None:
+    ledger = Ledger()
+    ledger.receive(HeadUpdate(1, 1, 1, 5, 0.0, bytes(5), ((3, bytes(7), bytes(3)), (2, bytes(4), b"12"))), 60)
+    assert ledger.flows["activations_up"] == Flow(0, 11, 16, 0)
+    assert ledger.flows["head_update_up"] == Flow(1, 5, 44, 0)
+
+
 @pytest.mark.parametrize(
     ("message", "flow", "payload_bytes"),
     [

@@ -40,7 +40,7 @@ class Played:
 
     def comes(self, client: str) -> None:
         """Let a member's activations come."""
-        self.members[client].take_activations(activations(4, self.members[client].step), 0.0)
+        self.members[client].take_batch(activations(4, self.members[client].step), 0.0)
         self.round.activations_came(client)
 
     def passes(self, *clients: str) -> None:

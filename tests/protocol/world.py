@@ -96,6 +96,8 @@ PLAN = Plan(
 )
 
 ADAPTIVE = replace(PLAN, ladder=({"activations_up": Float32()}, {"activations_up": Float16()}))
+ONE_WAY = replace(PLAN, gradients_every="never")
+NOW_AND_THEN = replace(PLAN, gradients_every=2)
 U_SHAPE = replace(PLAN, steps=4, features_size=F)
 
 
@@ -420,7 +422,13 @@ class World:
                 result = Scored({client: (1.0, 1) for client, _ in held_out})
             case EncodeHead():
                 result = HeadEncoded(bytes(4 * P))
-            case CloseRound():
+            case CloseRound(updates=updates):
+                for client, update, _ in updates:
+                    steps = range(len(update.batches))
+                    learned = [
+                        self.batches[server.core.incarnation, client, update.round, step] for step in steps
+                    ]
+                    assert learned == [1] * len(steps), "a batch that came with an update is not learned"
                 result = RoundClosed(HeadEncoded(bytes(4 * P)), None, {})
             case TailUpdate() | None:
                 pass
@@ -437,6 +445,10 @@ class World:
         job, client.job = client.job, None
         answer: BatchUp | HeadUpdate | Scores
         match job:
+            case FirstBatch(assignment=a) if not a.steps:
+                count = self.plan.local_steps
+                along = ((1, bytes(4 * D), bytes(1)),) * self.plan.batches_along(a.round)
+                answer = HeadUpdate(a.server, a.round, 1, count, 0.0, bytes(4 * P), along)
             case FirstBatch(assignment=a):
                 client.batch = bytes(codec_from_wire(a.codecs[0]).size_bytes(1, D))
                 answer = Activations(a.server, a.round, a.first_step, 1, 1, client.batch, self._targets)

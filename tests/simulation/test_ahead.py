@@ -90,8 +90,11 @@ def runs(draw: st.DrawFn) -> list[str]:
         return f"{{count: 9, device: {device}, link: {link}, availability: {there}{slow}}}"
 
     method = draw(st.sampled_from(("split", "split", "fedavg")))
+    every = draw(st.sampled_from((1, 2, "never"))) if method == "split" else 1
+    steps = draw(st.integers(1, 3))
     return [
-        f"training={{rounds: 4, cohort: 7, method: {method}, local_steps: {draw(st.integers(1, 3))}}}",
+        f"training={{rounds: 4, cohort: 7, method: {method}, local_steps: {steps}}}",
+        f"training.gradients_every={every}",
         f"stragglers={POLICIES[draw(st.sampled_from(sorted(POLICIES)))]}",
         f"fleet=[{group(LINKS)}, {group(LINKS)}, {group(LINKS | OTHER_LINKS)}]",
         f"network.server={{tail_batch_s: {draw(st.sampled_from((0, 0.01)))}, tail_sample_s: 0.0005}}",

@@ -90,6 +90,8 @@ METHODS = (
     ("training.local_steps=2", "training.aggregation=filtered_mean"),
     ("training.local_steps=2", "training.method=fedavg"),
     U_SHAPE,
+    ("training.local_steps=2", "training.gradients_every=never", *KEPT),
+    ("training.local_steps=3", "training.gradients_every=2", "training.head_optimizer={kind: adam}"),
     ("training.local_steps=2", *KEPT),
     (*EARLY, "training.head_optimizer={kind: adam}", "training.head_lr=0.01"),
     (*EARLY, "training.evaluate_every=1", *KEPT),

@@ -23,7 +23,16 @@ results = st.one_of(
     st.builds(FeatureGradient, numbers, numbers, numbers, st.just(1), numbers, tensors, floats),
     st.builds(TailForwarded, st.dictionaries(names, tensors | errors, max_size=4)),
     st.builds(Scores, numbers, numbers, numbers, st.just(1), numbers, floats),
-    st.builds(HeadUpdate, numbers, numbers, st.just(1), numbers, floats, tensors),
+    st.builds(
+        HeadUpdate,
+        numbers,
+        numbers,
+        st.just(1),
+        numbers,
+        floats,
+        tensors,
+        st.lists(st.tuples(numbers, tensors, tensors), max_size=3).map(tuple),
+    ),
     errors,
     heads,
     st.builds(

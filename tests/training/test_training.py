@@ -146,7 +146,7 @@ def test_error_feedback_adds_what_was_lost_to_the_next_change(tmp_path: Path) ->
         device.head.received = device.head.vector() - change[0]
         arrived += coarse.decode(device._finish().payload, 1, 144)
     assert np.count_nonzero(arrived) <= 28
-    np.testing.assert_allclose(arrived + device._lost, sum(learned), atol=1e-5)
+    np.testing.assert_allclose(arrived + device._feedback.lost, sum(learned), atol=1e-5)
 
 
 def test_without_lambda_only_the_servers_gradient_counts(tmp_path: Path) -> None:

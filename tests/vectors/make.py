@@ -75,7 +75,7 @@ def of_messages() -> list[dict[str, Any]]:
         {
             "message": type(each).__name__,
             "fields": {
-                name: {"hex": value.hex()} if isinstance(value, bytes) else value
+                name: _with_hex(value)
                 for name, value in msgspec.to_builtins(
                     msgspec.structs.asdict(each), builtin_types=(bytes,)
                 ).items()
@@ -231,6 +231,13 @@ VECTORS = {
     "refusals": of_refusals,
     "targets": of_targets,
 }
+
+
+def _with_hex(value: Any) -> Any:
+    """Give a field as JSON can have it."""
+    if isinstance(value, list | tuple):
+        return [_with_hex(each) for each in value]
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
 def _hex(x: Matrix) -> str:

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from broker.codecs import decode_gradient, encode_activations, encode_gradient
 from scenarios.errors import ScenarioError
+from scenarios.heads.auxiliary import WithAuxiliary
 from scenarios.heads.masters import HALF
 from scenarios.heads.parts import buffers_kept, form_of, to_train, trained
 from scenarios.outputs import outputs_of
@@ -104,6 +105,8 @@ def need_of(
     kept, z = _kept(head, task, inputs, scenario)
     codecs = 0 if scenario.training.method == "fedavg" else _codecs_peak(scenario, cut, z)
     batch = round((kept + codecs) * scenario.task.batch_size / len(inputs))
+    if scenario.training.has_auxiliary:
+        batch += _along_bytes(scenario, task)
     process = PROCESS_BYTES + (CUTTING_BYTES if scenario.task.cut is not None else 0)
     return max(
         Need(process, READ_COPIES * read_bytes, max(READ_COPIES * built_bytes, module_bytes(head)), 0),
@@ -196,7 +199,18 @@ def _kept(head: nn.Module, task: Task, inputs: Tensor, scenario: Scenario) -> tu
         if isinstance(head, Ends):
             through_top = head.top(torch.zeros(len(inputs), task.features_size, requires_grad=True))
             del through_top
+        if isinstance(head, WithAuxiliary):
+            through_auxiliary = head.auxiliary(outputs.detach().requires_grad_())
+            del through_auxiliary
     return sum(kept.values()) + LAYER_COPIES * max(kept.values()), outputs
+
+
+def _along_bytes(scenario: Scenario, task: Task) -> int:
+    """Count what is kept of a round's batches until they go up together, twice while they become bytes."""
+    links = {str(group.link): group.link for group in scenario.fleet}
+    ups = {scenario.flows.codecs_for(link).activations_up for link in links.values()}
+    n, steps = scenario.task.batch_size, scenario.training.local_steps
+    return 2 * steps * (max(up.size_bytes(n, task.cut_size) for up in ups) + task.kind.size_bytes(n))
 
 
 def _codecs_peak(scenario: Scenario, cut: str | None, z: Tensor) -> int:

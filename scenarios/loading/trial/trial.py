@@ -1,5 +1,6 @@
 """Sends rows through head, cut, tail, loss, score and back; whatever goes wrong becomes a sentence."""
 
+import functools
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from broker.codecs import decode_activations, encode_activations
 from scenarios.cutting.trees import tensors
 from scenarios.errors import ScenarioError, in_words
+from scenarios.heads.auxiliary import WithAuxiliary, own_layers
 from scenarios.heads.parts import constants, form_of, take_one, to_train
 from scenarios.loading.trial.data_checks import Rows
 from scenarios.loading.trial.memory import Need, module_bytes, need_of
@@ -162,6 +164,8 @@ class Trial:
             refuse(unfit_gradients(self._head, "model"))
             return Step([each.detach() for _, each in tensors(z)], losses.detach())
         arrived = self._through_codec(z.detach()).requires_grad_()
+        if isinstance(self._head, WithAuxiliary):
+            self._through_auxiliary(self._head.auxiliary, arrived.detach().requires_grad_(), targets)
         outputs = self._through_tail(arrived)
         if isinstance(self._head, Ends):
             refuse(unfit_features(outputs, len(rows), self._task))
@@ -178,7 +182,7 @@ class Trial:
         if not form_of(self._head).learns:
             return Step([z.detach()], losses.detach())
         tried("the way back through the head", torch.dot(z.flatten(), arrived.grad.flatten()).backward)
-        refuse(unfit_gradients(self._head, "head"))
+        refuse(unfit_gradients(own_layers(self._head), "head"))
         return Step([z.detach()], losses.detach())
 
     def train_one(self, split: Split, rows: Rows, client: str) -> None:
@@ -231,6 +235,21 @@ class Trial:
             largest = float(z.abs().max())
             raise Wrong(f"the activations go up to {largest:.3g}, too large for {codec.codec}")
         return arrived
+
+    def _through_auxiliary(self, auxiliary: nn.Module, arrived: Tensor, targets: Any) -> None:
+        """Send activations through an auxiliary tail, and back as a device does; it keeps its gradient."""
+        auxiliary.train()
+        with seeded(derive_seed(self._scenario.seed, "rehearsal")):
+            what = f"the auxiliary tail, given activations of shape {tuple(arrived.shape)},"
+            outputs = tried(what, lambda: auxiliary(arrived))
+        loss = self._losses(outputs, targets, len(arrived)).mean()
+        follows = self._scenario.training.gradients_every != "never"
+        back = "the way back through the auxiliary tail"
+        back_to = functools.partial(torch.autograd.grad, loss, arrived, retain_graph=True)
+        (own,) = tried(back, lambda: back_to(create_graph=follows))
+        apart = own.square().sum() if follows else 0.0
+        tried(f"{back}{', and its gradient,' if follows else ''}", (loss + apart).backward)
+        refuse(unfit_gradients(auxiliary, "auxiliary tail"))
 
     def _through_tail(self, arrived: Tensor) -> Any:
         self._tail.train()

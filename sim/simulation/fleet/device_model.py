@@ -19,11 +19,12 @@ class Work(NamedTuple):
     """The phases of each job of a device, for its own batch size.
 
     Attributes:
-        start: the first batch of a round; all of them in FedAvg.
+        start: the first batch of a round.
         learn: a gradient, then the next batch.
         finish: the last gradient of a round; the head's own bytes are not counted, they are few.
         top: features, and their gradient, in a U-shape.
         evaluate: a batch that is kept for evaluation.
+        alone: all batches of a round in which the device trains by itself: of FedAvg, or without gradients.
     """
 
     start: tuple[Phase, ...]
@@ -31,6 +32,7 @@ class Work(NamedTuple):
     finish: tuple[Phase, ...]
     top: tuple[Phase, ...] = ()
     evaluate: tuple[Phase, ...] = ()
+    alone: tuple[Phase, ...] = ()
 
 
 @functools.lru_cache(maxsize=256)
@@ -58,13 +60,17 @@ def of_share(profile: DeviceProfile, share: HeadShare, whole: HeadShare) -> Devi
 
 
 @functools.lru_cache(maxsize=256)
-def work_of(profile: DeviceProfile, samples: int) -> Work:
-    """Scale a profile to batches of so many samples."""
+def work_of(profile: DeviceProfile, samples: int, steps: int = 1) -> Work:
+    """Scale a profile to batches of so many samples, of which a round has so many steps.
+
+    What a device does with an auxiliary tail is part of `backward_s`.
+    """
     scale = samples / profile.batch_size
     batch = (("compute", scale * profile.forward_s), ("encode", scale * profile.encode_s))
     gradient = (("decode", scale * profile.decode_s), ("backward", scale * profile.backward_s))
     top = (("top", scale * (profile.top_s or 0.0)),)
-    return Work(start=batch, learn=gradient + batch, finish=gradient, top=top, evaluate=batch)
+    alone = (*batch, gradient[1]) * steps
+    return Work(start=batch, learn=gradient + batch, finish=gradient, top=top, evaluate=batch, alone=alone)
 
 
 def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:
@@ -74,7 +80,8 @@ def fedavg_work_of(profile: DeviceProfile, samples: int, steps: int) -> Work:
     """
     assert profile.whole_model_s is not None  # scenarios.loading.checks sees to it
     seconds = samples / profile.batch_size * profile.whole_model_s
-    return Work(start=(("train", steps * seconds),), learn=(), finish=(), evaluate=(("compute", seconds),))
+    train = (("train", steps * seconds),)
+    return Work(start=(), learn=(), finish=(), evaluate=(("compute", seconds),), alone=train)
 
 
 class SlowdownSampler:
