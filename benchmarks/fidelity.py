@@ -121,8 +121,8 @@ def write_scenario(file: Path, setting: Setting, rounds: int, profiles: Path | N
     fleet = [dict(group) for _ in range(load.clients)]
     if profiles:
         network["server"] = str(profiles / "server.yaml")
-        for number, member in enumerate(fleet):
-            member["device"] = str(profiles / f"c{number}.yaml")
+        for member in fleet:
+            member["device"] = str(profiles / "device.yaml")
     training = {"rounds": rounds, "cohort": load.clients, "head_lr": 0.03, "tail_lr": 0.03}
     content = {
         "name": "fidelity",
@@ -173,13 +173,9 @@ def profiles_of(setting: Setting, folder: Path) -> Path:
     log_file = profiles / "log"
     scenario = write_scenario(profiles / "scenario.yaml", setting, 1, None)
     calibrate = [FEDLITE, "calibrate", str(scenario), "--threads=1"]
-    with ExitStack() as stack:
-        devices = [
-            stack.enter_context(started([*calibrate, f"--out={profiles}/c{number}.yaml"], log_file))
-            for number in range(load.clients)
-        ]
-        for device in devices:
-            finished(device, "calibrate", log_file)
+    at_work = f"--at-work={load.clients}"
+    with started([*calibrate, at_work, f"--out={profiles}/device.yaml"], log_file) as device:
+        finished(device, "calibrate", log_file)
     with started([*calibrate, "--server", f"--out={profiles}/server.yaml"], log_file) as server:
         finished(server, "calibrate --server", log_file)
     return profiles

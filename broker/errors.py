@@ -12,6 +12,7 @@ Exception
 │   ├── StudyError          a study or sweep that cannot be run as asked
 │   ├── MissingExtraError   a package that an extra brings is not installed (broker.cli.extras)
 │   ├── MemoryLimitError    a device with too little memory (edge_client.memory)
+│   ├── CompanionError      a process that should be at work beside a measurement is not
 │   └── ScenarioError       a mistake in a scenario, or data that it needs (scenarios.errors)
 └── ValueError
     └── WireError           bytes from outside that break the protocol (broker.wire.errors): counted, answered

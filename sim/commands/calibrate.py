@@ -21,6 +21,7 @@ from broker.cli.console import command
 from broker.codecs import GradientCodec, codec_to_wire
 from broker.files import writing
 from edge_client.training.calibrate import device_profile, timed_batches
+from edge_client.training.companions import others_at_work
 from scenarios.loading.load import load_scenario
 from scenarios.schema.base import Part
 from scenarios.schema.scenario import Scenario
@@ -57,6 +58,14 @@ def calibrate(
             "and one per core for the server.",
         ),
     ] = None,
+    at_work: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that compute at the same time, this one included: as many as will be on this "
+            "machine. The others do a device's work without a pause.",
+        ),
+    ] = 1,
     repeat: Annotated[int, typer.Option(min=2, help="Batches that are timed, or the server's rounds.")] = 30,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
 ) -> None:
@@ -69,10 +78,13 @@ def calibrate(
     threads = threads or (os.cpu_count() or 1 if of_server else 1)
     torch.set_num_threads(threads)
     with threadpool_limits(threads if of_server else 1, user_api="blas"):
-        seconds, cpu_s = _timed((timed_rounds if of_server else timed_batches)(loaded, PAUSE_S), repeat)
+        times = (timed_rounds if of_server else timed_batches)(loaded, PAUSE_S)
+        next(times)  # a mistake in the scenario is told here, once
+        with others_at_work(at_work - 1, loaded, 1 if of_server else threads):
+            seconds, cpu_s = _timed(times, repeat)
     medians = {name: statistics.median(times_s) for name, times_s in seconds.items()}
-    noise = why_not_quiet(seconds, cpu_s if threads == 1 else None)
-    source = _source(loaded, threads, repeat) + (", while the machine was busy" if noise else "")
+    noise = why_not_quiet(seconds, cpu_s if threads == at_work == 1 else None)
+    source = _source(loaded, threads, repeat, at_work) + (", while the machine was busy" if noise else "")
     profile: Part
     if of_server:
         profile, key = server_model(loaded, medians, source), "network.server"
@@ -144,11 +156,12 @@ def _as_yaml(profile: Part) -> str:
     return yaml.safe_dump(rounded, sort_keys=False, width=100)
 
 
-def _source(scenario: Scenario, threads: int, repeat: int) -> str:
+def _source(scenario: Scenario, threads: int, repeat: int, at_work: int) -> str:
     """Say what was measured where."""
     flows, memory_mib = scenario.flows, _peak_memory_mib()
     words = [
         f"measured on {_machine()}, {os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''}",
+        *([f"{at_work} processes at work"] if at_work > 1 else []),
         f"torch {torch.__version__}",
         f"{scenario.task.name}",
         f"activations {_name(flows.activations_up)}",

@@ -2,9 +2,12 @@
 
 import itertools
 import math
+import multiprocessing
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 
 from broker.cli.commands import app
 from edge_client.training.calibrate import device_profile, timed_batches
+from edge_client.training.companions import CompanionError, others_at_work
 from scenarios.loading.load import load_scenario
 from scenarios.schema.devices import DeviceProfile
 from scenarios.schema.network import ServerModel
@@ -93,6 +97,36 @@ def test_the_phases_of_a_batch_become_a_profile(tmp_path: Path) -> None:
     assert device_profile(small_scenario(tmp_path), seconds, "here") == DeviceProfile(
         batch_size=10, forward_s=0.1, encode_s=0.2, decode_s=0.3, backward_s=0.4, source="here"
     )
+
+
+def test_a_device_is_measured_with_as_many_at_work_as_will_be(tmp_path: Path) -> None:
+    file, _ = calibrate(tmp_path, "--at-work=2")
+    assert "2 processes at work" in DeviceProfile.model_validate(yaml.safe_load(file.read_text())).source
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_the_others_compute_until_it_has_been_measured(tmp_path: Path) -> None:
+    with others_at_work(1, small_scenario(tmp_path), threads=1):
+        (other,) = map(psutil.Process, (child.pid for child in multiprocessing.active_children()))
+        before_s = other.cpu_times().user
+        deadline_s = time.monotonic() + 20
+        while other.cpu_times().user < before_s + 0.1:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+    assert not other.is_running()
+
+
+@pytest.mark.slow
+def test_a_process_beside_it_that_ends_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(CompanionError, match="1 of 1 processes beside this one ended with 1"),
+        others_at_work(1, small_scenario(tmp_path), threads=0),  # torch wants at least one
+    ):
+        pytest.fail("nobody is at work")
+    capfd.readouterr()
 
 
 def test_two_passes_through_the_tail_give_a_line(tmp_path: Path) -> None:
