@@ -85,7 +85,7 @@ class Direction:
         return self._last_s
 
 
-def looks_of(link: Link, seed: int) -> list[Look]:
+def looks_of(link: Link, seed: int, begun_s: float) -> list[Look]:
     """Give what a link is like over time, up and down."""
     changes = course_of(link, seed=seed, owner="forwarder")
 
@@ -102,7 +102,6 @@ def looks_of(link: Link, seed: int) -> list[Look]:
 
         return look
 
-    begun_s = time.perf_counter()
     return [look_of("up"), look_of("down")]
 
 
@@ -126,20 +125,20 @@ class Lateness:
         self.worst_s = max(self.worst_s, late_s)
 
 
-def forward(directions: dict[int, Direction], until: int, lateness: Lateness) -> None:
+def forward(directions: dict[int, Direction], until: int, lateness: Lateness, begun_s: float) -> None:
     """Move packets between TUN devices until a file descriptor becomes readable.
 
     Args:
         directions: by the file descriptor of the TUN device at the near end.
         until: the file descriptor.
         lateness: is kept up to date.
+        begun_s: when the links' courses began, by time.perf_counter.
     """
     due: list[Due] = []
     order = itertools.count()
     watched = select.epoll()  # select of so many files would take longer than all the rest
     for file in (*directions, until):
         watched.register(file, select.EPOLLIN)
-    begun_s = time.perf_counter()
     while True:
         while due and due[0][0] <= (now_s := time.perf_counter() - begun_s):
             due_s, _, direction, passed, packet = heapq.heappop(due)
@@ -183,18 +182,19 @@ def main() -> None:
     directions: dict[int, Direction] = {}
     shared: list[Wire] | list[None] = [None, None]
     seed = time.time_ns() >> 10
+    begun_s = time.perf_counter()
     for number, (near, far, link) in enumerate(pairs):
         if point is not None and number % sharers == 0:
-            shared = [Wire(look) for look in looks_of(Link(**point), seed + number)]
-        looks = looks_of(Link(**link), seed + number)
+            shared = [Wire(look) for look in looks_of(Link(**point), seed + number, begun_s)]
+        looks = looks_of(Link(**link), seed + number, begun_s)
         for start, end, look, wire in zip((near, far), (far, near), looks, shared, strict=True):
             directions[start] = Direction(end, look, wire, seed=seed + start)
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))  # before everybody else
     gc.disable()
     lateness = Lateness()
-    print("ready", flush=True)
-    forward(directions, sys.stdin.fileno(), lateness)
+    print(begun_s, flush=True)  # it is ready
+    forward(directions, sys.stdin.fileno(), lateness, begun_s)
     print(json.dumps(vars(lateness)))
 
 

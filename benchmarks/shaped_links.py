@@ -74,15 +74,17 @@ def broker_address(number: int) -> str:
 
 @dataclass
 class Shaper:
-    """What is known of the forwarder after its end.
+    """What is known of the forwarder; all but the first after its end.
 
     Attributes:
+        begun_s: when the courses of links began, by time.perf_counter.
         packets: that it passed on.
         late: of these, how many came out more than a millisecond late.
         total_s: sum of all lateness.
         worst_s: of one packet.
     """
 
+    begun_s: float
     packets: int = 0
     late: int = 0
     total_s: float = 0.0
@@ -123,8 +125,7 @@ def shaped_links(
             for file in files:
                 os.close(file)
             assert process.stdout is not None
-            process.stdout.readline()  # it says that it is ready
-            shaper = Shaper()
+            shaper = Shaper(float(process.stdout.readline()))
             yield shaper
             told, _ = process.communicate()
             vars(shaper).update(json.loads(told))

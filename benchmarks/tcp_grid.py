@@ -13,15 +13,16 @@ may be corrected; the other half was drawn beforehand and stays untouched. Measu
 import argparse
 import concurrent.futures
 import csv
+import itertools
 import multiprocessing
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.shaped_links import PROBE_BYTES, why_not
-from benchmarks.tcp_modelled import modelled
-from benchmarks.tcp_settings import Setting, settings_of
+from benchmarks.tcp_modelled import modelled, replayed
+from benchmarks.tcp_settings import Setting, kinds_of, settings_of
 from benchmarks.tcp_talk import measure
 from scenarios.schema.links import Tcp
 
@@ -35,22 +36,34 @@ COLUMNS = (
     "late_ms",
     "late_percent",
 )
+TALKS = ("half", "setting", "begins_s", "mean_ms")
 LONGEST_S = 240.0
+CHANGING_S = 120.0
+"""So long is the part of the course of a link that is looked at."""
+
 SHAPER_TOLERANCE = 0.05
 LATE_TOLERANCE = 0.02
 """Of a round trip, in the mean."""
 
-MODELLED_ERROR = 0.007
-MODELLED_BYTES = 3_000_000_000
+REPLAYS = 8
+"""Of each conversation on links that change."""
+
+MODELLED_ERROR = 0.01
+MODELLED_BYTES = 1_000_000_000
 """The model goes on until the standard error of its mean is so small, or so much was sent."""
 
 
-def measured(setting: Setting, tcp: str) -> dict[str, object]:
-    """Measure a setting; give a line of the table."""
-    found = measure(setting, tcp, LONGEST_S)
+def talks_file(table: Path) -> Path:
+    """Say where the conversations on changing links are: beside the table."""
+    return table.with_stem(f"{table.stem}_talks")
+
+
+def measured(setting: Setting, tcp: str) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """Measure a setting; give a line of the table, and one for each conversation where the link changes."""
+    found = measure(setting, tcp, CHANGING_S if setting.changes else LONGEST_S)
     mean_s, error = setting.mean(found.seconds)
     assert found.check is not None
-    return {
+    line: dict[str, object] = {
         "half": setting.half,
         "setting": setting.name,
         "messages": sum(map(len, found.seconds)),
@@ -60,6 +73,16 @@ def measured(setting: Setting, tcp: str) -> dict[str, object]:
         "late_ms": round(2 * found.late_ms, 3),
         "late_percent": round(100 * found.late_share, 3),
     }
+    talks: list[dict[str, object]] = [
+        {
+            "half": setting.half,
+            "setting": setting.name,
+            "begins_s": round(begins_s, 3),
+            "mean_ms": round(1000 * statistics.mean(seconds), 3),
+        }
+        for begins_s, seconds in zip(found.begins_s, found.seconds, strict=True)
+    ]
+    return line, talks if setting.changes else []
 
 
 def shaper_error(setting: Setting, up_kbps: float, down_kbps: float) -> float:
@@ -107,20 +130,26 @@ def measure_all(settings: Iterable[Setting], tcp: str, out: Path, side_by_side: 
         for run in concurrent.futures.as_completed(runs):
             setting = runs[run]
             try:
-                row = run.result()
+                row, talks = run.result()
             except (OSError, RuntimeError, subprocess.SubprocessError, statistics.StatisticsError) as error:
                 print(f"{setting.name}: failed, {error!r}", flush=True)
                 continue
             if why := refusal(setting, row):
                 print(f"{setting.name}: refused, {why}", flush=True)
                 continue
-            new = not out.exists()
-            with out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append(out, COLUMNS, [row])
+            append(talks_file(out), TALKS, talks)
             print(*row.values(), sep="  ", flush=True)
+
+
+def append(file: Path, columns: Sequence[str], rows: Sequence[dict[str, object]]) -> None:
+    """Write lines at the end of a table."""
+    new = not file.exists()
+    with file.open("a", newline="") as opened:
+        writer = csv.DictWriter(opened, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -143,21 +172,53 @@ def model_error(setting: Setting, row: dict[str, str], tcp: Tcp) -> tuple[float,
     return mean_ms, mean_ms / float(row["mean_ms"]) - 1
 
 
+def replayed_error(
+    setting: Setting, rows: Sequence[dict[str, str]], tcp: Tcp
+) -> tuple[float, float, float, float]:
+    """Let the model have each conversation at the measured place in the course of the links.
+
+    Returns:
+        The measured mean in ms; the model's; its error; and the standard error of that, from the
+        differences of conversations, or of groups that share an access point.
+    """
+    begins_s = [float(row["begins_s"]) for row in rows]
+    repeats = [replayed(setting, begins_s, tcp, seed) for seed in range(REPLAYS)]
+    model_ms = [1000 * statistics.mean(itertools.chain(*talk)) for talk in zip(*repeats, strict=True)]
+    real_ms = [float(row["mean_ms"]) for row in rows]
+    mean_ms = statistics.mean(real_ms)
+    differences = [model / mean_ms - real / mean_ms for model, real in zip(model_ms, real_ms, strict=True)]
+    groups = [statistics.mean(group) for group in _in_groups(differences, setting.sharers)]
+    spread = statistics.stdev(groups) / len(groups) ** 0.5
+    return mean_ms, statistics.mean(model_ms), statistics.mean(differences), spread
+
+
+def _in_groups(values: Sequence[float], size: int) -> Iterator[Sequence[float]]:
+    return (values[first : first + size] for first in range(0, len(values), size))
+
+
 def compare(settings: Iterable[Setting], file: Path, half: str, tcp: Tcp) -> list[float]:
     """Print for each measured setting of a half what the model says; give its errors."""
     rows = {row["setting"]: row for row in read(file) if row["half"] == half}
+    talks: dict[str, list[dict[str, str]]] = {}
+    if talks_file(file).exists():
+        for talk in read(talks_file(file)):
+            talks.setdefault(talk["setting"], []).append(talk)
     errors = []
     for setting in settings:
-        if setting.name in rows:
-            row = rows[setting.name]
+        if setting.name not in rows:
+            continue
+        row = rows[setting.name]
+        if setting.changes:
+            measured_ms, mean_ms, error, spread = replayed_error(setting, talks[setting.name], tcp)
+        else:
             mean_ms, error = model_error(setting, row, tcp)
-            errors.append(error)
-            measured_ms, spread = float(row["mean_ms"]), row["standard_error_percent"]
-            print(
-                f"{setting.name:<60} {measured_ms:10.1f} +- {spread:>5} % {mean_ms:10.1f}"
-                f" {100 * error:+6.1f} %",
-                flush=True,
-            )
+            measured_ms, spread = float(row["mean_ms"]), float(row["standard_error_percent"]) / 100
+        errors.append(error)
+        print(
+            f"{setting.name:<60} {measured_ms:10.1f} ms {mean_ms:10.1f} ms"
+            f" {100 * error:+6.1f} +- {100 * spread:.1f} %",
+            flush=True,
+        )
     return errors
 
 
@@ -176,9 +237,11 @@ def main() -> None:
     comparing.add_argument("--tcp", default="cubic", choices=["cubic", "reno"])
     comparing.add_argument("--half", default="correcting")
     for command in (measuring, comparing):
+        command.add_argument("--kinds", action="store_true", help="traces, jitter, bursts, not the grid")
         command.add_argument("--only", default="", help="settings with these words in their names")
     options = parser.parse_args()
-    chosen = [setting for setting in settings_of() if options.only in setting.name]
+    settings = kinds_of() if options.kinds else settings_of()
+    chosen = [setting for setting in settings if options.only in setting.name]
     if options.command == "measure":
         if why := why_not():
             raise SystemExit(f"SKIPPED, nothing was measured: {why}")

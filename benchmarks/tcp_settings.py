@@ -28,7 +28,7 @@ _TURN_S = 40.0
 _FEWEST_BLOCKS = 8
 _MESSAGES_PER_TURN = 400
 
-Half = Literal["correcting", "untouched", "kinds"]
+Half = Literal["correcting", "untouched"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Setting:
         return self.pause_s * rng.uniform(0.5, 1.5)
 
     def enough(self, seconds: Sequence[Sequence[float]]) -> bool:
-        """Say whether the mean is known well enough."""
+        """Say whether the mean is known well enough; never where the whole course of a link counts."""
         blocks = len(seconds) // self.sharers
-        return blocks >= _FEWEST_BLOCKS and self.mean(seconds)[1] <= STANDARD_ERROR
+        return not self.changes and blocks >= _FEWEST_BLOCKS and self.mean(seconds)[1] <= STANDARD_ERROR
 
     def mean(self, seconds: Sequence[Sequence[float]]) -> tuple[float, float]:
         """Give the mean of messages, and its relative standard error.
@@ -154,3 +154,60 @@ def _equally(values: Sequence[float], rng: random.Random) -> list[float]:
     column = [values[number % len(values)] for number in range(SAMPLE)]
     rng.shuffle(column)
     return column
+
+
+def kinds_of() -> list[Setting]:
+    """Give settings of links that change, with jitter, or with loss in bursts; half of each kind."""
+    train = Link(trace="train-lte", start="together", uplink_kbps=2_700, downlink_kbps=7_100, latency_ms=50)
+    walk = Link(
+        trace="walk-5g", start="together", uplink_kbps=44_000, downlink_kbps=44_000, latency_ms=20
+    )  # means
+    # of a bad state less than half is lost: else the mean of timeouts that double has no end
+    bursts = GilbertElliott(p=0.008, r=0.2, loss_in_bad=0.3)
+    more = GilbertElliott(p=0.02, r=0.2, loss_in_bad=0.3)
+    long = GilbertElliott(p=0.002, r=0.05, loss_in_bad=0.3)
+    kinds: dict[str, list[tuple[str, Link, AccessPoint | None, int, float]]] = {
+        "trace": [
+            ("train-lte", train, None, 10, 0.1),
+            ("train-lte", train, None, 100, 0.5),
+            ("walk-5g", walk, None, 100, 0.1),
+            ("walk-5g", walk, None, 700, 0.5),
+        ],
+        "jitter": [
+            ("5 of 20 ms, 4 Mbit/s", _link(4_000, 20, jitter_ms=5), None, 100, 0.1),
+            ("20 of 50 ms, 12 Mbit/s", _link(12_000, 50, jitter_ms=20), None, 10, 0.1),
+            ("30 of 60 ms, 1 Mbit/s", _link(1_000, 60, jitter_ms=30, jitter="lognormal"), None, 100, 0.5),
+            ("10 of 50 ms, 50 Mbit/s", _link(50_000, 50, jitter_ms=10), None, 700, 0.1),
+        ],
+        "bursts": [
+            ("1 %, 12 Mbit/s, 60 ms", _link(12_000, 30, loss=bursts), None, 100, 0.5),
+            ("3 %, 1 Mbit/s, 200 ms", _link(1_000, 100, loss=more), None, 10, 0.1),
+            ("1 %, 4 Mbit/s, 60 ms", _link(4_000, 30, loss=long), None, 700, 0.1),
+            ("1 %, 50 Mbit/s, 20 ms", _link(50_000, 10, loss=bursts), None, 100, 0.1),
+        ],
+        "shared trace": [
+            ("train-lte", _link(4_000, 20), AccessPoint(trace="train-lte"), 100, 0.5),
+            ("train-lte, 0.3 %", _link(4_000, 20, loss=0.003), AccessPoint(trace="train-lte"), 100, 0.1),
+            ("walk-5g", _link(20_000, 20), AccessPoint(trace="walk-5g"), 700, 0.1),
+            ("walk-5g, 0.3 %", _link(20_000, 20, loss=0.003), AccessPoint(trace="walk-5g"), 100, 0.02),
+        ],
+    }
+    rng, settings = random.Random(SPLIT_SEED), list[Setting]()
+    for kind, rows in kinds.items():
+        rng.shuffle(rows)
+        for number, (what, link, point, message_kb, pause_s) in enumerate(rows):
+            settings.append(
+                Setting(
+                    name=f"{kind}: {what}, {message_kb} kB, pause {pause_s:g} s",
+                    half="correcting" if number % 2 else "untouched",
+                    link=link,
+                    point=point,
+                    message_bytes=1000 * message_kb,
+                    pause_s=pause_s,
+                )
+            )
+    return settings
+
+
+def _link(kbps: float, latency_ms: float, **more: object) -> Link:
+    return Link.model_validate({"uplink_kbps": kbps, "downlink_kbps": kbps, "latency_ms": latency_ms} | more)

@@ -118,17 +118,20 @@ def _packet(kind: int, size: int) -> bytes:
     return bytes([kind]) + (size - _HEADER_BYTES).to_bytes(3, "big") + bytes(size - _HEADER_BYTES)
 
 
-async def _converse(device: End, broker: End, setting: Setting, rng: random.Random) -> list[float]:
-    """Talk for some exchanges; give the seconds of each message, but for the first exchanges'."""
-    seconds = []
+async def _converse(
+    device: End, broker: End, setting: Setting, rng: random.Random
+) -> tuple[float, list[float]]:
+    """Talk; give when it began, and the seconds of each message but for the first exchanges."""
+    begins_s, seconds = 0.0, []
     for number in range(setting.warm_up + setting.exchanges):
         for sender, receiver in ((device, broker), (broker, device)):
             await asyncio.sleep(setting.pause(rng))
             begun_s = sender.send()
             arrived_s = await receiver.arrived.get()
+            begins_s = begins_s or begun_s
             if number >= setting.warm_up:
                 seconds.append(arrived_s - begun_s)
-    return seconds
+    return begins_s, seconds
 
 
 async def _connected(clients: int, tcp: str) -> list[tuple[socket.socket, socket.socket]]:
@@ -163,24 +166,25 @@ def _prepare(made: socket.socket, tcp: str) -> None:
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, tcp.encode())
 
 
-async def _turn(setting: Setting, tcp: str, rng: random.Random) -> list[list[float]]:
+async def _turn(setting: Setting, tcp: str, rng: random.Random) -> list[tuple[float, list[float]]]:
     """Let every client of a setting talk at the same time, on new connections."""
     sockets = await _connected(setting.clients, tcp)
     pairs = [
         (End(device, setting.message_bytes), End(broker, setting.message_bytes)) for device, broker in sockets
     ]
     talks = [_converse(*pair, setting, random.Random(rng.random())) for pair in pairs]
-    seconds = await asyncio.gather(*talks)
+    messages = await asyncio.gather(*talks)
     for end in (end for pair in pairs for end in pair):
         end.close()
-    return seconds
+    return messages
 
 
 class Measured:
     """What one setting took.
 
     Attributes:
-        seconds: of each message, by connection.
+        seconds: of each message, by connection; but for the first exchanges.
+        begins_s: of each conversation, in the course of the links.
         check: of a link like the others, before.
         probe_ms: mean round trip of small packets on a link without loss, while all others talked.
         late_ms: mean time that packets left the forwarder too late.
@@ -189,6 +193,7 @@ class Measured:
 
     def __init__(self) -> None:
         self.seconds: list[list[float]] = []
+        self.begins_s: list[float] = []
         self.check: Check | None = None
         self.probe_ms = 0.0
         self.late_ms = 0.0
@@ -211,7 +216,9 @@ def measure(setting: Setting, tcp: str, longest_s: float) -> Measured:
         with Prober(setting.clients) as prober:
             while True:
                 turn_s = time.monotonic()
-                found.seconds += asyncio.run(_turn(setting, tcp, rng))
+                for begins_s, seconds in asyncio.run(_turn(setting, tcp, rng)):
+                    found.begins_s.append(begins_s - shaper.begun_s)
+                    found.seconds.append(seconds)
                 now_s = time.monotonic()
                 if setting.enough(found.seconds) or 2 * now_s - turn_s - begun_s > longest_s:
                     break

@@ -22,7 +22,7 @@ from sim.chrome_trace import Trace
 from sim.network.broker_queues import Window
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, Handle
-from sim.network.links.access_point import bottlenecks_of, may_lose
+from sim.network.links.access_point import bottlenecks_of, sends_segments
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import shared
@@ -115,10 +115,10 @@ def server_links(scenario: Scenario) -> tuple[TcpLink, TcpLink]:
 
 def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
     """Give every client its links, behind its access point if it has one."""
-    losing = {group.via for group in scenario.fleet if may_lose(link_of(group.link))}
+    by_segments = {group.via for group in scenario.fleet if sends_segments(link_of(group.link))}
     access_points = {
         name: bottlenecks_of(
-            clock, point, seed=scenario.seed, owner=f"access point {name}", loses=name in losing
+            clock, point, seed=scenario.seed, owner=f"access point {name}", by_segments=name in by_segments
         )
         for name, point in scenario.network.access_points.items()
     }

@@ -9,24 +9,18 @@ from sim.network.clock import Clock
 from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.course import course_of
 from sim.network.links.packet_queue import PacketQueue
-from sim.network.links.path import AS_IT_IS, path_of
+from sim.network.links.path import path_of
 
 Direction = Bottleneck | PacketQueue
 
 
-def may_lose(link: Link) -> bool:
-    """Say whether a device's link may lose packets.
-
-    Raises:
-        ScenarioError: its trace cannot be used.
-    """
-    changes = course_of(link, seed=0, owner="nobody")
-    states = (AS_IT_IS,) if changes is None else changes[1]
-    return any(path_of(link, "up", state).loss > 0 for state in states)
+def sends_segments(link: Link) -> bool:
+    """Say whether each segment is sent on a device's link: it changes, or may lose packets."""
+    return link.changes or path_of(link, "up").loss > 0
 
 
 def bottlenecks_of(
-    clock: Clock, point: AccessPoint, *, seed: int, owner: str, loses: bool = False
+    clock: Clock, point: AccessPoint, *, seed: int, owner: str, by_segments: bool = False
 ) -> tuple[Direction, Direction]:
     """Give both directions of an access point, up and down.
 
@@ -35,7 +29,7 @@ def bottlenecks_of(
         point: its rates.
         seed: the scenario's.
         owner: its name, part of the seed of its chain of states.
-        loses: whether a link of those that share it may lose packets; then it is a queue of packets.
+        by_segments: whether one of the links behind it sends each segment; it is a queue of packets then.
 
     Raises:
         ScenarioError: its trace cannot be used.
@@ -54,5 +48,5 @@ def bottlenecks_of(
 
         return look
 
-    kind = PacketQueue if loses else Bottleneck
+    kind = PacketQueue if by_segments else Bottleneck
     return kind(clock, rate("up")), kind(clock, rate("down"))

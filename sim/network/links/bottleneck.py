@@ -107,38 +107,19 @@ class Bottleneck:
     def begin(self, transfer: Transfer) -> None:
         """Let a transfer in."""
         self._count()
-        self._enter(transfer, transfer.size_bytes)
+        members = self._class_of(transfer.cap)
+        end_bytes = members.received(self._progress(members)) + transfer.size_bytes
+        transfer.entry = end_bytes, next(self._numbers), transfer
+        heapq.heappush(members.ends, transfer.entry)
+        self._change(members, 1)
         self._divide()
 
     def abort(self, transfer: Transfer) -> None:
         """Take a transfer out before it is done."""
         self._count()
-        self._leave(transfer)
-        self._divide()
-
-    def cap(self, transfer: Transfer, cap: float) -> None:
-        """Let a transfer's own link allow another rate from now on, bytes per second; it may be 0."""
-        self._count()
-        left_bytes = self._leave(transfer)
-        transfer.cap = min(cap, _UNLIMITED)
-        self._enter(transfer, left_bytes)
-        self._divide()
-
-    def _enter(self, transfer: Transfer, left_bytes: float) -> None:
-        members = self._class_of(transfer.cap)
-        end_bytes = members.received(self._progress(members)) + left_bytes
-        transfer.entry = end_bytes, next(self._numbers), transfer
-        heapq.heappush(members.ends, transfer.entry)
-        self._change(members, 1)
-
-    def _leave(self, transfer: Transfer) -> float:
-        """Take a transfer out of its class, and give the bytes that it has left."""
-        assert transfer.entry is not None
-        members = self._class_of(transfer.cap)
-        left_bytes = transfer.entry[0] - members.received(self._progress(members))
         transfer.entry = None
-        self._change(members, -1)
-        return max(0.0, left_bytes)
+        self._change(self._class_of(transfer.cap), -1)
+        self._divide()
 
     def _count(self) -> None:
         """Bring the fair share's bytes up to now."""

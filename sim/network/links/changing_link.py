@@ -3,10 +3,9 @@
 import math
 from typing import Literal
 
-from broker.wire.link_bytes import framed_bytes
 from scenarios.schema.links import Link, Tcp
 from sim.network.links.course import Course, course_of
-from sim.network.links.link import Carried, TcpLink
+from sim.network.links.link import TcpLink
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
@@ -14,11 +13,7 @@ from sim.network.links.tcp.line import Line
 
 
 class ChangingLink(TcpLink):
-    """One direction of one device's link that changes.
-
-    A message's bytes leave at the rates that hold while they leave; in an outage they wait. Where nothing is
-    lost, TCP's pauses are those of the link when the message begins to leave, and the time one way is that of
-    the link when the last byte has left. docs/models.md has the equations.
+    """One direction of one device's link that changes: each segment is sent, docs/models.md says how.
 
     Args:
         course: which state holds when.
@@ -45,51 +40,16 @@ class ChangingLink(TcpLink):
             self._losses = Losses(seed, *owner)
         if any(path.one_way_s for path in paths):
             self.jitter = RandomStream(seed, "jitter", *owner)
-        self.look(0.0, first=True)
+        self.path = paths[next(course.pieces(0.0, 0.0))[1]]
 
-    def look(self, now_s: float, *, first: bool) -> tuple[float, float]:
-        """Do as TcpLink.look; the rate is 0 in an outage."""
-        until_s, state = next(self._course.pieces(now_s, now_s))
-        path = self._paths[state]
-        if first:
-            self.path = path
-        return path.bytes_per_s, until_s
+    @property
+    def by_segments(self) -> bool:
+        """Do as TcpLink.by_segments."""
+        return True
 
     def line(self, now_s: float) -> Line:
         """Do as TcpLink.line."""
         return _ChangingLine(self._course, self._paths, self._losses, now_s)
-
-    def carry(self, now_s: float, payload_bytes: int) -> Carried:
-        """Do as TcpLink.carry."""
-        if self._losses is not None:
-            return super().carry(now_s, payload_bytes)
-        start_s = max(now_s, self.free_s)
-        end_s = self._leave(now_s, start_s, framed_bytes(payload_bytes))
-        return self._depart(now_s, start_s, end_s, payload_bytes)
-
-    def depart(self, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        """Do as TcpLink.depart; it is `end_s` now."""
-        return self._depart(end_s, start_s, end_s, payload_bytes)
-
-    def _depart(self, now_s: float, start_s: float, end_s: float, payload_bytes: int) -> Carried:
-        sent_s = end_s + self.delay_s(start_s, payload_bytes)
-        self.path = self._paths[next(self._course.pieces(now_s, end_s))[1]]
-        return self._arrive(start_s, sent_s)
-
-    def _leave(self, now_s: float, start_s: float, left_bytes: float) -> float:
-        """Give when so many bytes have left; be what the link is when the first of them does."""
-        at_s, none_left = start_s, True
-        for until_s, state in self._course.pieces(now_s, start_s):
-            path = self._paths[state]
-            if path.bytes_per_s:
-                if none_left:
-                    self.path, none_left = path, False
-                end_s = at_s + left_bytes / path.bytes_per_s
-                if end_s <= until_s:
-                    return end_s
-                left_bytes -= path.bytes_per_s * (until_s - at_s)
-            at_s = until_s
-        raise AssertionError("a course has no end")
 
 
 class _ChangingLine(Line):

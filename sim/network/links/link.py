@@ -2,10 +2,10 @@
 
 First come, first served, at the link's rate, through one TCP connection that lasts. docs/models.md has the
 equations. A link knows its own state only; it is told the time. Where nothing is lost, TCP's window and its
-waits are computed here, flight by flight; where packets are lost, sim.network.links.tcp sends each segment.
+waits are computed here, flight by flight; where packets are lost, or the link changes, sim.network.links.tcp
+sends each segment.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -97,16 +97,6 @@ class TcpLink:
         self._losses = Losses(seed, *owner) if path.loss else None
         self.reset()
 
-    def look(self, now_s: float, *, first: bool) -> tuple[float, float]:
-        """Give the rate at a time, bytes per second, and until when it holds.
-
-        Args:
-            now_s: virtual time.
-            first: no byte of a message has left yet; TCP's pauses are those of the link as it is now.
-        """
-        del now_s, first  # it is always the same
-        return self.path.bytes_per_s, math.inf
-
     @property
     def latency_s(self) -> float:
         """Mean time one way."""
@@ -131,7 +121,7 @@ class TcpLink:
         if path.instant:
             return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self.free_s)
-        if self._losses is not None:
+        if self.by_segments:
             line = self.line(start_s)
             return self.arrived(start_s, self.connection.send(start_s, *packets_of(payload_bytes), line))
         end_s = start_s + framed_bytes(payload_bytes) / path.bytes_per_s
@@ -143,8 +133,8 @@ class TcpLink:
         return Line(self.path, self._losses)
 
     @property
-    def loses(self) -> bool:
-        """Whether packets may be lost."""
+    def by_segments(self) -> bool:
+        """Whether each segment is sent: packets may be lost, or the link changes."""
         return self._losses is not None
 
     @property

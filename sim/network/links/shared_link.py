@@ -1,6 +1,5 @@
 """A device's link behind an access point or backhaul that it shares with others: docs/models.md."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,45 +12,6 @@ from sim.network.links.link import PacketTimes, TcpLink, packets_of
 from sim.network.links.packet_queue import PacketQueue
 from sim.network.links.path import Path
 from sim.network.links.tcp.passage import Passage
-
-
-class _Flow:
-    """A message in a fluid: its own link's rate is its cap, TCP's pauses on that follow the last byte."""
-
-    def __init__(
-        self,
-        clock: Clock,
-        link: TcpLink,
-        bottleneck: Bottleneck,
-        payload_bytes: int,
-        passed: Callable[[], None],
-    ) -> None:
-        self._clock, self._link, self._bottleneck = clock, link, bottleneck
-        self._leaves = False  # a byte may have left
-        self._over = False
-        self._transfer = Transfer(framed_bytes(payload_bytes), self._own_rate(), partial(self._end, passed))
-        bottleneck.begin(self._transfer)
-
-    def abort(self) -> None:
-        """Take it out."""
-        self._over = True
-        self._bottleneck.abort(self._transfer)
-
-    def _end(self, passed: Callable[[], None]) -> None:
-        self._over = True
-        passed()
-
-    def _own_rate(self) -> float:
-        """Give the own link's rate now, bytes per second, and come back when that changes."""
-        bytes_per_s, until_s = self._link.look(self._clock.now, first=not self._leaves)
-        self._leaves = self._leaves or bytes_per_s > 0
-        if until_s < math.inf:
-            self._clock.at(until_s, self._cap)
-        return bytes_per_s
-
-    def _cap(self) -> None:
-        if not self._over:
-            self._bottleneck.cap(self._transfer, self._own_rate())
 
 
 class SharedTcpLink:
@@ -79,7 +39,7 @@ class SharedTcpLink:
         self._point = point
         self._back = back if isinstance(back, PacketQueue) else None
         self._waiting: deque[tuple[int, Callable[[float], None]]] = deque()
-        self._passing: _Flow | Passage | None = None
+        self._passing: Transfer | Passage | None = None
         self._busy = False  # something is under way, or waits
         self._connection = 0
         self.under_way = 0
@@ -117,8 +77,10 @@ class SharedTcpLink:
 
     def reset(self) -> None:
         """Lose all that is under way, and begin a new connection."""
-        if self._passing is not None:
+        if isinstance(self._passing, Passage):
             self._passing.abort()
+        elif self._passing is not None and isinstance(self._point, Bottleneck):
+            self._point.abort(self._passing)
         self._passing = None
         self._busy = False
         self._waiting.clear()
@@ -138,10 +100,12 @@ class SharedTcpLink:
             passed = partial(self._passed, self._connection, self._clock.now, payload_bytes, deliver)
             self._passing = self._begin(payload_bytes, passed)
 
-    def _begin(self, payload_bytes: int, passed: Callable[[], None]) -> _Flow | Passage:
+    def _begin(self, payload_bytes: int, passed: Callable[[], None]) -> Transfer | Passage:
         clock, link = self._clock, self._link
         if isinstance(self._point, Bottleneck):
-            return _Flow(clock, link, self._point, payload_bytes, passed)
+            transfer = Transfer(framed_bytes(payload_bytes), link.path.bytes_per_s, passed)
+            self._point.begin(transfer)
+            return transfer
         line = link.line(clock.now)
         return Passage(
             clock, link.connection, *packets_of(payload_bytes), line, self._point, self._back, passed

@@ -215,7 +215,7 @@ def links_to_compute(endpoint: Endpoint) -> tuple[TcpLink, TcpLink] | None:
 
 def _is_plain(link: TcpLink) -> bool:
     way_s = link.path.one_way_s
-    return not link.loses and not link.path.rest and way_s is not None and way_s(_ALMOST_0) > 0
+    return not link.by_segments and not link.path.rest and way_s is not None and way_s(_ALMOST_0) > 0
 
 
 def stream_of(link: TcpLink) -> RandomStream:

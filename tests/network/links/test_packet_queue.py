@@ -12,7 +12,7 @@ from scenarios.schema.network import AccessPoint
 from scenarios.schema.scenario import Scenario
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
-from sim.network.links.access_point import may_lose
+from sim.network.links.access_point import sends_segments
 from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.changing_link import links_of
 from sim.network.links.packet_queue import PacketQueue
@@ -153,20 +153,20 @@ def test_the_same_seed_gives_the_same_times(seed: int, clients: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("link", "loses"),
+    ("link", "segments"),
     [
         (QUIET, False),
         (LOSSY, True),
         (BURSTS, True),
-        (Link(trace="walk-5g"), False),
-        (Link(trace="walk-5g", loss=0.01), True),
+        (Link(trace="walk-5g"), True),
     ],
 )
-def test_a_link_may_lose_if_any_of_its_states_does(link: Link, *, loses: bool) -> None:
-    assert may_lose(link) == loses
+def test_segments_are_sent_where_packets_are_lost_or_the_link_changes(link: Link, *, segments: bool) -> None:
+    assert sends_segments(link) == segments
+    assert [way.by_segments for way in links_of(link, seed=1, owner="c0")] == [segments, segments]
 
 
-def test_an_access_point_is_a_queue_if_one_of_its_links_loses_packets_and_else_a_fluid() -> None:
+def test_an_access_point_is_a_queue_if_segments_are_sent_on_one_of_its_links_and_else_a_fluid() -> None:
     points = {"quiet": AccessPoint(uplink_kbps=800), "mixed": AccessPoint(uplink_kbps=800)}
     fleet = [("quiet", QUIET), ("mixed", QUIET), ("mixed", LOSSY)]
     scenario = Scenario.model_validate(

@@ -92,7 +92,7 @@ def test_alone_behind_an_idle_access_point_a_link_is_as_fast_as_its_own(
     unlimited: bool, link: Link, events: list[tuple[float, str, int]]
 ) -> None:
     clock, own = Clock(), own_link(**link.model_dump())
-    kind = PacketQueue if own.loses else Bottleneck
+    kind = PacketQueue if own.by_segments else Bottleneck
     point = kind(clock, math.inf if unlimited else own.path.bytes_per_s)
     shared = shared_times(shared_link(clock, point, **link.model_dump()), clock, events)
     assert shared == [pytest.approx(pair, abs=1e-6, rel=0) for pair in own_times(own, events)]

@@ -77,7 +77,7 @@ class Connection:
             _, left_s, path = line.leave(now_s, size)
             at_s = line.arrive(left_s, path)
             if at_s is not None:
-                receiver.arrived(segment, at_s)
+                receiver.arrived(segment, at_s, now_s)
                 if sent is None and receiver.upto == segments:
                     sent = Sent(left_s, path, receiver.progress)
 

@@ -63,7 +63,8 @@ class Passage:
     ) -> None:
         self._clock, self._connection, self._segments = clock, connection, segments
         self._line, self._queue, self._back, self._passed = line, queue, back, passed
-        self._on_line: deque[tuple[int, float, float, float, Path]] = deque()  # as Line.leave says
+        # segment, size, when it begins to leave, has left, how the line is then, when it was sent
+        self._on_line: deque[tuple[int, float, float, float, Path, float]] = deque()
         self.sent: Sent | None = None
         self._over = False
         self._due = False  # the receiver's timer is watched
@@ -79,18 +80,18 @@ class Passage:
     def _put(self, segment: int, size: float, now_s: float) -> None:
         begins_s, left_s, path = self._line.leave(now_s, size)
         if self._over:
-            self._arrive(segment, left_s, path)
+            self._arrive(segment, left_s, path, now_s)
             return
-        self._on_line.append((segment, size, begins_s, left_s, path))
+        self._on_line.append((segment, size, begins_s, left_s, path, now_s))
         self._clock.at(left_s, self._enter)
 
     def _enter(self) -> None:
         """Put the first segment on the line into the queue; it has left the line now."""
         if self._over:
             return
-        segment, size, begins_s, left_s, path = self._on_line.popleft()
+        segment, size, begins_s, left_s, path, sent_s = self._on_line.popleft()
         left_s = self._queue.leave(begins_s, left_s, size * PACKET_BYTES)
-        self._arrive(segment, left_s, path)
+        self._arrive(segment, left_s, path, sent_s)
         receiver = self._receiver
         if receiver.upto == self._segments:
             self._end(left_s, path)
@@ -98,10 +99,10 @@ class Passage:
             self._due = True
             self._clock.at(receiver.due_s, self._stop_waiting)
 
-    def _arrive(self, segment: int, left_s: float, path: Path) -> None:
+    def _arrive(self, segment: int, left_s: float, path: Path, sent_s: float) -> None:
         at_s = self._line.arrive(left_s, path)
         if at_s is not None:
-            self._receiver.arrived(segment, at_s)
+            self._receiver.arrived(segment, at_s, sent_s)
 
     def _stop_waiting(self) -> None:
         due_s = self._receiver.due_s
@@ -126,8 +127,7 @@ class Passage:
     def _acknowledged(self) -> None:
         if self._over:
             return
-        _, upto, sacked = self._receiver.acks.popleft()
-        self._transfer.acknowledged(self._clock.now, upto, sacked)
+        self._transfer.acknowledged(self._clock.now, *self._receiver.acks.popleft()[1:])
         self._watch()
 
     def _watch(self) -> None:
@@ -146,20 +146,22 @@ class Passage:
             self._watch()
 
     def _expire(self) -> None:
-        if not self._over and self._transfer.due_s <= self._clock.now:
+        if self._over:
+            return
+        if self._transfer.due_s <= self._clock.now:
             self._transfer.expire()
         self._watch()
 
     def _end(self, left_s: float, path: Path) -> None:
         """All has arrived, or will without fail: take the acknowledgements that are under way at once."""
         self._over = True
-        for segment, _, _, at_s, then in self._on_line:
-            self._arrive(segment, at_s, then)
+        for segment, _, _, at_s, then, sent_s in self._on_line:
+            self._arrive(segment, at_s, then, sent_s)
         wait_s = self._back.wait_s() if self._back else 0.0
         acks = self._receiver.acks
         while acks:
-            at_s, upto, sacked = acks.popleft()
-            self._transfer.acknowledged(at_s + wait_s, upto, sacked)
+            at_s, upto, sacked, answers_s = acks.popleft()
+            self._transfer.acknowledged(at_s + wait_s, upto, sacked, answers_s)
         self._connection.end(self._transfer)
         self.sent = Sent(left_s, path, self._receiver.progress)
         self._clock.at(left_s, self._passed)

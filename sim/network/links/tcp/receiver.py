@@ -9,9 +9,9 @@ DELAYED_ACK_S = 0.04
 QUICK_ACKS = 16
 """Linux: as many segments of a new connection are acknowledged at once, each."""
 
-Ack = tuple[float, int, list[int]]
-"""When it is back at the sender, how many segments have come without a gap, and which others have that no
-acknowledgement before told (SACK, RFC 2018)."""
+Ack = tuple[float, int, list[int], float]
+"""When it is back at the sender, how many segments have come without a gap, which others have that no
+acknowledgement before told (SACK, RFC 2018), and when that segment was sent which it answers (RFC 7323)."""
 
 
 class Receiver:
@@ -35,6 +35,7 @@ class Receiver:
         "_has",
         "_quick",
         "_segments",
+        "_sent_s",
         "_untold",
         "acks",
         "due_s",
@@ -47,6 +48,7 @@ class Receiver:
         self._answer = answer
         self._quick = quick
         self._untold: list[int] = []
+        self._sent_s = 0.0  # of the first segment that is not acknowledged yet
         self._has = bytearray(segments + 1)
         self._beyond = 0  # the farthest one that has come
         self.acks: deque[Ack] = deque()
@@ -54,8 +56,8 @@ class Receiver:
         self.due_s = 0.0
         self.progress: list[tuple[float, int]] = []
 
-    def arrived(self, segment: int, now_s: float) -> None:
-        """Take a segment. Calls come in the order of their times."""
+    def arrived(self, segment: int, now_s: float, sent_s: float) -> None:
+        """Take a segment that was sent at a time. Calls come in the order of their times."""
         if self.due_s and self.due_s < now_s:
             self.stop_waiting()
         upto, has = self.upto, self._has
@@ -66,6 +68,8 @@ class Receiver:
                 self._untold.append(segment)
             self._acknowledge(now_s)
             return
+        if not self.due_s:
+            self._sent_s = sent_s
         gap = self._beyond > segment
         upto += 1
         while has[upto]:
@@ -86,5 +90,5 @@ class Receiver:
     def _acknowledge(self, now_s: float) -> None:
         back_s = self._answer(now_s)
         if back_s is not None:
-            self.acks.append((back_s, self.upto, self._untold))
+            self.acks.append((back_s, self.upto, self._untold, self._sent_s))
             self._untold = []

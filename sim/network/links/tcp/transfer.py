@@ -64,10 +64,13 @@ class Transfer:
         self._state = _OPEN
         self._high = self._timeouts = 0  # recovery ends when all before `high` is acknowledged
         self._prior = self._prr_delivered = self._prr_out = 0
-        self._probed = self._limited = False
+        self._probed_s = math.inf  # when a probe was sent of which nothing is known
+        self._limited = False
         self._largest = self._largest_until = 0
         self._round_end = -1
         self._timer_s = self._reorder_s = math.inf
+        self._timed_out_s = 0.0  # 0: that was taken back
+        self._size_before = self._threshold_before = 0
 
     def begin(self, now_s: float) -> None:
         """Send what the window allows."""
@@ -114,8 +117,8 @@ class Transfer:
         self._under_way += 1
         self._send(segment, self._last if segment == self._segments - 1 else 1.0, now_s)
 
-    def acknowledged(self, now_s: float, upto: int, sacked: list[int]) -> None:
-        """Take an acknowledgement: so many segments have come without a gap, and these others."""
+    def acknowledged(self, now_s: float, upto: int, sacked: list[int], answers_s: float) -> None:
+        """Take an acknowledgement, as Ack says."""
         una = self._una
         new = [segment for segment in range(una, upto) if not self._sacked[segment]]
         self._sacked_count -= max(0, upto - una) - len(new)
@@ -131,16 +134,23 @@ class Transfer:
                 self._under_way -= 1
         self._time(now_s, new)
         if upto > una:
-            self._timeouts = 0
-            if self._probed and upto >= self._high:
-                self._probed = False
-                if self._state == _OPEN and self._repeated[upto - 1]:  # the probe repaired a loss
-                    self._window.size = self._window.threshold = self._window.reduced()
-            if self._state != _OPEN and upto >= self._high:
-                if self._state == _RECOVERY:
-                    self._window.size = self._window.threshold
-                self._state = _OPEN
+            self._advance(upto, answers_s)
         self._react(now_s, self._mark_lost(now_s), len(new), advanced=upto > una)
+
+    def _advance(self, upto: int, answers_s: float) -> None:
+        """Take note that more has come without a gap."""
+        self._timeouts = 0
+        if self._state == _TIMED_OUT and answers_s < self._timed_out_s:
+            self._take_back()
+        if self._probed_s < math.inf and upto >= self._high:
+            repaired = self._repeated[upto - 1] and answers_s >= self._probed_s
+            self._probed_s = math.inf
+            if self._state == _OPEN and repaired:  # a loss
+                self._window.size = self._window.threshold = self._window.reduced()
+        if self._state != _OPEN and upto >= self._high:
+            if self._state == _RECOVERY:
+                self._window.size = self._window.threshold
+            self._state = _OPEN
 
     def _time(self, now_s: float, new: list[int]) -> None:
         """Take the time of a round trip: of the first segment that was sent once; for RACK of the latest."""
@@ -198,7 +208,7 @@ class Transfer:
         ):
             window.grow(delivered, now_s)
         self._fill(now_s)
-        if advanced or (self._state == _OPEN and not self._sacked_count and not self._probed):
+        if advanced or (self._state == _OPEN and not self._sacked_count and self._probed_s == math.inf):
             self._arm(now_s)
 
     def _reduce(self, lost: int, delivered: int, *, advanced: bool) -> None:
@@ -217,7 +227,7 @@ class Transfer:
         return self._round_trips.timeout_s * (1 << self._timeouts)
 
     def _may_probe(self) -> bool:
-        return self._state == _OPEN and not self._sacked_count and not self._probed
+        return self._state == _OPEN and not self._sacked_count and self._probed_s == math.inf
 
     def _arm(self, now_s: float) -> None:
         """Set the timer: for a probe, else for the timeout."""
@@ -238,9 +248,21 @@ class Transfer:
         else:
             self._time_out(self._timer_s)
 
+    def _take_back(self) -> None:
+        """A timeout was none: what answers was sent before it. Nothing is lost then (RFC 3522)."""
+        window = self._window
+        window.size, window.threshold = max(window.size, self._size_before), self._threshold_before
+        self._state = _OPEN
+        self._timed_out_s = 0.0
+        for segment in self._lost:
+            if not self._in_flight[segment] and not self._sacked[segment] and segment >= self._una:
+                self._in_flight[segment] = 1
+                self._under_way += 1
+        self._lost.clear()
+
     def _probe(self, now_s: float) -> None:
         """Send the next segment, or the last one again, whatever the window says: RFC 8985, 7.3."""
-        self._probed = True
+        self._probed_s = now_s
         self._high = self._next
         if self._next < self._segments:
             segment = self._next
@@ -256,10 +278,12 @@ class Transfer:
         """Begin again with a window of one segment; only what RACK thinks has had time enough is lost."""
         window = self._window
         if self._state != _TIMED_OUT:
+            self._size_before, self._threshold_before = window.size, window.threshold
+            self._timed_out_s = now_s
             window.threshold = window.reduced()
         window.timed_out()
         window.size = 1
-        self._state, self._probed = _TIMED_OUT, False
+        self._state, self._probed_s = _TIMED_OUT, math.inf
         self._high = self._next
         self._timeouts += 1
         since_s = now_s - self._newest_rtt_s

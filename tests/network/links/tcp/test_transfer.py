@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenarios.schema.links import Link, Tcp
+from broker.wire.link_bytes import SEGMENT_BYTES
+from scenarios.schema.links import Link, LinkState, Tcp
+from sim.network.links.changing_link import ChangingLink
+from sim.network.links.course import TraceCourse
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
@@ -161,3 +164,14 @@ def test_messages_take_longer_the_more_is_lost_the_longer_they_are_and_the_slowe
     assert means == sorted(means)
     means = [mean_s(50, 0.02, way_s=way_s) for way_s in (0.01, 0.05, 0.2)]
     assert means == sorted(means)
+
+
+def test_a_timeout_that_was_none_is_taken_back() -> None:
+    # an outage holds back what is sent; it comes just after the timeout, at 0.635 s
+    course, link = TraceCourse((0.0, 0.01, 0.632), 99.0, 0.0), Link(uplink_kbps=12_000, latency_ms=50)
+    paths = tuple(path_of(link, "up", LinkState(uplink_kbps=rate)) for rate in (12_000.0, 0.0, 12_000.0))
+    changing = ChangingLink(course, paths, seed=1, owner=("c0", "up"))
+    changing.connection.window.size = 40
+    assert changing.carry(0.0, 40 * SEGMENT_BYTES).arrival_s == pytest.approx(0.662 + WAY_S, abs=0.004)
+    window = changing.connection.window
+    assert (window.size, window.threshold) == (60, 60)  # it grew until HyStart saw the outage
