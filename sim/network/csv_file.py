@@ -42,6 +42,8 @@ def rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
     missing = [name for name in columns if name not in names]
     if missing:
         raise ScenarioError(f"{file}:{line}: {_without(missing, columns, names)}")
+    if twice := next((name for name in names if name and names.count(name) > 1), ""):
+        raise ScenarioError(f"{file}:{line}: two columns are called {twice}; leave one of them out")
     for line, row in others:
         if not any(row):
             continue

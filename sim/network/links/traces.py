@@ -82,6 +82,8 @@ def read_trace(trace: str) -> Trace:
         if all(getattr(state, rate) == 0 for state in states):
             raise ScenarioError(f"{file}: {rate} is 0 in every row: nothing would ever arrive")
     length_s = times_s[-1] - times_s[0] + times_s[-1] - times_s[-2]
+    if length_s == math.inf:
+        raise ScenarioError(f"{file}: {times_s[0]:g} s to {times_s[-1]:g} s is longer than can be counted")
     return Trace(tuple(time_s - times_s[0] for time_s in times_s), tuple(states), length_s)
 
 

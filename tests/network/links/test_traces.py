@@ -1,11 +1,13 @@
 """Files of traces: what is read, what is refused and how, and what recordings and other tools become."""
 
+import itertools
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -60,6 +62,8 @@ def test_a_trace_counts_from_its_first_row_and_its_last_one_is_as_long_as_the_on
         ("time_s,loss\n0,30\n1,0\n", ":2: loss must be 0 or more and at most 0.5, a share, not 30"),
         ("time_s,downlink_kbps\n0,0\n1,0\n", "downlink_kbps is 0 in every row: nothing would ever arrive"),
         ("time_s,uplink_kbps\n0,fast\n1,2\n", ":2: 'fast' is no number"),
+        ("time_s,loss,loss\n0,0,0\n1,0,0\n", ":1: two columns are called loss; leave one of them out"),
+        ("time_s,loss\n-1e308,0\n1e308,0\n", "-1e+308 s to 1e+308 s is longer than can be counted"),
     ],
 )
 def test_what_is_no_trace_is_refused_in_a_sentence(tmp_path: Path, text: str, why: str) -> None:
@@ -146,8 +150,58 @@ def test_a_trace_that_cannot_be_used_is_told_with_its_key(
 
 def test_mahimahis_packets_are_counted_in_steps(tmp_path: Path) -> None:
     file = written(tmp_path, "0\n0\n40\n250\n", "up.mahi")
-    # 3 packets of 12,000 bits in the first 0.1 s, none in the second, one in the third
-    assert [pytest.approx(pair) for pair in rates_of(file, 0.1)] == [(0.0, 360.0), (0.1, 0.0), (0.2, 120.0)]
+    # 3 packets of 12,000 bits in the first 0.1 s, one in the 0.15 s after which the file begins anew
+    assert [pytest.approx(pair) for pair in rates_of(file, 0.1)] == [(0.0, 360.0), (0.1, 80.0)]
+
+
+@pytest.mark.parametrize("text", ["1\n", "1\r\n", "1\n2\n", "1\n2\n3\n4\n", "\ufeff1\n"])
+def test_mahimahis_constant_rate_is_one(tmp_path: Path, text: str) -> None:
+    assert rates_of(written(tmp_path, text), 0.1) == [(0.0, 12_000.0), (0.1, 12_000.0)]
+
+
+@given(
+    gaps_ms=st.lists(st.integers(0, 400), min_size=1, max_size=60),
+    every_ms=st.sampled_from([1, 10, 100, 300, 1000]),
+)
+def test_mahimahis_packets_are_all_in_the_rates(gaps_ms: list[int], every_ms: int) -> None:
+    times_ms = list(itertools.accumulate(gaps_ms))
+    assume(times_ms[-1] > 0)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = rates_of(written(Path(folder), "".join(f"{each}\n" for each in times_ms)), every_ms / 1000)
+    ends = [time_s for time_s, _ in rates[1:]] + [times_ms[-1] / 1000]
+    if times_ms[-1] < 1.5 * every_ms:  # a constant rate, whose second row says the same
+        ends[0] = times_ms[-1] / 1000
+        del rates[1:], ends[1:]
+    bits = sum(1000 * kbps * (end_s - from_s) for (from_s, kbps), end_s in zip(rates, ends, strict=True))
+    assert bits == pytest.approx(12_000 * len(times_ms))
+
+
+def test_packets_on_the_edge_of_a_step_are_in_the_next_one(tmp_path: Path) -> None:
+    text = "".join(f"{time_ms}\n" for time_ms in range(0, 1000, 100))  # 0.3 s / 0.1 s is below 3
+    assert [kbps for _, kbps in rates_of(written(tmp_path, text), 0.1)][:8] == pytest.approx([120.0] * 8)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0 1.5\n1 2\n", "0;1,5\n1;2\n", "0\t1,5\r\n1\t2\r\n", "0,1.5\n1,2\n", "seconds Mbit/s\n0 1.5\n1 2\n"],
+)
+def test_rates_are_read_as_whatever_program_wrote_them(tmp_path: Path, text: str) -> None:
+    assert rates_of(written(tmp_path, text), 0.1) == [(0.0, 1500.0), (1.0, 2000.0)]
+
+
+def test_a_phones_log_may_have_semicolons(tmp_path: Path) -> None:
+    text = "\ufeffTimestamp;DL_bitrate;UL_bitrate\r\n2019.12.14_10.16.30;1,5;2\r\n"
+    [row] = mobile_log(written(tmp_path, text))
+    assert (row.state.downlink_kbps, row.state.uplink_kbps) == (1.5, 2.0)
+
+
+def test_a_trace_that_no_run_could_use_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    log, to = written(tmp_path, "0 0\n1 0\n", "down.log"), written(tmp_path, "before", "link.csv")
+    told = CliRunner().invoke(app, ["links", "convert", str(log), "--to", str(to)])
+    assert told.exit_code == 2
+    assert told.output == f"error: {to}: downlink_kbps is 0 in every row: nothing would ever arrive\n"
+    assert to.read_text() == "before"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_logs_of_seconds_and_megabits_or_of_bytes_and_milliseconds(tmp_path: Path) -> None:
@@ -157,7 +211,7 @@ def test_logs_of_seconds_and_megabits_or_of_bytes_and_milliseconds(tmp_path: Pat
     assert rates_of(written(tmp_path, riiser, "hsdpa.log"), 1.0) == [(0.0, 8.0), (1.0, 0.0)]
 
 
-@pytest.mark.parametrize("text", ["", "1 2 3\n", "1 2\n3\n", "a\n", "-1\n", "nan\n", "1e400\n"])
+@pytest.mark.parametrize("text", ["", "1 2 3\n", "1 2\n3\n", "a\n", "-1\n", "nan\n", "1e400\n", "0\n"])
 def test_a_recording_of_no_known_form_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ScenarioError):
         rates_of(written(tmp_path, text, "log"), 1.0)

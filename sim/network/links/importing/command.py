@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.cli.console import command
-from broker.files import writing
+from broker.files import atomic_write, writing
 from scenarios.errors import ScenarioError, suggestion
 from scenarios.schema.base import without_defaults
 from scenarios.schema.links import LINKS, GilbertElliott, Link
@@ -17,7 +17,7 @@ from scenarios.text_files import read_text
 from sim.network.links.importing.converters import SETTINGS, joined, mobile_log, rates_of
 from sim.network.links.importing.generators import GENERATORS
 from sim.network.links.importing.writing import as_csv
-from sim.network.links.traces import read_trace, shipped_traces
+from sim.network.links.traces import Trace, read_trace, shipped_traces
 
 app = typer.Typer(
     help="List, convert, make and draw links: presets, and traces of links that change as time goes.",
@@ -116,12 +116,22 @@ def plot(
 
 
 def _write(file: Path, text: str) -> None:
+    """Write a trace; one that no run could use leaves the file as it was."""
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    read_trace.cache_clear()
-    trace = read_trace(str(file.resolve()))
+        with atomic_write(file) as part:
+            part.write_text(text, encoding="utf-8")
+            trace = _read_as(part.resolve(), file)
     typer.echo(f"wrote {file}: {len(trace.states)} rows, {trace.length_s:g} s")
+
+
+def _read_as(part: Path, file: Path) -> Trace:
+    """Read what will be `file`, and call it so."""
+    read_trace.cache_clear()
+    try:
+        return read_trace(str(part))
+    except ScenarioError as error:
+        raise ScenarioError(str(error).replace(str(part), str(file))) from None
 
 
 def _loss(link: Link) -> str:

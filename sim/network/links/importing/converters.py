@@ -3,7 +3,6 @@
 The forms are told apart by their content. docs/links.md has an example of each.
 """
 
-import csv
 import datetime as dt
 import json
 import math
@@ -21,6 +20,7 @@ from scenarios.loading.explaining.json_schema import tree_of
 from scenarios.schema.base import Part
 from scenarios.schema.links import GilbertElliott, Link, LinkState
 from scenarios.text_files import read_text
+from sim.network.csv_file import rows
 from sim.network.links.importing.generators import Row
 
 PACKET_BITS = 1500 * 8
@@ -58,12 +58,14 @@ def rates_of(file: Path, every_s: float) -> list[tuple[float, float]]:
     Raises:
         ScenarioError: the file is none of these.
     """
-    rows = [(place, line.replace(",", " ").split()) for place, line in _lines(file)]
-    if not rows:
-        raise ScenarioError(f"{file}: is empty")
-    numbers = [[_number(file, place, field) for field in fields] for place, fields in rows]
+    lines = [(place, _fields(line)) for place, line in _lines(file)]
+    if lines and not any(_is_number(field) for field in lines[0][1]):
+        del lines[0]  # names of the columns
+    if not lines:
+        raise ScenarioError(f"{file}: has no numbers")
+    numbers = [[_number(file, place, field) for field in fields] for place, fields in lines]
     width = len(numbers[0])
-    if bad := [place for (place, _), each in zip(rows, numbers, strict=True) if len(each) != width]:
+    if bad := [place for (place, _), each in zip(lines, numbers, strict=True) if len(each) != width]:
         raise ScenarioError(f"{file}:{bad[0]}: not {width} columns, as in the first line")
     if width == 1:
         return _counted([value for (value,) in numbers], every_s)
@@ -79,14 +81,25 @@ def rates_of(file: Path, every_s: float) -> list[tuple[float, float]]:
 
 
 def _counted(times_ms: list[float], every_s: float) -> list[tuple[float, float]]:
-    last_s = max(times_ms) / 1000
-    if last_s / every_s >= MOST_STEPS:
+    """Count packets in steps until the last one, with which Mahimahi begins anew.
+
+    The last step is as long as what is left, between half a step and one and a half. A recording that is
+    shorter than a step, such as the single line 1, is a constant rate, in two steps.
+    """
+    every_ms = 1000 * every_s
+    last_ms = max(times_ms)
+    if last_ms / every_ms >= MOST_STEPS:
         raise ScenarioError(
-            f"packets until {last_s:g} s make more than {MOST_STEPS:,} steps of {every_s:g} s"
+            f"packets until {last_ms / 1000:g} s make more than {MOST_STEPS:,} steps of {every_s:g} s"
         )
-    steps = Counter(int(time_ms / 1000 / every_s) for time_ms in times_ms)
-    kbps_of_packet = PACKET_BITS / 1000 / every_s
-    return [(step * every_s, steps[step] * kbps_of_packet) for step in range(max(steps) + 1)]
+    if last_ms == 0:
+        raise ScenarioError("all packets are at 0 ms; the last line must say after how long they come again")
+    steps = max(1, round(last_ms / every_ms))
+    counts = Counter(min(int(time_ms / every_ms), steps - 1) for time_ms in times_ms)
+    lengths_ms = {steps - 1: last_ms - (steps - 1) * every_ms}
+    kbps = [counts[step] * PACKET_BITS / lengths_ms.get(step, every_ms) for step in range(steps)]
+    rates = [(step * every_s, rate) for step, rate in enumerate(kbps)]
+    return rates if steps > 1 else [*rates, (every_s, rates[0][1])]
 
 
 def joined(up: list[tuple[float, float]], down: list[tuple[float, float]]) -> Iterator[Row]:
@@ -112,13 +125,13 @@ def mobile_log(file: Path) -> Iterator[Row]:
     """
     begun: dt.datetime | None = None
     before_s = -math.inf
-    for place, row in enumerate(csv.DictReader(read_text(file).splitlines()), 2):
+    for where, row in rows(file, ("Timestamp", "DL_bitrate", "UL_bitrate")):
         try:
             at = dt.datetime.strptime(row["Timestamp"], "%Y.%m.%d_%H.%M.%S")  # noqa: DTZ007
             values = {"downlink_kbps": float(row["DL_bitrate"]), "uplink_kbps": float(row["UL_bitrate"])}
         except (KeyError, TypeError, ValueError) as error:
             needs = "Timestamp (2019.12.14_10.16.30), DL_bitrate and UL_bitrate"
-            raise ScenarioError(f"{file}:{place}: needs {needs}, not {error}") from None
+            raise ScenarioError(f"{where}: needs {needs}, not {error}") from None
         begun = begun or at
         time_s = (at - begun).total_seconds()
         ping = row.get("PINGAVG") or ""
@@ -229,6 +242,21 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     for place, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield place, line
+
+
+def _fields(line: str) -> list[str]:
+    """Split a line at commas and spaces; at semicolons or tabs, where a comma is a decimal one."""
+    if ";" in line or "\t" in line.strip():
+        line = re.sub(r"(?<=\d),(?=\d)", ".", line).replace(";", " ")
+    return line.replace(",", " ").split()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(file: Path, place: int, text: str) -> float:
