@@ -9,7 +9,7 @@ import typer
 from broker.cli.console import command
 from broker.errors import BrokerError
 from broker.provisioning.configuration import CONFIG, port_of
-from broker.servers.spawn import LOCALHOST, Kind, run_broker
+from broker.servers.spawn import LOCALHOST, Kind, check_free, run_broker
 from broker.urls import PORTS, Address
 
 
@@ -51,6 +51,7 @@ def main(
         raise BrokerError("--fleet lets in members only, --anonymous everybody: choose one")
     if port is None:
         port = PORTS["mqtt"] if files is None else port_of(_text(files / CONFIG))
+    check_free(host, port)
     typer.echo(f"{kind} broker on {Address(host, port, tls=files is not None)}; Ctrl-C ends it")
     run_broker(kind, host=host, port=port, folder=folder, files=files, until_stdin_closes=until_stdin_closes)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -68,6 +69,24 @@ def run_broker(
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
     run_until_stopped(serve, until_stdin_closes=until_stdin_closes)
+
+
+def check_free(host: str, port: int) -> None:
+    """Say that a broker could not listen at an address, before anything else is said of it.
+
+    Raises:
+        BrokerError: the port is taken, or not for this user. What else may be wrong the broker itself finds.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":  # elsewhere it would let two programs have one port
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            told = f"the broker cannot listen on {host}:{port}: {error.strerror}; give another --port"
+            raise BrokerError(told) from error
 
 
 @contextmanager
