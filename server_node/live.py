@@ -42,6 +42,7 @@ from server_node.board.labels import labels_of
 from server_node.board.screen import Glance
 from server_node.board.show import Show
 from server_node.board.views import Views
+from server_node.learning.replay import kept_in
 from server_node.learning.spreading import spreading
 from server_node.observer import observer
 from server_node.ownership import SupersededError, owning
@@ -147,8 +148,8 @@ async def serve(
             map_updates=mapping(parameters.size),
             place=server_place(scenario, task),
         )
-        worker.filter = standing.filter
-        worker.moments = checkpoint.optimizers_in(standing.tensors or {})
+        worker.filter, kept = standing.filter, standing.tensors or {}
+        worker.moments, worker.replay.kept = checkpoint.optimizers_in(kept), kept_in(kept)
         ledger = standing.ledger
         record = RunFolder(
             folder, scenario, mode="live", metric=task.metric, ledger=ledger, rows=standing.rows

@@ -19,6 +19,7 @@ from torch import Tensor
 from broker.errors import RunError
 from server_node import checkpoint
 from server_node.checkpoint import Progress, tensors_of, tensors_of_optimizers
+from server_node.learning.replay import tensor_of
 from server_node.ownership import Ownership
 from server_node.record import RunFolder
 from server_node.tail import Tail
@@ -220,6 +221,7 @@ class Keeper:
         self.tensors = tensors_of(self._worker.head, self._worker.tail)
         progress = msgspec.structs.replace(progress, filter=copy.deepcopy(self._worker.filter))
         tensors = {**self.tensors, **tensors_of_optimizers(*self._worker.moments)}
+        tensors |= tensor_of(self._worker.replay.kept)
         return self._saver.offer(Snapshot(progress, tensors), must=must)
 
     def _write(self, snapshot: Snapshot) -> None:

@@ -22,9 +22,9 @@ from server_node.learning.aggregation import LabelFilter
 from server_node.learning.cut import ServerCut
 from server_node.learning.gradients import Batch, Passed, TailGradients
 from server_node.learning.head import ServerHead
-from server_node.learning.probe import Probe
-from server_node.learning.refusals import is_model_lost, is_too_large, named
+from server_node.learning.replay import ReplayMemory
 from server_node.learning.scoring import Scoring
+from server_node.learning.soundness import Probe, is_model_lost, is_too_large, named
 from server_node.learning.spreading import Map
 from server_node.learning.stand_ins import StandIns
 from server_node.learning.tail_pass import send_all
@@ -67,6 +67,7 @@ class Tail:
 
     Attributes:
         filter: whom the rule filtered_mean leaves out; no other rule uses it.
+        replay: batches of earlier rounds.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Tail:
         self._server_head = ServerHead(head, task, plan, training)
         self._stand_ins = StandIns(task, head, plan, training, place)
         self._cut = ServerCut(task, plan, training, self._stand_ins)
+        self.replay = ReplayMemory(training.replay, plan.seed, self._cut.read, map_batches)
         self._scoring = Scoring(task, tail, self._cut.read_held_out, scores_come=not plan.steps)
 
     def run(self, job: TailJob) -> TailResult:
@@ -137,6 +139,7 @@ class Tail:
             self._scoring.state(),
             self.moments,
             self._stand_ins.state(),
+            self.replay.kept,
         )
 
     def restore(self, state: TailState) -> None:
@@ -150,6 +153,7 @@ class Tail:
         self._scoring.restore(state.scored)
         self.moments = state.moments
         self._stand_ins.restore(state.stand_ins)
+        self.replay.kept = state.replay
 
     @property
     def moments(self) -> tuple[Moments, Moments]:
@@ -216,6 +220,7 @@ class Tail:
             ends = np.cumsum([len(batch.z) for batch in group.batches])[:-1]
             encoded = self._map_batches(self._cut.encode, group.batches, np.split(group.downlink, ends))
             gradients |= dict(zip((batch.client for batch in group.batches), encoded, strict=True))
+        self.replay.keep(job, {batch.client for group in groups for batch in group.batches})
         loss_sum = sum(group.losses.sum().item() for group in groups)
         return TailStepped(gradients, loss_sum, sum(len(group.losses) for group in groups))
 
@@ -238,7 +243,8 @@ class Tail:
         """Take a step of the optimizer with what has come through the tail since the step before.
 
         With `tail_updates` above 1 the same batches go through the tail that has learned, for a further step
-        (MU-SplitFed's unbalanced update, Liang et al. 2025, arXiv 2510.21155, here with exact gradients).
+        (MU-SplitFed's unbalanced update, Liang et al. 2025, arXiv 2510.21155, here with exact gradients). The
+        last step is one with batches of earlier rounds, if there is a `replay`.
         """
         where = f"round {job.round}, step {job.step}"
         if is_model_lost(len(self._gradients.greatest_loss), self._unsound, self._passes):
@@ -247,8 +253,9 @@ class Tail:
             self._gradients.leave_out(self.filter.learn(self._gradients.agreements(), where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
         sound = self._gradients.step(lr, self._moments)
-        for number in range(1, self._training.tail_updates):
-            batches = self._gradients.batches
+        again = self._training.tail_updates
+        for number in range(1, again + 1):
+            batches = self._gradients.batches if number < again else self.replay.draw(job, self.filter.out)
             if not (sound and batches):
                 break
             self._begin_step()

@@ -34,6 +34,7 @@ def problems(scenario: Scenario) -> list[Problem]:
         *_cuts(scenario),
         *_method(scenario),
         *_one_way(scenario),
+        *_replay(scenario),
         *_warmup(scenario),
         *_stragglers(scenario),
     ]
@@ -133,6 +134,18 @@ def _one_way(scenario: Scenario) -> Iterator[Problem]:
     if training.local_steps > MOST_BATCHES:
         why = f"must be at most {MOST_BATCHES} with rounds without gradients, whose batches go up together"
         yield ("training", "local_steps"), f"{why}, not {training.local_steps}"
+
+
+def _replay(scenario: Scenario) -> Iterator[Problem]:
+    if scenario.training.replay is None:
+        return
+    if scenario.training.method != "split":
+        yield (
+            ("training", "replay"),
+            "goes with method: split; u_shape needs the devices for each step, fedavg has no activations",
+        )
+    elif early_cuts(scenario):
+        yield ("training", "replay"), "goes with whole heads: leave cut out of the fleet"
 
 
 def _warmup(scenario: Scenario) -> Iterator[Problem]:

@@ -81,6 +81,13 @@ def has_gradients(every: GradientsEvery, round_number: int) -> bool:
     return every != "never" and round_number % every == 0
 
 
+class Replay(Part):
+    """A further step of the tail with batches of earlier rounds."""
+
+    rounds: PositiveInt = Field(description="the server keeps the activations of so many rounds, as sent")
+    batches: PositiveInt = Field(description="after each step of the tail it takes one with so many of them")
+
+
 class Training(Part):
     """Method, rounds, cohort and learning rates."""
 
@@ -138,6 +145,9 @@ class Training(Part):
     tail_updates: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
         description="steps of the tail with the same activations; above 1 as in MU-SplitFed, its tau",
+    )
+    replay: Replay | None = Field(
+        default=None, description="the tail learns once more from activations of earlier rounds"
     )
     server_optimizer: ServerOptimizer = Field(
         default=ServerSgd(),

@@ -67,6 +67,22 @@ class HeadsAndRests(msgspec.Struct, frozen=True):
     rests: dict[str, Rest] = {}
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A batch that is kept for a replay.
+
+    Attributes:
+        client: whose.
+        round: in which the tail learned from it first.
+        batch: as it was sent.
+        rung: of its client's codecs then, see server_node.vocabulary.jobs.Rungs.
+    """
+
+    client: str
+    round: int
+    batch: Activations
+    rung: int
+
+
 class TailState(msgspec.Struct, frozen=True):
     """What the server has that is not made from the scenario.
 
@@ -80,6 +96,7 @@ class TailState(msgspec.Struct, frozen=True):
         moments: what the optimizers of the tail and of the averaged head remember.
         scored: in the evaluation under way.
         stand_ins: for devices with an early cut.
+        replay: batches of earlier rounds.
     """
 
     head: list[Tensor]
@@ -91,3 +108,4 @@ class TailState(msgspec.Struct, frozen=True):
     scored: ScoredSoFar
     moments: tuple[Moments, Moments] = ([], [])
     stand_ins: HeadsAndRests = HeadsAndRests()
+    replay: list[Kept] = []

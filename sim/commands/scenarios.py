@@ -19,6 +19,8 @@ from scenarios.loading.grid_trial import try_points
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import rehearse
 from scenarios.loading.shipped import question, shipped
+from scenarios.loading.trial.memory import replay_bytes
+from scenarios.tasks import task_of
 from scenarios.tasks.own_model import cuts_of
 from sim.commands.options import Settings, Spec
 from sim.network.csv_inputs import check_csv_inputs
@@ -65,6 +67,8 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
     typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
     if need is not None:
         typer.echo(f"{loaded.name}: a device with one client needs about {need.words}")
+    if kept := replay_bytes(loaded, task_of(loaded)):
+        typer.echo(f"{loaded.name}: the server keeps up to {kept / 1e6:.1f} MB of activations for the replay")
     if why_untried:
         typer.echo(
             f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"

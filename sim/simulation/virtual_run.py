@@ -6,13 +6,13 @@ their messages, and here jobs take the time that the scenario gives to device an
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
-from broker.wire.messages import Activations, BatchUp, HeadUpdate, Hello
+from broker.wire.messages import BatchUp, HeadUpdate, Hello
 from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
@@ -20,7 +20,7 @@ from scenarios.schema.devices import device_of
 from scenarios.schema.network import FleetGroup
 from scenarios.schema.scenario import Scenario, group_of_each
 from server_node.protocol.core import ServerCore
-from server_node.vocabulary.jobs import CloseRound, TailForward, TailJob, TailResult, TailStep, TailUpdate
+from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.reports import Fact, RoundReport
 from sim.chrome_trace import SERVER, Trace
@@ -33,16 +33,13 @@ from sim.simulation.ahead.ahead import Ahead
 from sim.simulation.devices import make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
+from sim.simulation.server_times import ServerTimes
 from sim.simulation.workers import Workers, settled
 
 Act = Callable[[], None]
 
 STANDSTILL_S = 7 * 86_400.0
 """Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
-
-
-FORWARD_SHARE = 1 / 3
-"""Of a sample's time in the tail, when it only goes forward: the way back costs about twice the way there."""
 
 
 class VirtualRun:
@@ -77,10 +74,7 @@ class VirtualRun:
         self._clock = clock
         self._trace = trace
         self._tail = who.tail
-        self._model = scenario.network.server
-        self._early = who.plan.early
-        self._tail_updates = scenario.training.tail_updates
-        self._samples_of_step = 0  # that have gone through the tail since its last update
+        self._seconds = ServerTimes(scenario, who.plan).seconds
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
         self._remember = remember
@@ -260,33 +254,6 @@ class VirtualRun:
 
     def _computed(self, job: TailJob, result: TailResult | Future[TailResult]) -> None:
         self._server.feed(ComputeDone(job, settled(result)))
-
-    def _pass_s(self, samples: int) -> float:
-        return self._model.tail_batch_s + samples * self._model.tail_sample_s
-
-    def _rests_s(self, batches: Sequence[tuple[str, Activations, float]]) -> float:
-        """Give the time for the rest of the head of devices with an early cut, there and back."""
-        early, whole_s = self._early, self._model.head_sample_s
-        shares = ((message.count, early[name].work) for name, message, _ in batches if name in early)
-        return math.fsum(count * (1 - work) * whole_s for count, work in shares) if early else 0.0
-
-    def _seconds(self, job: TailJob) -> float:
-        match job:
-            case TailForward(batches=forward):
-                samples = sum(message.count for _, message in forward)
-                return self._model.tail_batch_s + FORWARD_SHARE * samples * self._model.tail_sample_s
-            case TailStep(batches=batches):
-                samples = sum(message.count for _, message, _ in batches)
-                self._samples_of_step += samples
-                return self._pass_s(samples) + self._rests_s(batches)
-            case TailUpdate():
-                samples, self._samples_of_step = self._samples_of_step, 0
-                again = self._tail_updates - 1
-                return self._model.update_s + again * (self._pass_s(samples) + self._model.update_s)
-            case CloseRound():
-                return self._model.close_s
-            case _:
-                return 0.0
 
 
 def _feed_and_look(feed: Handle, supply: Supply, event: ClientEvent) -> None:

@@ -91,6 +91,7 @@ METHODS = (
     ("training.local_steps=2", "training.method=fedavg"),
     U_SHAPE,
     ("training.local_steps=2", "training.gradients_every=never", *KEPT),
+    ("training.local_steps=2", "training.replay={rounds: 2, batches: 3}"),
     ("training.local_steps=3", "training.gradients_every=2", "training.head_optimizer={kind: adam}"),
     ("training.local_steps=2", *KEPT),
     (*EARLY, "training.head_optimizer={kind: adam}", "training.head_lr=0.01"),

@@ -23,7 +23,7 @@ from scenarios.heads.parts import buffers_kept, form_of, to_train, trained
 from scenarios.outputs import outputs_of
 from scenarios.schema.devices import device_of
 from scenarios.schema.optimizers import Optimizer, Sgd
-from scenarios.schema.scenario import Scenario
+from scenarios.schema.scenario import OverSelect, Scenario
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed, generator
 from scenarios.task import Split, Task
@@ -211,6 +211,16 @@ def _along_bytes(scenario: Scenario, task: Task) -> int:
     ups = {scenario.flows.codecs_for(link).activations_up for link in links.values()}
     n, steps = scenario.task.batch_size, scenario.training.local_steps
     return 2 * steps * (max(up.size_bytes(n, task.cut_size) for up in ups) + task.kind.size_bytes(n))
+
+
+def replay_bytes(scenario: Scenario, task: Task) -> int:
+    """Give how much the server keeps at most of the activations of earlier rounds, as they were sent."""
+    training, stragglers = scenario.training, scenario.stragglers
+    if training.replay is None:
+        return 0
+    clients = training.cohort + (stragglers.extra if isinstance(stragglers, OverSelect) else 0)
+    of_round = clients * _along_bytes(scenario, task) // 2
+    return (training.replay.rounds + 1) * of_round
 
 
 def _codecs_peak(scenario: Scenario, cut: str | None, z: Tensor) -> int:
