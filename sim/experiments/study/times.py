@@ -12,10 +12,11 @@ from sim.statistics.estimates import Verdict, difference, estimate, ratio
 
 TIMES = """## Who reaches the target first over each link
 
-Seconds are means ± half of their 95 % t-interval. Arms are compared with the one whose mean is least, by
-runs of the same seed. *Times*: the geometric mean of the ratios. *Slower* only where the interval of the
-differences, widened so that it holds for all pairs at once, is above 0. ≥: runs that did not reach the target
-count with their whole time, which is less than they would need."""
+Seconds are means ± half of their 95 % t-interval. First is, of the arms that reached the target most often,
+the one whose mean is least; the others are compared with it by runs of the same seed. *Times*: the
+geometric mean of the ratios. *Slower* only where the interval of the differences, widened so that it holds
+for all pairs at once, is above 0. ≥: runs that did not reach the target count with their whole time, less
+than they need."""
 
 HEAD = ("arm", "link", "reached", "seconds", "times", "verdict")
 
@@ -47,21 +48,27 @@ def _over(groups: Sequence[Group], link: str) -> list[list[str]]:
             in_time = {each.run.seed: each.row[reached] for each in there if each.row[reached] is not None}
             seconds[name] = {each.run.seed: each.row[whole] for each in there} | in_time
             successes[name] = len(in_time)
-    ranked = sorted(seconds, key=lambda name: fmean(seconds[name].values()))
+    ranked = sorted(
+        seconds,
+        key=lambda name: (-successes[name] / len(seconds[name]), fmean(seconds[name].values())),
+    )
     rows = []
     for name in ranked:
         mine, its = seconds[name], seconds[ranked[0]]
         times = ratio(mine, its)
         apart = difference(mine, its, higher_is_better=False, at_once=max(1, math.comb(len(ranked), 2)))
         words = "" if apart is None else apart.in_words.replace(Verdict.WORSE, "slower")
+        if not successes[name] and (apart is None or apart.verdict is not Verdict.WORSE):
+            words = "not reached"
+        bound = "≥ " if successes[name] < len(mine) else ""
         rows.append(
             [
                 name,
                 link,
                 f"{successes[name]} of {len(mine)}",
-                "≥ " * (successes[name] < len(mine)) + spread(estimate(list(mine.values())), "{:.0f}".format),
-                "" if times is None or its is mine else format_ratio(times.mean, 2),
-                "first" if its is mine else words,
+                bound + spread(estimate(list(mine.values())), "{:.0f}".format),
+                "" if times is None or its is mine else bound + format_ratio(times.mean, 2),
+                "first" if its is mine and successes[name] else words,
             ]
         )
     return rows
