@@ -59,14 +59,14 @@ class _ChangingLine(Line):
         course: which state holds when.
         paths: the link in each of these states.
         losses: what is lost on it; None: nothing.
-        now_s: when the message begins to leave.
+        now_s: nobody asks for the course before; the message may begin to leave later.
     """
 
-    __slots__ = ("_back", "_begun_s", "_course", "_last_back_s", "_last_s", "_paths", "_until_s")
+    __slots__ = ("_asked_s", "_back", "_course", "_last_back_s", "_last_s", "_paths", "_until_s")
 
     def __init__(self, course: Course, paths: tuple[Path, ...], losses: Losses | None, now_s: float) -> None:
         super().__init__(paths[0], losses)
-        self._course, self._paths, self._begun_s = course, paths, now_s
+        self._course, self._paths, self._asked_s = course, paths, now_s
         self._until_s = -math.inf
         self._last_s = self._last_back_s = 0.0
         self._back = paths[0]
@@ -76,7 +76,7 @@ class _ChangingLine(Line):
         begins_s = at_s = max(now_s, self._free_s)
         while True:
             if at_s >= self._until_s:
-                self._until_s, state = next(self._course.pieces(self._begun_s, at_s))
+                self._until_s, state = next(self._course.pieces(self._asked_s, at_s))
                 self._path = self._paths[state]
             path = self._path
             if path.bytes_per_s:

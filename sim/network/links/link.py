@@ -122,13 +122,13 @@ class TcpLink:
             return Carried(now_s, now_s, now_s)
         start_s = max(now_s, self.free_s)
         if self.by_segments:
-            line = self.line(start_s)
+            line = self.line(now_s)
             return self.arrived(start_s, self.connection.send(start_s, *packets_of(payload_bytes), line))
         end_s = start_s + framed_bytes(payload_bytes) / path.bytes_per_s
         return self._arrive(start_s, end_s + self.delay_s(start_s, payload_bytes))
 
     def line(self, now_s: float) -> Line:
-        """Give the line for the segments of a message that begins to leave."""
+        """Give the line for the segments of a message, asked for at a time; it may begin to leave later."""
         del now_s  # it is always the same
         return Line(self.path, self._losses)
 

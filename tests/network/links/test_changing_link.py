@@ -156,6 +156,17 @@ def test_both_directions_are_in_the_same_state() -> None:
     assert found == {(False, False), (True, True)}  # it goes at once, or waits for the end of the outage
 
 
+def test_what_waits_in_one_direction_leaves_the_other_as_it_is() -> None:
+    link = Link(states=STATES, latency_ms=10)
+    for seed in range(20):
+        up, down = links_of(link, seed=seed, owner="c0")
+        quiet = links_of(link, seed=seed, owner="c0")[1]
+        for _ in range(3):
+            up.carry(0.0, 10_000)  # ten seconds each, and more
+        for second in range(10):
+            assert down.carry(second, 500) == quiet.carry(second, 500)
+
+
 COURSES = st.one_of(
     st.builds(
         lambda rows, offset: TraceCourse(
