@@ -1,11 +1,13 @@
 """`fedlite report`: the command."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from broker.cli.console import command
+from broker.errors import ReportError
 from sim.report.page import write_report
 from sim.report.runs import read_all
 from sim.report.trials import RUN, trials_of_runs, trials_of_sweep
@@ -36,6 +38,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page about runs or sweeps: what they learned, what it cost, who held them up."""
+    if target is not None and not math.isfinite(target):
+        raise ReportError(f"--target {target}: must be a number that a metric may reach, such as 0.8")
     page, *more = write_report(runs, out, by=by, target=target, figures=figures)
     typer.echo(f"report in {page}")
     for folder in more:

@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+from broker.errors import RunError
 from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
 from scenarios.errors import ScenarioError
@@ -68,8 +69,10 @@ def sweep(
         no rows of the points that have not ended.
 
     Raises:
-        RunError: the folder cannot be written to.
+        RunError: the folder cannot be written to, or is that of a single run.
     """
+    if (folder / "summary.json").exists():
+        raise RunError(f"{folder} has a run, not a sweep; --out names another folder")
     with writing(folder):  # told now rather than after the first run
         folder.mkdir(parents=True, exist_ok=True)
     runs = [GridRun(point, mode) for point in points]

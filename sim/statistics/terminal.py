@@ -36,7 +36,7 @@ def chosen_key(by: str | None, keys: Sequence[str]) -> str | None:
     if by in keys and by != SEED:
         return by
     if by not in short:
-        near = suggestion(by, [*short, *short.values()], label="compared can be")
+        near = suggestion(by, dict.fromkeys([*short, *short.values()]), label="compared can be")
         raise StudyError(f"--by {by}: the runs do not differ in it{near}")
     return short[by]
 

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
+from broker.errors import RunError
 from scenarios.loading.grid import GridPoint, load_grid
 from sim.experiments.grid_runs import sweep
 from sim.experiments.pool import local_pool
@@ -223,6 +224,15 @@ def failing_file(folder: Path) -> Path:
     path = folder / "failing.yaml"
     path.write_text(SMALL.replace(str(Path(__file__).parents[1] / "small_task.py"), "./task.py"))
     return path
+
+
+def test_a_sweep_is_not_written_over_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "summary.json").write_text("{}")
+    with pytest.raises(RunError, match="has a run, not a sweep; --out names another folder"):
+        sweep(points_of(tmp_path, "seed=1,2"), run, Mode.TIMING_ONLY, nobody)
+    assert [file.name for file in run.iterdir()] == ["summary.json"]
 
 
 def test_a_failed_point_is_told_and_runs_again(tmp_path: Path) -> None:

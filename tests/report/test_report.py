@@ -1,6 +1,7 @@
 """The page: what it reads, what it says, and that it needs nothing from anywhere else."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -461,6 +462,8 @@ def test_only_a_notable_loss_counts_as_held_up() -> None:
         "2 of 3 rounds were held up (1 by its uplink, 1 by computing) and lost 20 s against the median "
         "client, 50% of the time. Most often it was a, pi-4, wifi (2 of them)."
     )
+    others = [*times[:2], dataclasses.replace(times[2], client="c")]
+    assert words.stragglers(others, {}).endswith("50% of the time. Each time it was another client.")
     assert words.where_time_went(times) == (
         "50% of the 40 s went into devices computing, 50% into the way up. "
         "The longest round was 3, 20 s; the mean is 13.3 s."
@@ -520,3 +523,10 @@ def test_a_run_with_one_codec_says_nothing_of_rungs(tmp_path: Path) -> None:
     simulate(small_scenario(tmp_path, FLEET), tmp_path / "run")
     report(tmp_path / "run")
     assert "rung" not in Page(tmp_path / "run/report.html").text
+
+
+@pytest.mark.parametrize("target", ["nan", "inf", "-inf"])
+def test_a_target_that_no_metric_reaches_is_a_mistake(tmp_path: Path, target: str) -> None:
+    told = CliRunner().invoke(app, ["report", str(made_sweep(tmp_path / "grid")), f"--target={target}"])
+    assert (told.exit_code, told.output.count("\n")) == (2, 1)
+    assert told.output.startswith(f"error: --target {target}: must be a number")

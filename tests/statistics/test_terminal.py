@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from broker.errors import StudyError
 from sim.statistics import terminal
 from sim.statistics.comparison import cells, compare
 from sim.statistics.trials import Trial
@@ -59,3 +60,10 @@ def test_a_narrow_terminal_says_what_it_does_not_show(capsys: pytest.CaptureFixt
     assert "Not shown, for want of width: on links, bytes, difference." in capsys.readouterr().out
     assert "on links" in printed(200, on_terminal=True)
     assert "Not shown" not in capsys.readouterr().out
+
+
+def test_each_key_that_may_be_compared_is_told_once() -> None:
+    with pytest.raises(StudyError) as told:
+        terminal.chosen_key("codek", ["stragglers", "flows.gradient_down.codec"])
+    words = str(told.value).partition("compared can be: ")[2]
+    assert words == "stragglers, codec, flows.gradient_down.codec"
