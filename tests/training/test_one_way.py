@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from broker.codecs import Float32, codec_to_wire
 from broker.transports.memory import MemoryBroker
+from broker.wire.chunks import MAX_MESSAGE_BYTES
 from broker.wire.errors import WireError
 from broker.wire.messages import Activations, Assignment, Gradient, HeadUpdate
 from broker.wire.round_messages import MAX_BATCHES
@@ -24,7 +25,9 @@ from scenarios.computing.optimizers import sgd_step
 from scenarios.errors import ScenarioError
 from scenarios.heads.auxiliary import GRID, PooledLinear, WithAuxiliary, own_layers, with_auxiliary
 from scenarios.loading.checks import MOST_BATCHES
+from scenarios.loading.load import load_scenario
 from scenarios.loading.rehearsal import rehearse
+from scenarios.loading.trial.memory import MOST_MESSAGE_BYTES
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.tasks import task_of
@@ -325,6 +328,13 @@ def test_mistakes_are_told(tmp_path: Path, setting: str, problem: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         one_way(tmp_path, setting)
     assert problem in str(caught.value)
+
+
+def test_batches_that_are_too_long_for_one_message_are_told_before_the_run() -> None:
+    assert MOST_MESSAGE_BYTES == MAX_MESSAGE_BYTES
+    scenario = load_scenario("splitfed", ("training.local_steps=100", "training.gradients_every=never"))
+    with pytest.raises(ScenarioError, match="100 steps without gradients are one message of 70 MiB"):
+        rehearse(scenario)
 
 
 FROZEN = """

@@ -43,6 +43,8 @@ READ_COPIES = 2
 CODEC_COPIES = 4
 """A codec has at most so many of what it encodes or decodes at once; see docs/protocol.md."""
 FLOAT_BYTES = 4
+MOST_MESSAGE_BYTES = 64 * MIB
+"""Of one message: MAX_MESSAGE_BYTES of broker.wire.chunks."""
 
 
 class Need(NamedTuple):
@@ -101,7 +103,11 @@ def need_of(
         cut: the early cut of these devices, if they have one.
         heads: devices in the process.
         jobs: how many of them may compute at once.
+
+    Raises:
+        ScenarioError: the batches of a round without gradients are too long for one message.
     """
+    _refuse_long_message(scenario, task, head)
     kept, z = _kept(head, task, inputs, scenario)
     codecs = 0 if scenario.training.method == "fedavg" else _codecs_peak(scenario, cut, z)
     batch = round((kept + codecs) * scenario.task.batch_size / len(inputs))
@@ -211,6 +217,20 @@ def _along_bytes(scenario: Scenario, task: Task) -> int:
     ups = {scenario.flows.codecs_for(link).activations_up for link in links.values()}
     n, steps = scenario.task.batch_size, scenario.training.local_steps
     return 2 * steps * (max(up.size_bytes(n, task.cut_size) for up in ups) + task.kind.size_bytes(n))
+
+
+def _refuse_long_message(scenario: Scenario, task: Task, head: nn.Module) -> None:
+    """Refuse rounds without gradients in which batches and head update are too long for one message."""
+    if not scenario.training.has_auxiliary:
+        return
+    size = _along_bytes(scenario, task) // 2 + _vector_bytes(head)
+    if size > MOST_MESSAGE_BYTES:
+        steps = scenario.training.local_steps
+        raise ScenarioError(
+            f"{steps} steps without gradients are one message of {size / MIB:.0f} MiB, "
+            f"which may have {MOST_MESSAGE_BYTES // MIB}: take fewer, smaller batches or a coarser codec",
+            key="training.local_steps",
+        )
 
 
 def replay_bytes(scenario: Scenario, task: Task) -> int:
