@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+from rich.console import Console
+
 from broker.cli.screen import LINE_S, progress_bar
 from broker.cli.wording import format_bytes, format_ratio
 from server_node.board.screen import round_as_json
@@ -14,6 +16,9 @@ from server_node.summary import Summary
 from server_node.vocabulary.ledger import DOWN, UP, Ledger
 from server_node.vocabulary.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
 from sim.experiments.results import Row
+
+MOST_STEPS = 1_000
+"""In which a bar shows how many clients are there: each takes as much time as a client's greeting."""
 
 
 @contextmanager
@@ -23,14 +28,16 @@ def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> It
         yield round_as_json
         return
     with progress_bar(f"waiting for {clients} clients", rounds) as (console, update):
-        score, dropped = "", 0
-        said_s = time.monotonic()
+        score, dropped, say = "", 0, _from_time_to_time(console)
 
         def watch(fact: Fact, ledger: Ledger) -> None:
-            nonlocal score, dropped, said_s
+            nonlocal score, dropped
             match fact:
                 case Gathering(online):
-                    update(description=f"{online} of {clients} clients online")
+                    text = f"{online} of {clients} clients online"
+                    if online % (clients // MOST_STEPS + 1) == 0 or online == clients:
+                        update(description=text)
+                    say(text)
                 case RoundReport():
                     if fact.metric is not None:
                         score = f"{metric} {fact.metric:.3f}  "
@@ -38,15 +45,26 @@ def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> It
                     text = f"{score}loss {fact.loss:.3f}  up {up}  down {down}  {fact.online} online"
                     text += f"  {dropped} dropped" if dropped else ""
                     update(completed=fact.round, description=text)
-                    if not console.is_terminal and time.monotonic() >= said_s + LINE_S:
-                        said_s = time.monotonic()
-                        console.print(f"round {fact.round} of {rounds}  {text}", markup=False, soft_wrap=True)
+                    say(f"round {fact.round} of {rounds}  {text}")
                 case Dropped():
                     dropped += 1
                 case Refused(client, why):
                     console.print(f"refused a message of {client}: {why}", markup=False)
 
         yield watch
+
+
+def _from_time_to_time(console: Console) -> Callable[[str], None]:
+    """Give what prints a line where there is no bar, if the last one was a while ago."""
+    said_s = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal said_s
+        if not console.is_terminal and time.monotonic() >= said_s + LINE_S:
+            said_s = time.monotonic()
+            console.print(text, markup=False, soft_wrap=True)
+
+    return say
 
 
 @contextmanager

@@ -56,7 +56,9 @@ class Actor(Generic[J, R, F]):
     def feed(self, event: Event[J, R]) -> None:
         """Hand an event to the state machine and carry out what it asks for."""
         if self.reason is None:
-            self.carry_out(self._core.handle(event, self._clock.now))
+            actions = self._core.handle(event, self._clock.now)
+            if actions:
+                self.carry_out(actions)
 
     def carry_out(self, actions: list[Action[J, F]]) -> None:
         """Do what the state machine asks for."""

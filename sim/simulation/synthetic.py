@@ -122,20 +122,18 @@ class SyntheticTail:
         self._plan = plan
         parts = {share.cut: _head(plan.codecs_of(client), share) for client, share in plan.early.items()}
         self._head = HeadEncoded(_head(plan.codecs, plan.whole_head), parts)
-        self._gradient = functools.cache(
-            lambda n, codecs, share: (
-                bytes(
-                    gradient_bytes(codecs.gradient_down, codecs.activations_up, n, share.cut_size)
-                    if share.form.learns
-                    else 0
-                ),
-                0.0,
-            )
-        )
-
+        self._gradients: dict[tuple[int, int, int], tuple[bytes, float]] = {}
         self._features = functools.cache(
             lambda n, codecs: bytes(codecs.features_down.size_bytes(n, plan.features_size))
         )
+
+    def _gradient(self, n: int, codecs: Codecs, share: HeadShare) -> tuple[bytes, float]:
+        key = n, id(codecs), id(share)  # the plan holds both; to hash them takes longer than all the rest
+        if key not in self._gradients:
+            up, down = codecs.activations_up, codecs.gradient_down
+            size = gradient_bytes(down, up, n, share.cut_size) if share.form.learns else 0
+            self._gradients[key] = bytes(size), 0.0
+        return self._gradients[key]
 
     def _codecs_of(self, client: str, job: TailForward | TailStep) -> Codecs:
         return self._plan.codecs_of(client, job.rungs.get(client, 0))

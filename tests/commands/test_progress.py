@@ -1,13 +1,15 @@
 """What is seen of a run or a sweep while it goes on: on a narrow terminal, and where there is none."""
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
 
 from broker.cli import screen
 from server_node.vocabulary.ledger import Ledger
-from server_node.vocabulary.reports import RoundReport
+from server_node.vocabulary.reports import Gathering, RoundReport
 from sim.commands import progress
 
 
@@ -30,6 +32,36 @@ def test_off_a_terminal_a_line_comes_from_time_to_time(
     assert [line.split("  ")[:2] for line in lines] == [
         [f"round {number} of 50", "accuracy 0.500"] for number in (10, 20, 30)
     ]
+
+
+def test_off_a_terminal_a_large_fleet_is_seen_to_gather(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress.watching_run(rounds=50, clients=25_000, metric="accuracy", as_json=False) as watch:
+        for online in range(1, 25_001):
+            now[0] += 2.0**-10  # nothing is rounded
+            watch(Gathering(online), Ledger())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"{online} of 25000 clients online" for online in (10_240, 20_480)]
+
+
+def test_a_bar_shows_in_steps_how_a_large_fleet_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = list[str]()
+
+    @contextmanager
+    def bar(*_: object) -> Iterator[tuple[Console, Callable[..., None]]]:
+        yield Console(file=io.StringIO(), force_terminal=True), lambda **to: shown.append(to["description"])
+
+    monkeypatch.setattr(progress, "progress_bar", bar)
+    for clients, steps in ((7, 7), (25_000, 962)):
+        with progress.watching_run(rounds=50, clients=clients, metric="accuracy", as_json=False) as watch:
+            for online in range(1, clients + 1):
+                watch(Gathering(online), Ledger())
+        assert len(shown) == steps
+        assert shown[-1] == f"{clients} of {clients} clients online"
+        shown.clear()
 
 
 def test_a_sweep_tells_each_point(capsys: pytest.CaptureFixture[str]) -> None:
