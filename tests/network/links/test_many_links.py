@@ -91,3 +91,22 @@ def test_a_link_can_be_what_it_was_before() -> None:
     together.give(0, other, before[:, 0])
     assert other.delay_s(0.3, 400_000) == link.delay_s(0.3, 400_000)
     assert other.free_s == link.free_s
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_windows_close_after_the_same_silence(path: Path) -> None:
+    count, together = 400, ManyLinks()
+    alone, columns = links_of(path, count), np.arange(count)
+    together.grow(count)
+    together.take(columns, alone)
+    last_s = np.zeros(count)
+    for gaps_s in (np.linspace(0, 2, count), np.linspace(3, 0, count), np.linspace(0, 9, count)):
+        now_s = last_s + gaps_s
+        times_s = together.carry(columns, path, now_s, 400_000, np.full(count, 9.0))
+        for place, link in enumerate(alone):
+            carried = link.carry(float(now_s[place]), 400_000)
+            assert (carried.start_s, carried.sent_s) == (times_s[0][place], times_s[1][place])
+        from_s, last_s = times_s[1] + gaps_s, times_s[1] + gaps_s + 1
+        together.acknowledge(columns, path, from_s, last_s, 3)
+        for place, link in enumerate(alone):
+            link.acknowledge(float(from_s[place]), float(last_s[place]), 3)
