@@ -5,12 +5,11 @@ Letters: R groups, each clustered on its own; N points per group; s dimensions; 
 Lloyd's algorithm, made quicker in four ways:
 
 - Most steps use a sample of the points. A mean of n points has an error that is larger by a factor of about
-  1 + 1/n. For few centroids (up to MAX_FEW) a sample is enough; for many, the last steps use all points.
+  1 + 1/n. For few centroids (up to MAX_FEW) a sample is enough; for many, the last step uses all points.
 - A step goes beyond the cluster's mean (over-relaxation). While the clusters around it move, a mean goes on
   moving in much the same direction, so fewer steps are needed. The last step stops at the mean.
-- K-means may end in a poor local optimum. So few centroids are started from several parts of the sample, and
-  the best start is continued. Of many centroids, some that are needed least are relocated to where the error
-  is largest.
+- K-means may end in a poor local optimum. So few centroids begin as the best of several draws. Of many
+  centroids, some that are needed least are relocated to where the error is largest.
 - All work is matrix products and sequential passes over memory. With the points as columns,
   `c.x - |c|^2 / 2` scores all centroids against all points, and the largest score of a column is that of the
   nearest centroid. Where a score equals its column's largest, the point is a member of the cluster. That is a
@@ -22,20 +21,23 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-MAX_FEW = 8  # up to so many centroids count as few
+MAX_FEW = 4  # up to so many centroids count as few
 
+BESIDE_POWER_OF_TWO = 16
+"""More points in a sample: columns of 2**10 values lie at the same places of the first-level cache."""
 MIN_SAMPLE_POINTS = 1024
 SAMPLE_POINTS_PER_CENTROID_IF_FEW = 256
 SAMPLE_POINTS_PER_CENTROID_IF_MANY = 32
 
-STARTS_IF_FEW = 4  # each from its own part of the sample
-STEPS_PER_START_IF_FEW = 2
-STEPS_FROM_BEST_START_IF_FEW = 2
+STARTS_IF_FEW = 16  # each drawn from its own part of the sample; the best one is taken
+DRAWS_FROM_FEW_POINTS = 4  # where there are too few for parts
+JUDGES_IF_FEW = 256  # points by whose error
+STEPS_IF_FEW = 3
 
-STEPS_ON_SAMPLE_IF_MANY = 5
-RELOCATE_AT_STEPS = (2, 4)  # which of these steps relocate centroids
+STEPS_ON_SAMPLE_IF_MANY = 4
+RELOCATE_AT_STEPS = (1, 3)  # which of these steps relocate centroids
 CENTROIDS_PER_RELOCATED = 8  # one centroid in so many is relocated, at each of those steps
-STEPS_ON_ALL_POINTS_IF_MANY = 3
+STEPS_ON_ALL_POINTS_IF_MANY = 1
 
 OVER_RELAXATION = np.float32(1.9)  # a step's length, as a multiple of the way to the mean
 
@@ -55,23 +57,25 @@ class Points:
             `add_columns`, which pays where the points are scored several times.
     """
 
-    def __init__(self, rows: Floats) -> None:
+    def __init__(self, rows: Floats, columns: Floats | None = None) -> None:
         self.rows = rows
-        self.columns: Floats | None = None
+        self.columns = columns
 
     def __len__(self) -> int:
         return int(self.rows.shape[1])
 
-    def add_columns(self) -> None:
-        """Fills `columns`, in pieces that fit into the processor's first-level cache."""
+    def add_columns(self) -> Floats:
+        """Fills `columns`, in pieces that fit into the processor's first-level cache, and returns them."""
+        if self.columns is not None:
+            return self.columns
         groups, total, size = self.rows.shape
-        columns = np.empty((groups, size + 1, total), np.float32)
+        self.columns = columns = np.empty((groups, size + 1, total), np.float32)
         columns[:, size] = 1
         piece = max(1, 2**13 // size)
         for start in range(0, total, piece):
             part = self.rows[:, start : start + piece]
             columns[:, :size, start : start + piece] = part.transpose(0, 2, 1)
-        self.columns = columns
+        return columns
 
     def sample(self, count: int, rng: np.random.Generator) -> "Points":
         """Draws `count` points with replacement, at the same places in all groups.
@@ -86,10 +90,17 @@ class Points:
         """Writes `c.x - |c|^2 / 2` for centroids of shape (R, L, s) into `out`, shape (R, L, N)."""
         half_squares = _half_squares(centroids)[:, :, None]
         if self.columns is None:
-            products = np.matmul(self.rows, centroids.transpose(0, 2, 1))
+            products = np.matmul(self.rows, np.ascontiguousarray(centroids.transpose(0, 2, 1)))
             np.subtract(products.transpose(0, 2, 1), half_squares, out=out)
         else:
             np.matmul(np.concatenate((centroids, -half_squares), axis=2), self.columns, out=out)
+
+    def sums(self, is_member: Floats) -> tuple[Floats, Floats]:
+        """Adds up members, 0/1, shape (R, L, N): their sums, (R, L, s), and how many they are, (R, L, 1)."""
+        if self.columns is not None and is_member.shape[1] <= MAX_FEW:
+            both = np.matmul(is_member, self.columns.transpose(0, 2, 1))
+            return both[:, :, :-1], both[:, :, -1:]
+        return np.matmul(is_member, self.rows), np.matmul(is_member, np.ones((len(self), 1), np.float32))
 
 
 def cluster(points: Points, count: int, rng: np.random.Generator) -> Floats:
@@ -112,26 +123,38 @@ def cluster(points: Points, count: int, rng: np.random.Generator) -> Floats:
 
 def _cluster_few(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
     """Returns the points that the last step used, the centroids, and the number of members of each."""
-    wanted = max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_FEW)
+    wanted = max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_FEW) + BESIDE_POWER_OF_TWO
     sample = points.sample(wanted, rng)
-    sample.add_columns()
+    return sample, *_lloyd(sample, _best_start(sample, count, rng), STEPS_IF_FEW)
+
+
+def _best_start(sample: Points, count: int, rng: np.random.Generator) -> Floats:
+    """Returns that one of several first sets of centroids that errs least, shape (R, count, s).
+
+    Args:
+        sample: N points in each of R groups, in random order.
+        count: Number of centroids, below N.
+        rng: Makes the draws.
+    """
     groups, total, size = sample.rows.shape
-    if total < wanted:  # few enough for each start to use all of them
-        parts = np.repeat(sample.rows, STARTS_IF_FEW, axis=0)
+    part = total // STARTS_IF_FEW
+    if part < MIN_SEEDING_POINTS:  # too few to divide
+        draws, parts = DRAWS_FROM_FEW_POINTS, sample.rows.repeat(DRAWS_FROM_FEW_POINTS, axis=0)
     else:
-        parts = sample.rows.reshape(groups * STARTS_IF_FEW, total // STARTS_IF_FEW, size)
-    starts = _seed(parts, count, rng)
-    starts, _ = _lloyd(Points(parts), starts, STEPS_PER_START_IF_FEW)
-    scores = np.empty((groups, STARTS_IF_FEW * count, total), np.float32)
-    sample.score(starts.reshape(groups, STARTS_IF_FEW * count, size), scores)
-    best = scores.reshape(groups, STARTS_IF_FEW, count, total).max(axis=2).sum(axis=2).argmax(axis=1)
-    start = starts.reshape(groups, STARTS_IF_FEW, count, size)[np.arange(groups), best]
-    return sample, *_lloyd(sample, start, STEPS_FROM_BEST_START_IF_FEW)
+        draws, parts = STARTS_IF_FEW, sample.rows[:, : STARTS_IF_FEW * part].reshape(-1, part, size)
+    starts = _seed(parts, count, rng).reshape(groups, draws * count, size)
+    judges = Points(sample.rows[:, -JUDGES_IF_FEW:], sample.add_columns()[:, :, -JUDGES_IF_FEW:])
+    scores = np.empty((groups, draws * count, len(judges)), np.float32)
+    judges.score(starts, scores)
+    least = scores.reshape(groups, draws, count, len(judges)).max(axis=2).sum(axis=2).argmax(axis=1)
+    best: Floats = starts.reshape(groups, draws, count, size)[np.arange(groups), least]
+    return best
 
 
 def _cluster_many(points: Points, count: int, rng: np.random.Generator) -> tuple[Points, Floats, Floats]:
     """Returns the same as `_cluster_few`."""
-    sample = points.sample(max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_MANY), rng)
+    wanted = max(MIN_SAMPLE_POINTS, count * SAMPLE_POINTS_PER_CENTROID_IF_MANY) + BESIDE_POWER_OF_TWO
+    sample = points.sample(wanted, rng)
     sample.add_columns()
     centroids, _ = _lloyd(sample, _seed(sample.rows, count, rng), STEPS_ON_SAMPLE_IF_MANY, RELOCATE_AT_STEPS)
     points.add_columns()
@@ -145,6 +168,12 @@ def nearest(points: Points, centroids: Floats) -> npt.NDArray[np.uint8]:
         points: N points in each of R groups.
         centroids: Shape (R, L, s).
     """
+    if centroids.shape[1] == 2:  # noqa: PLR2004 - on which side of the plane between them
+        first, second = centroids[:, :1], centroids[:, 1:]
+        ways = np.ascontiguousarray((second - first).transpose(0, 2, 1))
+        halfway = np.matmul((second + first) * np.float32(0.5), ways)
+        is_second: npt.NDArray[np.bool_] = np.matmul(points.rows, ways) > halfway
+        return is_second[:, :, 0].view(np.uint8)
     scores = np.empty((*centroids.shape[:2], len(points)), np.float32)
     points.score(centroids, scores)
     is_best = scores == scores.max(axis=1, keepdims=True)
@@ -163,27 +192,21 @@ def _lloyd(
     """
     count = centroids.shape[1]
     scores = np.empty((len(centroids), count, len(points)), np.float32)
-    is_best = np.empty(scores.shape, np.bool_)
-    ones = np.ones((len(points), 1), np.float32)
-    members = ones
+    members = np.empty((len(centroids), count, 1), np.float32)
     for step in range(1, steps + 1):
         points.score(centroids, scores)
         best = scores.max(axis=1, keepdims=True)
-        np.equal(scores, best, out=is_best)
         relocating = step in relocate_at_steps
         if relocating:
-            np.copyto(scores, -np.inf, where=is_best)
-            second = scores.max(axis=1, keepdims=True)
-        np.copyto(scores, is_best)
-        members = np.matmul(scores, ones)
-        means = np.matmul(scores, points.rows)
-        means /= np.maximum(members, 1)
-        means -= centroids
-        means *= (members > 0) * (OVER_RELAXATION if step < steps else np.float32(1))
-        means += centroids
+            second = np.where(scores == best, np.float32(-np.inf), scores).max(axis=1, keepdims=True)
+        np.equal(scores, best, out=scores)
+        moved, members = points.sums(scores)
+        moved -= members * centroids  # nothing where there are no members
+        moved *= (OVER_RELAXATION if step < steps else np.float32(1)) / np.maximum(members, 1)
+        moved += centroids
         if relocating:
-            _relocate(points.rows, centroids, means, scores, best, second)
-        centroids = means
+            _relocate(points.rows, centroids, moved, scores, best, second)
+        centroids = moved
     return centroids, members[:, :, 0]
 
 
@@ -201,7 +224,7 @@ def _relocate(
         second: Score of the second nearest centroid, shape (R, 1, N).
     """
     group = np.arange(len(points))[:, None]
-    moved = old.shape[1] // CENTROIDS_PER_RELOCATED
+    moved = max(1, old.shape[1] // CENTROIDS_PER_RELOCATED)
     gaps = np.maximum(_half_squares(points)[:, None] - best, 0)
     errors = np.matmul(is_member, gaps.transpose(0, 2, 1))[:, :, 0]
     without = (best - second).transpose(0, 2, 1)  # how much worse a point's second nearest centroid is

@@ -100,7 +100,7 @@ def test_every_rule_learns_and_gives_the_same_numbers_each_time(
     settings = (f"training.aggregation={rule}", f"training.method={method}", "training.rounds=10")
     scenario = small_scenario(tmp_path, *settings)
     first, again = (simulate(scenario, tmp_path / name) for name in ("first", "again"))
-    assert final_score(first) == final_score(again) > 0.9
+    assert final_score(first) == final_score(again) > 0.85
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "again")]
     assert models[0] == models[1]
 
