@@ -56,6 +56,13 @@ def test_a_run_that_never_reaches_the_target_counts_with_its_whole_time() -> Non
     assert rows[1][2:] == ["0 of 5", "≥ 250", "≥ 2.45x", "slower"]
 
 
+def test_times_with_sizes_at_their_largest_are_marked() -> None:
+    other = arm("int8", {seed: 2 * s for seed, s in FIVE.items()})
+    other[0].row["bound.yard-wifi"] = True
+    rows = rows_of_times([arm("adaptive", FIVE), other], LINKS)
+    assert [row[4] for row in rows] == ["", "2.00x", "", "≤ 2.00x"]
+
+
 def test_a_run_that_ends_early_without_the_target_is_not_first() -> None:
     rows = rows_of_times([arm("topk", dict.fromkeys(FIVE), 50.0), arm("adaptive", FIVE)], LINKS)
     assert rows[0][0] == "adaptive"

@@ -16,7 +16,7 @@ Seconds are means ± half of their 95 % t-interval. First is, of the arms that r
 the one whose mean is least; the others are compared with it by runs of the same seed. *Times*: the
 geometric mean of the ratios. *Slower* only where the interval of the differences, widened so that it holds
 for all pairs at once, is above 0. ≥: runs that did not reach the target count with their whole time, less
-than they need."""
+than they need. ≤: sizes depend on what is encoded, and were taken at their largest."""
 
 HEAD = ("arm", "link", "reached", "seconds", "times", "verdict")
 
@@ -42,12 +42,14 @@ def _over(groups: Sequence[Group], link: str) -> list[list[str]]:
     reached, whole = f"target_s.{link}", f"end_s.{link}"
     seconds: dict[str, dict[int, float]] = {}
     successes: dict[str, int] = {}
+    largest: set[str] = set()
     for group in groups:
         name, there = group[0].run.arm.name, [each for each in group if each.row.get(whole) is not None]
         if there:
             in_time = {each.run.seed: each.row[reached] for each in there if each.row[reached] is not None}
             seconds[name] = {each.run.seed: each.row[whole] for each in there} | in_time
             successes[name] = len(in_time)
+            largest |= {name for each in there if each.row.get(f"bound.{link}")}
     ranked = sorted(
         seconds,
         key=lambda name: (-successes[name] / len(seconds[name]), fmean(seconds[name].values())),
@@ -60,7 +62,7 @@ def _over(groups: Sequence[Group], link: str) -> list[list[str]]:
         words = "" if apart is None else apart.in_words.replace(Verdict.WORSE, "slower")
         if not successes[name] and (apart is None or apart.verdict is not Verdict.WORSE):
             words = "not reached"
-        bound = "≥ " if successes[name] < len(mine) else ""
+        bound = "≥ " if successes[name] < len(mine) else "≤ " if name in largest else ""
         rows.append(
             [
                 name,
