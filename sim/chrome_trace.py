@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from broker.machine.event_log import MAX_CLIENTS
+from broker.machine.event_log import shown
 
 SERVER = 1
 """Process of the server; those of the clients follow in the fleet's order. 0 is Linux's idle process."""
@@ -53,7 +53,7 @@ class Trace:
     Args:
         clients: names of the fleet, in its order.
         kinds: what each client is, such as "raspberry-pi-4, lte"; empty: nothing is said of any.
-        max_clients: only the first so many are shown.
+        max_clients: only the first so many are shown; None: as many as broker.machine.event_log.shown gives.
         max_spans: later spans are left out.
 
     Attributes:
@@ -65,11 +65,12 @@ class Trace:
         clients: Sequence[str],
         kinds: Sequence[str] = (),
         *,
-        max_clients: int = MAX_CLIENTS,
+        max_clients: int | None = None,
         max_spans: int = 100_000,
     ) -> None:
         self._fleet_size = len(clients)
-        self._numbers = {client: number for number, client in enumerate(clients[:max_clients], SERVER + 1)}
+        lanes = shown(clients) if max_clients is None else clients[:max_clients]
+        self._numbers = {client: number for number, client in enumerate(lanes, SERVER + 1)}
         self._kinds = kinds
         self._max_spans = max_spans
         self._spans: list[Span] = []

@@ -6,7 +6,7 @@ journal is lost, and nothing else.
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from broker.files import atomic_write
 from broker.wire import topics
 from broker.wire.messages import Assignment, BatchDown, BatchUp, HeadUpdate, Message
 
+MAX_WHOLE_FLEET = 512
+"""Of a fleet of at most this size the trace shows every client."""
+
 MAX_CLIENTS = 64
-"""The trace shows at most this many clients, the first ones of the fleet."""
+"""Of a larger fleet it shows so many, the first ones."""
 
 MAX_NOTES = 100_000
 """A process keeps at most this many notes; it counts further ones and drops them."""
@@ -27,6 +30,11 @@ SERVER = ""
 """The lane of the server; a client's lane is its name."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def shown(fleet: Sequence[str]) -> Sequence[str]:
+    """Give the clients of a fleet that the trace shows."""
+    return fleet if len(fleet) <= MAX_WHOLE_FLEET else fleet[:MAX_CLIENTS]
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -103,7 +111,7 @@ class Journal:
     def __init__(self, fleet: Collection[str]) -> None:
         boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
         self.notes = Notes(boot, time.time() - time.monotonic())
-        self._lanes = {SERVER, *list(fleet)[:MAX_CLIENTS]}
+        self._lanes = {SERVER, *shown(list(fleet))}
         self._count = 0
 
     def span(self, lane: str, name: str, from_s: float, to_s: float, number: int = 0, step: int = 0) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.machine.event_log import MAX_CLIENTS, MAX_WHOLE_FLEET
 from sim.chrome_trace import SERVER, Trace
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
@@ -153,6 +154,12 @@ def test_what_takes_no_time_is_not_shown(tmp_path: Path) -> None:
     trace = Trace([])
     trace.span(SERVER, "tail", 1.0, 1.0)
     assert written(trace, tmp_path)["otherData"]["spans"] == 0
+
+
+def test_each_client_is_shown_of_a_fleet_of_hundreds_and_some_of_a_larger_one(tmp_path: Path) -> None:
+    hundreds, thousands = [[f"c{number}" for number in range(size)] for size in (MAX_WHOLE_FLEET, 2_000)]
+    assert written(Trace(hundreds), tmp_path)["otherData"]["clients_traced"] == MAX_WHOLE_FLEET
+    assert written(Trace(thousands), tmp_path)["otherData"]["clients_traced"] == MAX_CLIENTS
 
 
 def test_large_fleets_and_long_runs_are_cut_off_and_the_file_says_so(tmp_path: Path) -> None:
