@@ -46,6 +46,12 @@ def test_arms_whose_order_changes_from_seed_to_seed_are_not_told_apart() -> None
     assert rows_of_times([arm("adaptive", FIVE), other], LINKS)[1][5] == "not told apart"
 
 
+def test_an_arm_that_takes_twice_as_long_is_slower_however_long_a_seed_takes() -> None:
+    first = {0: 20.0, 1: 30.0, 2: 200.0, 3: 40.0, 4: 25.0}
+    other = {seed: s * (1.9 + 0.05 * seed) for seed, s in first.items()}
+    assert rows_of_times([arm("adaptive", first), arm("int8", other)], LINKS)[1][4:] == ["2.00x", "slower"]
+
+
 def test_two_seeds_conclude_nothing() -> None:
     rows = rows_of_times([arm("adaptive", {0: 100.0, 1: 101.0}), arm("int8", {0: 900.0, 1: 901.0})], LINKS)
     assert rows[1][5] == "not told apart, 2 seeds"

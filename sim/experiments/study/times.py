@@ -1,7 +1,7 @@
 """Which arm of a study reaches the target first, over each link, as far as its seeds can tell."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import fmean
 
@@ -14,8 +14,8 @@ TIMES = """## Who reaches the target first over each link
 
 Seconds are means ± half of their 95 % t-interval. First is, of the arms that reached the target most often,
 the one whose mean is least; the others are compared with it by runs of the same seed. *Times*: the
-geometric mean of the ratios. *Slower* only where the interval of the differences, widened so that it holds
-for all pairs at once, is above 0. ≥: runs that did not reach the target count with their whole time, less
+geometric mean of the ratios. *Slower* only where the interval of the ratios, widened so that it holds for all
+pairs at once, is above 1. ≥: runs that did not reach the target count with their whole time, less
 than they need. ≤: sizes depend on what is encoded, and were taken at their largest."""
 
 HEAD = ("arm", "link", "reached", "seconds", "times", "verdict")
@@ -58,7 +58,8 @@ def _over(groups: Sequence[Group], link: str) -> list[list[str]]:
     for name in ranked:
         mine, its = seconds[name], seconds[ranked[0]]
         times = ratio(mine, its)
-        apart = difference(mine, its, higher_is_better=False, at_once=max(1, math.comb(len(ranked), 2)))
+        pairs = max(1, math.comb(len(ranked), 2))
+        apart = difference(_logs(mine), _logs(its), higher_is_better=False, at_once=pairs)
         words = "" if apart is None else apart.in_words.replace(Verdict.WORSE, "slower")
         if not successes[name] and (apart is None or apart.verdict is not Verdict.WORSE):
             words = "not reached"
@@ -74,3 +75,8 @@ def _over(groups: Sequence[Group], link: str) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _logs(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Give logarithms: what makes a run twice as long does so in a short run and in a long one."""
+    return {seed: math.log(value) for seed, value in seconds.items()}
