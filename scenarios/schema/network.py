@@ -79,10 +79,15 @@ class FleetGroup(Part):
         return self.count or len(self.names or ())
 
     @property
+    def link_name(self) -> str:
+        """The name of their link, or of the trace that it follows."""
+        return self.link if isinstance(self.link, str) else str(self.link.trace or "of its own")
+
+    @property
     def kind(self) -> str:
         """What its clients are, such as "raspberry-pi-4, 3g"; empty if nothing of them takes time."""
         device = self.device if isinstance(self.device, str) else "own device"
-        link = self.link if isinstance(self.link, str) else f"link {self.link.trace or 'of its own'}"
+        link = self.link if isinstance(self.link, str) else f"link {self.link_name}"
         via, cut = f"via {self.via}" if self.via else "", f"cut {self.cut}" if self.cut else ""
         words = (device, link, via, cut)
         return ", ".join(word for word in words if word not in ("instant", "none", ""))

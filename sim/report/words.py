@@ -42,7 +42,12 @@ def nature(run: Run) -> str:
     summary = run.summary
     how = "simulated, in virtual time" if run.clock == "virtual" else "live, in real time"
     paths = {name: f"flows.{name}.codec" for name, flow in summary["bytes"].items() if flow["wire"]}
-    codecs = ", ".join(f"{name} {run.scenario[path]}" for name, path in paths.items() if path in run.scenario)
+    chosen = {path.split(".")[4] for path in run.scenario if path.startswith("flows.adaptive.ladder.")}
+    codecs = ", ".join(
+        f"{name} {'from a ladder' if name in chosen else run.scenario[path]}"
+        for name, path in paths.items()
+        if path in run.scenario
+    )
     early = "" if summary["reason"] == COMPLETE else f" It ended early: {summary['reason']}."
     if run.unfinished:
         early = f" It is not over, or was lost ({run.unfinished}): what follows is what there is so far."

@@ -99,6 +99,12 @@ def test_shipped_studies_can_be_run() -> None:
         assert {run.arm.name for run in runs} == {arm.name for arm in study.arms}
 
 
+def test_a_run_folder_is_named_by_the_codec_and_the_link_also_where_they_change() -> None:
+    names = {run.grid_run.name for run in load_runs("adaptive-codecs")[1] if run.seed == 0}
+    for start in ("up=adaptive,link=rural-lte", "up=int8,link=yard-wifi", "up=topk-0.002,link=rural-lte"):
+        assert any(name.startswith(f"task=digits28,{start},seed=0-") for name in names)
+
+
 def test_mistakes_name_line_and_key(tmp_path: Path) -> None:
     study = study_file(tmp_path, ("tier: 2", "teir: 2"), ("role: fedavg", "role: fedavgg"))
     allowed = "name, base, set, seeds, target, tier"

@@ -514,6 +514,7 @@ def test_a_run_whose_codecs_follow_links_says_which_rungs_it_used(tmp_path: Path
     assert fine
     assert coarse
     assert f"{fine + coarse} updates of clients came in time" in text
+    assert "Codecs: activations_up from a ladder, gradient_down" in text
     for number, codec in enumerate(("int8", "int2")):
         row = rf"{number} \(activations up {codec}\)\n+\s*{summary['rungs'][number]['answered']}\n"
         assert re.search(row, text)

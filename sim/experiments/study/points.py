@@ -131,11 +131,15 @@ def _run(
     task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool, first: bool
 ) -> StudyRun:
     # The folder's name comes from the scenario alone: arms that are the same scenario share a run.
-    split = scenario.training.method != "fedavg"
+    flows, method = scenario.flows, scenario.training.method
     values = {
         "task": scenario.task.name,
-        "up": asdict(scenario.flows.activations_up) if split else scenario.training.method,
-        "link": scenario.fleet[0].link,
+        "up": method
+        if method == "fedavg"
+        else "adaptive"
+        if flows.adaptive
+        else asdict(flows.activations_up),
+        "link": scenario.fleet[0].link_name,
         "seed": scenario.seed,
     }
     mode = Mode.SIMULATE if trained else Mode.TIMING_ONLY
