@@ -8,6 +8,7 @@ A second signal ends the process at once, with no clean-up: processes that it st
 because they watch for its end.
 """
 
+import atexit
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -89,12 +90,14 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM end the process at once, with exit code 130.
+    """Let SIGINT and SIGTERM end the process at once, with exit code 130; once its work is done ignore them.
 
-    For the seconds in which a program imports its modules and has nothing to clean up.
+    For the seconds in which a program imports its modules and has nothing to clean up. While Python itself
+    ends it takes handlers back, and a signal would make a failure of what has succeeded. It leaves SIG_IGN.
     """
     for number in SIGNALS:
         signal.signal(number, lambda _number, _frame: os._exit(STOPPED))
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -61,6 +61,18 @@ def test_handlers_of_before_come_back() -> None:
 
 
 @SIGNALS
+def test_a_signal_that_comes_when_the_work_is_done_makes_no_failure_of_it(number: signal.Signals) -> None:
+    late = (
+        "import os, sys\nfrom broker.cli.__main__ import main\n"
+        "class Late:\n"
+        f" def __del__(self, kill=os.kill, me=os.getpid()): kill(me, {int(number)})\n"
+        "late = Late()\nsys.argv = ['fedlite', '--version']\nmain()"
+    )
+    command = [sys.executable, "-c", late]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@SIGNALS
 def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
     deaf = (
         "import time\nfrom broker.stopping import stop_on_signals\n"
