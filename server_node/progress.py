@@ -49,6 +49,7 @@ def standing_of(scenario: Scenario, folder: Path) -> Standing:
         CannotGoOnError: the folder has the results of another scenario, or results without a checkpoint, or
             only damaged checkpoints.
     """
+    refuse_tables(folder)
     found = checkpoint.newest(folder, Progress)
     if found is None:
         refuse_results(summary_of(folder), folder)
@@ -92,6 +93,17 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     for part, key in (("task", "path"), ("task", "data"), ("task", "module"), ("training", "rounds")):
         settings[part].pop(key, None)
     return settings
+
+
+def refuse_tables(folder: Path) -> None:
+    """Refuse to begin a run in the folder of many.
+
+    Raises:
+        CannotGoOnError: it is that of a sweep or a study.
+    """
+    for kind, table in (("sweep", "sweep.csv"), ("study", "results.md")):
+        if (folder / table).exists():
+            raise CannotGoOnError(f"{folder} has a {kind}, not a run; --out names another folder")
 
 
 def refuse_results(summary: Summary | None, folder: Path) -> None:

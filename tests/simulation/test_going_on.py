@@ -465,6 +465,18 @@ def test_another_scenario_is_refused_and_the_keys_that_differ_are_named(
     assert simulate(other, tmp_path / "run", fresh=True)["reason"] == COMPLETE
 
 
+@pytest.mark.parametrize(("kind", "table"), [("sweep", "sweep.csv"), ("study", "results.md")])
+def test_the_folder_of_a_sweep_or_a_study_is_refused(
+    tmp_path: Path, scenario: Scenario, kind: str, table: str
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / table).write_text("as it was")
+    with pytest.raises(CannotGoOnError, match=f"has a {kind}, not a run; --out names another folder"):
+        simulate(scenario, folder)
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [(table, "as it was")]
+
+
 def test_other_code_is_refused(tmp_path: Path, scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(scenario, tmp_path / "run", 300)
     monkeypatch.setattr("sim.simulation.moment.package_version", lambda: "0.0.9")
