@@ -1,4 +1,6 @@
-"""Which server a run folder belongs to: a lock on it, and a file that says who holds it.
+"""Whose a folder of results is: of a run, a sweep or a study; and of a run's, which server has it.
+
+A lock on a run folder, and a file in it, say who holds it.
 
 Two servers of one folder would overwrite each other's checkpoints. So a server locks the folder, and the
 system takes the lock away when its process ends, however that happens. A server that is told to take over
@@ -12,16 +14,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from broker.errors import AnotherServerError
+from broker.errors import AnotherServerError, CannotGoOnError
 from broker.files import atomic_write, writing
 
 if sys.platform != "win32":
     import fcntl
 
 FILE, LOCK = "server.json", "server.lock"
+
+Kind = Literal["run", "sweep", "study"]
+
+RESULTS: dict[Kind, str] = {"run": "summary.json", "sweep": "sweep.csv", "study": "results.md"}
+"""What the folder of each kind has once there are results."""
 
 
 class SupersededError(Exception):
@@ -156,3 +164,19 @@ def _read(folder: Path) -> Owner | None:
     with suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Owner)
     return None
+
+
+def refuse_other_kinds(folder: Path, kind: Kind, option: str = "--out") -> None:
+    """Refuse to write a run, a sweep or a study into a folder that has one of another kind.
+
+    Args:
+        folder: of the command.
+        kind: what it writes.
+        option: with which somebody names the folder.
+
+    Raises:
+        CannotGoOnError: the folder has the results of another kind.
+    """
+    for other, results in RESULTS.items():
+        if other != kind and (folder / results).exists():
+            raise CannotGoOnError(f"{folder} has a {other}, not a {kind}; {option} names another folder")

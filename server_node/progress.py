@@ -17,6 +17,7 @@ from scenarios.schema.scenario import Scenario
 from server_node import checkpoint
 from server_node.checkpoint import Progress
 from server_node.learning.aggregation import LabelFilter
+from server_node.ownership import refuse_other_kinds
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import Ledger
 
@@ -46,10 +47,10 @@ def standing_of(scenario: Scenario, folder: Path) -> Standing:
     """Look how far the run of a folder has come.
 
     Raises:
-        CannotGoOnError: the folder has the results of another scenario, or results without a checkpoint, or
-            only damaged checkpoints.
+        CannotGoOnError: the folder has the results of another scenario, a sweep or a study, results without a
+            checkpoint, or only damaged checkpoints.
     """
-    refuse_tables(folder)
+    refuse_other_kinds(folder, "run")
     found = checkpoint.newest(folder, Progress)
     if found is None:
         refuse_results(summary_of(folder), folder)
@@ -93,17 +94,6 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     for part, key in (("task", "path"), ("task", "data"), ("task", "module"), ("training", "rounds")):
         settings[part].pop(key, None)
     return settings
-
-
-def refuse_tables(folder: Path) -> None:
-    """Refuse to begin a run in the folder of many.
-
-    Raises:
-        CannotGoOnError: it is that of a sweep or a study.
-    """
-    for kind, table in (("sweep", "sweep.csv"), ("study", "results.md")):
-        if (folder / table).exists():
-            raise CannotGoOnError(f"{folder} has a {kind}, not a run; --out names another folder")
 
 
 def refuse_results(summary: Summary | None, folder: Path) -> None:

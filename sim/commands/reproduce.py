@@ -11,6 +11,7 @@ from broker.cli.console import command
 from broker.files import writing
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from scenarios.errors import ScenarioError, suggestion
+from server_node.ownership import refuse_other_kinds
 from sim.experiments.study.budget import seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from sim.experiments.study.results import read_results, write_csv
@@ -60,6 +61,7 @@ def _reproduce(
 ) -> None:
     loaded, runs = load_runs(study, settings)
     folder = to or Path("runs") / loaded.name
+    refuse_other_kinds(folder, "study", "--to")
     migrate_run_folders(runs, folder)
     todo = _of_tasks(loaded, runs, tasks) if budget_s else []
     for task, how in lacking_data(todo).items():

@@ -11,13 +11,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from broker.errors import RunError
 from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
 from scenarios.errors import ScenarioError
 from scenarios.loading.grid import GridPoint
 from scenarios.loading.grid_trial import try_points
 from scenarios.loading.load import dump_resolved
+from server_node.ownership import refuse_other_kinds
 from sim.experiments.pool import RUN_FILES, Outcome, PointError, Pool, run_point
 from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
 from sim.network.csv_inputs import check_csv_inputs
@@ -69,10 +69,9 @@ def sweep(
         no rows of the points that have not ended.
 
     Raises:
-        RunError: the folder cannot be written to, or is that of a single run.
+        RunError: the folder cannot be written to, or has a run or a study.
     """
-    if (folder / "summary.json").exists():
-        raise RunError(f"{folder} has a run, not a sweep; --out names another folder")
+    refuse_other_kinds(folder, "sweep")
     with writing(folder):  # told now rather than after the first run
         folder.mkdir(parents=True, exist_ok=True)
     runs = [GridRun(point, mode) for point in points]

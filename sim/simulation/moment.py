@@ -27,7 +27,8 @@ from scenarios.schema.scenario import Scenario
 from scenarios.tasks import task_of
 from server_node import checkpoint
 from server_node.learning.tail_state import TailState
-from server_node.progress import refuse_others, refuse_results, refuse_tables, summary_of
+from server_node.ownership import refuse_other_kinds
+from server_node.progress import refuse_others, refuse_results, summary_of
 from server_node.summary import Summary
 from sim.simulation.recorder import Place
 
@@ -143,7 +144,7 @@ def standing_of(scenario: Scenario, folder: Path, *, timing_only: bool) -> Stand
     Raises:
         CannotGoOnError: the folder has another run, or results that would be lost.
     """
-    refuse_tables(folder)
+    refuse_other_kinds(folder, "run")
     found = newest(scenario, folder)
     if found is not None:
         if timing_only:

@@ -278,6 +278,17 @@ def test_folders_that_are_no_runs_of_ours_are_left_alone(
     assert (foreign / file).read_text() == content
 
 
+@pytest.mark.parametrize(("kind", "results"), [("run", "summary.json"), ("sweep", "sweep.csv")])
+def test_a_study_is_not_written_over_a_run_or_a_sweep(tmp_path: Path, kind: str, results: str) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / results).write_text("as it was")
+    told = CliRunner().invoke(app, ["reproduce", f"--study={study_file(tmp_path)}", f"--to={folder}"])
+    assert told.exit_code == 2
+    assert f"has a {kind}, not a study; --to names another folder" in told.output
+    assert [file.name for file in folder.iterdir()] == [results]
+
+
 def test_without_a_budget_only_the_report_is_written(tmp_path: Path) -> None:
     study = study_file(tmp_path)
     assert reproduce(study, "--budget=0") == ["nothing has finished, so there is no report"]

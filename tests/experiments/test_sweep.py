@@ -226,13 +226,14 @@ def failing_file(folder: Path) -> Path:
     return path
 
 
-def test_a_sweep_is_not_written_over_a_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "summary.json").write_text("{}")
-    with pytest.raises(RunError, match="has a run, not a sweep; --out names another folder"):
-        sweep(points_of(tmp_path, "seed=1,2"), run, Mode.TIMING_ONLY, nobody)
-    assert [file.name for file in run.iterdir()] == ["summary.json"]
+@pytest.mark.parametrize(("kind", "results"), [("run", "summary.json"), ("study", "results.md")])
+def test_a_sweep_is_not_written_over_a_run_or_a_study(tmp_path: Path, kind: str, results: str) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / results).write_text("{}")
+    with pytest.raises(RunError, match=f"has a {kind}, not a sweep; --out names another folder"):
+        sweep(points_of(tmp_path, "seed=1,2"), folder, Mode.TIMING_ONLY, nobody)
+    assert [file.name for file in folder.iterdir()] == [results]
 
 
 def test_a_failed_point_is_told_and_runs_again(tmp_path: Path) -> None:
