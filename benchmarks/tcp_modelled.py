@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.tcp_settings import Setting
 from benchmarks.tcp_talk import packet_sizes
+from broker.wire.link_bytes import FULL_PACKET_BYTES
 from scenarios.schema.links import Tcp
 from sim.network.clock import Clock
 from sim.network.links.access_point import bottlenecks_of, sends_segments
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink, shared
-from sim.network.links.tcp.passage import PACKET_BYTES
 
 Links = tuple[TcpLink, TcpLink] | tuple[SharedTcpLink, SharedTcpLink]
 
@@ -98,7 +98,7 @@ def _links(clock: Clock, setting: Setting, seed: int, tcp: Tcp) -> Iterator[Link
     point, link = None, setting.link
     if setting.point:
         # the forwarder takes a packet in whole before it passes it on: that is more latency
-        whole_ms = 8 * PACKET_BYTES / (setting.point.uplink_kbps or math.inf)
+        whole_ms = 8 * FULL_PACKET_BYTES / (setting.point.uplink_kbps or math.inf)
         link = link.model_copy(update={"latency_ms": link.latency_ms + whole_ms})
         point = bottlenecks_of(
             clock, setting.point, seed=seed, owner="point", by_segments=sends_segments(link)

@@ -23,6 +23,8 @@ SEGMENT_BYTES = 1448
 HEADER_BYTES = 52
 """IPv4 20, TCP 20, timestamp option 12; in every packet but the first of a connection."""
 
+FULL_PACKET_BYTES = SEGMENT_BYTES + HEADER_BYTES
+
 ACKNOWLEDGED_SEGMENTS = 2
 """Receivers acknowledge every second segment, RFC 5681, 4.2."""
 

@@ -131,16 +131,18 @@ def _run(
     task: StudyTask, arm: Arm, link: StudyLink, scenario: Scenario, *, trained: bool, first: bool
 ) -> StudyRun:
     # The folder's name comes from the scenario alone: arms that are the same scenario share a run.
-    flows, method = scenario.flows, scenario.training.method
     values = {
         "task": scenario.task.name,
-        "up": method
-        if method == "fedavg"
-        else "adaptive"
-        if flows.adaptive
-        else asdict(flows.activations_up),
+        "up": _uplink_of(scenario),
         "link": scenario.fleet[0].link_name,
         "seed": scenario.seed,
     }
     mode = Mode.SIMULATE if trained else Mode.TIMING_ONLY
     return StudyRun(task, arm, link, scenario.seed, GridRun(GridPoint(values, scenario), mode), first)
+
+
+def _uplink_of(scenario: Scenario) -> object:
+    """Say for a folder's name how activations go up."""
+    if scenario.training.method == "fedavg":
+        return "fedavg"
+    return "adaptive" if scenario.flows.adaptive else asdict(scenario.flows.activations_up)

@@ -14,6 +14,7 @@ import msgspec
 
 from broker.wire.link_bytes import (
     ACKNOWLEDGED_SEGMENTS,
+    FULL_PACKET_BYTES,
     HEADER_BYTES,
     SEGMENT_BYTES,
     framed_bytes,
@@ -262,7 +263,7 @@ def packets_of(payload_bytes: int) -> tuple[int, float]:
     """Give how many segments a message has, and the size of the last one; a full packet's is 1."""
     segments = segments_of(payload_bytes)
     last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
-    return segments, last_bytes / (SEGMENT_BYTES + HEADER_BYTES)
+    return segments, last_bytes / FULL_PACKET_BYTES
 
 
 @lru_cache(maxsize=64)

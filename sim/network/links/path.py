@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, HEADER_BYTES, SEGMENT_BYTES
+from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, FULL_PACKET_BYTES
 from scenarios.schema.links import GilbertElliott, Link, LinkState
 
 _standard_normal = NormalDist().inv_cdf
@@ -55,11 +55,10 @@ def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_
     latency_s = (link.latency_ms if state.latency_ms is None else state.latency_ms) / 1000
     loss = link.loss if state.loss is None else state.loss
     bursts = loss if isinstance(loss, GilbertElliott) else None
-    full_packet_bytes = SEGMENT_BYTES + HEADER_BYTES
-    segment_s = full_packet_bytes * 8 / (kbps * 1000) if kbps else 0.0
+    segment_s = FULL_PACKET_BYTES * 8 / (kbps * 1000) if kbps else 0.0
     round_trip_s = 2 * latency_s + ACKNOWLEDGED_SEGMENTS * segment_s
     return Path(
-        bytes_per_s=math.inf if kbps is None else full_packet_bytes / segment_s if kbps else 0.0,
+        bytes_per_s=math.inf if kbps is None else FULL_PACKET_BYTES / segment_s if kbps else 0.0,
         segment_s=segment_s,
         latency_s=latency_s,
         one_way_s=_with_jitter(latency_s, link.jitter_ms / 1000, link.jitter),

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from scenarios.schema.links import LinkState
 from scenarios.seeds import generator
 
@@ -57,14 +55,7 @@ def _train_lte(seed: int) -> Iterator[Row]:
 
 def _walk_5g(seed: int) -> Iterator[Row]:
     """Be in line of sight for 8 s on average, then something between for 3 s: a twentieth of the rate."""
-    rng = generator(seed, "trace", "walk-5g")
-    sees, until_s = True, 0.0
-    for second in range(ROWS):
-        if second >= until_s:
-            sees = not sees
-            until_s = second + rng.exponential(8 if sees else 3)
-        factor = math.exp(0.3 * rng.standard_normal()) * (1.0 if sees else 0.05)
-        yield _row(second, 60_000 * factor, 400_000 * factor, 12 if sees else 25)
+    return _two_states("walk-5g", seed, (3, 3000, 20_000, 25), (8, 60_000, 400_000, 12))
 
 
 def _leo_satellite(seed: int) -> Iterator[Row]:
@@ -86,30 +77,33 @@ def _leo_satellite(seed: int) -> Iterator[Row]:
 
 def _rural_lte(seed: int) -> Iterator[Row]:
     """Have LTE for 150 s on average, then EDGE for 75 s: on a country road, with cells far apart."""
-    rng = generator(seed, "trace", "rural-lte")
-    for second, lte in _two_states(rng, 150, 75):
-        factor = math.exp(0.3 * rng.standard_normal())
-        up, down, latency_ms = (3000, 9000, 40) if lte else (180, 220, 300)
-        yield _row(second, up * factor, down * factor, latency_ms)
+    return _two_states("rural-lte", seed, (150, 3000, 9000, 40), (75, 180, 220, 300))
 
 
 def _yard_wifi(seed: int) -> Iterator[Row]:
     """Have Wi-Fi for 150 s on average, then LTE-M for 75 s: a forklift between halls."""
-    rng = generator(seed, "trace", "yard-wifi")
-    for second, wifi in _two_states(rng, 150, 75):
-        factor = math.exp(0.3 * rng.standard_normal())
-        up, down, latency_ms = (15_000, 30_000, 3) if wifi else (250, 220, 80)
-        yield _row(second, up * factor, down * factor, latency_ms)
+    return _two_states("yard-wifi", seed, (150, 15_000, 30_000, 3), (75, 250, 220, 80))
 
 
-def _two_states(rng: np.random.Generator, first_s: float, second_s: float) -> Iterator[tuple[int, bool]]:
-    """Give each second, and whether the link is in its first state; both last so long on average."""
-    first, until_s = True, rng.exponential(first_s)
+def _two_states(name: str, seed: int, *states: tuple[float, float, float, float]) -> Iterator[Row]:
+    """Give rates that vary by a third around those of a state.
+
+    Args:
+        name: of the trace, part of its seed.
+        seed: of the random numbers.
+        states: of the two the mean seconds that it lasts, kbit/s up and down, and ms one way; the first one
+            is there first.
+    """
+    rng = generator(seed, "trace", name)
+    state, other = states
+    until_s = rng.exponential(state[0])
     for second in range(ROWS):
         if second >= until_s:
-            first = not first
-            until_s = second + rng.exponential(first_s if first else second_s)
-        yield second, first
+            state, other = other, state
+            until_s = second + rng.exponential(state[0])
+        _, up, down, latency_ms = state
+        factor = math.exp(0.3 * rng.standard_normal())
+        yield _row(second, up * factor, down * factor, latency_ms)
 
 
 def _row(time_s: float, up: float, down: float, latency_ms: float) -> Row:

@@ -3,14 +3,12 @@
 from collections import deque
 from collections.abc import Callable
 
-from broker.wire.link_bytes import HEADER_BYTES, SEGMENT_BYTES
+from broker.wire.link_bytes import FULL_PACKET_BYTES
 from sim.network.clock import Clock
 from sim.network.links.packet_queue import PacketQueue
 from sim.network.links.path import Path
 from sim.network.links.tcp.connection import Connection
 from sim.network.links.tcp.line import Line, Sent
-
-PACKET_BYTES = SEGMENT_BYTES + HEADER_BYTES
 
 
 class Passage:
@@ -90,7 +88,7 @@ class Passage:
         if self._over:
             return
         segment, size, begins_s, left_s, path, sent_s = self._on_line.popleft()
-        left_s = self._queue.leave(begins_s, left_s, size * PACKET_BYTES)
+        left_s = self._queue.leave(begins_s, left_s, size * FULL_PACKET_BYTES)
         self._arrive(segment, left_s, path, sent_s)
         receiver = self._receiver
         if receiver.upto == self._segments:
