@@ -62,14 +62,13 @@ class _ChangingLine(Line):
         now_s: nobody asks for the course before; the message may begin to leave later.
     """
 
-    __slots__ = ("_asked_s", "_back", "_course", "_last_back_s", "_last_s", "_paths", "_until_s")
+    __slots__ = ("_asked_s", "_course", "_last_back_s", "_last_s", "_paths", "_until_s")
 
     def __init__(self, course: Course, paths: tuple[Path, ...], losses: Losses | None, now_s: float) -> None:
         super().__init__(paths[0], losses)
         self._course, self._paths, self._asked_s = course, paths, now_s
         self._until_s = -math.inf
         self._last_s = self._last_back_s = 0.0
-        self._back = paths[0]
 
     def leave(self, now_s: float, size: float) -> tuple[float, float, Path]:
         """Do as Line.leave."""
@@ -89,18 +88,17 @@ class _ChangingLine(Line):
 
     def arrive(self, left_s: float, path: Path) -> float | None:
         """Do as Line.arrive; order is kept."""
-        self._back = path
         at_s = super().arrive(left_s, path)
         if at_s is not None:
             self._last_s = at_s = max(at_s, self._last_s)
         return at_s
 
-    def answer(self, now_s: float) -> float | None:
-        """Do as Line.answer; order is kept, and the line is as it was when the segment left."""
-        if self._losses is not None and self._losses.is_answer_lost(self._back):
-            return None
-        self._last_back_s = max(now_s + self._back.latency_s, self._last_back_s)
-        return self._last_back_s
+    def answer(self, now_s: float, path: Path) -> float | None:
+        """Do as Line.answer; order is kept."""
+        back_s = super().answer(now_s, path)
+        if back_s is not None:
+            self._last_back_s = back_s = max(back_s, self._last_back_s)
+        return back_s
 
 
 def links_of(link: Link, *, seed: int, owner: str, tcp: Tcp = "cubic") -> tuple[TcpLink, TcpLink]:

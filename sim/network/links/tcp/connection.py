@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from sim.network.links.tcp.line import Line, Sent
-from sim.network.links.tcp.receiver import DELAYED_ACK_S, QUICK_ACKS, Receiver
+from sim.network.links.tcp.receiver import DELAYED_ACK_S, QUICK_ACKS, Answer, Receiver
 from sim.network.links.tcp.round_trips import RoundTrips
 from sim.network.links.tcp.transfer import Transfer
 from sim.network.links.tcp.window import INITIAL_WINDOW, Reno
@@ -31,7 +31,7 @@ class Connection:
         start_s: float,
         segments: int,
         last: float,
-        answer: Callable[[float], float | None],
+        answer: Answer,
         put: Callable[[int, float, float], None],
     ) -> tuple[Transfer, Receiver]:
         """Give both ends of a message that is about to leave.
@@ -40,7 +40,7 @@ class Connection:
             start_s: when it begins to.
             segments: of the message.
             last: size of its last one; a full packet's is 1.
-            answer: says when an acknowledgement is back that is sent at a time; None: it is lost.
+            answer: see Answer.
             put: takes the number of a segment, its size, and when it is sent.
         """
         self._rest(start_s)
@@ -77,7 +77,7 @@ class Connection:
             _, left_s, path = line.leave(now_s, size)
             at_s = line.arrive(left_s, path)
             if at_s is not None:
-                receiver.arrived(segment, at_s, now_s)
+                receiver.arrived(segment, at_s, now_s, path)
                 if sent is None and receiver.upto == segments:
                     sent = Sent(left_s, path, receiver.progress)
 

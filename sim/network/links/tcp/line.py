@@ -53,8 +53,8 @@ class Line:
             return None
         return left_s + path.latency_s
 
-    def answer(self, now_s: float) -> float | None:
-        """Say when an acknowledgement is back that is sent now; None: never."""
-        if self._losses is not None and self._losses.is_answer_lost(self._path):
+    def answer(self, now_s: float, path: Path) -> float | None:
+        """Do as Answer."""
+        if self._losses is not None and self._losses.is_answer_lost(path):
             return None
-        return now_s + self._path.latency_s
+        return now_s + path.latency_s

@@ -100,7 +100,7 @@ class Passage:
     def _arrive(self, segment: int, left_s: float, path: Path, sent_s: float) -> None:
         at_s = self._line.arrive(left_s, path)
         if at_s is not None:
-            self._receiver.arrived(segment, at_s, sent_s)
+            self._receiver.arrived(segment, at_s, sent_s, path)
 
     def _stop_waiting(self) -> None:
         due_s = self._receiver.due_s
@@ -111,8 +111,8 @@ class Passage:
         if due_s and not self._over:
             self._receiver.stop_waiting()
 
-    def _answer(self, now_s: float) -> float | None:
-        back_s = self._line.answer(now_s)
+    def _answer(self, now_s: float, path: Path) -> float | None:
+        back_s = self._line.answer(now_s, path)
         if back_s is not None and not self._over:
             self._clock.at(now_s, self._turn, back_s)
         return back_s

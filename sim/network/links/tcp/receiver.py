@@ -3,11 +3,17 @@
 from collections import deque
 from collections.abc import Callable
 
+from sim.network.links.path import Path
+
 DELAYED_ACK_S = 0.04
 """Linux: a single segment is acknowledged so much later, if no other comes."""
 
 QUICK_ACKS = 16
 """Linux: as many segments of a new connection are acknowledged at once, each."""
+
+Answer = Callable[[float, Path], float | None]
+"""Says when an acknowledgement is back that is sent at a time; None: it is lost. The line is as it was when
+the segment left that is answered."""
 
 Ack = tuple[float, int, list[int], float]
 """When it is back at the sender, how many segments have come without a gap, which others have that no
@@ -19,7 +25,7 @@ class Receiver:
 
     Args:
         segments: of the message.
-        answer: says when an acknowledgement is back that is sent at a time; None: it is lost.
+        answer: see Answer.
         quick: so many segments are acknowledged at once, each.
 
     Attributes:
@@ -33,6 +39,7 @@ class Receiver:
         "_answer",
         "_beyond",
         "_has",
+        "_path",
         "_quick",
         "_segments",
         "_sent_s",
@@ -43,11 +50,12 @@ class Receiver:
         "upto",
     )
 
-    def __init__(self, segments: int, answer: Callable[[float], float | None], quick: int = 0) -> None:
+    def __init__(self, segments: int, answer: Answer, quick: int = 0) -> None:
         self._segments = segments
         self._answer = answer
         self._quick = quick
         self._untold: list[int] = []
+        self._path: Path  # of the segment that came last
         self._sent_s = 0.0  # of the first segment that is not acknowledged yet
         self._has = bytearray(segments + 1)
         self._beyond = 0  # the farthest one that has come
@@ -56,10 +64,18 @@ class Receiver:
         self.due_s = 0.0
         self.progress: list[tuple[float, int]] = []
 
-    def arrived(self, segment: int, now_s: float, sent_s: float) -> None:
-        """Take a segment that was sent at a time. Calls come in the order of their times."""
+    def arrived(self, segment: int, now_s: float, sent_s: float, path: Path) -> None:
+        """Take a segment. Calls come in the order of their times.
+
+        Args:
+            segment: its number.
+            now_s: when it arrives.
+            sent_s: when it was sent.
+            path: what the line was like when it left.
+        """
         if self.due_s and self.due_s < now_s:
             self.stop_waiting()
+        self._path = path
         upto, has = self.upto, self._has
         if segment != upto:
             has[segment] = 1
@@ -88,7 +104,7 @@ class Receiver:
         self.due_s = 0.0
 
     def _acknowledge(self, now_s: float) -> None:
-        back_s = self._answer(now_s)
+        back_s = self._answer(now_s, self._path)
         if back_s is not None:
             self.acks.append((back_s, self.upto, self._untold, self._sent_s))
             self._untold = []
