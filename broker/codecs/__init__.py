@@ -22,6 +22,7 @@ from broker.codecs.floats import Float16, Float32
 from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
+from broker.codecs.published.c3 import C3
 from broker.codecs.registry import (
     CLUSTERING_CODECS,
     CODECS,
@@ -35,6 +36,7 @@ from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 
 __all__ = [
+    "C3",
     "CLUSTERING_CODECS",
     "CODECS",
     "ClusteringCodec",

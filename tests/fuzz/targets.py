@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from broker.codecs import (
+    C3,
     Codec,
     CodedPq,
     CodewordMean,
@@ -61,6 +62,8 @@ CODECS: list[Codec] = [
     TouchedRows(bits=4),
     TouchedRows(bits=16),
     LowRank(rank=2, bits=8),
+    C3(ratio=4, bits=8),
+    C3(ratio=16, bits=16),
     Pq(subvectors=4, groups=1, centroids=2),
     Pq(subvectors=4, groups=2, centroids=5),
     Pq(subvectors=8, groups=8, centroids=256),

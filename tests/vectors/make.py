@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from broker.codecs import (
+    C3,
     Codec,
     CodedPq,
     CodewordMean,
@@ -64,9 +65,12 @@ CODECS: list[tuple[Codec, int, int]] = [
     (TouchedRows(bits=4), 3, 300),
     (LowRank(rank=2, bits=4), 12, 10),
     (LowRank(rank=2, bits=16), 3, 4),
+    (C3(ratio=3, bits=32, keys=5), 5, 7),
 ]
 EXACT = (Float32, Float16, TopK, SplitFc, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
+NEARLY = (C3,)
+"""Codecs whose decoding has rounding errors of its own: what they give is fixed but for the last digits."""
 
 
 def of_messages() -> list[dict[str, Any]]:
@@ -103,6 +107,7 @@ def of_codecs() -> list[dict[str, Any]]:
                 "input": _hex(x),
                 "payload": payload.hex(),
                 "exact": isinstance(codec, EXACT),
+                **({"nearly": True} if isinstance(codec, NEARLY) else {}),
                 "output": _hex(codec.decode(payload, n, d)),
             }
         )
