@@ -32,6 +32,11 @@ class GridPoint:
     values: dict[str, Any]
     scenario: Scenario
 
+    @property
+    def title(self) -> str:
+        """Say which point it is, as the beginning of a sentence about it."""
+        return "at " + ", ".join(f"{key}={value}" for key, value in self.values.items())
+
 
 def load_grid(
     name_or_path: str | Path,

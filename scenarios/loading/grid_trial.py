@@ -1,11 +1,10 @@
-"""Tries the points of a grid before a sweep: each setting of task, model and codecs once, not each seed."""
+"""Tries many scenarios before any of them runs: each task, model and codecs once, not each seed."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from scenarios.errors import MissingDataError, ScenarioError
-from scenarios.loading.grid import GridPoint
+from scenarios.errors import ScenarioError
 from scenarios.loading.load import dump_resolved
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.devices import device_of
@@ -14,33 +13,58 @@ from scenarios.schema.scenario import Scenario, client_names
 from scenarios.task import Task
 from scenarios.tasks import task_of
 
+MOST_NAMES = 3
+"""So many of those that have the same mistake are named."""
+Named = tuple[str, Scenario]
+"""A scenario, and what it is called where something is told of it."""
+Mistake = tuple[str, ScenarioError]
+"""The same of what is wrong with one."""
 
-def try_points(points: Sequence[GridPoint]) -> str:
-    """Rehearse the points of a grid; points that a rehearsal cannot tell apart are rehearsed once.
+
+def try_all(named: Iterable[Named]) -> list[Mistake]:
+    """Rehearse scenarios; those that a rehearsal cannot tell apart are rehearsed once.
 
     Returns:
-        Why a point cannot be trained here, since its data are not here or too few; empty when all can.
-
-    Raises:
-        ScenarioError: a point's task, or its data, cannot be used, or a device has too little memory; the
-            sentence names the point.
+        What is wrong, each with the name of the first that it was found at: a MissingDataError where the data
+        are not here, or too few; else a ScenarioError, since the task, or its data, cannot be used, or a
+        device has too little memory.
     """
     tasks: dict[str, Task] = {}
     tried: set[str] = set()
-    missing = ""
-    for point in points:
-        form = _tried_of(point.scenario)
+    mistakes: list[Mistake] = []
+    for name, scenario in named:
+        form = _tried_of(scenario)
         if form in tried:
             continue
         tried.add(form)
-        values = ", ".join(f"{key}={value}" for key, value in point.values.items())
         try:
-            rehearse(point.scenario, _task(point.scenario, tasks))
-        except MissingDataError as error:
-            missing = missing or f"at {values}: {error}"
+            rehearse(scenario, _task(scenario, tasks))
         except ScenarioError as error:
-            raise ScenarioError(f"at {values}: {error}") from error
-    return missing
+            mistakes.append((name, error))
+    return mistakes
+
+
+def refuse_all(mistakes: Iterable[Mistake]) -> None:
+    """Tell all mistakes at once.
+
+    Raises:
+        ScenarioError: there is one.
+    """
+    if lines := in_lines(mistakes):
+        raise ScenarioError("\n".join(lines))
+
+
+def in_lines(mistakes: Iterable[Mistake]) -> list[str]:
+    """Write each mistake once, with the names of those that have it."""
+    names: dict[str, list[str]] = {}
+    for name, error in mistakes:
+        names.setdefault(str(error), []).append(name)
+    return [f"{_some(list(dict.fromkeys(each)))}: {text}" for text, each in names.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return "; ".join(names[:MOST_NAMES]) + more
 
 
 def _task(scenario: Scenario, made: dict[str, Task]) -> Task:

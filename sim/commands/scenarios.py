@@ -15,7 +15,7 @@ from scenarios.computing.placing import place_named
 from scenarios.errors import MissingDataError
 from scenarios.loading.explaining.reference import editor_schema, reference
 from scenarios.loading.grid import load_grid
-from scenarios.loading.grid_trial import try_points
+from scenarios.loading.grid_trial import in_lines, refuse_all, try_all
 from scenarios.loading.load import dump_resolved, load_scenario, read_tree
 from scenarios.loading.rehearsal import rehearse
 from scenarios.loading.shipped import question, shipped
@@ -55,24 +55,24 @@ def validate(scenario: Spec, settings: Settings = None) -> None:
         place_named(part.device, key)
     _, swept = read_tree(scenario, settings or ())
     points = load_grid(scenario, settings or ()) if swept else []
-    need, why_untried = None, ""
+    need, why_untried = None, []
     if points:
-        why_untried = try_points(points)
+        mistakes = try_all((point.title, point.scenario) for point in points)
+        refuse_all(each for each in mistakes if not isinstance(each[1], MissingDataError))
+        why_untried = in_lines(mistakes)
     else:
         try:
             need = rehearse(loaded)
         except MissingDataError as error:
-            why_untried = str(error)
+            why_untried = [str(error)]
     grid = f", a sweep of {len(points)} points" if points else ""
     typer.echo(f"{loaded.name}: valid, {loaded.fleet_size} clients, {loaded.training.rounds} rounds{grid}")
     if need is not None:
         typer.echo(f"{loaded.name}: a device with one client needs about {need.words}")
     if kept := replay_bytes(loaded, task_of(loaded)):
         typer.echo(f"{loaded.name}: the server keeps up to {kept / 1e6:.1f} MB of activations for the replay")
-    if why_untried:
-        typer.echo(
-            f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why_untried}"
-        )
+    for why in why_untried:
+        typer.echo(f"{loaded.name}: not tried, here it can only be simulated with --timing-only: {why}")
 
 
 @app.command()

@@ -66,7 +66,7 @@ def sweep(
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
     with stop_on_signals() as stop:
         if not dask:  # whose workers may have data that this machine has not
-            try_missing([GridRun(point, mode) for point in points], folder)
+            try_missing([(point.title, GridRun(point, mode)) for point in points], folder, stop)
         with watching_sweep(len(points), as_json=as_json) as watch:
             rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None)
         if not as_json and rows:

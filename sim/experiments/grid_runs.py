@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from functools import partial
+from itertools import chain, takewhile
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -13,9 +14,9 @@ from typing import NamedTuple
 
 from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
-from scenarios.errors import ScenarioError
+from scenarios.errors import MissingDataError, ScenarioError
 from scenarios.loading.grid import GridPoint
-from scenarios.loading.grid_trial import try_points
+from scenarios.loading.grid_trial import Mistake, refuse_all, try_all
 from scenarios.loading.load import dump_resolved
 from server_node.ownership import refuse_other_kinds
 from sim.experiments.pool import RUN_FILES, Outcome, PointError, Pool, run_point
@@ -104,20 +105,32 @@ def kept_rows(runs: Sequence[GridRun], folder: Path) -> dict[int, Row]:
     return rows
 
 
-def try_missing(runs: Sequence[GridRun], folder: Path) -> None:
-    """Try what is to be run, so that a mistake is told now and not after hours.
+def try_missing(named: Sequence[tuple[str, GridRun]], folder: Path, stop: Stop) -> None:
+    """Try what is to be run, so that mistakes are told now, all at once, and not after hours.
+
+    Args:
+        named: runs, and what each is called; of those with the same name one is tried.
+        folder: of the sweep or study; runs that have finished there are not tried.
+        stop: ends the trial early.
 
     Raises:
-        ScenarioError: a point cannot be used; or it is to be trained, and its data are not here.
+        ScenarioError: some cannot be used; or are to be trained, and their data are not here.
     """
-    kept = kept_rows(runs, folder)
-    missing = [run for number, run in enumerate(runs) if number not in kept]
-    for run in missing:
-        check_csv_inputs(run.point.scenario)
-    trained = [run.point for run in missing if run.mode is Mode.SIMULATE]
-    if untried := try_points(trained):
-        raise ScenarioError(untried)
-    try_points([run.point for run in missing if run.mode is Mode.TIMING_ONLY])
+    kept = kept_rows([run for _, run in named], folder)
+    missing = [each for number, each in enumerate(named) if number not in kept]
+    mistakes: list[Mistake] = []
+    for name, run in missing:
+        try:
+            check_csv_inputs(run.point.scenario)
+        except ScenarioError as error:
+            mistakes.append((name, error))
+    trained = {name: run.point.scenario for name, run in missing if run.mode is Mode.SIMULATE}
+    timed = {name: run.point.scenario for name, run in missing if run.mode is Mode.TIMING_ONLY}
+    tried = try_all(takewhile(lambda _: not stop.asked, chain(trained.items(), timed.items())))
+    mistakes += (
+        (name, error) for name, error in tried if name in trained or not isinstance(error, MissingDataError)
+    )
+    refuse_all(mistakes)
 
 
 def run_missing(

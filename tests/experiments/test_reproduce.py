@@ -19,6 +19,8 @@ from broker.cli.commands import app
 from broker.errors import StudyError
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import shipped
+from sim.experiments.pool import PointError, run_point
+from sim.experiments.results import Mode
 from sim.experiments.study.budget import Budget, seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from tests.experiments.test_sweep import Here
@@ -305,14 +307,46 @@ def test_tasks_without_data_are_left_out(tmp_path: Path, cache: Path) -> None:
     assert len(lines) == 2
 
 
-def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    lines = reproduce(
-        study_file(tmp_path), "--budget=full", "--tasks=far",
-        "--set=fleet.0.availability={pattern: trace, file: /none.csv}", exit_code=1,
-    )  # fmt: skip
-    assert lines[0].startswith("[1/4] far splitfed seed 4: failed; ")
-    assert lines[-1].startswith("failed: far fedlite seed 4 over nb-iot: ")
-    assert "/none.csv" in lines[-1]
+def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs_if_trained(text: str, mode: Mode, unfinished: Path | None = None) -> dict[str, bytes]:
+        if mode is Mode.TIMING_ONLY:
+            raise PointError("no disk")
+        return run_point(text, mode, unfinished)
+
+    monkeypatch.setattr("sim.experiments.grid_runs.run_point", runs_if_trained)
+    lines = reproduce(study_file(tmp_path), "--budget=full", "--tasks=far", exit_code=1)
+    assert lines[1].startswith("[2/4] far splitfed seed 4 over nb-iot: failed; ")
+    assert lines[-2:] == [f"failed: far {arm} seed 4 over nb-iot: no disk" for arm in ("splitfed", "fedlite")]
+    assert len(rows_of(tmp_path)) == 2
+
+
+def test_arms_that_cannot_run_are_all_told_before_any_does(tmp_path: Path) -> None:
+    small = "fleet.0.device: {batch_size: 20, ram_mib: 300}"
+    study = study_file(
+        tmp_path,
+        ("training.correction.lambda: 0.01", f"{small}, training.correction.lambda: 0.01"),
+        ("{training.method: fedavg}", "{training.method: fedavg, task.partition: natural}"),
+        ("tier: 2, seeds: [4], target: 2.0", "tier: 2, seeds: [4], target: 2.0, set: {fleet.0.count: 900}"),
+    )
+    small_device, no_owners, few_samples = reproduce(study, "--budget=full", exit_code=2)
+    assert small_device.startswith("error: near corrected: ")
+    assert " has 300 MiB" in small_device
+    assert no_owners.startswith("error: near fedavg: task.partition: natural: ")
+    assert few_samples.startswith("error: far splitfed; far fedlite: task.partition: 200 training samples")
+    assert not (tmp_path / "out").exists()
+    reproduce(study, "--budget=0")  # which runs nothing
+
+
+def test_a_trace_that_is_not_there_is_told_before_any_run(tmp_path: Path) -> None:
+    missing = "--set=fleet.0.availability={pattern: trace, file: /none.csv}"
+    [line] = reproduce(study_file(tmp_path), "--budget=full", missing, exit_code=2)
+    assert line.startswith("error: near splitfed; near splitfed over nb-iot; near fedlite; and 9 more: ")
+    assert "/none.csv" in line
+
+
+def test_arms_that_have_finished_are_not_tried_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenarios.loading.grid_trial.rehearse", None)
+    reproduce(finished / "tiny.yaml", "--budget=full")
 
 
 @pytest.mark.slow

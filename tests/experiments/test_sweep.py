@@ -256,7 +256,8 @@ def test_a_failed_point_is_told_and_runs_again(tmp_path: Path) -> None:
     [
         ("task.partition=iid,natural", "at task.partition=natural: task.partition: natural: "),
         ("fleet.0.count=4,900", "at fleet.0.count=900: task.partition: 200 training samples are not"),
-        ("fleet.0.link=none,{trace: no.csv}", "no.csv"),
+        ("fleet.0.link=none,{trace: no.csv}", "error: at fleet.0.link={'trace': 'no.csv'}: "),
+        ("task.partition=iid,natural,{shards: 300}", "at task.partition={'shards': 300}: task.partition: "),
     ],
 )
 def test_a_point_that_cannot_be_used_is_told_before_any_runs(tmp_path: Path, grid: str, words: str) -> None:

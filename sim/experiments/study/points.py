@@ -38,6 +38,20 @@ class StudyRun:
     first: bool = True
 
     @property
+    def setting(self) -> str:
+        """What it is called without its seed."""
+        return f"{self.task.name} {self.arm.name}{self._over}"
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return f"{self.task.name} {self.arm.name} seed {self.seed}{self._over}"
+
+    @property
+    def _over(self) -> str:
+        return "" if self.first else f" over {self.link.name}"
+
+    @property
     def trained(self) -> bool:
         """Whether something is learned."""
         return self.grid_run.mode is Mode.SIMULATE

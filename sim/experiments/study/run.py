@@ -64,10 +64,10 @@ def run_study(
         if row["error"] is None:
             budget.note(run, row["wall_seconds"])
         else:
-            failures.append(f"{_title(run)}: {row['error']}")
+            failures.append(f"{run.title}: {row['error']}")
         count = f"[{len(distinct) - len(waiting)}/{len(distinct)}]"
         left = format_seconds(budget.left_s(waiting.values()))
-        tell(f"{count} {_title(run)}: {_result(row)}; {left} left")
+        tell(f"{count} {run.title}: {_result(row)}; {left} left")
 
     run_missing(
         {number: run.grid_run for number, run in waiting.items()},
@@ -118,11 +118,6 @@ def lacking_data(runs: Sequence[StudyRun]) -> dict[str, str]:
         except ScenarioError as error:
             lacking[run.task.name] = error.detail
     return lacking
-
-
-def _title(run: StudyRun) -> str:
-    over = "" if run.first else f" over {run.link.name}"
-    return f"{run.task.name} {run.arm.name} seed {run.seed}{over}"
 
 
 def _result(row: Row) -> str:
