@@ -136,9 +136,10 @@ class ClusteringCodec(Codec, Protocol):
     def check(self, d: int) -> None:
         """Raises ValueError when `subvectors` does not divide d."""
         if d % self.subvectors:
-            raise ValueError(
-                f"subvectors must divide the activation size {d}, which {self.subvectors} does not"
-            )
+            below = next(q for q in range(min(self.subvectors, d), 0, -1) if d % q == 0)
+            above = next((q for q in range(self.subvectors, d + 1) if d % q == 0), below)
+            fitting = f"{below} does" if above == below else f"{below} and {above} do"
+            raise ValueError(f"subvectors must divide the {d} values; {self.subvectors} does not, {fitting}")
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""

@@ -396,10 +396,12 @@ def test_impossible_parameters_are_refused_by_name(
 
 def test_subvectors_must_divide_the_activation() -> None:
     codec = Pq(subvectors=5)
-    with pytest.raises(ValueError, match="subvectors must divide the activation size 24"):
+    with pytest.raises(ValueError, match="must divide the 24 values; 5 does not, 4 and 6 do"):
         codec.check(24)
     with pytest.raises(ValueError, match="subvectors"):
         codec.encode(matrix(2, 24), generator())
+    with pytest.raises(ValueError, match="60 does not, 24 does"):
+        Pq(subvectors=60).check(24)
 
 
 def test_vanilla_product_quantization_runs_all_positions_at_once() -> None:

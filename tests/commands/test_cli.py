@@ -63,7 +63,7 @@ def test_a_valid_scenario_is_called_so(tmp_path: Path) -> None:
         (["run", "quickstart", "--set", "training.cohort=51"], "must be at most the fleet's 50 clients"),
         (
             ["run", "quickstart", "--set", "flows.activations_up.subvectors=1000"],
-            "subvectors must divide the activation size 9216",
+            "subvectors must divide the 9216 values; 1000 does not, 768 and 1024 do",
         ),
         (["run", "quickstart", "--set", "flows.gradient_down.codec=int5"], "did you mean 'int"),
         (

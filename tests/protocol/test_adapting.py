@@ -500,7 +500,7 @@ def test_every_method_climbs(tmp_path: Path, method: str, ladder: str) -> None:
         ("{ladder: [{}, {}]}", "order the ladder from the finest to the coarsest"),
         (
             "{ladder: [{}, {activations_up: {codec: pq, subvectors: 5, groups: 1, centroids: 2}}]}",
-            "flows.adaptive.ladder.1.activations_up: subvectors must divide the activation size 16",
+            "flows.adaptive.ladder.1.activations_up: subvectors must divide the 16 values",
         ),
         (
             "{ladder: [{}, {activations_up: {codec: int4}, gradient_down: {codec: codeword_mean}}]}",

@@ -165,7 +165,7 @@ def test_a_fleet_shares_the_codecs_of_its_groups(tmp_path: Path) -> None:
     [
         (
             "{uplink_below_kbps: 9, activations_up: {codec: pq, subvectors: 5, groups: 1, centroids: 2}}",
-            "flows.by_link.0.activations_up: subvectors must divide the activation size 16, which 5 does not",
+            "flows.by_link.0.activations_up: subvectors must divide the 16 values",
         ),
         ("{uplink_below_kbps: 9}", "flows.by_link.0: needs a codec for activations_up, gradient_down, "),
         ("{activations_up: {codec: int8}}", "flows.by_link.0.uplink_below_kbps: required but missing"),
