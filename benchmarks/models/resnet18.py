@@ -1,33 +1,36 @@
-"""ResNet-18 (He et al. 2016, arXiv 1512.03385) for pictures of 28 x 28, with a quarter of its channels.
+"""ResNets (He et al. 2016, arXiv 1512.03385) for pictures of 28 x 28, with 18 layers or other depths.
 
-As usual for small pictures the first convolution is 3 x 3, and no pooling follows it. 701,178 parameters.
+The one of 18 layers has a quarter of the usual channels: 701,178 parameters.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from scenarios.task import Dataset
 from scenarios.tasks import fashion_mnist
 
-WIDTH = 16
 CLASSES = 10
+
+Norm = Callable[[int], nn.Module]
+"""Makes a layer that normalises so many channels."""
 
 
 class Block(nn.Module):
-    """Two convolutions with batch norm, and a way around them."""
+    """Two convolutions with norms, and a way around them."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outside)
+        self.bn1 = norm(outside)
         self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outside)
+        self.bn2 = norm(outside)
         self.relu = nn.ReLU(inplace=True)
         self.around: nn.Module = nn.Identity()
         if stride != 1 or inside != outside:
             convolution = nn.Conv2d(inside, outside, 1, stride, bias=False)
-            self.around = nn.Sequential(convolution, nn.BatchNorm2d(outside))
+            self.around = nn.Sequential(convolution, norm(outside))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Give the next maps."""
@@ -37,31 +40,43 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The whole network, with torchvision's names."""
+    """The whole network, with torchvision's names.
 
-    def __init__(self) -> None:
+    As usual for small pictures the first convolution is 3 x 3, and no pooling follows it. Each stage has two
+    blocks. All stages but the first halve height and width.
+
+    Args:
+        widths: channels of each stage.
+        stride: of the first convolution.
+        norm: makes the norms.
+    """
+
+    def __init__(self, widths: Sequence[int], stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, WIDTH, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTH)
+        self.conv1 = nn.Conv2d(1, widths[0], 3, stride, 1, bias=False)
+        self.bn1 = norm(widths[0])
         self.relu = nn.ReLU(inplace=True)
-        widths = [WIDTH, WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
-        for number, (inside, outside) in enumerate(itertools.pairwise(widths), start=1):
-            stride = 1 if number == 1 else 2
-            layer = nn.Sequential(Block(inside, outside, stride), Block(outside, outside, 1))
-            self.add_module(f"layer{number}", layer)
+        self.stages = [f"layer{number}" for number in range(1, len(widths) + 1)]
+        for name, (inside, outside) in zip(
+            self.stages, itertools.pairwise([widths[0], *widths]), strict=True
+        ):
+            first = Block(inside, outside, 1 if name == "layer1" else 2, norm)
+            self.add_module(name, nn.Sequential(first, Block(outside, outside, 1, norm)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8 * WIDTH, CLASSES)
+        self.fc = nn.Linear(widths[-1], CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give a value for each class."""
         maps = self.relu(self.bn1(self.conv1(images)))
-        for number in range(1, 5):
-            maps = self.get_submodule(f"layer{number}")(maps)
+        for name in self.stages:
+            maps = self.get_submodule(name)(maps)
         outputs: Tensor = self.fc(self.avgpool(maps).flatten(1))
         return outputs
 
 
-build = ResNet
+def build() -> nn.Module:
+    """Make ResNet-18 with a quarter of its channels, and with batch norm."""
+    return ResNet((16, 32, 64, 128))
 
 
 def data() -> Dataset:
