@@ -1,4 +1,4 @@
-"""A task's own first batches: activations at the cut, their gradients, and what these do to the head.
+"""A task's own batches: activations at the cut, their gradients, and what these do to the head.
 
 Letters as in the paper: z activations at the cut, shape (n, d); g the gradient of the loss at z.
 """
@@ -6,6 +6,7 @@ Letters as in the paper: z activations at the cut, shape (n, d); g the gradient 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,12 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
 from scenarios.training import BatchSampler, initial_model
+from sim.advice.weights import load_weights
 
 
 @dataclass(frozen=True)
 class FirstBatch:
-    """A batch of one client that has gone through head and tail once, with a run's first weights.
+    """A batch of one client that has gone through head and tail once.
 
     Attributes:
         z: shape (n, d), float32.
@@ -44,15 +46,24 @@ class FirstBatch:
         return np.concatenate([each.reshape(-1).numpy() for each in found if each is not None])
 
 
-def first_batches(scenario: Scenario, task: Task, rows: int) -> Iterator[FirstBatch]:
-    """Send batches of a fleet's clients through the task's first weights, until there are `rows` rows.
+def first_batches(scenario: Scenario, task: Task, rows: int, run: Path | None = None) -> Iterator[FirstBatch]:
+    """Send batches of a fleet's clients through head and tail, until there are `rows` rows.
 
     Each batch is one client's, as in a run; the clients take turns. The scenario's seed decides all of it.
 
+    Args:
+        scenario: whose clients.
+        task: of the scenario.
+        rows: how many, at least.
+        run: folder of a run that has trained the weights; None: they are those that a run starts from.
+
     Raises:
         MissingDataError: the data are not here, or no client has any.
+        RunError: see `load_weights`.
     """
     head, tail = initial_model(task, scenario.seed)
+    if run is not None:
+        load_weights(run, head, tail)
     parameters = tuple(each for each in head.parameters() if each.requires_grad)
     shares = [(client, split) for client, split in islice(_shares(scenario, task), rows) if len(split)]
     if not shares:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
@@ -69,38 +70,45 @@ def advise(
     gradient_error: Annotated[
         float, typer.Option(min=0, help="The same of gradients, at the head's parameters.")
     ] = GRADIENT_ERROR,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A run's folder: with its trained weights, not the first ones."),
+    ] = None,
     all_codecs: Annotated[bool, typer.Option("--all", help="Show every codec that was measured.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="A JSON line per codec on standard output.")
     ] = False,
 ) -> None:
-    """Measure codecs on a task's own first activations and gradients, and advise which to take.
+    """Measure codecs on a task's own activations and gradients, and advise which to take.
 
     A TASK gets the plainest scenario: equal random shares, batches of 20. With a SCENARIO it is its own
-    partition, cut and batch size.
+    partition, cut and batch size. The weights are those that training starts from, or with --weights those of
+    a run that has ended; its model may be cut elsewhere.
     """
     scenario = scenario_of(what, None, settings or ())
     if scenario.training.method == "fedavg":
         raise RunError("advise is about the cut, and method fedavg has none: --set training.method=split")
     rehearse(scenario)
     with interrupt_on_signals():
-        found = measure(scenario, rows, error, gradient_error)
+        found = measure(scenario, rows, error, gradient_error, weights)
     if as_json:
         for line in _lines(found):
             typer.echo(json.dumps(line))
     else:
-        _tell(found, scenario, all_codecs=all_codecs)
+        _tell(found, scenario, weights, all_codecs=all_codecs)
 
 
-def measure(scenario: Scenario, rows: int, error: float, gradient_error: float) -> Advice:
+def measure(
+    scenario: Scenario, rows: int, error: float, gradient_error: float, weights: Path | None = None
+) -> Advice:
     """Measure what may be worth it; the progress is shown on a terminal.
 
     Every codec is tried on the first batch. Those that another one beats clearly are left out, and the others
     are measured on all batches.
     """
     task, seed = load_task(scenario.task), scenario.seed
-    batches = list(first_batches(scenario, task, rows))
+    batches = list(first_batches(scenario, task, rows, weights))
     n, d = batches[0].z.shape
     codecs = activation_codecs(task.cut_shape, d, n)
     tried = [measure_activations(codec, batches[:1], seed) for codec in _shown("one batch", codecs)]
@@ -138,12 +146,10 @@ def _lines(found: Advice) -> Iterable[dict[str, object]]:
             }
 
 
-def _tell(found: Advice, scenario: Scenario, *, all_codecs: bool) -> None:
+def _tell(found: Advice, scenario: Scenario, weights: Path | None, *, all_codecs: bool) -> None:
     batch = scenario.task.batch_size
-    typer.echo(
-        f"{found.rows} samples in batches of {batch}, {found.d:,} values each at the cut, first weights, "
-        f"seed {scenario.seed}\n"
-    )
+    values = f"{found.d:,} values each at the cut"
+    typer.echo(f"{found.rows} samples in batches of {batch}, {values}, seed {scenario.seed}\n")
     _table("activations_up", found.activations, found.up, all_codecs=all_codecs)
     up, down = found.up, found.down
     if down is not None:
@@ -156,7 +162,8 @@ def _tell(found: Advice, scenario: Scenario, *, all_codecs: bool) -> None:
         typer.echo("The head is not trained, so no gradient travels.")
     else:
         typer.echo(f"and at most {found.gradient_error:g} (gradients, at the head's parameters).")
-    typer.echo("These are first weights: train with it and without before you rely on it.\n")
+    which = f"those of {weights}" if weights else "first ones"
+    typer.echo(f"The weights are {which}: train with it and without before you rely on it.\n")
     typer.echo(f"flows:\n  activations_up: {codec_yaml(up.codec)}")
     if down is not None:
         typer.echo(f"  gradient_down: {codec_yaml(down.codec)}")
