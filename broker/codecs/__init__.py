@@ -23,6 +23,7 @@ from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.published.c3 import C3
+from broker.codecs.published.splitfc import SplitFc
 from broker.codecs.registry import (
     CLUSTERING_CODECS,
     CODECS,
@@ -31,7 +32,6 @@ from broker.codecs.registry import (
     codec_to_wire,
     gradient_codec_from_wire,
 )
-from broker.codecs.splitfc import SplitFc
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 

@@ -18,7 +18,7 @@ from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.published.c3 import C3
-from broker.codecs.splitfc import SplitFc
+from broker.codecs.published.splitfc import SplitFc
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 from broker.wire.errors import WireError

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.codecs import C3, Codec, codec_from_wire, codec_to_wire
+from broker.codecs import C3, Codec, SplitFc, codec_from_wire, codec_to_wire
+from broker.codecs.coding.column_levels import decode_columns, encode_columns, least_bytes, levels_of
+from broker.codecs.coding.digits import decode_digits, digits_bytes, encode_digits
 from broker.wire.errors import WireError
 
 Array = npt.NDArray[np.float32]
@@ -18,6 +20,9 @@ KINDS: list[tuple[Codec, int]] = [  # with the values of a unit, of which a row 
     (C3(ratio=1, bits=32), 1),
     (C3(ratio=4, bits=16, keys=7), 1),
     (C3(ratio=16, bits=4), 1),
+    (SplitFc(keep=0.3, value_bits=1.5), 1),
+    (SplitFc(keep=0.5, value_bits=3.0), 1),
+    (SplitFc(keep=1.0, value_bits=12.0, random=0), 1),
 ]
 SCALES = [0.0, 2.0**-149, 1e-40, 1e-6, 1.0, 1e20]
 
@@ -85,10 +90,10 @@ def test_what_the_receiver_could_not_represent_is_not_encoded(codec: Codec, unit
 
 @pytest.mark.parametrize(("codec", "unit"), KINDS)
 def test_truncated_and_overlong_payloads_are_refused(codec: Codec, unit: int) -> None:
-    payload = codec.encode(matrix(3, 4 * unit), generator())
+    payload = codec.encode(matrix(12, 60 * unit), generator())
     for wrong in (b"", payload[:1], payload[:-1], payload + b"\0"):
         with pytest.raises(WireError):
-            codec.decode(wrong, 3, 4 * unit)
+            codec.decode(wrong, 12, 60 * unit)
 
 
 @settings(deadline=None)
@@ -126,6 +131,11 @@ def test_codecs_survive_as_lists(codec: Codec) -> None:
         ["c3", 16, 15, 0],
         ["c3", 16, 16, -1],
         ["c3", 16, 16, 2**32],
+        ["splitfc", 0.0, 0.4, 1],
+        ["splitfc", 1.1, 0.4, 1],
+        ["splitfc", 0.5, 0.0, 1],
+        ["splitfc", 0.5, 16.5, 1],
+        ["splitfc", 0.5, 0.4, 2],
     ],
 )
 def test_impossible_parameters_are_refused(parts: list[object]) -> None:
@@ -186,3 +196,129 @@ def test_a_gradient_in_the_same_codec_is_that_of_the_chain_rule(
 
 def test_a_sixteenth_of_the_rows_travels() -> None:
     assert C3(ratio=16, bits=32).size_bytes(64, 2048) == 1 + 2 * 64 + 4 * 4 * 2048
+
+
+# splitfc
+
+
+def unlike(n: int, d: int, seed: int = 0) -> Array:
+    """Columns with deviations from nearly nothing to several."""
+    x: Array = matrix(n, d, seed) * (4 * generator(seed + 1).random(d, np.float32) ** 3)
+    return x
+
+
+def test_without_chance_the_columns_that_deviate_most_stay() -> None:
+    x = np.tile(np.float32(5), (4, 10))
+    x[:, 3] = [0, 1, 2, 3]
+    x[:, 7] = [9, -9, 9, -9]
+    y = through(SplitFc(keep=0.2, value_bits=16.0, random=0), x)
+    np.testing.assert_allclose(y[:, [3, 7]], x[:, [3, 7]], atol=0.1)
+    assert not np.delete(y, [3, 7], axis=1).any()
+
+
+@settings(deadline=None, max_examples=6)
+@given(keep=st.sampled_from([0.05, 0.2, 0.7]), seed=SEEDS)
+def test_as_many_columns_stay_on_average_as_was_said_and_the_widest_ones_most_often(
+    keep: float, seed: int
+) -> None:
+    x = unlike(6, 200, seed)
+    codec = SplitFc(keep=keep, value_bits=16.0)
+    stayed = np.mean([through(codec, x, seed + draw).any(axis=0) for draw in range(30)], axis=0)
+    assert abs(stayed.sum() - keep * 200) < 0.2 * keep * 200 + 3
+    order = np.argsort(x.std(axis=0))
+    assert stayed[order[-100:]].sum() > stayed[order[:100]].sum()
+
+
+def test_the_mean_over_draws_is_what_was_sent() -> None:
+    x = unlike(3, 12)
+    codec, draws = SplitFc(keep=0.4, value_bits=16.0), 500
+    each = np.array([through(codec, x, draw) for draw in range(draws)])
+    error = np.abs(each.mean(axis=0) - x)
+    assert (error < 5 * each.std(axis=0) / np.sqrt(draws) + 0.05 * np.abs(x).max()).all()
+    assert np.square(error).sum() < 0.05 * np.square(x).sum()
+
+
+@settings(deadline=None)
+@given(n=st.integers(2, 25), k=st.integers(1, 40), seed=SEEDS, scale=st.sampled_from([1e-20, 1.0, 1e20]))
+def test_values_of_columns_in_full_err_by_half_a_step_and_what_the_grid_takes(
+    n: int, k: int, seed: int, scale: float
+) -> None:
+    columns = unlike(n, k, seed).T * np.float32(scale)
+    y = decode_columns(encode_columns(columns, 10 * n * k + 100), k, n)  # in full: all with 256 levels
+    grid = (columns.max() - columns.min()) / 255
+    step = (columns.max(axis=1) - columns.min(axis=1) + 2 * grid) / 255
+    assert (np.abs(y - columns) <= (0.5 * step + 2e-3 * np.abs(columns).max())[:, None]).all()
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 25), k=st.integers(1, 40), spare=st.integers(0, 400), seed=SEEDS)
+def test_columns_never_take_more_than_they_may_and_more_bytes_never_hurt_much(
+    n: int, k: int, spare: int, seed: int
+) -> None:
+    columns = np.ascontiguousarray(unlike(n, k, seed).T)
+    payload, more = (encode_columns(columns, least_bytes(k) + most) for most in (spare, 2 * spare + 100))
+    assert len(payload) <= least_bytes(k) + spare
+    errors = [float(np.square(decode_columns(each, k, n) - columns).sum()) for each in (payload, more)]
+    assert errors[1] <= 1.2 * errors[0] + 1e-6 * float(np.square(columns).sum())
+
+
+def test_wide_columns_have_more_levels_as_the_closed_form_says() -> None:
+    ranges = np.arange(256)
+    for level in (np.float16(0), np.float16(1e-4), np.float16(0.03), np.float16(7), np.float16(60000)):
+        levels = levels_of(ranges, level)
+        for r, q in zip(ranges, levels, strict=True):
+            root = [z.real for z in np.roots([1, 0, -float(level) * r**2, -float(level) * r**2])]
+            assert abs(min(max(1 + max(root), 2), 256) - q) <= 0.5 + 1e-6
+    assert levels_of(ranges, np.float16(0.03))[255] > levels_of(ranges, np.float16(0.03))[100] > 2
+
+
+def test_a_grid_that_leads_beyond_float32_is_refused() -> None:
+    payload = bytearray(encode_columns(matrix(2, 3), 100))
+    start = 1 + 0  # all columns are in full
+    for first in (start, start + 3):
+        payload[first : first + 3] = bytes([112]) + struct.pack("<e", 65504)
+    with pytest.raises(WireError, match="not-finite"):
+        decode_columns(bytes(payload), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (7, struct.pack("<e", np.nan), "range"),
+        (7, struct.pack("<e", -1.0), "range"),
+        (9, b"\xff\xff\0\0", "range"),
+    ],
+)
+def test_levels_and_ends_that_mean_nothing_are_refused(at: int, value: bytes, reason: str) -> None:
+    payload = bytearray(encode_columns(matrix(2, 3), 100))
+    payload[at : at + len(value)] = value
+    with pytest.raises(WireError, match=reason):
+        decode_columns(bytes(payload), 2, 3)
+
+
+# digits
+
+
+@given(levels=st.integers(2, 256), data=st.data())
+def test_digits_survive_in_little_more_than_their_information(levels: int, data: st.DataObject) -> None:
+    digits = np.array(data.draw(st.lists(st.integers(0, levels - 1), max_size=60)), np.uint8)
+    encoded = encode_digits(digits, levels)
+    assert len(encoded) == digits_bytes(digits.size, levels)
+    np.testing.assert_array_equal(decode_digits(encoded, levels, digits.size), digits)
+    assert digits_bytes(10_000, levels) <= 1.09 * 10_000 * np.log2(levels) / 8 + 3
+
+
+@given(levels=st.integers(2, 256), count=st.integers(0, 40), data=st.data())
+def test_other_words_are_refused_or_digits(levels: int, count: int, data: st.DataObject) -> None:
+    size = digits_bytes(count, levels)
+    payload = data.draw(st.binary(min_size=size, max_size=size))
+    try:
+        digits = decode_digits(payload, levels, count)
+    except WireError:
+        return
+    assert (digits < levels).all()
+    assert encode_digits(digits, levels) == payload
+
+
+def test_the_bytes_of_digits() -> None:
+    assert encode_digits(np.array([2, 1, 0, 0, 2, 1], np.uint8), 3) == bytes([2 + 3 * 1 + 81 * 2, 1])

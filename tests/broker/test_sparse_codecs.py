@@ -1,4 +1,4 @@
-"""Codecs that send a part: the largest values, or the columns that differ."""
+"""Codecs that send the largest values."""
 
 import struct
 
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.codecs import Codec, RandomTopK, SplitFc, TopK, codec_from_wire, codec_to_wire
-from broker.codecs.coding.block_float16 import halves_bytes
+from broker.codecs import Codec, RandomTopK, TopK, codec_from_wire, codec_to_wire
 from broker.codecs.coding.elias_fano import decode_positions, encode_positions, positions_bytes
 from broker.wire.errors import WireError
 
@@ -85,33 +84,12 @@ def test_random_topk_sends_mostly_the_largest() -> None:
     assert 120 < (sent & ~largest).sum() < 280  # of 1000, each with a chance of 0.2
 
 
-# SplitFC
-
-
-def test_splitfc_drops_what_hardly_differs() -> None:
-    x = np.tile(np.float32(5), (4, 10))
-    x[:, 3] = [0, 1, 2, 3]
-    x[:, 7] = [9, -9, 9, -9]
-    y = through(SplitFc(keep=0.2, bits=2), x)
-    np.testing.assert_allclose(y[:, [3, 7]], x[:, [3, 7]], rtol=1e-3, atol=1e-3)
-    assert not np.delete(y, [3, 7], axis=1).any()
-
-
-@given(st.integers(1, 8), st.integers(1, 9), st.sampled_from([1e-20, 1.0, 1e20]), st.integers(0, 99))
-def test_kept_columns_err_by_half_a_step(bits: int, n: int, scale: float, seed: int) -> None:
-    x = matrix(n, 12, seed) * np.float32(scale)
-    y = through(SplitFc(keep=1.0, bits=bits), x)
-    span = x.max(axis=0) - x.min(axis=0)
-    assert (np.abs(y - x) <= 0.5 * span / (2**bits - 1) + 2e-3 * np.abs(x).max()).all()
-
-
 # all of them
 
 
 EVERY_KIND: list[Codec] = [
     TopK(fraction=0.02),
     RandomTopK(fraction=0.3, randomness=0.5),
-    SplitFc(keep=0.2, bits=3),
 ]
 
 
@@ -152,17 +130,6 @@ def test_nan_on_the_wire_is_refused(codec: Codec) -> None:
         codec.decode(payload[:1] + struct.pack("<e", np.nan) + payload[3:], 2, 30)
 
 
-def test_a_range_that_leads_beyond_float32_is_refused() -> None:
-    codec = SplitFc(keep=0.2, bits=3)
-    payload = bytearray(codec.encode(matrix(2, 30), np.random.default_rng(0)))
-    start = halves_bytes(6)
-    for first in (0, start):  # largest halves at the largest exponent
-        payload[first : first + start] = bytes([112]) + struct.pack("<e", 65504) * 6
-    payload[-5:] = b"\xff" * 4 + bytes([payload[-1] & 0x0F | 0x0F])
-    with pytest.raises(WireError, match=r"not-finite|malformed"):
-        codec.decode(bytes(payload), 2, 30)
-
-
 @pytest.mark.parametrize("codec", EVERY_KIND)
 def test_codecs_survive_as_lists(codec: Codec) -> None:
     assert codec_from_wire(codec_to_wire(codec)) == codec
@@ -170,16 +137,14 @@ def test_codecs_survive_as_lists(codec: Codec) -> None:
 
 @pytest.mark.parametrize(
     "parts",
-    [["topk", 0.0], ["topk", 1.0], ["random_topk", 0.1, 1.0], ["splitfc", 0.0, 4], ["splitfc", 0.5, 9]],
+    [["topk", 0.0], ["topk", 1.0], ["random_topk", 0.1, 1.0]],
 )
 def test_impossible_parameters_are_refused(parts: list[object]) -> None:
     with pytest.raises(WireError, match="range"):
         codec_from_wire(parts)
 
 
-@pytest.mark.parametrize(
-    "parts", [["topk", 1], ["topk", "0.1"], ["splitfc", 0.5, 4.0], ["topk", float("nan")]]
-)
+@pytest.mark.parametrize("parts", [["topk", 1], ["topk", "0.1"], ["topk", float("nan")]])
 def test_parameters_of_other_types_are_refused(parts: list[object]) -> None:
     with pytest.raises(WireError):
         codec_from_wire(parts)

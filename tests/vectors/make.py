@@ -52,7 +52,8 @@ CODECS: list[tuple[Codec, int, int]] = [
     (TopK(fraction=0.1), 2, 50),
     (TopK(fraction=0.5), 2, 10),
     (RandomTopK(fraction=0.2, randomness=0.1), 1, 40),
-    (SplitFc(keep=0.3, bits=4), 4, 20),
+    (SplitFc(keep=0.3, value_bits=8.0, random=0), 4, 20),
+    (SplitFc(keep=0.5, value_bits=3.0), 9, 40),
     (Pq(subvectors=4, groups=1, centroids=2), 3, 8),
     (Pq(subvectors=4, groups=2, centroids=3), 3, 8),
     (Pq(subvectors=2, groups=1, centroids=1), 2, 4),
@@ -67,7 +68,7 @@ CODECS: list[tuple[Codec, int, int]] = [
     (LowRank(rank=2, bits=16), 3, 4),
     (C3(ratio=3, bits=32, keys=5), 5, 7),
 ]
-EXACT = (Float32, Float16, TopK, SplitFc, TouchedRows)
+EXACT = (Float32, Float16, TopK, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
 NEARLY = (C3,)
 """Codecs whose decoding has rounding errors of its own: what they give is fixed but for the last digits."""
