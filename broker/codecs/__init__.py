@@ -23,6 +23,8 @@ from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.published.c3 import C3
+from broker.codecs.published.nsc import Nsc
+from broker.codecs.published.sl_fac import SlFac
 from broker.codecs.published.splitfc import SplitFc
 from broker.codecs.registry import (
     CLUSTERING_CODECS,
@@ -51,8 +53,10 @@ __all__ = [
     "Int4",
     "Int8",
     "LowRank",
+    "Nsc",
     "Pq",
     "RandomTopK",
+    "SlFac",
     "SplitFc",
     "TensorCodec",
     "TopK",

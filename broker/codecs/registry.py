@@ -18,6 +18,8 @@ from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.codecs.pq import Pq
 from broker.codecs.published.c3 import C3
+from broker.codecs.published.nsc import Nsc
+from broker.codecs.published.sl_fac import SlFac
 from broker.codecs.published.splitfc import SplitFc
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
@@ -37,6 +39,8 @@ TensorCodec = (
     | TouchedRows
     | LowRank
     | C3
+    | SlFac
+    | Nsc
 )
 """Every codec that can carry any tensor, for all four flows."""
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.codecs import C3, Codec, SplitFc, codec_from_wire, codec_to_wire
+from broker.codecs import C3, Codec, LowRank, Nsc, SlFac, SplitFc, codec_from_wire, codec_to_wire
 from broker.codecs.coding.column_levels import decode_columns, encode_columns, least_bytes, levels_of
 from broker.codecs.coding.digits import decode_digits, digits_bytes, encode_digits
+from broker.codecs.coding.row_set import encode_rows
+from broker.codecs.coding.row_values import quantized
+from broker.codecs.published.sl_fac import cosines, zigzag
 from broker.wire.errors import WireError
 
 Array = npt.NDArray[np.float32]
@@ -23,6 +26,11 @@ KINDS: list[tuple[Codec, int]] = [  # with the values of a unit, of which a row 
     (SplitFc(keep=0.3, value_bits=1.5), 1),
     (SplitFc(keep=0.5, value_bits=3.0), 1),
     (SplitFc(keep=1.0, value_bits=12.0, random=0), 1),
+    (SlFac(), 1),
+    (SlFac(channels=2, width=3, energy=0.7, most_bits=5, least_bits=2), 6),
+    (Nsc(), 1),
+    (Nsc(columns=3, rank=2, energy=1.0, bits=4), 3),
+    (Nsc(rank=64, bits=32), 1),
 ]
 SCALES = [0.0, 2.0**-149, 1e-40, 1e-6, 1.0, 1e20]
 
@@ -136,6 +144,17 @@ def test_codecs_survive_as_lists(codec: Codec) -> None:
         ["splitfc", 0.5, 0.0, 1],
         ["splitfc", 0.5, 16.5, 1],
         ["splitfc", 0.5, 0.4, 2],
+        ["sl_fac", 0, 1, 0.9, 8, 0],
+        ["sl_fac", 1, 1025, 0.9, 8, 0],
+        ["sl_fac", 1, 1, 0.0, 8, 0],
+        ["sl_fac", 1, 1, 0.9, 9, 0],
+        ["sl_fac", 1, 1, 0.9, 1, 0],
+        ["sl_fac", 1, 1, 0.9, 4, 5],
+        ["nsc", -1, 4, 0.9, 8],
+        ["nsc", 1, 0, 0.9, 8],
+        ["nsc", 1, 65, 0.9, 8],
+        ["nsc", 1, 4, 1.1, 8],
+        ["nsc", 1, 4, 0.9, 5],
     ],
 )
 def test_impossible_parameters_are_refused(parts: list[object]) -> None:
@@ -294,6 +313,152 @@ def test_levels_and_ends_that_mean_nothing_are_refused(at: int, value: bytes, re
     payload[at : at + len(value)] = value
     with pytest.raises(WireError, match=reason):
         decode_columns(bytes(payload), 2, 3)
+
+
+# sl_fac
+
+
+def smooth(n: int, height: int, width: int, channels: int, seed: int = 0) -> Array:
+    """Maps of low frequencies, the channels of different strength."""
+    lines, columns = np.arange(height)[:, None, None], np.arange(width)[:, None]
+    phases = 3 * generator(seed).random((n, 1, 1, channels))
+    strengths = 10.0 ** np.linspace(0, -2, channels)
+    maps = strengths * (np.cos(0.3 * lines + phases) + np.sin(0.2 * columns - phases))
+    smoothed: Array = maps.reshape(n, -1).astype(np.float32)
+    return smoothed
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 1), (1, 6), (4, 7)])
+def test_cosines_are_orthonormal_and_the_zigzag_begins_with_the_lowest(height: int, width: int) -> None:
+    for size in (height, width):
+        np.testing.assert_allclose(cosines(size) @ cosines(size).T, np.eye(size), atol=1e-12)
+    assert sorted(zigzag(height, width)) == list(range(height * width))
+    diagonals = [place // width + place % width for place in zigzag(height, width)]
+    assert diagonals == sorted(diagonals)
+    if (height, width) == (4, 7):
+        assert list(zigzag(4, 7))[:7] == [0, 1, 7, 14, 8, 2, 3]
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 8),
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)),
+    bits=st.integers(2, 8),
+    energy=st.sampled_from([0.3, 0.9, 1.0]),
+    seed=SEEDS,
+)
+def test_frequencies_in_full_err_by_half_a_step_each(
+    n: int, shape: tuple[int, int, int], bits: int, energy: float, seed: int
+) -> None:
+    height, width, channels = shape
+    x = matrix(n, height * width * channels, seed)
+    codec = SlFac(channels=channels, width=width, energy=energy, most_bits=bits, least_bits=bits)
+    maps = x.reshape(n, height, width, channels)
+    spectra = np.einsum("uh,nhwc,vw->nuvc", cosines(height), maps, cosines(width))
+    step = 2 ** (1 / 8) * 1.001 * np.abs(spectra).max(axis=(0, 1, 2)) / (2 ** (bits - 1) - 1)
+    error = np.square(through(codec, x) - x).sum()
+    assert error <= (np.square(step / 2) * n * height * width).sum() * 1.01
+
+
+def test_most_of_a_smooth_map_is_in_few_bytes() -> None:
+    x = smooth(20, 12, 12, 16)
+    codec = SlFac(channels=16, width=12, energy=0.99, most_bits=6)
+    payload = codec.encode(x, generator())
+    assert len(payload) < x.nbytes / 30
+    assert np.square(codec.decode(payload, *x.shape) - x).sum() < 0.05 * np.square(x).sum()
+
+
+def test_parts_of_little_energy_have_fewer_bits_and_the_least_ones_none() -> None:
+    x = np.concatenate([np.full((3, 4, 1), v, np.float32) for v in (64, 16, 4, 1)], axis=2).reshape(3, 16)
+    found = SlFac(channels=4, energy=1.0, most_bits=6, least_bits=0).encode(x, generator())
+    # halves of the largest, K of 4 channels in 2 bits, then 4 bits for each part
+    assert [found[4] & 15, found[4] >> 4, found[5] & 15, found[5] >> 4] == [6, 4, 2, 0]
+    assert found[6:8] == b"\0\0"
+    least = SlFac(channels=4, energy=1.0, most_bits=6, least_bits=3).encode(x, generator())
+    assert [least[4] & 15, least[4] >> 4, least[5] & 15, least[5] >> 4] == [6, 4, 3, 3]
+
+
+def test_the_low_part_has_the_share_of_the_energy_that_was_said() -> None:
+    series = (cosines(8)[[0, 2, 5]].T @ [3.0, 2.0, 1.0]).astype(np.float32)[None]  # 9, 4 and 1 of 14
+    for energy, low in ((0.5, 1), (0.9, 3), (0.95, 6)):
+        assert SlFac(energy=energy).encode(series, generator())[3] == low - 1
+
+
+@pytest.mark.parametrize(("channels", "width", "d"), [(3, 1, 8), (2, 3, 8), (1, 1, 1025), (1, 1024, 2**17)])
+def test_rows_that_are_no_maps_are_refused(channels: int, width: int, d: int) -> None:
+    with pytest.raises(ValueError, match=r"must divide|a map may have"):
+        SlFac(channels=channels, width=width).check(d)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(2, 0x80), (3, 0xFF), (5, 0x10), (5, 0x09)]
+)  # a magnitude below 0, too many places, one bit, more bits than may be
+def test_headers_that_mean_nothing_are_refused(at: int, value: int) -> None:
+    codec = SlFac(channels=2, width=3, most_bits=8)
+    payload = bytearray(codec.encode(matrix(3, 18), generator()))
+    payload[at] = value
+    with pytest.raises(WireError, match="range"):
+        codec.decode(bytes(payload), 3, 18)
+
+
+# nsc
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(2, 10),
+    places=st.integers(2, 12),
+    columns=st.integers(3, 12),
+    rank=st.integers(1, 3),
+    seed=SEEDS,
+)
+def test_a_product_of_that_rank_survives(n: int, places: int, columns: int, rank: int, seed: int) -> None:
+    rng = generator(seed)
+    left, right = rng.standard_normal((n * places, rank)), rng.standard_normal((rank, columns))
+    x = (left @ right).astype(np.float32).reshape(n, -1)
+    assert error_of(Nsc(columns=columns, rank=4, energy=1.0, bits=32), x) < 1e-6
+    assert error_of(Nsc(columns=columns, rank=4, energy=1.0, bits=8), x) < 0.02
+
+
+def test_the_rank_is_as_high_as_the_energy_asks_for_and_the_budget_allows() -> None:
+    x = np.diag(np.array([4, 2, 2, 1, 0], np.float32)).astype(np.float32)  # 16, 4, 4, 1 of 25
+    for energy, budget, rank in (
+        (0.5, 4, 1),
+        (0.7, 4, 2),
+        (0.95, 4, 3),
+        (0.97, 4, 4),
+        (1.0, 5, 5),
+        (0.95, 2, 2),
+    ):
+        codec = Nsc(rank=budget, energy=energy, bits=32)
+        payload = codec.encode(x, generator())
+        assert payload[0] == rank
+        assert len(payload) == 1 + 4 * 2 * 5 * rank
+
+
+def test_fitting_in_turns_makes_up_for_what_rounding_loses() -> None:
+    some = [(matrix(14, 4, seed) @ matrix(4, 9, seed + 1)).astype(np.float32) for seed in range(30)]
+    errors = [
+        float(np.mean([error_of(codec, x) for x in some]))
+        for codec in (Nsc(rank=4, energy=1.0, bits=4), Rounded(rank=4, bits=4))
+    ]
+    assert errors[0] < 0.75 * errors[1]
+
+
+class Rounded(LowRank):
+    """Both factors rounded, neither of them fitted to the other."""
+
+    def encode(self, x: Array, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - as of all codecs
+        left, sizes, right = np.linalg.svd(x, full_matrices=False)
+        factors = (left[:, : self.rank] * sizes[: self.rank]).T, right[: self.rank]
+        sent = [quantized(np.ascontiguousarray(factor), self.bits).to_bytes() for factor in factors]
+        return encode_rows(np.arange(len(x)), len(x)) + b"".join(sent)
+
+
+def test_a_rank_beyond_the_budget_is_refused() -> None:
+    codec = Nsc(rank=2, bits=8)
+    with pytest.raises(WireError, match="range"):
+        codec.decode(bytes([3]) + codec.encode(matrix(8, 8), generator())[1:], 8, 8)
 
 
 # digits

@@ -25,8 +25,10 @@ from broker.codecs import (
     Int4,
     Int8,
     LowRank,
+    Nsc,
     Pq,
     RandomTopK,
+    SlFac,
     SplitFc,
     TopK,
     TouchedRows,
@@ -67,10 +69,12 @@ CODECS: list[tuple[Codec, int, int]] = [
     (LowRank(rank=2, bits=4), 12, 10),
     (LowRank(rank=2, bits=16), 3, 4),
     (C3(ratio=3, bits=32, keys=5), 5, 7),
+    (SlFac(channels=2, width=3), 4, 24),
+    (Nsc(columns=4, rank=2), 5, 12),
 ]
 EXACT = (Float32, Float16, TopK, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
-NEARLY = (C3,)
+NEARLY = (C3, SlFac)
 """Codecs whose decoding has rounding errors of its own: what they give is fixed but for the last digits."""
 
 

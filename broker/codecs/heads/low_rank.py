@@ -64,7 +64,7 @@ class LowRank(Codec):
             return which + quantized(x[rows], self.bits).to_bytes()
         flat, exponent = scale_to_safe_exponent(x[rows])
         values = flat.reshape(rows.size, d)
-        left = quantized(_directions(values, self.rank, rng), self.bits)
+        left = quantized(directions(values, self.rank, rng), self.bits)
         right = np.linalg.lstsq(left.vectors().T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
         return which + left.to_bytes() + quantized(np.ldexp(right, exponent), self.bits).to_bytes()
 
@@ -82,7 +82,7 @@ class LowRank(Codec):
         left = read_rows(rest[:end], self.rank, k, self.bits).vectors()
         right = read_rows(rest[end:], self.rank, d, self.bits).vectors()
         with np.errstate(over="ignore", invalid="ignore"):
-            y[rows] = _product(left, right)
+            y[rows] = product(left, right)
         if not np.isfinite(y).all():
             raise WireError("not-finite", "a product of factors")
         return y
@@ -104,7 +104,7 @@ class LowRank(Codec):
         return rows_bytes(k, d, self.bits)
 
 
-def _product(left: Matrix, right: Matrix) -> Matrix:
+def product(left: Matrix, right: Matrix) -> Matrix:
     """Returns the sum of the products of column and row, one after the other: on all machines the same."""
     total: Matrix = left[0][:, None] * right[0]
     for column, row in zip(left[1:], right[1:], strict=True):
@@ -112,7 +112,7 @@ def _product(left: Matrix, right: Matrix) -> Matrix:
     return total
 
 
-def _directions(x: Matrix, rank: int, rng: np.random.Generator) -> Matrix:
+def directions(x: Matrix, rank: int, rng: np.random.Generator) -> Matrix:
     """Returns the r greatest left singular vectors, times the root of k: values around 1; shape (r, k).
 
     Subspace iteration from a random start (Halko, Martinsson, Tropp 2011, arXiv 0909.4061, algorithm 4.4).
