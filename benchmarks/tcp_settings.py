@@ -192,6 +192,20 @@ def kinds_of() -> list[Setting]:
             ("walk-5g, 0.3 %", _link(20_000, 20, loss=0.003), AccessPoint(trace="walk-5g"), 100, 0.02),
         ],
     }
+    jitter = _link(20_000, 20, jitter_ms=8)
+    lossy = _link(8_000, 40, jitter_ms=15, jitter="uniform", loss=0.01)
+    wide = AccessPoint(uplink_kbps=40_000, downlink_kbps=40_000)
+    narrow = AccessPoint(uplink_kbps=20_000, downlink_kbps=20_000)
+    kinds["jitter and more"] = [
+        ("1 % lost", lossy, None, 100, 0.5),
+        ("50 of 150 ms", _link(2_000, 150, jitter_ms=50, jitter="lognormal"), None, 700, 0.1),
+        ("3 of 15 ms", _link(50_000, 15, jitter_ms=3), None, 100, 0.1),
+        ("15 of 80 ms", _link(12_000, 80, jitter_ms=15), None, 700, 0.5),
+        ("walk-5g", walk.model_copy(update={"jitter_ms": 8, "jitter_per": "packet"}), None, 100, 0.1),
+        ("shared", jitter, wide, 100, 0.1),
+        ("shared, 0.3 % lost", jitter.model_copy(update={"loss": 0.003}), narrow, 700, 0.1),
+        ("shared train-lte", jitter, AccessPoint(trace="train-lte"), 10, 0.1),
+    ]
     rng, settings = random.Random(SPLIT_SEED), list[Setting]()
     for kind, rows in kinds.items():
         rng.shuffle(rows)
@@ -210,4 +224,6 @@ def kinds_of() -> list[Setting]:
 
 
 def _link(kbps: float, latency_ms: float, **more: object) -> Link:
-    return Link.model_validate({"uplink_kbps": kbps, "downlink_kbps": kbps, "latency_ms": latency_ms} | more)
+    """Give a link with the same rate both ways; jitter is for each packet, as the forwarder draws it."""
+    link = {"uplink_kbps": kbps, "downlink_kbps": kbps, "latency_ms": latency_ms, "jitter_per": "packet"}
+    return Link.model_validate(link | more)

@@ -83,6 +83,13 @@ class Link(Part):
     jitter: Literal["normal", "lognormal", "uniform"] = Field(
         default="normal", description="distribution of the time one way; never below 0"
     )
+    jitter_per: Literal["message", "packet"] = Field(
+        default="message",
+        description=(
+            "what has its own time one way: a message, as where delays wander slowly, or each IP packet, as "
+            "with tc netem, so that TCP meets the slowest of them; order is kept"
+        ),
+    )
     loss: LossChoice = Field(
         default=0.0,
         description="share of IP packets lost, or loss in bursts; TCP repeats them and slows down",

@@ -54,7 +54,7 @@ def test_a_publish_takes_the_time_of_its_line() -> None:
     assert found == [(pytest.approx(1.0 + 3156 / 64_000 + 0.1), PUBLISH)]
 
 
-@pytest.mark.parametrize("link", [SLOW, SHAKY])
+@pytest.mark.parametrize("link", [SLOW, SHAKY, SHAKY | {"jitter_per": "packet"}])
 def test_any_sequence_arrives_as_in_virtual_time(link: dict[str, Any]) -> None:
     clock = Clock()
     times = [0.5 * number**1.5 % 7 for number in range(40)]

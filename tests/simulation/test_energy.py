@@ -213,8 +213,8 @@ def test_at_every_moment_the_radios_have_drawn_for_their_time_on_the_air_and_the
     readings: list[float] = []
     arrive, step = TcpLink._arrive, Clock.step
 
-    def arriving(link: TcpLink, start_s: float, sent_s: float) -> Carried:
-        carried = arrive(link, start_s, sent_s)
+    def arriving(link: TcpLink, *times: float) -> Carried:
+        carried = arrive(link, *times)
         on_air_s[link] += carried.sent_s - carried.start_s
         return carried
 

@@ -15,8 +15,9 @@ Direction = Bottleneck | PacketQueue
 
 
 def sends_segments(link: Link) -> bool:
-    """Say whether each segment is sent on a device's link: it changes, or may lose packets."""
-    return link.changes or path_of(link, "up").loss > 0
+    """Say whether each segment is sent on a device's link, see sim.network.links.link.TcpLink.by_segments."""
+    path = path_of(link, "up")
+    return link.changes or path.loss > 0 or path.jitter_per_packet
 
 
 def bottlenecks_of(

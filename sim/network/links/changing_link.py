@@ -9,6 +9,7 @@ from sim.network.links.link import TcpLink
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
+from sim.network.links.tcp.delays import Delays
 from sim.network.links.tcp.line import Line
 
 
@@ -38,7 +39,8 @@ class ChangingLink(TcpLink):
         self._course, self._paths = course, paths
         if any(path.loss for path in paths):
             self._losses = Losses(seed, *owner)
-        if any(path.one_way_s for path in paths):
+        self._delays = Delays(seed, *owner)
+        if any(path.one_way_s and not path.jitter_per_packet for path in paths):
             self.jitter = RandomStream(seed, "jitter", *owner)
         self.path = paths[next(course.pieces(0.0, 0.0))[1]]
 
@@ -49,7 +51,7 @@ class ChangingLink(TcpLink):
 
     def line(self, now_s: float) -> Line:
         """Do as TcpLink.line."""
-        return _ChangingLine(self._course, self._paths, self._losses, now_s)
+        return _ChangingLine(self._course, self._paths, self._losses, self._delays, now_s)
 
 
 class _ChangingLine(Line):
@@ -59,16 +61,23 @@ class _ChangingLine(Line):
         course: which state holds when.
         paths: the link in each of these states.
         losses: what is lost on it; None: nothing.
+        delays: how long each packet is under way.
         now_s: nobody asks for the course before; the message may begin to leave later.
     """
 
-    __slots__ = ("_asked_s", "_course", "_last_back_s", "_last_s", "_paths", "_until_s")
+    __slots__ = ("_asked_s", "_course", "_paths", "_until_s")
 
-    def __init__(self, course: Course, paths: tuple[Path, ...], losses: Losses | None, now_s: float) -> None:
-        super().__init__(paths[0], losses)
+    def __init__(
+        self,
+        course: Course,
+        paths: tuple[Path, ...],
+        losses: Losses | None,
+        delays: Delays | None,
+        now_s: float,
+    ) -> None:
+        super().__init__(paths[0], losses, delays)
         self._course, self._paths, self._asked_s = course, paths, now_s
         self._until_s = -math.inf
-        self._last_s = self._last_back_s = 0.0
 
     def leave(self, now_s: float, size: float) -> tuple[float, float, Path]:
         """Do as Line.leave."""
@@ -85,20 +94,6 @@ class _ChangingLine(Line):
                     return begins_s, end_s, path
                 size -= (self._until_s - at_s) / path.segment_s
             at_s = self._until_s
-
-    def arrive(self, left_s: float, path: Path) -> float | None:
-        """Do as Line.arrive; order is kept."""
-        at_s = super().arrive(left_s, path)
-        if at_s is not None:
-            self._last_s = at_s = max(at_s, self._last_s)
-        return at_s
-
-    def answer(self, now_s: float, path: Path) -> float | None:
-        """Do as Line.answer; order is kept."""
-        back_s = super().answer(now_s, path)
-        if back_s is not None:
-            self._last_back_s = back_s = max(back_s, self._last_back_s)
-        return back_s
 
 
 def links_of(link: Link, *, seed: int, owner: str, tcp: Tcp = "cubic") -> tuple[TcpLink, TcpLink]:

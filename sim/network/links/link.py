@@ -25,6 +25,7 @@ from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.delays import Delays
 from sim.network.links.tcp.line import Line, Sent
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
 from sim.network.links.tcp.window import INITIAL_WINDOW, window_of
@@ -68,13 +69,14 @@ class TcpLink:
 
     Attributes:
         path: what it is like now.
-        jitter: where its times one way come from; None if they do not vary.
+        jitter: where times one way of its messages come from; None if they have none of their own.
         busy_s: how long messages have kept it busy, TCP's waits included.
         free_s: when the next message may begin to leave; a link with a duty cycle rests after a reset, too.
     """
 
     __slots__ = (
         "_connection",
+        "_delays",
         "_idle_since_s",
         "_last_arrival_s",
         "_losses",
@@ -93,7 +95,9 @@ class TcpLink:
     def __init__(self, path: Path, *, seed: int, owner: tuple[str, ...], tcp: Tcp = "cubic") -> None:
         self.path = path
         self._tcp = tcp
-        self.jitter = RandomStream(seed, "jitter", *owner) if path.one_way_s else None
+        self._delays = Delays(seed, *owner) if path.jitter_per_packet else None
+        by_message = path.one_way_s and not path.jitter_per_packet
+        self.jitter = RandomStream(seed, "jitter", *owner) if by_message else None
         self.busy_s = self.free_s = 0.0
         self._losses = Losses(seed, *owner) if path.loss else None
         self.reset()
@@ -111,6 +115,8 @@ class TcpLink:
         self._window = INITIAL_WINDOW
         self._margin_s = max(LEAST_MARGIN_S, 2 * self.path.round_trip_s)
         self._connection: Connection | None = None
+        if self._delays is not None:
+            self._delays.reset()
         self._progress: Sequence[tuple[float, int]] = ()
 
     def carry(self, now_s: float, payload_bytes: int) -> Carried:
@@ -131,12 +137,12 @@ class TcpLink:
     def line(self, now_s: float) -> Line:
         """Give the line for the segments of a message, asked for at a time; it may begin to leave later."""
         del now_s  # it is always the same
-        return Line(self.path, self._losses)
+        return Line(self.path, self._losses, self._delays)
 
     @property
     def by_segments(self) -> bool:
-        """Whether each segment is sent: packets may be lost, or the link changes."""
-        return self._losses is not None
+        """Whether each segment is sent: packets may be lost, each has its own delay, or the link changes."""
+        return self._losses is not None or self._delays is not None
 
     @property
     def connection(self) -> Connection:
@@ -152,11 +158,13 @@ class TcpLink:
     def arrived(self, start_s: float, sent: Sent) -> Carried:
         """Say the same of a message that was sent segment by segment."""
         self.path, self._progress = sent.path, sent.progress
-        return self._arrive(start_s, sent.left_s)
+        return self._arrive(start_s, sent.left_s, sent.progress[-1][0] if self.jitter is None else None)
 
-    def _arrive(self, start_s: float, sent_s: float) -> Carried:
+    def _arrive(self, start_s: float, sent_s: float, arrival_s: float | None = None) -> Carried:
         path = self.path
-        arrival_s = max(sent_s + self.propagation_s(), self._last_arrival_s)  # TCP keeps the order
+        if arrival_s is None:
+            arrival_s = sent_s + self.propagation_s()
+        arrival_s = max(arrival_s, self._last_arrival_s)  # TCP keeps the order
         self._idle_since_s = self.free_s = sent_s
         if path.rest:
             self.free_s += path.rest * (sent_s - start_s)
@@ -183,7 +191,9 @@ class TcpLink:
             if at_s <= self._idle_since_s:
                 continue  # a link that is sending is not silent anyway
             if self._connection is not None:
-                self._connection.acknowledge(at_s, self.path.latency_s)
+                delays, path = self._delays, self.path
+                way_s = delays.there_and_back_s(path) if delays else 2 * path.latency_s
+                self._connection.acknowledge(at_s, way_s)
             else:
                 self._age(at_s)
                 self._idle_since_s, self._queued_s = at_s, 0.0

@@ -27,6 +27,7 @@ class Path:
         rest: how long it must be silent after a message, in times of what that took.
         round_trip_s: of two full packets and their acknowledgement on an idle link.
         instant: whether nothing takes time on it.
+        jitter_per_packet: whether each packet's time one way is drawn, not each message's.
     """
 
     bytes_per_s: float
@@ -38,6 +39,7 @@ class Path:
     rest: float
     round_trip_s: float
     instant: bool
+    jitter_per_packet: bool = False
 
 
 AS_IT_IS = LinkState()
@@ -57,16 +59,18 @@ def path_of(link: Link, direction: Literal["up", "down"], state: LinkState = AS_
     bursts = loss if isinstance(loss, GilbertElliott) else None
     segment_s = FULL_PACKET_BYTES * 8 / (kbps * 1000) if kbps else 0.0
     round_trip_s = 2 * latency_s + ACKNOWLEDGED_SEGMENTS * segment_s
+    one_way_s = _with_jitter(latency_s, link.jitter_ms / 1000, link.jitter)
     return Path(
         bytes_per_s=math.inf if kbps is None else FULL_PACKET_BYTES / segment_s if kbps else 0.0,
         segment_s=segment_s,
         latency_s=latency_s,
-        one_way_s=_with_jitter(latency_s, link.jitter_ms / 1000, link.jitter),
+        one_way_s=one_way_s,
         loss=loss.mean if isinstance(loss, GilbertElliott) else loss,
         bursts=bursts,
         rest=1 / link.duty_cycle - 1,
         round_trip_s=round_trip_s,
         instant=not (link.changes or kbps is not None or latency_s or link.jitter_ms or loss),
+        jitter_per_packet=link.jitter_per == "packet" and one_way_s is not None,
     )
 
 

@@ -243,6 +243,8 @@ SHARED = st.sampled_from(
         Link(trace="leo-satellite", start="together", loss=0.02),
         Link(uplink_kbps=400, loss=BURSTS, latency_ms=20),
         Link(uplink_kbps=400, duty_cycle=0.1, latency_ms=20),
+        Link(uplink_kbps=4000, latency_ms=40, jitter_ms=15, jitter_per="packet"),
+        Link(trace="train-lte", jitter_ms=15, jitter_per="packet", loss=0.01),
     ]
 )
 

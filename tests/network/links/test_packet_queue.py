@@ -159,6 +159,9 @@ def test_the_same_seed_gives_the_same_times(seed: int, clients: int) -> None:
         (LOSSY, True),
         (BURSTS, True),
         (Link(trace="walk-5g"), True),
+        (Link(latency_ms=20, jitter_ms=5), False),
+        (Link(latency_ms=20, jitter_ms=5, jitter_per="packet"), True),
+        (Link(latency_ms=20, jitter_per="packet"), False),
     ],
 )
 def test_segments_are_sent_where_packets_are_lost_or_the_link_changes(link: Link, *, segments: bool) -> None:

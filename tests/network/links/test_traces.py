@@ -228,7 +228,9 @@ def test_both_directions_are_joined_at_the_times_of_either() -> None:
 
 def test_settings_of_netem() -> None:
     command = "tc qdisc add dev eth0 root netem delay 100ms 20ms 25% distribution normal loss 0.3% rate 1mbit"
-    link = Link(uplink_kbps=1000, downlink_kbps=1000, latency_ms=100, jitter_ms=20, loss=0.003)
+    link = Link(
+        uplink_kbps=1000, downlink_kbps=1000, latency_ms=100, jitter_ms=20, jitter_per="packet", loss=0.003
+    )
     assert netem(command) == link
     assert netem("loss gemodel 1% 10% 70% 0.1%").loss == GilbertElliott(
         p=0.01, r=0.1, loss_in_bad=0.7, loss_in_good=0.001

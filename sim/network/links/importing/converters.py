@@ -164,9 +164,9 @@ def netem(text: str) -> Link:
 
 
 def _delay(words: list[str]) -> dict[str, Any]:
-    link = {"latency_ms": _milliseconds(words.pop(0))}
+    link: dict[str, Any] = {"latency_ms": _milliseconds(words.pop(0))}
     if words and re.match(r"[\d.]+(?![\d.%])", words[0]):
-        link["jitter_ms"] = _milliseconds(words.pop(0))
+        link |= {"jitter_ms": _milliseconds(words.pop(0)), "jitter_per": "packet"}
     list(_shares(words))  # a correlation of the jitter has no counterpart
     return link
 

@@ -97,12 +97,17 @@ class Connection:
         self.end(transfer)
         return sent
 
-    def acknowledge(self, now_s: float, latency_s: float) -> None:
-        """Send a PUBACK; it takes no time on the link, and is not lost."""
+    def acknowledge(self, now_s: float, way_s: float) -> None:
+        """Send a PUBACK; it takes no time on the link, and is not lost.
+
+        Args:
+            now_s: when it goes.
+            way_s: how long it and its acknowledgement are under way.
+        """
         if now_s > self._last_send_s:
             self._rest(now_s)
         self._last_send_s = max(now_s, self._last_send_s) if self._last_send_s < math.inf else now_s
-        self._round_trips.note(2 * latency_s + DELAYED_ACK_S)
+        self._round_trips.note(way_s + DELAYED_ACK_S)
         self._round_trips.end_flight()
 
     def _rest(self, now_s: float) -> None:

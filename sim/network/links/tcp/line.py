@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path
+from sim.network.links.tcp.delays import Delays
 
 
 class Sent(NamedTuple):
@@ -27,13 +28,15 @@ class Line:
     Args:
         path: what it is like.
         losses: what is lost on it; None: nothing.
+        delays: how long each packet is under way; None: all as long as the latency.
     """
 
-    __slots__ = ("_free_s", "_losses", "_path")
+    __slots__ = ("_delays", "_free_s", "_losses", "_path")
 
-    def __init__(self, path: Path, losses: Losses | None) -> None:
+    def __init__(self, path: Path, losses: Losses | None, delays: Delays | None = None) -> None:
         self._path = path
         self._losses = losses
+        self._delays = delays
         self._free_s = 0.0
 
     def leave(self, now_s: float, size: float) -> tuple[float, float, Path]:
@@ -51,10 +54,10 @@ class Line:
         """Say when a segment arrives that has left while the line was so; None: never, it is lost."""
         if self._losses is not None and self._losses.is_lost(path):
             return None
-        return left_s + path.latency_s
+        return self._delays.arrival_s(left_s, path) if self._delays else left_s + path.latency_s
 
     def answer(self, now_s: float, path: Path) -> float | None:
         """Do as Answer."""
         if self._losses is not None and self._losses.is_answer_lost(path):
             return None
-        return now_s + path.latency_s
+        return self._delays.back_s(now_s, path) if self._delays else now_s + path.latency_s

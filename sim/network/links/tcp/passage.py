@@ -33,6 +33,7 @@ class Passage:
 
     __slots__ = (
         "_back",
+        "_back_s",
         "_clock",
         "_connection",
         "_due",
@@ -65,6 +66,7 @@ class Passage:
         self._on_line: deque[tuple[int, float, float, float, Path, float]] = deque()
         self.sent: Sent | None = None
         self._over = False
+        self._back_s = 0.0  # when the last acknowledgement is back that has passed the queue
         self._due = False  # the receiver's timer is watched
         self._wake_s = 0.0  # when the sender's is looked at
         self._transfer, self._receiver = connection.begin(clock.now, segments, last, self._answer, self._put)
@@ -118,9 +120,10 @@ class Passage:
         return back_s
 
     def _turn(self, back_s: float) -> None:
-        """Let an acknowledgement wait in the queue of the other direction."""
+        """Let an acknowledgement wait in the queue of the other direction; order is kept."""
         wait_s = self._back.wait_s() if self._back else 0.0
-        self._clock.at(back_s + wait_s, self._acknowledged)
+        self._back_s = max(self._back_s, back_s + wait_s)
+        self._clock.at(self._back_s, self._acknowledged)
 
     def _acknowledged(self) -> None:
         if self._over:
