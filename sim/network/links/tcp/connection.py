@@ -1,6 +1,7 @@
 """A TCP connection on a link that loses packets; it lasts from one message to the next."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 from sim.network.links.tcp.line import Line, Sent
@@ -18,13 +19,15 @@ class Connection:
         round_trip_s: of the handshake.
     """
 
-    __slots__ = ("_last_send_s", "_round_trips", "_segments", "window")
+    __slots__ = ("_flight_end_s", "_last_send_s", "_pubacks", "_round_trips", "_segments", "window")
 
     def __init__(self, window: Reno, round_trip_s: float) -> None:
         self.window = window
         self._round_trips = RoundTrips(round_trip_s)
         self._last_send_s = math.inf
         self._segments = 0
+        self._flight_end_s = 0.0
+        self._pubacks: deque[tuple[float, float]] = deque()  # see Transfer
 
     def begin(
         self,
@@ -43,6 +46,7 @@ class Connection:
             answer: see Answer.
             put: takes the number of a segment, its size, and when it is sent.
         """
+        self._hear_of_pubacks(start_s)
         self._rest(start_s)
         receiver = Receiver(segments, answer, QUICK_ACKS - self._segments)
         receiver.progress.append((start_s, 0))
@@ -53,8 +57,10 @@ class Connection:
             round_trips=self._round_trips,
             put=put,
             before=self._segments,
+            pubacks=self._pubacks,
         )
         self._segments += segments
+        self._pubacks = deque()
         return transfer, receiver
 
     def end(self, transfer: Transfer) -> None:
@@ -104,14 +110,26 @@ class Connection:
             now_s: when it goes.
             way_s: how long it and its acknowledgement are under way.
         """
+        self._hear_of_pubacks(now_s)
         if now_s > self._last_send_s:
             self._rest(now_s)
         self._last_send_s = max(now_s, self._last_send_s) if self._last_send_s < math.inf else now_s
-        self._round_trips.note(way_s + DELAYED_ACK_S)
-        self._round_trips.end_flight()
+        round_trip_s = way_s + DELAYED_ACK_S
+        self._pubacks.append((now_s + round_trip_s, round_trip_s))
+
+    def _hear_of_pubacks(self, now_s: float) -> None:
+        """Take note of the PUBACKs that have been acknowledged by now."""
+        while self._pubacks and self._pubacks[0][0] <= now_s:
+            back_s, round_trip_s = self._pubacks.popleft()
+            self._round_trips.note(round_trip_s)
+            if back_s - round_trip_s >= self._flight_end_s:
+                self._flight_end_s = back_s
+                self._round_trips.end_flight()
 
     def _rest(self, now_s: float) -> None:
-        """Halve the window for every timeout of silence, RFC 2861."""
+        """Halve the window for every timeout of silence, RFC 2861; it is none while a PUBACK is under way."""
+        if self._pubacks:
+            return
         silence_s, timeout_s = now_s - self._last_send_s, self._round_trips.timeout_s
         window = self.window
         if silence_s > timeout_s:

@@ -2,11 +2,12 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from sim.network.links.tcp.recovery import Recovery
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, RoundTrips
-from sim.network.links.tcp.window import Reno
+from sim.network.links.tcp.window import Reno, Use
 
 REORDERING = 3
 """RACK: with so many segments beyond a gap, those in the gap are lost without further patience."""
@@ -33,6 +34,8 @@ class Transfer:
         round_trips: of the connection.
         put: takes the number of a segment, its size, and when it is sent.
         before: segments that the connection has sent before.
+        pubacks: those that are not acknowledged yet; they are segments, too. When each will be, and how long
+            after it went.
 
     Attributes:
         last_send_s: when a segment was sent last.
@@ -47,6 +50,7 @@ class Transfer:
         round_trips: RoundTrips,
         put: Callable[[int, float, float], None],
         before: int,
+        pubacks: Sequence[tuple[float, float]] = (),
     ) -> None:
         self._segments, self._last, self._before = segments, last, before
         self._window, self._round_trips, self._send = window, round_trips, put
@@ -56,17 +60,18 @@ class Transfer:
         self._in_flight, self._sacked = bytearray(segments), bytearray(segments)
         self._repeated = bytearray(segments)
         self._una = self._next = 0  # the first one not acknowledged, the first one not sent
-        self._under_way = self._sacked_count = 0
+        self._pubacks = deque(pubacks)
+        self._under_way = len(pubacks)
+        self._sacked_count = 0
         self._sends = self._newest = 0  # the latest sent of those that have arrived: as the how-manyth
         self._newest_rtt_s = 0.0
         self._order: deque[tuple[int, int]] = deque()  # what was sent, in order
         self._lost: deque[int] = deque()  # and is to be sent again
         self._state = _OPEN
         self._high = self._timeouts = 0  # recovery ends when all before `high` is acknowledged
-        self._prior = self._prr_delivered = self._prr_out = 0
+        self._recovery = Recovery(0)
         self._probed_s = math.inf  # when a probe was sent of which nothing is known
-        self._limited = False
-        self._largest = self._largest_until = 0
+        self._use = Use()
         self._round_end = -1
         self._timer_s = self._reorder_s = math.inf
         self._timed_out_s = 0.0  # 0: that was taken back
@@ -80,11 +85,12 @@ class Transfer:
     @property
     def due_s(self) -> float:
         """When a timer goes off if nothing comes before."""
-        return min(self._timer_s, self._reorder_s)
+        timer_s = min(self._timer_s, self._reorder_s)
+        return min(timer_s, self._pubacks[0][0]) if self._pubacks else timer_s
 
     def _fill(self, now_s: float) -> None:
         """Send what the window allows: first what is lost, then what is new."""
-        size, lost = self._window.size, self._lost
+        size, lost, sends = self._window.size, self._lost, self._sends
         while self._under_way < size:
             if lost:
                 segment = lost.popleft()
@@ -99,12 +105,11 @@ class Transfer:
             else:
                 break
             if self._state == _RECOVERY:
-                self._prr_out += 1
+                self._recovery.out += 1
             self._put(segment, now_s)
-        out = self._next - self._una
-        limited = self._under_way >= size and self._next < self._segments
-        if self._una >= self._largest_until or limited or (not self._limited and out > self._largest):
-            self._limited, self._largest, self._largest_until = limited, out, self._next
+        full = self._under_way >= size
+        if sends != self._sends or (full and self._next < self._segments):
+            self._use.note(self._una, self._next, len(self._pubacks), full=full)
 
     def _put(self, segment: int, now_s: float) -> None:
         """Send one segment."""
@@ -197,31 +202,18 @@ class Transfer:
         if lost and self._state == _OPEN:
             self._state = _RECOVERY
             self._high = self._next
-            self._prior = window.size
+            self._recovery = Recovery(window.size)
             window.threshold = window.reduced()
-            self._prr_delivered = self._prr_out = 0
         if self._state == _RECOVERY:
             if delivered or lost:
-                self._reduce(lost, delivered, advanced=advanced)
-        elif advanced and (
-            self._limited or (window.size < window.threshold and window.size < 2 * self._largest)
-        ):
+                window.size = self._recovery.window(
+                    window.threshold, self._under_way, lost, delivered, advanced=advanced
+                )
+        elif advanced and self._use.allows_growth(window):
             window.grow(delivered, now_s)
         self._fill(now_s)
         if advanced or (self._state == _OPEN and not self._sacked_count and self._probed_s == math.inf):
             self._arm(now_s)
-
-    def _reduce(self, lost: int, delivered: int, *, advanced: bool) -> None:
-        """Bring what is under way down to the threshold, or up to it: RFC 6937 with Linux's changes."""
-        window = self._window
-        self._prr_delivered += delivered
-        missing = window.threshold - self._under_way
-        if missing < 0:
-            more = -(-window.threshold * self._prr_delivered // self._prior) - self._prr_out
-        else:
-            more = max(self._prr_delivered - self._prr_out, delivered) + (advanced and not lost)
-            more = min(missing, more)
-        window.size = self._under_way + max(more, 0 if self._prr_out else 1)
 
     def _timeout_s(self) -> float:
         return self._round_trips.timeout_s * (1 << self._timeouts)
@@ -238,8 +230,16 @@ class Transfer:
         self._timer_s = now_s + wait_s
 
     def expire(self) -> None:
-        """Let the timer that is due first go off."""
-        if self._reorder_s <= self._timer_s:
+        """Let the timer that is due first go off, or the acknowledgement of a PUBACK come."""
+        if self._pubacks and self._pubacks[0][0] <= min(self._timer_s, self._reorder_s):
+            now_s, round_trip_s = self._pubacks.popleft()
+            self._round_trips.note(round_trip_s)
+            if self._round_end < 0:
+                self._round_trips.end_flight()
+                self._round_end = self._next
+            self._under_way -= 1
+            self._react(now_s, 0, 1, advanced=True)
+        elif self._reorder_s <= self._timer_s:
             now_s = self._reorder_s
             lost = self._mark_lost(now_s)
             self._react(now_s, lost, 1 if lost else 0, advanced=False)

@@ -179,6 +179,33 @@ class Cubic(Reno):
             self.threshold, self._found = self.size, True
 
 
+class Use:
+    """How much of its window a connection uses; Linux looks when it sends, or would like to."""
+
+    __slots__ = ("_full", "_most", "_until")
+
+    def __init__(self) -> None:
+        self._full = False
+        self._most = self._until = 0
+
+    def note(self, una: int, following: int, more: int, *, full: bool) -> None:
+        """Take note of what is under way after something was sent.
+
+        Args:
+            una: the first segment that is not acknowledged.
+            following: the next one that will be sent.
+            more: under way besides these.
+            full: whether no more may be.
+        """
+        most = following - una + more
+        if una >= self._until or full or (not self._full and most > self._most):
+            self._full, self._most, self._until = full, most, following
+
+    def allows_growth(self, window: Reno) -> bool:
+        """Say whether what is acknowledged now makes the window wider."""
+        return self._full or (window.size < window.threshold and window.size < 2 * self._most)
+
+
 def window_of(tcp: Tcp) -> Reno:
     """Make the window of a new connection."""
     return Cubic() if tcp == "cubic" else Reno()

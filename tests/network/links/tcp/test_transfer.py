@@ -114,10 +114,36 @@ def test_a_silence_halves_the_window_for_each_timeout_but_a_puback_ends_it() -> 
     send(made, 80)
     quiet, told = made.window.size, connection(window=80)
     send(told, 80)
-    told.acknowledge(0.35, WAY_S)
+    told.acknowledge(0.35, ROUND_TRIP_S)
     send(made, 1, start_s=0.7)
     send(told, 1, start_s=0.7)
     assert (quiet, made.window.size, told.window.size) == (160, 80, 160)
+
+
+@pytest.mark.parametrize(
+    ("puback_s", "seconds"),
+    [
+        pytest.param(0.0, 0.101 + 0.001, id="acknowledged before, it is no more there"),
+        pytest.param(0.92, 0.06 + 0.002, id="its acknowledgement lets the last two go at 0.06 s"),
+        pytest.param(1.0, 0.101 + 0.002, id="later than that of the first segments"),
+    ],
+)
+def test_a_puback_under_way_is_a_segment_of_the_window(puback_s: float, seconds: float) -> None:
+    # 11 segments and a window of 10: nine go at first, and two when the PUBACK is acknowledged
+    made = connection(window=10)
+    send(made, 1)
+    made.acknowledge(puback_s, ROUND_TRIP_S)
+    made.window.size = 10
+    assert send(made, 11, start_s=1.0)[-1][0] - 1.0 == pytest.approx(seconds + WAY_S, abs=0.0005)
+
+
+@pytest.mark.parametrize(("window", "grown"), [(40, 110), (70, 140), (100, 140), (150, 150)])
+def test_the_window_grows_by_all_of_a_message_that_filled_it_once_and_else_to_twice_its_size(
+    window: int, grown: int
+) -> None:
+    made = connection("reno", window=window)
+    send(made, 70)
+    assert made.window.size == grown
 
 
 @settings(max_examples=60)
@@ -174,4 +200,7 @@ def test_a_timeout_that_was_none_is_taken_back() -> None:
     changing.connection.window.size = 40
     assert changing.carry(0.0, 40 * SEGMENT_BYTES).arrival_s == pytest.approx(0.662 + WAY_S, abs=0.004)
     window = changing.connection.window
-    assert (window.size, window.threshold) == (60, 60)  # it grew until HyStart saw the outage
+    assert (window.size, window.threshold) == (
+        61,
+        60,
+    )  # slow start until HyStart saw the outage, then one more
