@@ -8,13 +8,14 @@ import numpy.typing as npt
 
 from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
+from broker.codecs.coding.factors import MAX_RANK, decode_factors, encode_factors, factors_bytes
 from broker.codecs.coding.neighbour_coder import MOST_CODES, decode_codes, encode_codes
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.codecs.pq import MAX_SUBVECTORS, scale_to_safe_exponent
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
-MAX_CENTROIDS = 64
+MAX_CENTROIDS = 256
 STEP_BITS = 4
 MOST_STEPS = 7
 SEED_BYTES = 512  # of the codebook travel with the codes, which makes coding faster
@@ -32,24 +33,32 @@ class CodedPq(ClusteringCodec):
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
+    With a rank r, c is the product U V of two thin matrices, U of shape (L, r) and V of shape (r, d / q),
+    rounded to 4 bits. Many centroids of long sub-vectors then take a fraction of the bytes: channels depend
+    on each other, so centroids lie near a space of few dimensions.
+
     Bytes: the codebook, which is the scales a_1 to a_L (see `coding.block_float16`) and the L d / q integers,
-    each as i + 7 in 4 bits; and the codes k - 1. The codes are entropy coded, with the codebook's last 512
-    bytes as their seed, where that makes the payload shorter and there are at most 2**17 codes. Else they
-    follow the codebook, packed in ceil(log2 L) bits each, row by row. The payload's length tells which.
-    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8); it depends on the values.
+    each as i + 7 in 4 bits, or with a rank the factors (see `coding.factors`); and the codes k - 1. The codes
+    are entropy coded, with the codebook's last 512 bytes as their seed, where that makes the payload shorter
+    and there are at most 2**17 codes. Else they follow the codebook, packed in ceil(log2 L) bits each, row by
+    row. The payload's length tells which.
+    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8), with a rank about r (L + d / q) / 2
+    in the place of all before the last term; it depends on the values.
 
     Attributes:
         codec: Name in scenarios and on the wire.
         subvectors: q, a divisor of d.
-        centroids: L, 2 to 64.
+        centroids: L, 2 to 256.
         width: Sub-vectors in a line of the feature map, so that codes have a neighbour above; 1 where there
             are no lines.
+        rank: r, at most L, d / q and 64; 0: the codebook is no product.
     """
 
     codec: Literal["coded_pq"] = "coded_pq"
     subvectors: int = 1
     centroids: int = 2
     width: int = 1
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.subvectors <= MAX_SUBVECTORS:
@@ -58,6 +67,16 @@ class CodedPq(ClusteringCodec):
             raise ValueError(f"centroids must be 2 to {MAX_CENTROIDS}, not {self.centroids}")
         if not 1 <= self.width <= self.subvectors:
             raise ValueError(f"width must be 1 to subvectors ({self.subvectors}), not {self.width}")
+        if not 0 <= self.rank <= min(MAX_RANK, self.centroids):
+            raise ValueError(f"rank must be 0 to {min(MAX_RANK, self.centroids)}, not {self.rank}")
+
+    def check(self, d: int) -> None:
+        """See `ClusteringCodec.check`; a sub-vector must also have at least `rank` values."""
+        ClusteringCodec.check(self, d)
+        if d // self.subvectors < self.rank:
+            raise ValueError(
+                f"rank must be at most the {d // self.subvectors} values of a sub-vector, not {self.rank}"
+            )
 
     def cluster(self, x: Matrix, rng: np.random.Generator) -> tuple[bytes, Codewords]:
         """See `ClusteringCodec.cluster`."""
@@ -65,8 +84,8 @@ class CodedPq(ClusteringCodec):
         self.check(d)
         values, exponent = scale_to_safe_exponent(x)
         points = Points(values.reshape(1, n * self.subvectors, d // self.subvectors))
-        book = _encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent))
-        received = _decode_book(book, self.centroids, d // self.subvectors)
+        book = self._encode_book(np.ldexp(cluster(points, self.centroids, rng)[0], exponent), rng)
+        received = self._decode_book(book, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
         codes = codes.reshape(n, self.subvectors)
         return self._join(book, codes), Codewords(received, codes)
@@ -82,7 +101,7 @@ class CodedPq(ClusteringCodec):
         if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         size = d // self.subvectors
-        book_bytes = _book_bytes(self.centroids, size)
+        book_bytes = self._book_bytes(size)
         if len(payload) < self.size_bytes(n, d):
             seed_bytes = min(book_bytes, SEED_BYTES)
             plain, coded = payload[: book_bytes - seed_bytes], payload[book_bytes - seed_bytes :]
@@ -94,12 +113,12 @@ class CodedPq(ClusteringCodec):
             codes = unpack(packed, bits_for(self.centroids), n * self.subvectors).reshape(n, -1)
             if int(codes.max()) >= self.centroids:
                 raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
-        return Codewords(_decode_book(book, self.centroids, size), codes)
+        return Codewords(self._decode_book(book, size), codes)
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload may be shorter."""
         self.check(d)
-        return _book_bytes(self.centroids, d // self.subvectors) + self._packed_bytes(n)
+        return self._book_bytes(d // self.subvectors) + self._packed_bytes(n)
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`; entropy-coded codes make a payload shorter."""
@@ -115,14 +134,25 @@ class CodedPq(ClusteringCodec):
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))
 
+    def _encode_book(self, centroids: Matrix, rng: np.random.Generator) -> bytes:
+        """Returns the bytes of centroids of shape (L, s), ordered by their length."""
+        ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
+        return encode_factors(ordered, self.rank, STEP_BITS, rng) if self.rank else _encode_steps(ordered)
 
-def _book_bytes(count: int, size: int) -> int:
-    return halves_bytes(count) + packed_bytes(count * size, STEP_BITS)
+    def _decode_book(self, book: bytes, size: int) -> Matrix:
+        """Returns centroids of shape (L, s)."""
+        if self.rank:
+            return decode_factors(book, self.centroids, size, self.rank, STEP_BITS)
+        return _decode_steps(book, self.centroids, size)
+
+    def _book_bytes(self, size: int) -> int:
+        if self.rank:
+            return factors_bytes(self.centroids, size, self.rank, STEP_BITS)
+        return halves_bytes(self.centroids) + packed_bytes(self.centroids * size, STEP_BITS)
 
 
-def _encode_book(centroids: Matrix) -> bytes:
-    """Returns the bytes of centroids of shape (L, s), ordered by their length."""
-    ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
+def _encode_steps(ordered: Matrix) -> bytes:
+    """Returns the bytes of centroids of shape (L, s), each as its difference to the one before."""
     wanted = np.abs(np.diff(ordered, axis=0, prepend=np.float32(0))).max(axis=1)
     error = np.float32(0)
     for k in range(
@@ -139,15 +169,14 @@ def _encode_book(centroids: Matrix) -> bytes:
     return scales + pack((steps + MOST_STEPS).astype(np.uint8), STEP_BITS)
 
 
-def _decode_book(payload: bytes, count: int, size: int) -> Matrix:
-    """Returns centroids of shape (L, s) from the first bytes of a payload."""
-    scales = decode_halves(payload, count)
-    packed = payload[halves_bytes(count) : _book_bytes(count, size)]
-    steps = unpack(packed, STEP_BITS, count * size).astype(np.int8) - MOST_STEPS
+def _decode_steps(book: bytes, count: int, size: int) -> Matrix:
+    """Returns centroids of shape (L, s)."""
+    scales = decode_halves(book, count)
+    steps = unpack(book[halves_bytes(count) :], STEP_BITS, count * size).astype(np.int8) - MOST_STEPS
     if int(steps.max()) > MOST_STEPS:
         raise WireError("range", f"a difference of {int(steps.max())} steps")
     with np.errstate(over="ignore"):
-        book = np.cumsum(steps.reshape(count, size) * scales[:, None], axis=0, dtype=np.float32)
-    if not np.isfinite(book).all():
+        centroids = np.cumsum(steps.reshape(count, size) * scales[:, None], axis=0, dtype=np.float32)
+    if not np.isfinite(centroids).all():
         raise WireError("not-finite", "a sum of differences")
-    return book
+    return centroids

@@ -11,6 +11,8 @@ from typing import Literal, TypeVar, cast
 import numpy as np
 
 from broker.codecs.base import ClusteringCodec, Codec, Codewords, Matrix
+from broker.codecs.coding.factors import MAX_RANK
+from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.stochastic_int import Int4, Int8
 from broker.wire.errors import WireError
 
@@ -42,19 +44,27 @@ class CodewordMean:
 
     Equation: y_i = mean of x_j over all sub-vectors j of the batch that have the codeword of i.
     Bytes and size: as of `Int4` or `Int8` for a matrix of shape (K, s), a codeword a row; of codewords that
-    stand for no sub-vector, zeros. K = R L with `Pq`, L with `CodedPq`; s = d / q.
+    stand for no sub-vector, zeros. K = R L with `Pq`, L with `CodedPq`; s = d / q. With a rank: as of
+    `LowRank` for this matrix, in so many bits.
+
+    A rank is for many codewords of long sub-vectors. Gradients come out of the tail's first layer and depend
+    on few numbers of a sample, so their means lie near a space of few dimensions.
 
     Attributes:
         codec: Name in scenarios and on the wire.
         bits: 4 or 8.
+        rank: r, 1 to 64; 0: the means are no product.
     """
 
     codec: Literal["codeword_mean"] = "codeword_mean"
     bits: int = 8
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        if not 0 <= self.rank <= MAX_RANK:
+            raise ValueError(f"rank must be 0 to {MAX_RANK}, not {self.rank}")
 
 
 GradientCodec = Codec | CodewordMean
@@ -159,6 +169,8 @@ def _bounded(values: Matrix, largest: float) -> Matrix:
 
 
 def _of_means(codec: CodewordMean) -> Codec:
+    if codec.rank:
+        return LowRank(rank=codec.rank, bits=codec.bits)
     return Int8() if codec.bits == 8 else Int4()  # noqa: PLR2004
 
 

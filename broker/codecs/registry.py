@@ -71,12 +71,22 @@ NUMBERS = {
 }
 """What stands for a codec in messages; part of the protocol, so a number never gets another meaning."""
 
+LATER = {"coded_pq": 1, "codeword_mean": 1}
+"""How many of a codec's last parameters came later: they are left out while they have their defaults.
+
+So who does not know them goes on reading the codec as it was, and refuses it where it is another one.
+"""
+
 _NAMES = {number: name for name, number in NUMBERS.items()}
 
 
 def codec_to_wire(codec: GradientCodec) -> list[str | int | float]:
-    """Returns the number and the parameters, in the order of the dataclass' fields."""
-    name, *parameters = (getattr(codec, field.name) for field in fields(GRADIENT_CODECS[codec.codec]))
+    """Returns the number and the parameters, in the order of the dataclass' fields; see `LATER`."""
+    of_codec = fields(GRADIENT_CODECS[codec.codec])
+    name, *parameters = (getattr(codec, field.name) for field in of_codec)
+    least = len(parameters) - LATER.get(name, 0)
+    while len(parameters) > least and parameters[-1] == of_codec[len(parameters)].default:
+        parameters.pop()
     return [NUMBERS.get(name, name), *parameters]
 
 
@@ -110,7 +120,9 @@ def _codec_of(parts: list[Any], kinds: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or name not in kinds:
         raise WireError("malformed", "not a codec")
     kind = kinds[name]
-    if [type(part) for part in parameters] != _parameter_types(kind):
+    types = _parameter_types(kind)
+    least = len(types) - LATER.get(name, 0)
+    if len(parameters) < least or [type(part) for part in parameters] != types[: len(parameters)]:
         raise WireError("malformed", f"parameters of {kind.__name__}")
     try:
         return kind(name, *parameters)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from broker.codecs import CLUSTERING_CODECS, CODECS, Float16, Float32, Pq, codec_from_wire, codec_to_wire
-from broker.codecs.registry import GRADIENT_CODECS, NUMBERS
+from broker.codecs.registry import GRADIENT_CODECS, LATER, NUMBERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +105,7 @@ def test_a_codec_added_to_the_one_list_is_on_the_wire_in_scenarios_and_accounted
 def test_every_codec_has_defaults_and_travels_as_its_number_and_parameters(kind: type[Any]) -> None:
     codec = kind()
     parts = codec_to_wire(codec)
-    assert len(parts) == len(fields(kind))
+    assert len(parts) == len(fields(kind)) - LATER.get(codec.codec, 0)
     assert CODECS[codec.codec] is kind
     assert codec_from_wire(parts) == codec_from_wire([codec.codec, *parts[1:]]) == codec
 

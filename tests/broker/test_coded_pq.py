@@ -128,11 +128,14 @@ def test_zeros_stay_zeros() -> None:
     [
         ((0, 4, 1), "subvectors"),
         ((16, 1, 1), "centroids"),
-        ((16, 65, 1), "centroids"),
+        ((16, 257, 1), "centroids"),
         ((16, 4, 17), "width"),
+        ((16, 4, 4, -1), "rank"),
+        ((16, 4, 4, 5), "rank"),
+        ((16, 256, 4, 65), "rank"),
     ],
 )
-def test_impossible_parameters_are_refused_by_name(parameters: tuple[int, int, int], name: str) -> None:
+def test_impossible_parameters_are_refused_by_name(parameters: tuple[int, ...], name: str) -> None:
     with pytest.raises(WireError, match=name):
         codec_from_wire(["coded_pq", *parameters])
 
@@ -140,3 +143,74 @@ def test_impossible_parameters_are_refused_by_name(parameters: tuple[int, int, i
 def test_the_list_is_name_and_parameters() -> None:
     assert codec_to_wire(CODEC) == [8, 16, 4, 4]
     assert codec_from_wire(["coded_pq", 16, 4, 4]) == CODEC
+    assert codec_from_wire([8, 16, 4, 4, 0]) == CODEC
+
+
+# the codebook as a product
+
+
+def moments(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Give rows of 8 moments with 64 channels, which depend on 6 numbers."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.standard_normal((120, 6)) @ rng.standard_normal((6, 64))
+    drawn = kinds[rng.integers(len(kinds), size=(n, 8))] + 0.01 * rng.standard_normal((n, 8, 64))
+    return drawn.reshape(n, 8 * 64).astype(np.float32)
+
+
+def test_of_many_codewords_the_codebook_is_small_as_a_product() -> None:
+    x, rng = moments(100), np.random.default_rng(0)
+    plain, thin = (CodedPq(subvectors=8, centroids=128, rank=rank) for rank in (0, 6))
+    payloads = [codec.encode(x, rng) for codec in (plain, thin)]
+    errors = [
+        np.linalg.norm(codec.decode(payload, *x.shape) - x) / np.linalg.norm(x)
+        for codec, payload in zip((plain, thin), payloads, strict=True)
+    ]
+    assert len(payloads[1]) < 0.4 * len(payloads[0])
+    assert errors[1] < 1.3 * errors[0] + 0.02
+    assert thin.size_bytes(*x.shape) == 2 * (1 + 2 * 6) + 6 * (128 + 64) // 2 + 100 * 8 * 7 // 8
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(2, 256),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 1e-30, 1e-15, 1.0, 1e15, 1e30]),
+    st.integers(0, 100),
+)
+def test_sender_and_receiver_agree_on_a_codebook_that_is_a_product(
+    n: int, centroids: int, rank: int, scale: float, seed: int
+) -> None:
+    codec = CodedPq(subvectors=8, centroids=centroids, rank=min(rank, centroids))
+    x = moments(n, seed)[:, : 8 * 6] * np.float32(scale)
+    payload, sent = codec.cluster(x, np.random.default_rng(1))
+    assert payload == codec.encode(x, np.random.default_rng(1))
+    assert codec.fits(len(payload), *x.shape)
+    received = codec.codewords(payload, *x.shape)
+    np.testing.assert_array_equal(received.book, sent.book)
+    np.testing.assert_array_equal(received.codes, sent.codes)
+    assert np.linalg.norm(received.vectors().astype(float) - x) <= 1.01 * np.linalg.norm(x.astype(float))
+
+
+THIN = CodedPq(subvectors=16, centroids=8, width=4, rank=2)
+
+
+@given(st.binary(max_size=THIN.size_bytes(2, D) + 4))
+def test_arbitrary_bytes_of_a_product_raise_nothing_but_wire_errors(payload: bytes) -> None:
+    try:
+        y = THIN.decode(payload, 2, D)
+    except WireError:
+        return
+    assert y.shape == (2, D)
+    assert np.isfinite(y).all()
+
+
+def test_factors_that_are_too_large_are_refused() -> None:
+    of_two = b"\x70" + b"\xff\x7b" * 2  # two scales of 65504 * 2**112
+    book = of_two + b"\xee" * 8 + of_two + b"\xee" * 8
+    with pytest.raises(WireError, match="not-finite"):
+        THIN.decode(book + bytes(12), 2, D)
+
+
+def test_a_rank_above_the_values_of_a_subvector_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank must be at most the 8 values of a sub-vector, not 9"):
+        CodedPq(subvectors=16, centroids=16, rank=9).check(D)

@@ -50,6 +50,7 @@ CLUSTERING = [
     pq(1, 1, 2),
     CodedPq(subvectors=4, centroids=3),
     CodedPq(subvectors=4, centroids=3, width=2),
+    CodedPq(subvectors=2, centroids=40, rank=2),
 ]
 
 
@@ -66,10 +67,17 @@ def test_a_gradient_is_the_mean_of_those_with_the_same_codeword() -> None:
     np.testing.assert_allclose(arrived, [[1, 2, 3, 3], [3, 3, 3, 3]], atol=3 / 127)
 
 
-@given(st.sampled_from(CLUSTERING), st.sampled_from([4, 8]), st.integers(1, 30), st.integers(0, 9))
+@given(
+    st.sampled_from(CLUSTERING),
+    st.sampled_from([4, 8]),
+    st.integers(0, 3),
+    st.integers(1, 30),
+    st.integers(0, 9),
+)
 def test_every_clustering_codec_has_codewords_that_both_sides_agree_upon(
-    codec: Codec, bits: int, n: int, seed: int
+    codec: Codec, bits: int, rank: int, n: int, seed: int
 ) -> None:
+    means = CodewordMean(bits=bits, rank=rank)
     z, gradient = normal(n, 8, seed=seed), normal(n, 8, seed=seed + 1)
     payload, sent, given = encode_activations(codec, z, RNG)
     arrived, codewords = decode_activations(codec, payload, n, 8)
@@ -79,9 +87,10 @@ def test_every_clustering_codec_has_codewords_that_both_sides_agree_upon(
     assert codewords is not None
     np.testing.assert_array_equal(given.codes, codewords.codes)
     np.testing.assert_array_equal(given.book, codewords.book)
-    down = encode_gradient(CodewordMean(bits=bits), gradient, codewords, RNG)
-    assert len(down) == gradient_bytes(CodewordMean(bits=bits), codec, n, 8)
-    received = decode_gradient(CodewordMean(bits=bits), down, codewords, n, 8)
+    down = encode_gradient(means, gradient, codewords, RNG)
+    most = gradient_bytes(means, codec, n, 8)
+    assert len(down) <= most if rank else len(down) == most
+    received = decode_gradient(means, down, codewords, n, 8)
     assert received.shape == (n, 8)
     by_codeword = received.reshape(codewords.codes.size, -1)
     for number in np.unique(codewords.codes):
@@ -109,14 +118,40 @@ def test_the_gradient_of_a_convolution_hardly_changes_where_codewords_stand_for_
     assert torch.linalg.norm(averaged - whole) < 0.1 * torch.linalg.norm(whole)
 
 
+def test_means_that_depend_on_few_numbers_are_small_as_a_product() -> None:
+    rng = np.random.default_rng(3)
+    codewords = Codewords(np.zeros((64, 32), np.float32), rng.permutation(64 * 4).reshape(32, 8) % 64)
+    gradient = (rng.standard_normal((32 * 8, 3)) @ rng.standard_normal((3, 32))).reshape(32, 256)
+    exact, thin = CodewordMean(bits=8), CodewordMean(bits=8, rank=3)
+    sent = [encode_gradient(codec, gradient.astype(np.float32), codewords, rng) for codec in (exact, thin)]
+    arrived = [
+        decode_gradient(codec, payload, codewords, 32, 256)
+        for codec, payload in zip((exact, thin), sent, strict=True)
+    ]
+    assert len(sent[1]) < 0.2 * len(sent[0])
+    assert np.linalg.norm(arrived[1] - arrived[0]) < 0.03 * np.linalg.norm(arrived[0])
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_it_travels_as_its_number_and_bits(bits: int) -> None:
     parts = codec_to_wire(CodewordMean(bits=bits))
     assert parts == [10, bits]
     assert gradient_codec_from_wire(parts, pq(4, 1, 3)) == CodewordMean(bits=bits)
+    assert codec_to_wire(CodewordMean(bits=bits, rank=4)) == [10, bits, 4]
+    assert gradient_codec_from_wire([10, bits, 4], pq(4, 1, 3)) == CodewordMean(bits=bits, rank=4)
 
 
-@pytest.mark.parametrize("parts", [["codeword_mean"], ["codeword_mean", 5], ["codeword_mean", "8"]])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["codeword_mean"],
+        ["codeword_mean", 5],
+        ["codeword_mean", "8"],
+        [10, 8, 65],
+        [10, 8, -1],
+        [10, 8, 1, 0],
+    ],
+)
 def test_other_parameters_are_refused(parts: list[object]) -> None:
     with pytest.raises(WireError):
         gradient_codec_from_wire(parts, pq(4, 1, 3))

@@ -76,6 +76,7 @@ CODECS: list[Codec] = [
     Pq(subvectors=2, groups=1, centroids=1),
     CodedPq(subvectors=4, centroids=3, width=2),
     CodedPq(subvectors=8, centroids=64, width=8),
+    CodedPq(subvectors=4, centroids=20, rank=2),
 ]
 MOST_VALUES = 64  # of a target of each kind below
 KINDS: list[Targets] = [
@@ -225,11 +226,15 @@ def codec(data: bytes) -> None:
 
 def _means(payload: bytes, codewords: Codewords, n: int, d: int) -> None:
     size = Int8().size_bytes(*codewords.book.shape)
-    try:
-        gradient = decode_gradient(CodewordMean(), payload[:size].ljust(size, b"\1"), codewords, n, d)
-    except WireError:
-        return
-    assert gradient.shape == (n, d)
+    for codec, given in (
+        (CodewordMean(), payload[:size].ljust(size, b"\1")),
+        (CodewordMean(rank=1), payload),
+    ):
+        try:
+            gradient = decode_gradient(codec, given, codewords, n, d)
+        except WireError:
+            continue
+        assert gradient.shape == (n, d)
 
 
 def entropy_coded(data: bytes) -> None:

@@ -71,6 +71,7 @@ CODECS: list[tuple[Codec, int, int]] = [
     (C3(ratio=3, bits=32, keys=5), 5, 7),
     (SlFac(channels=2, width=3), 4, 24),
     (Nsc(columns=4, rank=2), 5, 12),
+    (CodedPq(subvectors=12, centroids=20, width=1, rank=2), 9, 12 * 6),
 ]
 EXACT = (Float32, Float16, TopK, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
@@ -122,24 +123,28 @@ def of_codecs() -> list[dict[str, Any]]:
 def of_gradients() -> list[dict[str, Any]]:
     """Gradients that are one mean for each codeword of their activations."""
     found = []
-    for number, codec in enumerate((CodewordMean(bits=8), CodewordMean(bits=4))):
+    pairs: list[tuple[CodewordMean, Codec, int]] = [
+        (CodewordMean(bits=8), Pq(subvectors=4, centroids=3), 8),
+        (CodewordMean(bits=4), CodedPq(subvectors=4, centroids=3), 8),
+        (CodewordMean(bits=4, rank=1), CodedPq(subvectors=4, centroids=8), 16),
+    ]
+    for number, (codec, activations, d) in enumerate(pairs):
         rng = np.random.default_rng(100 + number)
-        activations: Codec = (Pq(subvectors=4, centroids=3), CodedPq(subvectors=4, centroids=3))[number]
-        z, gradient = (rng.standard_normal((3, 8)).astype(np.float32) for _ in range(2))
+        z, gradient = (rng.standard_normal((3, d)).astype(np.float32) for _ in range(2))
         sent, _, codewords = encode_activations(activations, z, rng)
         of_gradient: GradientCodec = codec
         payload = encode_gradient(of_gradient, gradient, codewords, rng)
-        _, received = decode_activations(activations, sent, 3, 8)
+        _, received = decode_activations(activations, sent, 3, d)
         found.append(
             {
                 "codec": codec_to_wire(codec),
                 "n": 3,
-                "d": 8,
+                "d": d,
                 "activations_codec": codec_to_wire(activations),
                 "activations_payload": sent.hex(),
                 "input": _hex(gradient),
                 "payload": payload.hex(),
-                "output": _hex(decode_gradient(codec, payload, received, 3, 8)),
+                "output": _hex(decode_gradient(codec, payload, received, 3, d)),
             }
         )
     return found

@@ -6,17 +6,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from broker.codecs.base import Codec, Matrix
+from broker.codecs.coding.factors import MAX_RANK, decode_factors, encode_factors, factors_bytes
 from broker.codecs.coding.row_set import decode_rows, encode_rows, most_bytes
 from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes
-from broker.codecs.pq import scale_to_safe_exponent
 from broker.wire.errors import WireError
-
-MAX_RANK = 64
-SPARE = 4
-"""Further directions that are followed while the best ones are looked for."""
-PASSES = 2
-NEARLY_ALIKE = 0.1
-"""Rounded directions this near to each other, relative to the others, count as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +55,7 @@ class LowRank(Codec):
         which = encode_rows(rows, n)
         if not self._is_shorter(rows.size, d):
             return which + quantized(x[rows], self.bits).to_bytes()
-        flat, exponent = scale_to_safe_exponent(x[rows])
-        values = flat.reshape(rows.size, d)
-        left = quantized(directions(values, self.rank, rng), self.bits)
-        right = np.linalg.lstsq(left.vectors().T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
-        return which + left.to_bytes() + quantized(np.ldexp(right, exponent), self.bits).to_bytes()
+        return which + encode_factors(x[rows], self.rank, self.bits, rng)
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
@@ -75,16 +64,10 @@ class LowRank(Codec):
         if len(rest) != self._values_bytes(k, d):
             raise WireError("shape", f"{len(rest)} bytes for {k} rows of {d} in {self}")
         y = np.zeros((n, d), np.float32)
-        if not self._is_shorter(k, d):
+        if self._is_shorter(k, d):
+            y[rows] = decode_factors(rest, k, d, self.rank, self.bits)
+        else:
             y[rows] = read_rows(rest, k, d, self.bits).vectors()
-            return y
-        end = rows_bytes(self.rank, k, self.bits)
-        left = read_rows(rest[:end], self.rank, k, self.bits).vectors()
-        right = read_rows(rest[end:], self.rank, d, self.bits).vectors()
-        with np.errstate(over="ignore", invalid="ignore"):
-            y[rows] = product(left, right)
-        if not np.isfinite(y).all():
-            raise WireError("not-finite", "a product of factors")
         return y
 
     def size_bytes(self, n: int, d: int) -> int:
@@ -100,26 +83,5 @@ class LowRank(Codec):
 
     def _values_bytes(self, k: int, d: int) -> int:
         if self._is_shorter(k, d):
-            return rows_bytes(self.rank, k, self.bits) + rows_bytes(self.rank, d, self.bits)
+            return factors_bytes(k, d, self.rank, self.bits)
         return rows_bytes(k, d, self.bits)
-
-
-def product(left: Matrix, right: Matrix) -> Matrix:
-    """Returns the sum of the products of column and row, one after the other: on all machines the same."""
-    total: Matrix = left[0][:, None] * right[0]
-    for column, row in zip(left[1:], right[1:], strict=True):
-        total += column[:, None] * row
-    return total
-
-
-def directions(x: Matrix, rank: int, rng: np.random.Generator) -> Matrix:
-    """Returns the r greatest left singular vectors, times the root of k: values around 1; shape (r, k).
-
-    Subspace iteration from a random start (Halko, Martinsson, Tropp 2011, arXiv 0909.4061, algorithm 4.4).
-    """
-    k, d = x.shape
-    basis = rng.standard_normal((d, min(rank + SPARE, k, d)), np.float32)
-    for _ in range(PASSES):
-        basis = np.linalg.qr(x.T @ np.linalg.qr(x @ basis)[0])[0]
-    left = np.linalg.svd(x @ basis, full_matrices=False)[0]
-    return np.ascontiguousarray(left[:, :rank].T * np.float32(np.sqrt(k)))

@@ -6,8 +6,15 @@ from typing import Literal
 import numpy as np
 
 from broker.codecs.base import Codec, Matrix
-from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes
-from broker.codecs.heads.low_rank import MAX_RANK, NEARLY_ALIKE, directions, product
+from broker.codecs.coding.factors import (
+    MAX_RANK,
+    NEARLY_ALIKE,
+    decode_factors,
+    directions,
+    factors_bytes,
+    product,
+)
+from broker.codecs.coding.row_values import WIDTHS, quantized
 from broker.codecs.pq import scale_to_safe_exponent
 from broker.wire.errors import WireError
 
@@ -94,24 +101,17 @@ class Nsc(Codec):
         r, rest = payload[0], payload[1:]
         if r > self._most(lines, columns):
             raise WireError("range", f"a product of rank {r} in {self}")
-        end = rows_bytes(r, lines, self.bits)
-        if len(rest) != end + rows_bytes(r, columns, self.bits):
+        if len(rest) != factors_bytes(lines, columns, r, self.bits):
             raise WireError("shape", f"{len(payload)} bytes for a product of rank {r}, {n} x {d} in {self}")
         if not r:
             return np.zeros((n, d), np.float32)
-        left = read_rows(rest[:end], r, lines, self.bits).vectors()
-        right = read_rows(rest[end:], r, columns, self.bits).vectors()
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = product(left, right)
-        if not np.isfinite(y).all():
-            raise WireError("not-finite", "a product of factors")
-        return y.reshape(n, d)
+        return decode_factors(rest, lines, columns, r, self.bits).reshape(n, d)
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload of a lower rank is shorter."""
         lines, columns = self._shape(n, d)
         most = self._most(lines, columns)
-        return 1 + rows_bytes(most, lines, self.bits) + rows_bytes(most, columns, self.bits)
+        return 1 + factors_bytes(lines, columns, most, self.bits)
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`."""
