@@ -10,8 +10,10 @@ fleets and long runs are cut off: `otherData` in the file says how much is in it
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,11 @@ class Span(NamedTuple):
     to_ns: int
     details: dict[str, int]
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Give its place among all: by time, and then by who and what; not by who told of it first."""
+        return self.from_ns, self.who, self.to_ns, self.name, *self.details.values()
+
 
 class Lane(NamedTuple):
     """Of a process: what kind of lane, which one of these, and its name; they sort as they are shown."""
@@ -54,10 +61,11 @@ class Trace:
         clients: names of the fleet, in its order.
         kinds: what each client is, such as "raspberry-pi-4, lte"; empty: nothing is said of any.
         max_clients: only the first so many are shown; None: as many as broker.machine.event_log.shown gives.
-        max_spans: later spans are left out.
+        max_spans: only those that begin first are kept.
+        spare: so many more are kept until it is looked which ones begin first.
 
     Attributes:
-        left_out: spans above max_spans.
+        left_out: spans above max_spans, as far as that is known; `write` knows all.
     """
 
     def __init__(
@@ -67,13 +75,15 @@ class Trace:
         *,
         max_clients: int | None = None,
         max_spans: int = 100_000,
+        spare: int = 10_000,
     ) -> None:
         self._fleet_size = len(clients)
         lanes = shown(clients) if max_clients is None else clients[:max_clients]
         self._numbers = {client: number for number, client in enumerate(lanes, SERVER + 1)}
         self._kinds = kinds
-        self._max_spans = max_spans
+        self._max_spans, self._spare = max_spans, spare
         self._spans: list[Span] = []
+        self._until_ns: float = math.inf  # what begins later is not among the first
         self.left_out = 0
 
     def lane(self, client: str) -> int | None:
@@ -85,13 +95,25 @@ class Trace:
         from_ns, to_ns = _nanoseconds(from_s), _nanoseconds(to_s)
         if to_ns <= from_ns:
             return
-        if len(self._spans) >= self._max_spans:
+        if from_ns > self._until_ns:
             self.left_out += 1
             return
         self._spans.append(Span(who, name, from_ns, to_ns, details))
+        if len(self._spans) > self._max_spans + self._spare:
+            self._keep_the_first()
+
+    def _keep_the_first(self) -> None:
+        """Put spans in their order, and leave out those that are too many."""
+        self._spans.sort(key=attrgetter("place"))
+        more = len(self._spans) - self._max_spans
+        if more > 0:
+            del self._spans[self._max_spans :]
+            self.left_out += more
+            self._until_ns = self._spans[-1].from_ns
 
     def write(self, file: Path) -> None:
-        """Write the trace; the same spans give the same bytes."""
+        """Write the trace; the same spans give the same bytes, in whatever order they came."""
+        self._keep_the_first()
         extent = {
             "clients": self._fleet_size,
             "clients_traced": len(self._numbers),
@@ -127,9 +149,9 @@ class Trace:
 
 
 def _in_lanes(spans: Sequence[Span]) -> Iterator[tuple[Span, Lane]]:
-    """Give each span its lane: the first one of its kind that is free when it begins."""
+    """Give each span its lane: the first one of its kind that is free when it begins; they come in order."""
     free_ns: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: span.from_ns):  # stable: who came first stays first
+    for span in spans:
         kind = COMPUTES if span.who == SERVER else LANES.get(span.name, COMPUTES)
         lanes = free_ns[span.who, kind]
         at = next((at for at, until_ns in enumerate(lanes) if until_ns <= span.from_ns), len(lanes))

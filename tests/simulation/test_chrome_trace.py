@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
@@ -88,6 +89,32 @@ def test_any_spans_make_a_file_that_follows_the_rules(
     content = written(trace, tmp_path_factory.mktemp("trace"))
     assert_follows_the_rules(content["traceEvents"])
     assert content["otherData"]["spans"] == sum(event["ph"] == "X" for event in content["traceEvents"])
+
+
+@given(SPANS, st.integers(1, 30), st.randoms())
+def test_the_same_spans_make_the_same_file_in_whatever_order_they_are_told(
+    tmp_path_factory: pytest.TempPathFactory,
+    spans: list[tuple[int, str, float, float, int]],
+    most: int,
+    chance: random.Random,
+) -> None:
+    def told(spans: list[tuple[int, str, float, float, int]]) -> Event:
+        trace = Trace(["c0", "c1"], max_spans=most, spare=3)
+        for who, name, from_s, length_s, step in spans:
+            trace.span(who, name, from_s, from_s + length_s, round=1, step=step)
+        return written(trace, tmp_path_factory.mktemp("trace"))
+
+    in_order = told(spans)
+    chance.shuffle(spans)
+    assert told(spans) == in_order
+    extent = in_order["otherData"]
+    assert extent["spans"] <= most
+    times_ns = [
+        (round(1e9 * from_s), round(1e9 * (from_s + length_s))) for _, _, from_s, length_s, _ in spans
+    ]
+    first_ns = sorted(begin for begin, end in times_ns if begin < end)[:most]
+    kept = [event for event in in_order["traceEvents"] if event["ph"] == "X"]
+    assert sorted(nanoseconds(event)[0] for event in kept) == first_ns
 
 
 DEVICE = "{forward_s: 0.3, backward_s: 0.4, encode_s: 0.1, decode_s: 0.1}"
