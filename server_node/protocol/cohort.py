@@ -82,11 +82,11 @@ class Cohort:
         if message.step < member.step or member.turn is Turn.TAIL:
             self._duplicate(member, now_s)
             return None
-        codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
-        error = self._gate.batch(codecs, share, message, member.activations)
+        error = self._gate.batch(member.codecs, member.share, message, member.activations)
         if error is not None:
             return error
-        self.ladder.answered(client, member, message, now_s)
+        if self._plan.ladder:
+            self.ladder.answered(client, member, message, now_s)
         member.take_batch(message, now_s)
         if self.round is not None:
             self.round.activations_came(client)
@@ -100,14 +100,14 @@ class Cohort:
         if member.turn is Turn.DONE or member.evaluates:
             self._duplicate(member, now_s)
             return None
-        codecs, share = self._plan.codecs_of(client, member.rung), self._plan.share_of(client)
-        error = self._gate.update(codecs, share, message, member.samples)
+        error = self._gate.update(member.codecs, member.share, message, member.samples)
         if error is None:
-            self.ladder.answered(client, member, message, now_s)
+            if self._plan.ladder:
+                self.ladder.answered(client, member, message, now_s)
             member.take_update(message, now_s)
             if self.round is not None:
                 self.round.update_came(client)
-            self._ledger.tensor("head_update_up", 1, share.values)
+            self._ledger.tensor("head_update_up", 1, member.share.values)
         return error
 
     def take_scores(self, client: str, message: Scores, now_s: float) -> WireError | None:
@@ -168,19 +168,24 @@ class Cohort:
             head = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
             part = head.part(assignment.head, self.rows[client])
             assignment = msgspec.structs.replace(assignment, head=part)
-        round_trip = self._round_trips.setdefault(client, RoundTrip())
-        member = self.members[client] = Exchange(assignment, round_trip, self._plan.retry_s, now_s, rung)
+        round_trip = self._round_trips.get(client)
+        if round_trip is None:
+            round_trip = self._round_trips[client] = RoundTrip()
+        plan = self._plan
+        codecs, share = plan.codecs_of(client, rung), plan.share_of(client)
+        member = Exchange(assignment, round_trip, plan.retry_s, now_s, codecs, share, rung)
+        self.members[client] = member
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
-        self._ledger.tensor("head_state_down", 1, self._plan.share_of(client).values)
+        self._ledger.tensor("head_state_down", 1, share.values)
         return self._say(client, assignment)
 
     def answer(self, client: str, correction: float, payload: bytes, now_s: float) -> Publish | None:
         """Answer a member's batch, unless it was dropped while the batch was in the tail."""
-        member, plan = self.members.get(client), self._plan
+        member = self.members.get(client)
         if member is None or member.activations is None:
             return None
-        codec, share = plan.codecs_of(client, member.rung).activations_up, plan.share_of(client)
-        sizes = share.cut_size, plan.features_size
+        codec, share = member.codecs.activations_up, member.share
+        sizes = share.cut_size, self._plan.features_size
         self._ledger.exchange(codec, member.activations, *sizes, learns=share.form.learns)
         self._gradient = member.answer(correction, payload, now_s, self._gradient)
         return self._answered(client, member, self._gradient)
@@ -191,7 +196,7 @@ class Cohort:
         if member is None or member.activations is None:
             return None
         if member.evaluates:
-            self._count_batch(client, member, member.activations)
+            self._count_batch(member, member.activations)
             self._ledger.tensor("features_down", member.activations.count, self._plan.features_size)
         return self._answered(client, member, member.answer_with_features(payload, now_s))
 
@@ -206,7 +211,7 @@ class Cohort:
         member = self.members.get(client)
         if member is None or member.activations is None:
             return []
-        self._count_batch(client, member, member.activations)
+        self._count_batch(member, member.activations)
         if member.ends_with_next_batch:
             return self._leaves(client)
         return [self._answered(client, member, member.answer(0.0, b"", now_s))]
@@ -214,13 +219,13 @@ class Cohort:
     def learned(self, client: str) -> None:
         """Note that a batch which came with a member's update went through the tail."""
         if (member := self.members.get(client)) and member.next_along:
-            self._count_batch(client, member, member.next_along)
+            self._count_batch(member, member.next_along)
             member.learned += 1
 
-    def _count_batch(self, client: str, member: Exchange, batch: Activations) -> None:
+    def _count_batch(self, member: Exchange, batch: Activations) -> None:
         """Count a batch that took effect and is not answered by a gradient."""
-        codec = self._plan.codecs_of(client, member.rung).activations_up
-        self._ledger.exchange(codec, batch, self._plan.share_of(client).cut_size, learns=False)
+        codec, cut_size = member.codecs.activations_up, member.share.cut_size
+        self._ledger.exchange(codec, batch, cut_size, learns=False)
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

@@ -19,7 +19,9 @@ from broker.wire.messages import (
     Progress,
     Standing,
 )
+from scenarios.schema.flows import Codecs
 from server_node.protocol.round_trip import RoundTrip
+from server_node.vocabulary.head_share import HeadShare
 
 MAX_UNANSWERED = 24
 """A member that leaves so many questions unanswered is dropped from its round. The waits double up to
@@ -66,6 +68,8 @@ class Exchange(msgspec.Struct):
         assignment: what it was told to begin with.
         round_trip: of this client's answers, in this and earlier rounds.
         longest_wait_s: the most that may lie between two questions.
+        codecs: of this assignment.
+        share: what the client has of the head.
         turn: see Turn.
         step: the step that it owes, see Progress; as many as there are steps when it owes its update.
         samples: that went through the tail in this round.
@@ -87,6 +91,8 @@ class Exchange(msgspec.Struct):
     round_trip: RoundTrip
     longest_wait_s: float
     sent_s: float
+    codecs: Codecs
+    share: HeadShare
     rung: int = 0
     turn: Turn = Turn.CLIENT
     step: int = 0
@@ -133,13 +139,10 @@ class Exchange(msgspec.Struct):
         self.unanswered = self.resends = 0
         self.first_question = self.round_trip.questions + 1
 
-    def _answered(self, now_s: float) -> None:
-        if not self.resends:
-            self.round_trip.observe(now_s - self.sent_s)
-
     def take_batch(self, message: BatchUp, now_s: float) -> None:
         """Note its step's activations, or the gradient at the features that it has; it is the tail's turn."""
-        self._answered(now_s)
+        if not self.resends:
+            self.round_trip.observe(now_s - self.sent_s)
         self.turn = Turn.TAIL
         if isinstance(message, Activations):
             self.activations = message
@@ -148,7 +151,8 @@ class Exchange(msgspec.Struct):
 
     def take_update(self, message: HeadUpdate, now_s: float) -> None:
         """Note its head update; it is done with the round."""
-        self._answered(now_s)
+        if not self.resends:
+            self.round_trip.observe(now_s - self.sent_s)
         self.update, self.turn = message, Turn.DONE
 
     def answer(

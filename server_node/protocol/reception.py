@@ -1,5 +1,8 @@
 """Who comes, who is greeted, who is refused: what the server does about clients apart from their work."""
 
+from collections.abc import Callable
+from typing import Any
+
 from broker.codecs.targets import Labels
 from broker.machine.actions import CancelTimer, Publish, Report, StartTimer
 from broker.wire import topics
@@ -30,8 +33,10 @@ from server_node.vocabulary.reports import Gathering, Noticed, Refused
 CALL_S = 10.0
 """How long a client that says that it is online may take to greet before it is asked to."""
 
-
 _OF_MEMBERS = (Activations, HeadUpdate, Progress, FeatureGradient, Scores)
+
+Take = Callable[[str, Any, float], WireError | None]
+"""Takes what a member has computed; see server_node.protocol.cohort."""
 
 
 class Reception:
@@ -56,6 +61,12 @@ class Reception:
         self._ledger = ledger
         self._rivals = rivals
         self._cohort = cohort
+        self._takes: dict[type[Message], Take] = {
+            Activations: cohort.take_batch,
+            FeatureGradient: cohort.take_batch,
+            HeadUpdate: cohort.take_update,
+            Scores: cohort.take_scores,
+        }
         self._rate_limit = RateLimit()
         self._call_s = CALL_S  # from one call to the next; they become rarer until the next connection
         self._calls = False  # whether the timer runs
@@ -75,7 +86,8 @@ class Reception:
                 return []
             if isinstance(message, Progress):
                 return [*self._appeared(sender), *self._cohort.repair(sender, message, now_s)]
-            return self._answered(sender, message, now_s)
+            refused = self._takes[type(message)](sender, message, now_s)
+            return self._appeared(sender) if refused is None else self.refuse(sender, refused)
         match message:
             case Hello():
                 return self._greeted(sender, message, now_s)
@@ -98,18 +110,6 @@ class Reception:
         if self.gathers:
             actions.append(Report(Gathering(len(self.presence.online))))
         return actions
-
-    def _answered(
-        self, client: str, message: Activations | FeatureGradient | HeadUpdate | Scores, now_s: float
-    ) -> list[ServerAction]:
-        """Give the cohort what a member has computed."""
-        if isinstance(message, HeadUpdate):
-            outcome = self._cohort.take_update(client, message, now_s)
-        elif isinstance(message, Scores):
-            outcome = self._cohort.take_scores(client, message, now_s)
-        else:
-            outcome = self._cohort.take_batch(client, message, now_s)
-        return self._appeared(client) if outcome is None else self.refuse(client, outcome)
 
     def _greeted(self, client: str, hello: Hello, now_s: float) -> list[ServerAction]:
         self.presence.ungreeted.discard(client)

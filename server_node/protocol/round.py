@@ -66,7 +66,8 @@ class Round:
 
     def activations_came(self, client: str) -> None:
         """Note that a member's activations, or the gradient of its features, wait for the tail."""
-        if self._belongs_to_step(self._members[client]):
+        step = self._members[client].step // self._exchanges  # _belongs_to_step, which most of all calls are
+        if step == self.step or self._policy.keeps_late_members:
             self._ready.add(client)
 
     def update_came(self, client: str) -> None:
@@ -172,7 +173,8 @@ class Round:
 
     def weight(self, member: Exchange) -> float:
         """Weigh an answer by how many rounds late it is: 1/sqrt(1 + s), as in FedBuff (arXiv 2106.06639)."""
-        return 1 / math.sqrt(1 + self.number - member.assignment.round)
+        late = self.number - member.assignment.round
+        return 1 / math.sqrt(1 + late) if late else 1.0
 
     def _belongs_to_step(self, member: Exchange) -> bool:
         return self._policy.keeps_late_members or self._step_of(member) == self.step

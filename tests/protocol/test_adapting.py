@@ -360,7 +360,7 @@ def test_the_same_times_give_the_same_rungs() -> None:
 
 def test_a_message_that_was_sent_again_is_no_measure() -> None:
     ladder, assignment = Ladder(CLIMBS, Ledger()), Assignment(1, 1, 1, 1, 0.1, ([], [], [], []), b"head")
-    member = Exchange(assignment, RoundTrip(), 600.0, 0.0)
+    member = Exchange(assignment, RoundTrip(), 600.0, 0.0, CLIMBS.codecs, CLIMBS.whole_head)
     before = ladder.seconds("a", 0)
     member.resends = 1
     ladder.answered("a", member, activations(), 100.0)

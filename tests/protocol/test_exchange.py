@@ -5,14 +5,14 @@ import pytest
 from broker.wire.messages import Ask, Assignment, Gradient, HeadUpdate, Progress, Standing
 from server_node.protocol.exchange import MAX_UNANSWERED, Exchange, Repair, Turn
 from server_node.protocol.round_trip import RoundTrip
-from tests.protocol.test_server_core import activations, update
+from tests.protocol.test_server_core import PLAN, activations, update
 
 ASSIGNMENT = Assignment(1, 3, 1, 9, 0.1, ([], [], [], []), b"head")
 
 
 def exchange(steps_done: int = 0) -> Exchange:
     """A member of round 3 that waits for no answer but that to the message of its step."""
-    member = Exchange(ASSIGNMENT, RoundTrip(), longest_wait_s=600.0, sent_s=0.0)
+    member = Exchange(ASSIGNMENT, RoundTrip(), 600.0, 0.0, PLAN.codecs, PLAN.whole_head)
     for step in range(steps_done):
         member.take_batch(activations(3, step, n=2), 0.0)
         member.answer(0.5, b"gradient", 0.0)

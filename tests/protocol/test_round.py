@@ -36,7 +36,7 @@ class Played:
     def join(self, client: str, number: int) -> None:
         """Make a client a member since a round; what it does is told to the round from here on."""
         assignment = Assignment(1, number, 1, 2, 0.1, ([], [], [], []), b"")
-        self.members[client] = Exchange(assignment, RoundTrip(), 600.0, 0.0)
+        self.members[client] = Exchange(assignment, RoundTrip(), 600.0, 0.0, PLAN.codecs, PLAN.whole_head)
 
     def comes(self, client: str) -> None:
         """Let a member's activations come."""
