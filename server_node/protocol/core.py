@@ -18,7 +18,7 @@ has timers:
     call             clients that are online and have not greeted are asked to; a greeting may have been lost
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from broker.exits import ANOTHER_SERVER, COMPLETE, ENDED, SUPERSEDED
@@ -116,12 +116,51 @@ class ServerCore:
         """
         if self._phase.is_over:
             return []
-        actions = [*self._happened(event, now_s), *self._advance(now_s)]
+        return self._counted([*self._happened(event, now_s), *self._advance(now_s)])
+
+    def take_answers(self, answers: Iterable[tuple[str, Message, int, float]]) -> list[ServerAction]:
+        """Take what clients say, one after the other, until something is to be done: as `handle` of each.
+
+        Args:
+            answers: who says what, in how many bytes of MQTT packets, and when; only those are asked for
+                that are taken.
+        """
+        received, advance = self._reception.received, self._advance
+        latest: Message | None = None
+        latest_bytes = count = 0
+        actions: list[ServerAction] = []
+        for sender, message, wire_bytes, now_s in answers:
+            if message is not latest or wire_bytes != latest_bytes:
+                if latest is not None:
+                    self._ledger.receive(latest, latest_bytes, count)
+                latest, latest_bytes, count = message, wire_bytes, 0
+            count += 1
+            actions = [*received(sender, message, now_s), *advance(now_s)]
+            if actions:
+                break
+        if latest is not None:
+            self._ledger.receive(latest, latest_bytes, count)
+        return self._counted(actions)
+
+    def _counted(self, actions: list[ServerAction]) -> list[ServerAction]:
+        """Count what is published; a cohort is told the same, so that is weighed and counted once."""
+        latest: Publish | None = None
+        count = 0
         for action in actions:
             if isinstance(action, Publish) and not isinstance(action.message, Claim):
-                weight = self._scale.weigh(action.topic, action.message)
-                self._ledger.publish(action.message, weight.wire_bytes)
+                if latest is None:
+                    latest = action
+                elif latest.message is not action.message or len(latest.topic) != len(action.topic):
+                    self._count(latest, count)
+                    latest, count = action, 0
+                count += 1
+        if latest is not None:
+            self._count(latest, count)
         return actions
+
+    def _count(self, publish: Publish, times: int) -> None:
+        wire_bytes = self._scale.weigh(publish.topic, publish.message).wire_bytes
+        self._ledger.publish(publish.message, wire_bytes, times)
 
     def _happened(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
         if isinstance(event, Received):  # most are; `match` would ask for each field of each pattern

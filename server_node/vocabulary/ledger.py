@@ -109,15 +109,15 @@ class Ledger:
         """Have a place for each rung of a ladder, even while none was chosen."""
         self.rungs += [Rung() for _ in range(count - len(self.rungs))]
 
-    def publish(self, message: Message, message_wire_bytes: int) -> None:
-        """Count a message that the server publishes."""
-        self.sent += 1
-        self._count(message, message_wire_bytes)
+    def publish(self, message: Message, message_wire_bytes: int, times: int = 1) -> None:
+        """Count a message that the server publishes, to so many clients."""
+        self.sent += times
+        self._count(message, message_wire_bytes, times)
 
-    def receive(self, message: Message, message_wire_bytes: int) -> None:
-        """Count a message that a client published."""
-        self.received += 1
-        self._count(message, message_wire_bytes)
+    def receive(self, message: Message, message_wire_bytes: int, times: int = 1) -> None:
+        """Count a message that a client published, or so many clients."""
+        self.received += times
+        self._count(message, message_wire_bytes, times)
 
     def receive_undecodable(self, message_wire_bytes: int) -> None:
         """Count bytes that are no message; which flow they were meant for is not known."""
@@ -154,22 +154,22 @@ class Ledger:
         self.paper_bits[0] += 64 * n * d
         self.paper_bits[1] += codec.paper_bits(n, d, payload_bytes)
 
-    def _count(self, message: Message, message_wire_bytes: int) -> None:
+    def _count(self, message: Message, message_wire_bytes: int, times: int) -> None:
         name, tensor = _FLOW_OF.get(type(message), _NO_FLOW)
         if name not in self.flows:  # a stranger's: the run has no such flow
             name, tensor = _NO_FLOW
         flow = self.flows[name]
-        flow.messages += 1
-        flow.wire_bytes += message_wire_bytes
+        flow.messages += times
+        flow.wire_bytes += times * message_wire_bytes
         if isinstance(message, HeadUpdate):
-            self._count_along(flow, message.batches)
+            self._count_along(flow, message.batches, times)
         if tensor:
-            flow.payload_bytes += len(getattr(message, tensor))
+            flow.payload_bytes += times * len(getattr(message, tensor))
 
-    def _count_along(self, flow: Flow, batches: Sequence[BatchAlong]) -> None:
+    def _count_along(self, flow: Flow, batches: Sequence[BatchAlong], times: int) -> None:
         """Move the bytes of batches that came with a head update to the flow of activations."""
         up = self.flows["activations_up"]
         for _, payload, targets in batches:
-            up.payload_bytes += len(payload)
-            up.wire_bytes += len(payload) + len(targets)
-            flow.wire_bytes -= len(payload) + len(targets)
+            up.payload_bytes += times * len(payload)
+            up.wire_bytes += times * (len(payload) + len(targets))
+            flow.wire_bytes -= times * (len(payload) + len(targets))

@@ -6,7 +6,7 @@ cannot hold.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -95,15 +95,15 @@ class VirtualBroker:
         self._at_work.update(endpoint for endpoint in before if endpoint.is_sharing)
         return (endpoint.client for endpoint in before)
 
+    def note_at_work(self, endpoints: Iterable[Endpoint]) -> None:
+        """Note devices whose links do something."""
+        self._at_work.update(endpoints)
+
     @property
     def takes_time(self) -> bool:
         """Whether it takes time from the server to the devices' links, or back."""
         paths = self._server_up.path, self._server_down.path
         return not all(path.instant for path in paths) or self._service.takes_time
-
-    def receiver(self, publish: Publish) -> Endpoint | None:
-        """Give the device to which a message of the server goes; None: to all, or to nobody."""
-        return None if publish.retain else self._by_topic.get(publish.topic)
 
     def put_in_flight(self, publish: Publish) -> InFlight:
         """Weigh a message that is published now."""
@@ -194,10 +194,10 @@ class VirtualBroker:
             return
         if endpoint.unsent and in_flight.pubacks:
             endpoint.unsent.popleft()  # a link keeps the order
-        endpoint.sends(in_flight.on_link, self._clock.now)
+        endpoint.counts(*in_flight.on_link, self._clock.now)
         endpoint.down.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
-            self._show(endpoint.lane, "uplink", in_flight, start_s)
+            self.show(endpoint.lane, "uplink", in_flight, start_s, self._clock.now)
         self._pass_up(endpoint, in_flight)
 
     def _pass_up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
@@ -278,13 +278,13 @@ class VirtualBroker:
         if session != endpoint.session:
             self.network_stats.lost += 1
             return
-        endpoint.receives(in_flight.on_link, self._clock.now)
+        endpoint.counts(in_flight.on_link.back, in_flight.on_link.there, self._clock.now)
         endpoint.up.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
-            self._show(endpoint.lane, "downlink", in_flight, start_s)
+            self.show(endpoint.lane, "downlink", in_flight, start_s, self._clock.now)
         endpoint.handle(Received("", in_flight.publish.message, in_flight.wire_bytes))
 
-    def _show(self, lane: int, direction: str, in_flight: InFlight, start_s: float) -> None:
+    def show(self, lane: int, direction: str, in_flight: InFlight, start_s: float, end_s: float) -> None:
         """Put a message's wait and transfer on the trace if it carries a tensor."""
         match in_flight.publish.message:
             case Assignment(round=number) | HeadUpdate(round=number):
@@ -294,4 +294,4 @@ class VirtualBroker:
             case _:
                 return
         self._trace.span(lane, "queue", in_flight.asked_s, start_s, **details)
-        self._trace.span(lane, direction, start_s, self._clock.now, **details)
+        self._trace.span(lane, direction, start_s, end_s, **details)

@@ -151,7 +151,8 @@ class Endpoint:
         will = topics.status(run, self.client), encoded_bytes(Status(online=False, session=self.session))
         subscriptions = topics.client_subscriptions(run, self.client)
         self.active_s = now_s
-        self.sends(connection_on_link(f"{run}-{self.client}", subscriptions, will), now_s)
+        cost = connection_on_link(f"{run}-{self.client}", subscriptions, will)
+        self.counts(cost.there, cost.back, now_s)
 
     def carry(
         self,
@@ -184,19 +185,19 @@ class Endpoint:
         clock.at(carried.arrival_s, deliver, carried.start_s, *args)
         return carried.arrival_s
 
-    def sends(self, on_link: OnLink, now_s: float) -> None:
-        """Count what has left for the broker and was answered."""
+    def counts(self, sent_bytes: int, received_bytes: int, now_s: float) -> None:
+        """Count what a message has cost on its link, with what answers it; it ends a silence."""
         if now_s - self.active_s >= self.keepalive_s:
             self.count_pings(now_s)
         self.active_s = now_s
-        self._count(on_link[0], on_link[1])
+        self._add(sent_bytes, received_bytes)
 
-    def receives(self, on_link: OnLink, now_s: float) -> None:
-        """Count what has come from the broker and was answered."""
-        if now_s - self.active_s >= self.keepalive_s:
-            self.count_pings(now_s)
-        self.active_s = now_s
-        self._count(on_link[1], on_link[0])
+    def _add(self, sent_bytes: int, received_bytes: int) -> None:
+        self.at_work.add(self)
+        self.sent_bytes += sent_bytes
+        self.received_bytes += received_bytes
+        self.totals.uplink_bytes += sent_bytes
+        self.totals.downlink_bytes += received_bytes
 
     def count_pings(self, now_s: float) -> None:
         """Count the pings of a silence that ends now, or goes on."""
@@ -204,7 +205,7 @@ class Endpoint:
             return
         pings = pings_of_silence(now_s - self.active_s, self.keepalive_s)
         self.active_s += pings * self.keepalive_s
-        self._count(pings * PING.there, pings * PING.back)
+        self._add(pings * PING.there, pings * PING.back)
 
     @property
     def is_sharing(self) -> bool:
@@ -213,10 +214,3 @@ class Endpoint:
         if not isinstance(up, SharedTcpLink) or not isinstance(down, SharedTcpLink):
             return False
         return up.under_way + down.under_way > 0
-
-    def _count(self, sent_bytes: int, received_bytes: int) -> None:
-        self.at_work.add(self)
-        self.sent_bytes += sent_bytes
-        self.received_bytes += received_bytes
-        self.totals.uplink_bytes += sent_bytes
-        self.totals.downlink_bytes += received_bytes

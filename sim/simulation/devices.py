@@ -69,15 +69,19 @@ class Computer:
     def compute(self, job: ClientJob) -> None:
         """Take a job of the device's state machine."""
         result = self.run(job)
-        factor = self.slowdown.factor()
-        time_s = now_s = self._clock.now
+        now_s = self._clock.now
+        done_s = self.show(job, now_s, self.slowdown.factor())
+        self.busy_s += done_s - now_s
+        self._clock.at(done_s, self.done, job, result)
+
+    def show(self, job: ClientJob, time_s: float, factor: float) -> float:
+        """Put a job that begins at a time on the trace, if that shows the device; say when it is done."""
         for name, seconds in self.phases(job):
             begun_s = time_s
             time_s += seconds * factor
             if self._lane is not None:
                 self._trace.span(self._lane, name, begun_s, time_s)
-        self.busy_s += time_s - now_s
-        self._clock.at(time_s, self.done, job, result)
+        return time_s
 
     def phases(self, job: ClientJob) -> tuple[Phase, ...]:
         """Give what it does for a job, and how long that takes without slowdown."""

@@ -116,10 +116,10 @@ def simulate(
                 saving.go_on(moment)
             tell(record.began(scenario.name))
             reason = run.to_its_end(stop, None if saving is None else saving.between)
+        network = asdict(run.network_stats)
         with writing(folder):
             trace.write(folder / "trace.json")
         tensors = None if who.learners is None else tensors_of(*who.learners.model)
-        network = asdict(run.network_stats)
         summary = record.finish(reason, tensors, network=network, energy=run.energy.summary())
         if reason != STOPPED:
             checkpoint.remove(folder)  # nothing is left to go on with

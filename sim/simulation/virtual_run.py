@@ -29,7 +29,7 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
-from sim.simulation.ahead.ahead import Ahead
+from sim.simulation.ahead.ahead import Ahead, Answer
 from sim.simulation.devices import make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
@@ -95,10 +95,11 @@ class VirtualRun:
         self._broker.to_server = self._arrived
         self._ahead: Ahead | None = None
         if who.learners is None and not self._broker.takes_time:
-            self._ahead = Ahead(clock, self._broker, who.plan.run, lambda: self.reason is not None)
+            self._ahead = Ahead(clock, self._broker, who.plan.run, self._answers_come, self._waiting_since_s)
         publish = self._broker.publish_from_server if self._ahead is None else self._ahead.publish
         self.energy = Energy(clock, self._at_work)
-        self._server = Actor(clock, ServerCore(who.plan, ledger), publish, self._compute, self._on_report)
+        self._core = ServerCore(who.plan, ledger)
+        self._server = Actor(clock, self._core, publish, self._compute, self._on_report)
         clock.at(0.0, self._server.feed, Online())
         clock.at(STANDSTILL_S, self._watchdog, 0)
         for number, group in enumerate(group_of_each(scenario)):
@@ -237,6 +238,11 @@ class VirtualRun:
         ):
             self._waiting_since_s[received.sender] = self._clock.now
         self._server.feed(received)
+
+    def _answers_come(self, answers: Iterator[Answer]) -> bool:
+        """Hand answers to the server until it has something to do; say whether it goes on after that."""
+        self._server.carry_out(self._core.take_answers(answers))
+        return self._server.reason is None
 
     def _compute(self, job: TailJob) -> None:
         """Do a job of the server, and let it take its time."""

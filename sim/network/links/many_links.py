@@ -22,7 +22,7 @@ from sim.network.links.tcp.window import INITIAL_WINDOW
 Numbers = NDArray[np.float64]
 Columns = NDArray[np.int64]
 
-FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, WINDOW = range(7)
+FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, WINDOW = range(8)
 """Rows of the table: what a TcpLink keeps in mind from one message to the next."""
 
 _FIELDS = (
@@ -32,6 +32,7 @@ _FIELDS = (
     "_queued_s",
     "_usually_queued_s",
     "_margin_s",
+    "busy_s",
     "_window",
 )
 _fields_of = attrgetter(*_FIELDS)
@@ -47,7 +48,7 @@ class ManyLinks:
     """
 
     def __init__(self) -> None:
-        self._table = np.zeros((7, 0))
+        self._table = np.zeros((len(_FIELDS), 0))
 
     def grow(self, columns: int) -> None:
         """Have at least so many columns."""
@@ -60,7 +61,7 @@ class ManyLinks:
         self._table[:, columns] = np.array(list(map(_fields_of, links)), dtype=np.float64).T
 
     def copy(self, columns: Columns) -> Numbers:
-        """Give what these links keep in mind, shape (7, k)."""
+        """Give what these links keep in mind, shape (8, k)."""
         return self._table[:, columns]
 
     def give(self, column: int, link: TcpLink, fields: Numbers | None = None) -> None:
@@ -68,6 +69,15 @@ class ManyLinks:
         *times, window = (self._table[:, column] if fields is None else fields).tolist()
         for name, value in zip(_FIELDS, (*times, int(window)), strict=True):
             setattr(link, name, value)
+
+    def occupy(self, columns: Columns, busy_s: Numbers) -> None:
+        """Count how long messages keep links busy, which `carry` leaves to whoever counts."""
+        self._table[BUSY, columns] += busy_s
+
+    def busy_s(self, columns: Columns) -> list[float]:
+        """Give how long messages have kept links busy."""
+        busy_s: list[float] = self._table[BUSY, columns].tolist()
+        return busy_s
 
     def carry(
         self, columns: Columns, path: Path, now_s: float | Numbers, payload_bytes: int, one_way_s: Numbers

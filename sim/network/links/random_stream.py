@@ -1,5 +1,7 @@
 """Random numbers for jitter and loss: a stream so small that every link of a large fleet has its own."""
 
+from collections.abc import Iterable
+
 from scenarios.seeds import derive_seed
 
 _MULTIPLIER = 0xDA942042E4DD58B5
@@ -34,3 +36,12 @@ class RandomStream:
         """Give the next number, above 0 and below 1, from the upper 52 of the state's 128 bits."""
         self.state = state = self.state * _MULTIPLIER & _MASK
         return ((state >> 76) + 0.5) * 2.0**-52
+
+
+def uniforms(streams: Iterable[RandomStream]) -> list[float]:
+    """Give the next number of each stream, as `uniform` does."""
+    numbers = []
+    for stream in streams:
+        stream.state = state = stream.state * _MULTIPLIER & _MASK
+        numbers.append(((state >> 76) + 0.5) * 2.0**-52)
+    return numbers

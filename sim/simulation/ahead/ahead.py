@@ -11,14 +11,14 @@ device's own Computer.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from broker.machine.actions import Compute, ComputeDone, Publish, Received
 from broker.wire import topics
-from broker.wire.messages import Assignment, BatchUp, Features, Gradient, HeadUpdate
+from broker.wire.messages import Assignment, BatchUp, Features, Gradient, HeadUpdate, Message
 from edge_client.actions import ClientAction
 from edge_client.core import ClientCore
 from edge_client.jobs import BackwardStep, ClientJob
@@ -26,15 +26,9 @@ from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, InFlight
 from sim.network.links.many_links import Columns, Numbers
-from sim.simulation.ahead.device import (
-    Act,
-    Device,
-    Tables,
-    Talk,
-    links_to_compute,
-    stream_of,
-    ways_s,
-)
+from sim.simulation.ahead.device import Act, Device, links_to_compute, stream_of, ways_s
+from sim.simulation.ahead.tables import Tables
+from sim.simulation.ahead.talk import Places, Talk
 from sim.simulation.devices import Computer
 
 LEAST = 12
@@ -42,6 +36,9 @@ LEAST = 12
 
 _TO_COMPUTE = (Assignment, Gradient, Features)
 """Messages that a device answers when it has computed."""
+
+Answer = tuple[str, Message, int, float]
+"""What arrives at the server: whose, what, bytes of its MQTT packets, and when."""
 
 
 class Ahead:
@@ -51,84 +48,95 @@ class Ahead:
         clock: virtual time.
         broker: of the general way.
         run: name of the run.
-        is_over: says whether the server is done.
+        take: hands answers to the server, until it has something to do; false when it is done.
+        waiting_since_s: is told when an answer came, of clients that the trace shows.
     """
 
-    def __init__(self, clock: Clock, broker: VirtualBroker, run: str, is_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        broker: VirtualBroker,
+        run: str,
+        take: Callable[[Iterator[Answer]], bool],
+        waiting_since_s: dict[str, float],
+    ) -> None:
         self._clock = clock
         self._broker = broker
         self._run = run
-        self._is_over = is_over
-        self._devices: dict[Endpoint, Device] = {}
-        self._tables = Tables()
-        self._asked: list[tuple[Device, Publish]] = []
-        self._talking: dict[Device, None] = {}
+        self._take = take
+        self._waiting_since_s = waiting_since_s
+        self._devices: dict[str, Device] = {}  # by the topic on which each hears the server
+        self._tables = Tables(broker.network_stats)
+        self._asked: dict[tuple[int, int, int], list[tuple[Device, Publish]]] = defaultdict(list)
+        self._talks: dict[Talk, None] = {}
 
     def add(self, endpoint: Endpoint, core: ClientCore, computer: Computer, act: Act) -> None:
         """Compute a device's answers, if that can be done."""
         links = links_to_compute(endpoint)
         if links is not None:
-            endpoint.ahead = self._devices[endpoint] = Device(self, endpoint, links, core, computer, act)
+            device = endpoint.ahead = Device(self, endpoint, links, core, computer, act)
+            self._devices[topics.down(self._run, endpoint.client)] = device
 
     def publish(self, publish: Publish) -> None:
         """Take a message of the server."""
-        endpoint = self._broker.receiver(publish)
-        device = None if endpoint is None else self._devices.get(endpoint)
+        device, message = self._devices.get(publish.topic), publish.message
         now_s = self._clock.now
-        if device is None or not isinstance(publish.message, _TO_COMPUTE) or not device.waits(now_s):
+        if device is None or not isinstance(message, _TO_COMPUTE) or not device.waits(now_s):
             self._broker.publish_from_server(publish)
             return
         if not self._asked:
             self._clock.at(now_s, self.tell)
         device.is_asked = True
-        self._asked.append((device, publish))
+        alike = id(message), len(publish.topic), device.kind or self._tables.kind_of(device)
+        self._asked[alike].append((device, publish))
 
     def tell(self) -> None:
         """Let what was said at this time be heard and answered."""
-        asked, self._asked = self._asked, []
-        alike: dict[tuple[object, ...], list[tuple[Device, Publish]]] = defaultdict(list)
-        for device, publish in asked:
-            device.is_asked = False
-            message = id(publish.message), len(publish.topic)
-            alike[message + device.likeness()].append((device, publish))
-        for told in alike.values():
-            in_flight, now_s = self._broker.put_in_flight(told[0][1]), self._clock.now
-            waits, devices = in_flight.pubacks > 0, [device for device, _ in told]
+        asked, now_s = list(self._asked.values()), self._clock.now
+        self._asked.clear()
+        for told in asked:
+            in_flight = self._broker.put_in_flight(told[0][1])
+            waits = in_flight.pubacks > 0
+            for device, _ in told:
+                device.is_asked = False
             if len(told) >= LEAST and all(
-                d.endpoint.window.admit(now_s, waits=waits) == now_s for d in devices
+                device.endpoint.window.admit(now_s, waits=waits) == now_s for device, _ in told
             ):
-                self._talk(devices, in_flight)
+                self._talk([device for device, _ in told], in_flight)
             else:
                 for _, publish in told:
                     self._broker.publish_from_server(publish)
 
     def _talk(self, devices: Sequence[Device], told: InFlight) -> None:
         """Compute what devices that are alike hear of one message, and answer."""
+        self._bring_up_to_date()
         path, tables = devices[0].down.path, self._tables
         columns = tables.columns_of(devices)
-        tables.pass_pubacks(devices)
+        tables.pass_pubacks(columns, devices)
         way_s = ways_s([device.down for device in devices])
         began_s, sent_s, heard_s = tables.down.carry(columns, path, self._clock.now, told.wire_bytes, way_s)
+        tables.down.occupy(columns, sent_s - began_s)
         received = Received("", told.publish.message, told.wire_bytes)
         jobs: list[ClientJob] = []
-        places: list[int] = []
-        busy_s = (sent_s - began_s).tolist()
+        others: list[tuple[int, list[ClientAction]]] = []
         for place, (device, at_s) in enumerate(zip(devices, heard_s.tolist(), strict=True)):
-            endpoint = device.endpoint
-            device.down.busy_s += busy_s[place]
-            endpoint.window.sent(at_s + path.latency_s)
-            endpoint.at_work.add(endpoint)
+            device.endpoint.window.sent(at_s + path.latency_s)
             actions = device.core.handle(received, at_s)
             job = _job_of(actions)
             if job is not None and (not jobs or _are_alike(job, jobs[0])):
                 jobs.append(job)
-                places.append(place)
             else:
-                tables.give_back(device)
-                self._hears_at(at_s, device, told, float(began_s[place]), actions)
+                others.append((place, actions))
+        for place, actions in others:
+            tables.give_back(devices[place])
+            self._broker.note_at_work([devices[place].endpoint])
+            self._hears_at(float(heard_s[place]), devices[place], told, float(began_s[place]), actions)
+        if others:
+            places = np.delete(np.arange(len(devices)), [place for place, _ in others])
+            devices = [devices[place] for place in places.tolist()]
+            columns, began_s, heard_s = columns[places], began_s[places], heard_s[places]
         if jobs:
-            devices = [devices[place] for place in places]
-            self._answer(devices, told, jobs, columns[places], began_s[places], heard_s[places])
+            self._answer(devices, told, jobs, columns, began_s, heard_s)
 
     def _answer(
         self,
@@ -151,92 +159,113 @@ class Ahead:
             done_s = done_s + seconds * factor
         answer = self._broker.put_in_flight(Publish(topics.up(self._run, first.endpoint.client), result))
         way_s = ways_s([device.up for device in devices])
-        left_s, sent_s, arrival_s = uplinks.carry(columns, path, done_s, answer.wire_bytes, way_s)
-        came = began_s.tolist(), heard_s.tolist(), done_s.tolist()
-        went = left_s.tolist(), sent_s.tolist(), arrival_s.tolist()
-        order = np.argsort(arrival_s).tolist()
-        talk = Talk(devices, told, jobs, result, answer, *came, *went, before, jitter, order)
-        for place, device in enumerate(devices):
-            device.talk, device.place = talk, place
-            device.heard = device.sent = False
-            self._talking[device] = None
-        self._clock.at(talk.arrival_s[order[0]], self._arrive, talk)
+        went = uplinks.carry(columns, path, done_s, answer.wire_bytes, way_s)
+        lanes = enumerate(device.endpoint.lane for device in devices)
+        traced = {place: lane for place, lane in lanes if lane is not None}
+        came = began_s, heard_s, done_s
+        talk = Talk(devices, columns, told, jobs, result, answer, *came, *went, before, jitter, traced)
+        self._talks[talk] = None
+        self._clock.at(talk.next_s, self._arrive, talk)
 
     def _arrive(self, talk: Talk) -> None:
         """Let one answer after the other arrive, until something else comes before the next one."""
-        while True:
-            device = talk.devices[talk.order[talk.next]]
-            talk.next += 1
-            if device.talk is talk:  # else it was given back
-                self._answered(device, talk)
-            if talk.next == len(talk.order):
-                return
-            next_s = talk.arrival_s[talk.order[talk.next]]
-            if self._is_over() or not self._clock.passes_to(next_s):
-                self._clock.at(next_s, self._arrive, talk)
+        while self._take(self._coming(talk)) and not talk.is_over:
+            if not self._clock.passes_to(talk.next_s):
+                self._clock.at(talk.next_s, self._arrive, talk)
                 return
 
-    def _answered(self, device: Device, talk: Talk) -> None:
-        """Let an answer arrive at the broker, and so at the server."""
-        endpoint, answer, now_s, place = device.endpoint, talk.answer, self._clock.now, device.place
-        publish = self._end(device, talk)
-        endpoint.sends(answer.on_link, now_s)
-        if answer.pubacks:
-            device.puback = talk.left_s[place], now_s, answer.pubacks
-        self._broker.to_server(Received(endpoint.client, publish.message, answer.wire_bytes))
+    def _coming(self, talk: Talk) -> Iterator[Answer]:
+        """Give the answer that arrives now, and those to come before anything else happens."""
+        devices, times, passes_to = talk.devices, talk.times_s, self._clock.passes_to
+        wire_bytes, last = talk.answer.wire_bytes, len(talk.order)
+        while True:
+            place, at_s = talk.order[talk.next], times[talk.next]
+            talk.next += 1
+            device = devices[place]
+            if device.talk is talk:  # else it was given back
+                publish = self._end(device, talk)
+                if place in talk.traced:
+                    self._waiting_since_s[device.endpoint.client] = at_s
+                yield device.endpoint.client, publish.message, wire_bytes, at_s
+            if talk.next == last or not passes_to(times[talk.next]):
+                return
 
     def _end(self, device: Device, talk: Talk) -> Publish:
         """End a talk of which the answer has begun to leave; give the answer."""
-        place = device.place
-        if not device.sent:
-            self._count(device, talk)
         device.talk = None
-        del self._talking[device]
-        (publish,) = device.core.handle(ComputeDone(talk.jobs[place], talk.result), talk.done_s[place])
+        job = talk.jobs[device.place]
+        (publish,) = device.core.handle(ComputeDone(job, talk.result), self._clock.now)
         assert isinstance(publish, Publish)
         return publish
 
     def count(self) -> None:
-        """Count what devices have heard, computed and sent until now."""
-        for device in self._talking:
-            assert device.talk is not None
-            self._count(device, device.talk)
-            device.endpoint.at_work.add(device.endpoint)
+        """Count what devices have heard, computed and sent until now, where others look."""
+        self._bring_up_to_date()
+        self._broker.note_at_work(device.endpoint for device in self._tables.settle())
 
-    def _count(self, device: Device, talk: Talk) -> None:
-        place, now_s = device.place, self._clock.now
-        heard_s, done_s = talk.heard_s[place], talk.done_s[place]
-        if not device.heard and heard_s <= now_s:
-            device.heard = True
-            device.endpoint.receives(talk.told.on_link, heard_s)
-            device.computer.busy_s += done_s - heard_s
-        if not device.sent and done_s <= now_s:
-            device.sent = True
-            device.up.busy_s += talk.sent_s[place] - talk.left_s[place]
+    def _bring_up_to_date(self) -> None:
+        for talk in list(self._talks):
+            self._count(talk)
+            if talk.is_over:
+                del self._talks[talk]
+
+    def _count(self, talk: Talk) -> None:
+        """Count in the tables what the devices of a talk have heard, computed and sent until now."""
+        now_s, tables, columns = self._clock.now, self._tables, talk.columns
+        told, answer = talk.told, talk.answer
+        if talk.counted_s == now_s and talk.counted == talk.next:
+            return
+        talk.counted_s = now_s
+        if len(places := talk.hears(now_s)):
+            heard_s = talk.heard_s[places]
+            tables.counts(columns[places], told.on_link.back, told.on_link.there, heard_s)
+            tables.computes(columns[places], talk.done_s[places] - heard_s)
+            self._show(talk, places, "downlink")
+        if len(places := talk.sends(now_s)):
+            tables.up.occupy(columns[places], talk.sent_s[places] - talk.left_s[places])
+        if len(places := talk.arrives()):
+            times = talk.left_s[places], talk.arrival_s[places]
+            tables.answered(columns[places], answer.on_link, *times, answer.pubacks)
+            self._show(talk, places, "uplink")
+
+    def _show(self, talk: Talk, places: Places, direction: str) -> None:
+        """Show what some devices have heard and compute, or have answered, if the trace shows them."""
+        for place in talk.traced.keys() & places.tolist() if talk.traced else ():
+            lane, computer, job = talk.traced[place], talk.devices[place].computer, talk.jobs[place]
+            if direction == "downlink":
+                heard_s = float(talk.heard_s[place])
+                self._broker.show(lane, direction, talk.told, float(talk.began_s[place]), heard_s)
+                computer.show(job, heard_s, computer.slowdown.factor())
+            else:
+                answer = msgspec.structs.replace(talk.answer, asked_s=float(talk.done_s[place]))
+                times = float(talk.left_s[place]), float(talk.arrival_s[place])
+                self._broker.show(lane, direction, answer, *times)
 
     def give_back(self, device: Device) -> None:
         """Let a device's links be what they are now, and what is to come happen in the general way."""
         talk, place = device.talk, device.place
         endpoint, up = device.endpoint, device.up
+        self._bring_up_to_date()
         self._tables.give_back(device)
+        self._broker.note_at_work([endpoint])
         if talk is None:
             return
-        self._count(device, talk)
-        if device.sent:
-            arrival_s, publish = talk.arrival_s[place], self._end(device, talk)
-            answer = msgspec.structs.replace(talk.answer, publish=publish, asked_s=talk.done_s[place])
+        assert isinstance(talk, Talk)
+        talk.goes_on[place] = False
+        left_s, heard_s, done_s = (float(of[place]) for of in (talk.left_s, talk.heard_s, talk.done_s))
+        if talk.sent[place]:
+            publish, arrival_s = self._end(device, talk), float(talk.arrival_s[place])
+            answer = msgspec.structs.replace(talk.answer, publish=publish, asked_s=done_s)
             endpoint.until_s = arrival_s
-            left_s, session = talk.left_s[place], endpoint.session
-            self._clock.at(arrival_s, self._broker.at_broker, left_s, endpoint, session, answer)
+            self._clock.at(arrival_s, self._broker.at_broker, left_s, endpoint, endpoint.session, answer)
             return
         device.talk = None
-        del self._talking[device]
         self._tables.up.give(device.column, up, talk.before[:, place])
         stream_of(up).state = talk.jitter[place]
-        began_s, heard_s, job = talk.began_s[place], talk.heard_s[place], talk.jobs[place]
-        if device.heard:
+        began_s, job = float(talk.began_s[place]), talk.jobs[place]
+        if talk.heard[place]:
             up.acknowledge(began_s, heard_s, talk.told.pubacks)
-            self._clock.at(talk.done_s[place], device.computer.done, job, talk.result)
+            self._clock.at(done_s, device.computer.done, job, talk.result)
         else:
             self._hears_at(heard_s, device, talk.told, began_s, [Compute(job)])
 
@@ -248,8 +277,11 @@ class Ahead:
 
     def _hears(self, device: Device, told: InFlight, begun_s: float, actions: list[ClientAction]) -> None:
         """Let a message arrive that the state machine of a device knows already; it asks for `actions`."""
-        device.endpoint.receives(told.on_link, self._clock.now)
-        device.up.acknowledge(begun_s, self._clock.now, told.pubacks)
+        endpoint, now_s = device.endpoint, self._clock.now
+        endpoint.counts(told.on_link.back, told.on_link.there, now_s)
+        if endpoint.lane is not None:
+            self._broker.show(endpoint.lane, "downlink", told, begun_s, now_s)
+        device.up.acknowledge(begun_s, now_s, told.pubacks)
         device.act(actions)
 
 
