@@ -120,8 +120,7 @@ class Cohort:
         if member.turn is Turn.TAIL or message.step < member.step:
             self._duplicate(member, now_s)
             return None
-        error = check_scores(message, member.samples)
-        if error is not None:
+        if (error := check_scores(message, member.samples)) is not None:
             return error
         if self.round is not None:
             self.round.told(message.score_sum, message.count)
@@ -168,12 +167,9 @@ class Cohort:
             head = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
             part = head.part(assignment.head, self.rows[client])
             assignment = msgspec.structs.replace(assignment, head=part)
-        round_trip = self._round_trips.get(client)
-        if round_trip is None:
-            round_trip = self._round_trips[client] = RoundTrip()
-        plan = self._plan
-        codecs, share = plan.codecs_of(client, rung), plan.share_of(client)
-        member = Exchange(assignment, round_trip, plan.retry_s, now_s, codecs, share, rung)
+        round_trip = self._round_trips.get(client) or self._round_trips.setdefault(client, RoundTrip())
+        codecs, share = self._plan.codecs_of(client, rung), self._plan.share_of(client)
+        member = Exchange(assignment, round_trip, self._plan.retry_s, now_s, codecs, share, rung)
         self.members[client] = member
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
         self._ledger.tensor("head_state_down", 1, share.values)
@@ -184,8 +180,8 @@ class Cohort:
         member = self.members.get(client)
         if member is None or member.activations is None:
             return None
-        codec, share = member.codecs.activations_up, member.share
-        sizes = share.cut_size, self._plan.features_size
+        share, sizes = member.share, (member.share.cut_size, self._plan.features_size)
+        codec = member.codecs.activations_up
         self._ledger.exchange(codec, member.activations, *sizes, learns=share.form.learns)
         self._gradient = member.answer(correction, payload, now_s, self._gradient)
         return self._answered(client, member, self._gradient)
@@ -224,8 +220,7 @@ class Cohort:
 
     def _count_batch(self, member: Exchange, batch: Activations) -> None:
         """Count a batch that took effect and is not answered by a gradient."""
-        codec, cut_size = member.codecs.activations_up, member.share.cut_size
-        self._ledger.exchange(codec, batch, cut_size, learns=False)
+        self._ledger.exchange(member.codecs.activations_up, batch, member.share.cut_size, learns=False)
 
     def greeted(self, client: str, now_s: float) -> list[ServerAction]:
         """Ask a member that has come back how far it is; its greeting may be older than what was said."""

@@ -37,7 +37,6 @@ from broker.machine.actions import (
 )
 from broker.wire import topics
 from broker.wire.messages import Claim, Message, RunScenario, RunState, StopRun
-from broker.wire.packing import Scale
 from server_node.protocol.cohort import ASK, Cohort
 from server_node.protocol.exchange import Exchange, Turn
 from server_node.protocol.phase import Phase
@@ -45,14 +44,11 @@ from server_node.protocol.reception import Reception
 from server_node.protocol.rivals import Rivals, Verdict
 from server_node.protocol.rounds import Rounds
 from server_node.vocabulary.actions import ServerAction, ServerEvent
-from server_node.vocabulary.jobs import (
-    Diverged,
-    TailJob,
-    TailResult,
-)
+from server_node.vocabulary.jobs import Diverged, TailJob, TailResult
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan
 from server_node.vocabulary.reports import Gathering
+from server_node.vocabulary.tally import Tally
 
 CLAIM_S = 5.0
 """How long a server that seems to be at work may take to answer a claim."""
@@ -70,7 +66,7 @@ class ServerCore:
     def __init__(self, plan: Plan, ledger: Ledger, rounds_done: int = 0) -> None:
         self._plan = plan
         self._ledger = ledger
-        self._scale = Scale(plan.packet_bytes)
+        self._tally = Tally(ledger, plan.packet_bytes)
         if plan.u_shape:
             ledger.expect_features()
         self._phase = Phase.STARTING
@@ -116,51 +112,25 @@ class ServerCore:
         """
         if self._phase.is_over:
             return []
-        return self._counted([*self._happened(event, now_s), *self._advance(now_s)])
+        return self._tally.says([*self._happened(event, now_s), *self._advance(now_s)])
 
     def take_answers(self, answers: Iterable[tuple[str, Message, int, float]]) -> list[ServerAction]:
-        """Take what clients say, one after the other, until something is to be done: as `handle` of each.
+        """Take what clients say (who, what, in how many bytes of packets, when) until anything is to be done.
 
-        Args:
-            answers: who says what, in how many bytes of MQTT packets, and when; only those are asked for
-                that are taken.
+        It does what `handle` does of each, and asks for one after the other.
         """
+        if self._phase.is_over:
+            return []
         received, advance = self._reception.received, self._advance
-        latest: Message | None = None
-        latest_bytes = count = 0
-        actions: list[ServerAction] = []
+        taken: list[tuple[Message, int]] = []
+        actions = list[ServerAction]()
         for sender, message, wire_bytes, now_s in answers:
-            if message is not latest or wire_bytes != latest_bytes:
-                if latest is not None:
-                    self._ledger.receive(latest, latest_bytes, count)
-                latest, latest_bytes, count = message, wire_bytes, 0
-            count += 1
+            taken.append((message, wire_bytes))
             actions = [*received(sender, message, now_s), *advance(now_s)]
             if actions:
                 break
-        if latest is not None:
-            self._ledger.receive(latest, latest_bytes, count)
-        return self._counted(actions)
-
-    def _counted(self, actions: list[ServerAction]) -> list[ServerAction]:
-        """Count what is published; a cohort is told the same, so that is weighed and counted once."""
-        latest: Publish | None = None
-        count = 0
-        for action in actions:
-            if isinstance(action, Publish) and not isinstance(action.message, Claim):
-                if latest is None:
-                    latest = action
-                elif latest.message is not action.message or len(latest.topic) != len(action.topic):
-                    self._count(latest, count)
-                    latest, count = action, 0
-                count += 1
-        if latest is not None:
-            self._count(latest, count)
-        return actions
-
-    def _count(self, publish: Publish, times: int) -> None:
-        wire_bytes = self._scale.weigh(publish.topic, publish.message).wire_bytes
-        self._ledger.publish(publish.message, wire_bytes, times)
+        self._tally.hears(taken)
+        return self._tally.says(actions)
 
     def _happened(self, event: ServerEvent, now_s: float) -> list[ServerAction]:
         if isinstance(event, Received):  # most are; `match` would ask for each field of each pattern
@@ -256,13 +226,8 @@ class ServerCore:
     def _computed(self, job: TailJob, result: TailResult, now_s: float) -> list[ServerAction]:
         if isinstance(result, Diverged):
             return self._finish(f"diverged: {result.why}")
-        online = len(self._presence.online)
         actions, refused = self._rounds.computed(
-            job,
-            result,
-            now_s,
-            online=online,
-            held_out=self._presence.evaluators(),
+            job, result, now_s, online=len(self._presence.online), held_out=self._presence.evaluators()
         )
         refusals = [
             action for client, error in refused.items() for action in self._reception.refuse(client, error)

@@ -107,7 +107,7 @@ def runs(draw: st.DrawFn) -> list[str]:
 
 
 @given(chosen=runs(), least=st.integers(1, 4))
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_run_leaves_the_same_bytes_whatever_is_computed_ahead(chosen: list[str], least: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         general = left_by(Path(folder), 10**9, *chosen)
