@@ -27,6 +27,7 @@ from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
 from sim.network.links.tcp.delays import Delays
 from sim.network.links.tcp.line import Line, Sent
+from sim.network.links.tcp.receiver import DELAYED_ACK_S
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
 from sim.network.links.tcp.window import INITIAL_WINDOW, window_of
 
@@ -82,6 +83,8 @@ class TcpLink:
         "_losses",
         "_margin_s",
         "_progress",
+        "_pubacked_s",
+        "_pubacks",
         "_queued_s",
         "_tcp",
         "_usually_queued_s",
@@ -113,6 +116,7 @@ class TcpLink:
         if not self.path.rest:
             self.free_s = 0.0
         self._window = INITIAL_WINDOW
+        self._pubacks, self._pubacked_s = 0, 0.0  # the latest, and when they are acknowledged
         self._margin_s = max(LEAST_MARGIN_S, 2 * self.path.round_trip_s)
         self._connection: Connection | None = None
         if self._delays is not None:
@@ -197,6 +201,7 @@ class TcpLink:
             else:
                 self._age(at_s)
                 self._idle_since_s, self._queued_s = at_s, 0.0
+                self._pubacks, self._pubacked_s = packets, at_s + 2 * self.path.latency_s + DELAYED_ACK_S
 
     def shares(self, packets: int) -> Sequence[float]:
         """Do as PacketTimes.shares; where nothing is lost they count as evenly spread."""
@@ -215,16 +220,16 @@ class TcpLink:
         """Give what TCP adds to the time at full rate: waits for acknowledgements, and what it repeats.
 
         It sends window after window. The first acknowledgement of one comes a round trip after its start;
-        until then the link pauses.
+        until then the link pauses. That of a PUBACK may come before.
         """
         path, segments = self.path, segments_of(payload_bytes)
         window = self._window
         if window > INITIAL_WINDOW:
             self._age(start_s)
             window = self._window
-        if segments <= window:  # the same as below, of one flight; most messages are
-            if 2 * segments > window:
-                self._window = window + segments
+        pubacks = self._pubacks if self._pubacked_s > start_s and window > INITIAL_WINDOW else 0
+        if segments + pubacks <= window:  # the same as below, of one flight; most messages are
+            self._window = max(window, 2 * segments)
             self._queued_s = queued_s = segments * path.segment_s
             kept = KEPT[segments] if segments < len(KEPT) else 0.0
             self._usually_queued_s = queued_s + kept * (self._usually_queued_s - queued_s)
@@ -233,6 +238,11 @@ class TcpLink:
             return 0.0
         left, flights = segments, 0
         pauses_s, queue, longest, usually_s = 0.0, 0, 0, self._usually_queued_s
+        if pubacks:  # they are segments, too, and what acknowledges them lets others go
+            if segments <= window + pubacks:
+                wait_s = min(self._pubacked_s - start_s, path.round_trip_s)
+                pauses_s = max(0.0, wait_s - max(0, window - pubacks) * path.segment_s)
+            self._window = window + pubacks
         while left:
             flight = min(left, self._window)
             queue, longest = max(queue, flight), max(longest, flight)

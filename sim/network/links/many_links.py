@@ -16,13 +16,14 @@ from sim.network.links.link import (
     evenly,
 )
 from sim.network.links.path import Path
+from sim.network.links.tcp.receiver import DELAYED_ACK_S
 from sim.network.links.tcp.round_trips import LEAST_MARGIN_S, MEAN_GAIN
 from sim.network.links.tcp.window import INITIAL_WINDOW
 
 Numbers = NDArray[np.float64]
 Columns = NDArray[np.int64]
 
-FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, WINDOW = range(8)
+FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, PUBACKED, PUBACKS, WINDOW = range(10)
 """Rows of the table: what a TcpLink keeps in mind from one message to the next."""
 
 _FIELDS = (
@@ -33,6 +34,8 @@ _FIELDS = (
     "_usually_queued_s",
     "_margin_s",
     "busy_s",
+    "_pubacked_s",
+    "_pubacks",
     "_window",
 )
 _fields_of = attrgetter(*_FIELDS)
@@ -61,13 +64,13 @@ class ManyLinks:
         self._table[:, columns] = np.array(list(map(_fields_of, links)), dtype=np.float64).T
 
     def copy(self, columns: Columns) -> Numbers:
-        """Give what these links keep in mind, shape (8, k)."""
+        """Give what these links keep in mind, shape (10, k)."""
         return self._table[:, columns]
 
     def give(self, column: int, link: TcpLink, fields: Numbers | None = None) -> None:
         """Let a link be what its column is, or what it was when `copy` gave it."""
-        *times, window = (self._table[:, column] if fields is None else fields).tolist()
-        for name, value in zip(_FIELDS, (*times, int(window)), strict=True):
+        *times, pubacks, window = (self._table[:, column] if fields is None else fields).tolist()
+        for name, value in zip(_FIELDS, (*times, int(pubacks), int(window)), strict=True):
             setattr(link, name, value)
 
     def occupy(self, columns: Columns, busy_s: Numbers) -> None:
@@ -113,6 +116,8 @@ class ManyLinks:
             _age(links, at_s, path, heard)
             links[IDLE] = np.where(heard, at_s, links[IDLE])
             links[QUEUED] = np.where(heard, 0.0, links[QUEUED])
+            links[PUBACKS] = np.where(heard, packets, links[PUBACKS])
+            links[PUBACKED] = np.where(heard, at_s + 2 * path.latency_s + DELAYED_ACK_S, links[PUBACKED])
         self._table[:, columns] = links
 
 
@@ -131,14 +136,16 @@ def _age(links: Numbers, at_s: Numbers, path: Path, which: NDArray[np.bool_]) ->
 def _delay_s(links: Numbers, start_s: Numbers, segments: int, path: Path) -> Numbers:
     """Do as TcpLink.delay_s."""
     _age(links, start_s, path, np.ones(len(start_s), dtype=bool))
-    in_one = segments <= links[WINDOW]
+    window = links[WINDOW]
+    pubacks = np.where((links[PUBACKED] > start_s) & (window > INITIAL_WINDOW), links[PUBACKS], 0.0)
+    in_one = segments + pubacks <= window
     if in_one.all():
         _send_one_flight(links, segments, path)
         return np.zeros(len(start_s))
     delay_s = np.zeros(len(start_s))
     several = np.flatnonzero(~in_one)
     some = links[:, several]
-    delay_s[several] = _send_flights(some, segments, path)
+    delay_s[several] = _send_flights(some, start_s[several], segments, pubacks[several], path)
     links[:, several] = some
     if len(several) < len(delay_s):
         one = np.flatnonzero(in_one)
@@ -149,8 +156,8 @@ def _delay_s(links: Numbers, start_s: Numbers, segments: int, path: Path) -> Num
 
 
 def _send_one_flight(links: Numbers, segments: int, path: Path) -> None:
-    window, queued_s = links[WINDOW], segments * path.segment_s
-    links[WINDOW] = np.where(2 * segments > window, window + segments, window)
+    queued_s = segments * path.segment_s
+    links[WINDOW] = np.maximum(links[WINDOW], 2 * segments)
     links[QUEUED] = queued_s
     kept = KEPT[segments] if segments < len(KEPT) else 0.0
     links[USUALLY] = queued_s + kept * (links[USUALLY] - queued_s)
@@ -158,12 +165,16 @@ def _send_one_flight(links: Numbers, segments: int, path: Path) -> None:
     links[MARGIN] += MARGIN_GAIN * (margin_s - links[MARGIN])
 
 
-def _send_flights(links: Numbers, segments: int, path: Path) -> Numbers:
+def _send_flights(links: Numbers, start_s: Numbers, segments: int, pubacks: Numbers, path: Path) -> Numbers:
     """Send flight after flight; give the pauses between them, seconds."""
     count = links.shape[1]
     left, flights = np.full(count, float(segments)), np.zeros(count, dtype=np.int64)
-    pauses_s, queue, longest = np.zeros(count), np.zeros(count), np.zeros(count)
+    queue, longest = np.zeros(count), np.zeros(count)
     window, usually_s = links[WINDOW], links[USUALLY]
+    wait_s = np.minimum(links[PUBACKED] - start_s, path.round_trip_s)
+    wait_s = np.maximum(0.0, wait_s - np.maximum(0, window - pubacks) * path.segment_s)
+    pauses_s = np.where((pubacks > 0) & (segments <= window + pubacks), wait_s, 0.0)
+    window = window + pubacks
     remains = _remains(segments)
     while (going := left > 0).any():
         flight = np.where(going, np.minimum(left, window), 0.0)

@@ -115,7 +115,7 @@ def test_without_jitter_or_loss_nothing_is_drawn() -> None:
     ("window", "segments", "grown"),
     [
         pytest.param(10, 10, 20, id="slow start doubles"),
-        pytest.param(10, 6, 16, id="by what was sent"),
+        pytest.param(10, 6, 12, id="to twice what was sent"),
         pytest.param(10, 5, 10, id="not if half of it was not used"),
         pytest.param(40, 70, 110, id="by all of a message that was longer than the window"),
     ],
@@ -123,6 +123,28 @@ def test_without_jitter_or_loss_nothing_is_drawn() -> None:
 def test_the_window_grows(window: int, segments: int, grown: int) -> None:
     link = tcp(window=window)
     link.delay_s(0.0, segments * SEGMENT_BYTES)
+    assert link._window == grown
+
+
+@pytest.mark.parametrize(
+    ("puback_s", "segments", "pauses_s", "grown"),
+    [
+        pytest.param(0.80, 20, 0.0, 40, id="acknowledged before"),
+        pytest.param(0.93, 19, 0.0, 38, id="there is room beside it"),
+        pytest.param(0.93, 20, 0.070 - 0.019, 41, id="its acknowledgement lets the last one go"),
+        pytest.param(0.93, 21, 0.070 - 0.019, 42, id="and one more"),
+        pytest.param(0.93, 22, 0.102 - 0.021, 43, id="but others wait for that of the first"),
+        pytest.param(0.99, 20, 0.102 - 0.019, 41, id="which may come before"),
+    ],
+)
+def test_a_puback_under_way_is_a_segment_of_the_window(
+    puback_s: float, segments: int, pauses_s: float, grown: int
+) -> None:
+    # its acknowledgement comes 140 ms after it
+    link = tcp(window=20)
+    link._idle_since_s = puback_s - 0.1  # no silence before
+    link.acknowledge(puback_s - 0.1, puback_s, 1)
+    assert link.delay_s(1.0, segments * SEGMENT_BYTES) == pytest.approx(pauses_s)
     assert link._window == grown
 
 
