@@ -37,7 +37,6 @@ from broker.codecs import (
     LowRank,
     Pq,
     RandomTopK,
-    SplitFc,
     TopK,
     decode_gradient,
     encode_activations,
@@ -135,7 +134,6 @@ def activations(batches: Sequence[Batch]) -> Iterator[tuple[str, float, float, N
         "topk 0.002": residual(TopK(fraction=0.002), 1),
         "topk 0.02": residual(TopK(fraction=0.02), 1),
         "random_topk 0.02": residual(RandomTopK(fraction=0.02), 1),
-        "splitfc 0.02, 0.08 bits": residual(SplitFc(keep=0.02, value_bits=0.08, random=0), 1),
     }
     for name, coder in coders.items():
         coded_batches = [coder(batch.z) for batch in batches]

@@ -485,5 +485,11 @@ def test_other_words_are_refused_or_digits(levels: int, count: int, data: st.Dat
     assert encode_digits(digits, levels) == payload
 
 
+@pytest.mark.parametrize(("word", "reason"), [(2 + 3 * 1, "malformed"), (243, "range")])
+def test_words_that_stand_for_no_digits_are_refused(word: int, reason: str) -> None:
+    with pytest.raises(WireError, match=reason):
+        decode_digits(bytes([word]), 3, 1)
+
+
 def test_the_bytes_of_digits() -> None:
     assert encode_digits(np.array([2, 1, 0, 0, 2, 1], np.uint8), 3) == bytes([2 + 3 * 1 + 81 * 2, 1])
