@@ -44,16 +44,18 @@ class CodewordMean:
 
     Equation: y_i = mean of x_j over all sub-vectors j of the batch that have the codeword of i.
     Bytes and size: as of `Int4` or `Int8` for a matrix of shape (K, s), a codeword a row; of codewords that
-    stand for no sub-vector, zeros. K = R L with `Pq`, L with `CodedPq`; s = d / q. With a rank: as of
-    `LowRank` for this matrix, in so many bits.
+    stand for no sub-vector, zeros. K = R L with `Pq`, L with `CodedPq`; s = d / q. With a rank the sums over
+    each codeword's sub-vectors travel instead, as of `LowRank` for this matrix, in so many bits; both sides
+    know the counts to divide by.
 
-    A rank is for many codewords of long sub-vectors. Gradients come out of the tail's first layer and depend
-    on few numbers of a sample, so their means lie near a space of few dimensions.
+    A rank makes the gradient of long sub-vectors smaller. Gradients come out of the tail's first layer and
+    depend on few numbers of a sample, so they lie near a space of few dimensions. The head learns from the
+    sums: a codeword that stands for many sub-vectors counts as often. So it is the sums that are to be near.
 
     Attributes:
         codec: Name in scenarios and on the wire.
         bits: 4 or 8.
-        rank: r, 1 to 64; 0: the means are no product.
+        rank: r, 1 to 64; 0: the means travel, and are no product.
     """
 
     codec: Literal["codeword_mean"] = "codeword_mean"
@@ -122,7 +124,8 @@ def encode_gradient(
 ) -> bytes:
     """Encodes dh/dz~, shape (n, d), of activations with these codewords; raises as `Codec.encode` does."""
     if isinstance(codec, CodewordMean):
-        return _of_means(codec).encode(_means(gradient, _known(codewords)), rng)
+        sums, counts = _sums(gradient, _known(codewords))
+        return _of_means(codec).encode(sums if codec.rank else sums / counts, rng)
     return codec.encode(gradient, rng)
 
 
@@ -137,6 +140,8 @@ def decode_gradient(
     if isinstance(codec, CodewordMean):
         book, codes = _known(codewords)
         means = _guarded(lambda: _of_means(codec).decode(payload, *book.shape))
+        if codec.rank:
+            means /= _counts(_known(codewords))
         return Codewords(_bounded(means, LARGEST_AT_CUT), codes).vectors()
     return _bounded(_guarded(lambda: codec.decode(payload, n, d)), LARGEST_AT_CUT)
 
@@ -179,12 +184,17 @@ def _known(codewords: Codewords | None) -> Codewords:
     return codewords
 
 
-def _means(gradient: Matrix, codewords: Codewords) -> Matrix:
-    """Returns the mean of each codeword's sub-vectors, shape (K, s)."""
+def _counts(codewords: Codewords) -> Matrix:
+    """Returns how many sub-vectors each codeword stands for, shape (K, 1); 1 for none."""
+    counts = np.bincount(codewords.codes.reshape(-1), minlength=len(codewords.book))
+    return np.maximum(counts, 1).astype(np.float32)[:, None]
+
+
+def _sums(gradient: Matrix, codewords: Codewords) -> tuple[Matrix, Matrix]:
+    """Returns the sum over each codeword's sub-vectors, shape (K, s), and their counts; see `_counts`."""
     codes = codewords.codes.reshape(-1)
     order = np.argsort(codes, kind="stable")
-    used, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
-    means = np.zeros_like(codewords.book)
-    sorted_vectors = gradient.reshape(codes.size, -1)[order]
-    means[used] = np.add.reduceat(sorted_vectors, starts, axis=0) / counts[:, None].astype(np.float32)
-    return means
+    used, starts = np.unique(codes[order], return_index=True)
+    sums = np.zeros_like(codewords.book)
+    sums[used] = np.add.reduceat(gradient.reshape(codes.size, -1)[order], starts, axis=0)
+    return sums, _counts(codewords)

@@ -132,6 +132,25 @@ def test_means_that_depend_on_few_numbers_are_small_as_a_product() -> None:
     assert np.linalg.norm(arrived[1] - arrived[0]) < 0.03 * np.linalg.norm(arrived[0])
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_a_product_is_nearest_where_a_codeword_stands_for_many(seed: int, rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.full(12, 0.3))  # a few codewords have most of the sub-vectors
+    codewords = Codewords(np.zeros((12, 8), np.float32), rng.choice(12, (20, 16), p=chances))
+    gradient = rng.standard_normal((20, 16 * 8)).astype(np.float32)
+
+    def sums(values: Floats) -> npt.NDArray[np.float64]:
+        total = np.zeros((12, 8))
+        np.add.at(total, codewords.codes.reshape(-1), values.reshape(-1, 8))
+        return total
+
+    payload = encode_gradient(CodewordMean(bits=8, rank=rank), gradient, codewords, rng)
+    arrived = decode_gradient(CodewordMean(bits=8, rank=rank), payload, codewords, 20, 16 * 8)
+    left_out = np.linalg.svd(sums(gradient), compute_uv=False)[rank:]
+    off = np.linalg.norm(sums(arrived) - sums(gradient))
+    assert off <= 1.1 * np.linalg.norm(left_out) + 0.02 * np.linalg.norm(sums(gradient))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_it_travels_as_its_number_and_bits(bits: int) -> None:
     parts = codec_to_wire(CodewordMean(bits=bits))
