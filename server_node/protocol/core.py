@@ -16,6 +16,7 @@ has timers:
     rejoin:<client>  a member of the cohort vanished; when it fires the round goes on without it
     quiet:<client>   its greetings and errors are answered at most once while this runs
     call             clients that are online and have not greeted are asked to; a greeting may have been lost
+    end              the broker was away for so long that the end of the run stays unsaid
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,6 +53,8 @@ from server_node.vocabulary.tally import Tally
 
 CLAIM_S = 5.0
 """How long a server that seems to be at work may take to answer a claim."""
+END_S = 600.0
+"""How long a server whose run is over waits for a broker that is away, to say so."""
 
 
 class ServerCore:
@@ -70,6 +73,7 @@ class ServerCore:
         if plan.u_shape:
             ledger.expect_features()
         self._phase = Phase.STARTING
+        self._conclusion = ""  # why the run is over, while it is not known whether this server may say so
         self._rivals = Rivals(
             plan.incarnation, plan.token, takeover=plan.takeover, one_connection=plan.one_connection
         )
@@ -155,20 +159,20 @@ class ServerCore:
 
     def _connected(self, now_s: float) -> list[ServerAction]:
         self._reception.connected()
-        claim = Publish(topics.server(self._plan.run), self._rivals.claim())
         if self._phase is Phase.STARTING:
             if self._rivals.connected() is Verdict.GIVE_WAY:
                 return self._leave(ANOTHER_SERVER)
-            return self._open() if self._plan.alone else [CancelTimer("claim"), claim]
+            return self._open() if self._plan.alone else [CancelTimer("claim"), self._claim()]
         # Another server may have followed it meanwhile; its own claim comes back after that one's state.
-        return [*(self._announce() if self._plan.alone else [claim]), *self._cohort.ask_all(now_s)]
+        return [*(self._announce() if self._plan.alone else [self._claim()]), *self._cohort.ask_all(now_s)]
 
     def _heard(self, message: Message) -> list[ServerAction]:
         """Take what servers and operators say to servers."""
         if isinstance(message, StopRun):
-            return self._finish(message.reason or ENDED)
-        if not isinstance(message, RunState | Claim):
-            return []
+            return self._finish(self._conclusion or message.reason or ENDED)
+        return self._heard_rival(message) if isinstance(message, RunState | Claim) else []
+
+    def _heard_rival(self, message: RunState | Claim) -> list[ServerAction]:
         match self._rivals.hear(message, begun=self._phase is not Phase.STARTING):
             case Verdict.BEGIN:
                 return self._open()
@@ -178,12 +182,19 @@ class ServerCore:
                 return self._leave(ANOTHER_SERVER)
             case Verdict.SUPERSEDED:
                 return self._leave(SUPERSEDED)
+            case Verdict.OVER if isinstance(message, RunState):
+                over = Publish(topics.state(self._plan.run), self._rivals.own(message), retain=True)
+                return [over, *self._leave(ANOTHER_SERVER)]
             case Verdict.ANSWER:
-                return [Publish(topics.server(self._plan.run), self._rivals.claim())]
+                return [self._claim()]
             case Verdict.SAY_STATE:
-                return self._announce()
-            case Verdict.NOTHING:
+                may_end = self._conclusion and isinstance(message, Claim)  # its own
+                return self._finish(self._conclusion) if may_end else self._announce()
+            case _:
                 return []
+
+    def _claim(self) -> Publish:
+        return Publish(topics.server(self._plan.run), self._rivals.claim())
 
     def _open(self) -> list[ServerAction]:
         """Take charge of the run."""
@@ -203,7 +214,9 @@ class ServerCore:
         match kind:
             case "claim" if self._phase is Phase.STARTING:
                 self._rivals.no_answer()
-                return [Publish(topics.server(self._plan.run), self._rivals.claim())]
+                return [self._claim()]
+            case "end":
+                return self._leave(self._conclusion)
             case "call":
                 return self._reception.call(in_charge=self._phase is not Phase.STARTING)
             case "join" if self._phase.is_gathering:
@@ -225,10 +238,9 @@ class ServerCore:
 
     def _computed(self, job: TailJob, result: TailResult, now_s: float) -> list[ServerAction]:
         if isinstance(result, Diverged):
-            return self._finish(f"diverged: {result.why}")
-        actions, refused = self._rounds.computed(
-            job, result, now_s, online=len(self._presence.online), held_out=self._presence.evaluators()
-        )
+            return self._conclude(f"diverged: {result.why}")
+        online, held_out = len(self._presence.online), self._presence.evaluators()
+        actions, refused = self._rounds.computed(job, result, now_s, online=online, held_out=held_out)
         refusals = [
             action for client, error in refused.items() for action in self._reception.refuse(client, error)
         ]
@@ -236,7 +248,7 @@ class ServerCore:
 
     def _advance(self, now_s: float) -> list[ServerAction]:
         """Start the next job or round if nothing is in its way."""
-        if self._phase.is_over:
+        if self._phase.is_over or self._conclusion:
             return []
         if self._rounds.job is not None:  # most messages come while the tail is at work
             return self._cohort.timer(now_s)
@@ -244,46 +256,34 @@ class ServerCore:
         if not self._rounds.is_idle:
             return [*actions, *self._cohort.timer(now_s)]
         if self._phase is Phase.RUNNING and self._cohort.number >= self._plan.rounds:
-            return [*actions, *self._finish(COMPLETE)]
-        if self._may_begin():
-            online = self._presence.online
+            return [*actions, *self._conclude(COMPLETE)]
+        online = self._presence.online
+        if self._phase.may_begin(self._plan, len(online), len(self._presence.empty)):
             if self._phase.is_gathering:
                 self._phase, self._reception.gathers = Phase.RUNNING, False
                 actions += [Report(Gathering(len(online))), self._state(), CancelTimer("join")]
             actions += self._rounds.begin(online, self._rivals.incarnation, now_s)
         return [*actions, *self._rounds.next_job(now_s), *self._cohort.timer(now_s)]
 
-    def _may_begin(self) -> bool:
-        online, empty = len(self._presence.online), len(self._presence.empty)
-        match self._phase:
-            case _ if not online:
-                return False
-            case Phase.RUNNING:
-                return True
-            case Phase.LATE:
-                return online >= min(self._plan.cohort, len(self._plan.clients) - empty)
-            case _:
-                return online + empty >= len(self._plan.clients)
-
     # How the run ends.
 
     def _state(self, reason: str = "") -> Publish:
-        plan, rivals = self._plan, self._rivals
-        state = RunState(
-            self._phase.on_the_wire,
-            rivals.incarnation,
-            rivals.token,
-            self._cohort.number,
-            plan.rounds,
-            reason,
-        )
-        return Publish(topics.state(plan.run), state, retain=True)
+        phase, number, rivals = self._phase.on_the_wire, self._cohort.number, self._rivals
+        state = RunState(phase, rivals.incarnation, rivals.token, number, self._plan.rounds, reason)
+        return Publish(topics.state(self._plan.run), state, retain=True)
 
     def _pause(self, reason: str) -> list[ServerAction]:
         """Leave the run as it is: clients wait, and the server can be started again."""
-        if self._phase is Phase.STARTING:
-            return self._leave(reason)
+        if self._phase is Phase.STARTING or self._conclusion:
+            return self._leave(self._conclusion or reason)
         return self._end(Phase.PAUSED, reason)
+
+    def _conclude(self, reason: str) -> list[ServerAction]:
+        """End the run when a claim has come back: by then this server knows whether another has followed."""
+        if self._plan.alone:
+            return self._finish(reason)
+        self._conclusion = reason
+        return [self._claim(), StartTimer("end", END_S)]
 
     def _finish(self, reason: str) -> list[ServerAction]:
         """End the run for good: clients leave."""
@@ -294,6 +294,6 @@ class ServerCore:
         return [self._state(reason), Done(reason)]
 
     def _leave(self, reason: str) -> list[ServerAction]:
-        """Leave without a word: the run is another server's."""
+        """Leave without a word: the run is another server's, or nobody hears it."""
         self._phase = Phase.LEFT
         return [Done(reason)]

@@ -4,6 +4,8 @@ from enum import Enum, auto
 from functools import cached_property
 from typing import Literal
 
+from server_node.vocabulary.plan import Plan
+
 
 class Phase(Enum):
     """How far a server has come with its run."""
@@ -43,3 +45,21 @@ class Phase(Enum):
                 return "finished"
             case _:
                 return "gathering"
+
+    def may_begin(self, plan: Plan, online: int, empty: int) -> bool:
+        """Say whether the next round may begin.
+
+        Args:
+            plan: says who may come.
+            online: so many clients are there with samples.
+            empty: and so many without.
+        """
+        match self:
+            case _ if not online:
+                return False
+            case Phase.RUNNING:
+                return True
+            case Phase.LATE:
+                return online >= min(plan.cohort, len(plan.clients) - empty)
+            case _:
+                return online + empty >= len(plan.clients)

@@ -14,9 +14,15 @@ before it has begun leaves.
 Incarnations order the servers. Each new one takes a number above all that it has heard of. A server that
 hears of a higher one, such as one that was frozen for an hour and wakes up, ends without another word; and
 clients take nothing from a server below the highest they know.
+
+A server may say that the run has ended at the moment when another one begins. The broker passes both on in
+one order, the same for all: if the end comes first, clients leave, and nobody is there for the one that
+begins. It knows that when it hears the end before its own first state comes back. Then it leaves, too.
 """
 
 from enum import Enum, auto
+
+import msgspec
 
 from broker.wire.messages import Claim, RunState
 
@@ -38,6 +44,8 @@ class Verdict(Enum):
     SAY_STATE = auto()
     """The retained state is not this server's any more, but should be."""
     SUPERSEDED = auto()
+    OVER = auto()
+    """The run had ended when this one began: clients have left, and what is retained must say so again."""
 
 
 class Rivals:
@@ -63,6 +71,8 @@ class Rivals:
         self._one_connection = one_connection
         self._connections = 0
         self._at_work = False  # another one, as far as the retained state tells
+        self._is_open = False  # the run, as far as another server's last state tells
+        self._is_told = False  # its own state has come back, so all have heard of it
         self._has_waited = False  # on this connection, for an answer to the claim
 
     def connected(self) -> Verdict:
@@ -80,6 +90,10 @@ class Rivals:
         """Give the message by which this server makes itself known."""
         return Claim(self.incarnation, self.token, self._takeover)
 
+    def own(self, state: RunState) -> RunState:
+        """Give another server's state with this one's number, so that it counts for clients who know it."""
+        return msgspec.structs.replace(state, server=self.incarnation, token=self.token)
+
     def hear(self, message: Claim | RunState, *, begun: bool) -> Verdict:
         """Take what was said on the topics of servers.
 
@@ -89,15 +103,16 @@ class Rivals:
         """
         if message.token == self.token:
             if begun:  # an own last will that arrives late, or a claim said after it has connected again
-                says_nothing = isinstance(message, RunState) and message.phase != "away"
-                return Verdict.NOTHING if says_nothing else Verdict.SAY_STATE
+                is_state = isinstance(message, RunState) and message.phase != "away"
+                self._is_told = self._is_told or is_state
+                return Verdict.NOTHING if is_state else Verdict.SAY_STATE
             return self._decide() if isinstance(message, Claim) else Verdict.NOTHING
         return self._at_work_hears(message) if begun else self._starting_hears(message)
 
     def _starting_hears(self, message: Claim | RunState) -> Verdict:
         self.incarnation = max(self.incarnation, message.server + 1)
         if isinstance(message, RunState):
-            if self._at_work and message.phase == "finished":  # the run has ended while this one waited
+            if self._ends(message):  # while this one waited
                 return Verdict.GIVE_WAY
             is_gone = message.phase == "away" and not self._one_connection
             self._at_work = message.phase in ("gathering", "running", "away") and not is_gone
@@ -106,6 +121,11 @@ class Rivals:
             return Verdict.NOTHING
         # An answer to our claim; or somebody who starts at the same moment: the lower token gives way.
         return Verdict.GIVE_WAY if self._at_work or self.token < message.token else Verdict.NOTHING
+
+    def _ends(self, state: RunState) -> bool:
+        """Say whether another server's state ends a run that was not over before."""
+        was_open, self._is_open = self._is_open, state.phase != "finished"
+        return was_open and not self._is_open
 
     def _decide(self) -> Verdict:
         must_wait = self._at_work and not self._takeover and not self._has_waited
@@ -119,4 +139,6 @@ class Rivals:
             return Verdict.SAY_STATE
         if (message.server, message.token) > (self.incarnation, self.token):
             return Verdict.SUPERSEDED
-        return Verdict.ANSWER if isinstance(message, Claim) else Verdict.SAY_STATE
+        if isinstance(message, Claim):
+            return Verdict.ANSWER
+        return Verdict.OVER if self._ends(message) and not self._is_told else Verdict.SAY_STATE

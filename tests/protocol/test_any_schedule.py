@@ -46,15 +46,6 @@ SCHEDULES = int(os.environ.get("FEDLITE_SCHEDULES", "300"))
 each_policy = pytest.mark.parametrize("policy", sorted(POLICIES))
 
 
-def goes_with_rivals(plan: Plan) -> bool:
-    """Say whether a schedule may have two servers at work.
-
-    Where a round is one message of each client, a run may end while a server that takes over has begun and is
-    not known yet: who hears of the end first leaves, and the others wait for them.
-    """
-    return plan.gradients_every == 1
-
-
 def events(world: World, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 20)):
         possible = list(world.busy())
@@ -199,7 +190,7 @@ class AnySchedule(RuleBasedStateMachine):
     )
     def begin(self, policy: str, kind: Plan, *, says_later: bool, has_rivals: bool) -> None:
         plan = replace(kind, round_policy=POLICIES[policy])
-        self.world = World(plan, says_later=says_later, has_rivals=has_rivals and goes_with_rivals(plan))
+        self.world = World(plan, says_later=says_later, has_rivals=has_rivals)
 
     @rule(data=st.data(), steps=st.integers(1, 30))
     def something_happens(self, data: st.DataObject, steps: int) -> None:
@@ -262,7 +253,7 @@ def play(policy: str, seed: int) -> None:
     rng = random.Random(seed)
     plan = replace(KINDS[seed % len(KINDS)], round_policy=POLICIES[policy])
     says_later, has_rivals = rng.random() < 0.5, rng.random() < 0.5
-    world = World(plan, says_later=says_later, has_rivals=has_rivals and goes_with_rivals(plan))
+    world = World(plan, says_later=says_later, has_rivals=has_rivals)
     for _ in range(60):
         if world.ended is not None:
             break

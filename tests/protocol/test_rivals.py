@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from broker.machine.actions import Done, Online, Publish, Received, StartTimer, StopAsked, TimerFired
-from broker.wire.messages import Claim, Message, RunState
-from server_node.protocol.core import ServerCore
+from broker.wire.messages import Claim, Message, RunState, StopRun
+from server_node.protocol.core import END_S, ServerCore
 from server_node.protocol.rivals import Rivals, Verdict
 from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.ledger import Ledger
 from server_node.vocabulary.plan import Plan
 from tests.protocol.test_server_core import PLAN, said
+from tests.protocol.world import World
 
 ALONE = replace(PLAN, alone=False, incarnation=1, token=50)
 
@@ -135,6 +136,7 @@ def test_a_server_takes_over_only_when_it_is_told_to() -> None:
         pytest.param(RunState("running", 5, 51), Verdict.SUPERSEDED, id="one that began at the same moment"),
         pytest.param(RunState("running", 5, 49), Verdict.SAY_STATE, id="the same, less luck"),
         pytest.param(RunState("paused", 4, 99), Verdict.SAY_STATE, id="an earlier server's state"),
+        pytest.param(RunState("finished", 4, 99), Verdict.SAY_STATE, id="the end of an earlier run"),
     ],
 )
 def test_what_a_server_at_work_does_about_others(message: Claim | RunState, verdict: Verdict) -> None:
@@ -237,3 +239,97 @@ def test_a_run_that_ends_while_a_server_starts_is_not_begun_again() -> None:
     core = server()
     hears(core, RunState("running", 7, 3, 1, 2))
     assert hears(core, RunState("finished", 7, 3, 2, 2)) == [Done("another server")]
+
+
+@pytest.mark.parametrize("phase", ["away", "paused", "gathering", "running"])
+def test_a_run_that_ends_while_a_server_waits_is_not_begun_again_whatever_it_was_before(phase: str) -> None:
+    core = server()
+    hears(core, RunState(phase, 7, 3, 1, 2))  # type: ignore[arg-type]
+    assert hears(core, RunState("finished", 7, 3, 2, 2, "complete")) == [Done("another server")]
+
+
+def begins_at_the_end() -> ServerCore:
+    """A server that has just begun; the broker may have passed on before that that the run has ended."""
+    core = server(replace(ALONE, takeover=True))
+    hears(core, RunState("running", 7, 3, 1, 2))
+    assert state(hears(core, Claim(8, 50, takeover=True))) == RunState("gathering", 8, 50, 0, 2)
+    return core
+
+
+def test_a_server_that_began_after_the_end_says_the_end_again_and_leaves() -> None:
+    """Who listened has left. Who comes later, or has heard of this server, must hear of the end, too."""
+    core = begins_at_the_end()
+    assert hears(core, RunState("finished", 7, 3, 2, 2, "complete")) == [
+        Publish("fl/3/r/state", RunState("finished", 8, 50, 2, 2, "complete"), retain=True),
+        Done("another server"),
+    ]
+
+
+def test_a_server_that_began_before_the_end_goes_on() -> None:
+    core = begins_at_the_end()
+    hears(core, RunState("gathering", 8, 50, 0, 2))  # its own
+    again = hears(core, RunState("finished", 7, 3, 2, 2, "complete"))
+    assert again == [Publish("fl/3/r/state", RunState("gathering", 8, 50, 0, 2), retain=True)]
+
+
+def test_a_run_that_was_over_before_a_server_came_may_be_gone_on_with() -> None:
+    core = server()
+    hears(core, RunState("finished", 7, 3, 2, 2, "complete"))
+    hears(core, Claim(1, 50))
+    core.handle(Online(), 1.0)  # and its first state was lost with the connection
+    assert state(hears(core, RunState("finished", 7, 3, 2, 2, "complete"))) == RunState(
+        "gathering", 8, 50, 0, 2
+    )
+
+
+def concluding() -> World:
+    """A world whose server has closed the last round, and has said the claim that comes before the end."""
+    world = World(has_rivals=True)
+    while world.said["Claim"] < 2:
+        world.do(next(world.busy()))
+    assert world.rounds_done == world.plan.rounds
+    assert world.said_last != "finished"
+    return world
+
+
+def test_the_end_of_a_run_is_said_when_a_claim_has_come_back() -> None:
+    world = concluding()
+    world.settle()
+    assert world.said["Claim"] == 2
+    assert [server.ended for server in world.servers] == ["complete"]
+
+
+def test_a_server_that_another_one_followed_does_not_end_the_run() -> None:
+    """It closed its last round while it was cut off; that one goes on from an earlier checkpoint."""
+    world = concluding()
+    world.rounds_done -= 1
+    world.lose_server(world.servers[0])
+    world.start_server(takeover=True)
+    while world.servers[1].inbox:
+        world.do("hear 1")
+    world.start_client("a")  # which has heard of no server
+    world.connect_server(world.servers[0])
+    while world.servers[0].inbox:
+        world.do("hear 0")
+    assert world.servers[0].ended == "superseded"
+    world.settle()
+    assert world.servers[1].ended == "complete"
+
+
+def test_a_server_whose_broker_stays_away_leaves_without_a_word_and_the_next_start_says_the_end() -> None:
+    world = concluding()
+    world.lose_server(world.servers[0])
+    world.pass_time(END_S - 1)
+    assert [server.ended for server in world.servers] == [None]
+    world.pass_time(1)
+    assert [server.ended for server in world.servers] == ["complete"]
+    assert world.said_last == "away"
+    world.settle()
+    assert [server.ended for server in world.servers] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("stop", [StopAsked("stopped"), Received("", StopRun("enough"), 10)])
+def test_a_stop_does_not_take_back_that_a_run_is_complete(stop: StopAsked | Received) -> None:
+    world = concluding()
+    world.feed_server(world.server, stop)
+    assert world.server.ended == "complete"

@@ -195,6 +195,11 @@ class World:
         for name in plan.clients:
             self.start_client(name)
 
+    @property
+    def said_last(self) -> str:
+        """What the retained state says of the run."""
+        return self._state.phase if self._state else ""
+
     # Servers come and go.
 
     @property
@@ -521,8 +526,9 @@ class World:
 
     def reconnect(self) -> None:
         """Wake everybody, start a server if there is none, and connect all."""
-        if self.ended is None and all(server.ended is not None for server in self.servers):
-            self.start_server()
+        is_said = self.ended is not None and self.said_last == "finished"
+        if not is_said and all(server.ended is not None for server in self.servers):
+            self.start_server()  # also where the end of the run was never said
         for name, client in self.clients.items():
             client.frozen_s = None
             if not client.connected and client.left is None:
