@@ -5,6 +5,7 @@ Letters as in the paper: z activations at the cut, shape (n, d); g the gradient 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +38,12 @@ class FirstBatch:
     g: npt.NDArray[np.float32] | None
     _output: Tensor
     _parameters: tuple[Tensor, ...]
+
+    @cached_property
+    def gradient(self) -> npt.NDArray[np.float32]:
+        """The exact gradient of the head's parameters, as one vector."""
+        assert self.g is not None
+        return self.at_head(self.g)
 
     def at_head(self, g: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Give the gradient of the head's parameters, as one vector, that a gradient at the cut brings."""

@@ -14,8 +14,8 @@ LEAST_POINTS = 4
 """Sub-vectors that a centroid must stand for on average, so that its place in the codebook is worth it."""
 
 
-def activation_codecs(cut_shape: tuple[int, ...], d: int, n: int) -> list[Codec]:
-    """Give the codecs to measure on activations of n samples of d values.
+def codecs_at_cut(cut_shape: tuple[int, ...], d: int, n: int) -> list[Codec]:
+    """Give the codecs to measure on activations of n samples of d values, and on their gradients.
 
     Args:
         cut_shape: of one sample, channels last.
@@ -26,11 +26,9 @@ def activation_codecs(cut_shape: tuple[int, ...], d: int, n: int) -> list[Codec]
     return plain + [codec for codec in _clustering(cut_shape, d, n) if _is_worth_it(codec, n, d)]
 
 
-def gradient_codecs(activations: Codec) -> list[GradientCodec]:
-    """Give the codecs to measure on gradients, given that of the activations."""
-    plain: list[GradientCodec] = [Float32(), Float16(), Int8(), Int4(), Int2()]
-    has_codewords = isinstance(activations, Pq | CodedPq)
-    return [*plain, CodewordMean(bits=8), CodewordMean(bits=4)] if has_codewords else plain
+def means_of(activations: Codec) -> list[GradientCodec]:
+    """Give the codecs of gradients that go with this one of the activations alone, if it has codewords."""
+    return [CodewordMean(bits=8), CodewordMean(bits=4)] if isinstance(activations, Pq | CodedPq) else []
 
 
 def _clustering(cut_shape: tuple[int, ...], d: int, n: int) -> Iterator[Codec]:

@@ -1,7 +1,7 @@
 """`fedlite advise`: the command, and what it tells."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -12,17 +12,17 @@ from rich.progress import track
 from rich.table import Table
 
 from broker.cli.console import command
-from broker.codecs import Codec, GradientCodec
+from broker.codecs import Codec, Float32, GradientCodec
 from broker.errors import RunError
 from broker.stopping import interrupt_on_signals
 from scenarios.loading.named import scenario_of
 from scenarios.loading.rehearsal import rehearse
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
-from sim.advice.batches import first_batches
-from sim.advice.candidates import activation_codecs, gradient_codecs
+from sim.advice.batches import FirstBatch, first_batches
+from sim.advice.candidates import codecs_at_cut, means_of
 from sim.advice.measure import C, Measured, measure_activations, measure_gradients
-from sim.advice.rule import front, smallest_within, worth_more_batches
+from sim.advice.rule import front, smallest_pair, smallest_within, worth_more_batches
 
 ACTIVATIONS_ERROR, GRADIENT_ERROR = 0.1, 0.25
 """Relative errors up to which a codec is advised, unless somebody asks for others."""
@@ -38,26 +38,20 @@ class Advice:
         activations: measured codecs of `activations_up`.
         gradients: of `gradient_down`, with the advised codec of the activations; empty if the head is not
             trained.
+        up: the advised codec of `activations_up`.
+        down: that of `gradient_down`; None if the head is not trained.
         rows: samples that were measured.
         d: values at the cut.
     """
 
     activations: Sequence[Measured[Codec]]
     gradients: Sequence[Measured[GradientCodec]]
+    up: Measured[Codec]
+    down: Measured[GradientCodec] | None
     rows: int
     d: int
     activations_error: float
     gradient_error: float
-
-    @property
-    def up(self) -> Measured[Codec]:
-        """The advised codec of `activations_up`."""
-        return smallest_within(self.activations, self.activations_error)
-
-    @property
-    def down(self) -> Measured[GradientCodec] | None:
-        """The advised codec of `gradient_down`."""
-        return smallest_within(self.gradients, self.gradient_error) if self.gradients else None
 
 
 @command
@@ -110,16 +104,37 @@ def measure(
     task, seed = load_task(scenario.task), scenario.seed
     batches = list(first_batches(scenario, task, rows, weights))
     n, d = batches[0].z.shape
-    codecs = activation_codecs(task.cut_shape, d, n)
-    tried = [measure_activations(codec, batches[:1], seed) for codec in _shown("one batch", codecs)]
-    kept = [each.codec for each in worth_more_batches(tried)]
-    activations = [measure_activations(codec, batches, seed) for codec in _shown("all batches", kept)]
-    up = smallest_within(activations, error).codec
-    gradients = [
-        measure_gradients(codec, up, batches, seed)
-        for codec in _shown("gradients", gradient_codecs(up) if batches[0].g is not None else [])
-    ]
-    return Advice(activations, gradients, sum(len(each.z) for each in batches), d, error, gradient_error)
+    codecs = codecs_at_cut(task.cut_shape, d, n)
+
+    def activations_of(codec: Codec, some: Sequence[FirstBatch]) -> Measured[Codec]:
+        return measure_activations(codec, some, seed)
+
+    def gradients_of(codec: Codec, some: Sequence[FirstBatch]) -> Measured[GradientCodec]:
+        return measure_gradients(codec, Float32(), some, seed)
+
+    activations = _worthy(codecs, batches, activations_of, "activations")
+    of = sum(len(each.z) for each in batches), d, error, gradient_error
+    if batches[0].g is None:
+        return Advice(activations, [], smallest_within(activations, error), None, *of)
+
+    def means(up: Codec) -> list[Measured[GradientCodec]]:
+        return [measure_gradients(codec, up, batches, seed) for codec in means_of(up)]
+
+    gradients = _worthy(codecs, batches, gradients_of, "gradients")
+    best = smallest_pair(activations, gradients, means, error, gradient_error)
+    return Advice(activations, [*gradients, *best.means], best.up, best.down, *of)
+
+
+def _worthy(
+    codecs: Sequence[Codec],
+    batches: Sequence[FirstBatch],
+    measure_one: Callable[[Codec, Sequence[FirstBatch]], Measured[C]],
+    of: str,
+) -> list[Measured[C]]:
+    """Measure on all batches what no other codec beats clearly on the first one."""
+    tried = [measure_one(codec, batches[:1]) for codec in _shown(f"{of}, one batch", codecs)]
+    kept = [cast("Codec", each.codec) for each in worth_more_batches(tried)]
+    return [measure_one(codec, batches) for codec in _shown(f"{of}, all batches", kept)]
 
 
 def _shown(what: str, codecs: Sequence[T]) -> Iterable[T]:
@@ -153,10 +168,10 @@ def _tell(found: Advice, scenario: Scenario, weights: Path | None, *, all_codecs
     _table("activations_up", found.activations, found.up, all_codecs=all_codecs)
     up, down = found.up, found.down
     if down is not None:
-        _table("gradient_down", found.gradients, down, all_codecs=True)
+        _table("gradient_down", found.gradients, down, all_codecs=all_codecs)
     typer.echo(
-        f"Advice: the fewest bytes whose relative error is at most {found.activations_error:g} "
-        f"(activations, ||z - z~||^2 / ||z||^2)"
+        f"Advice: the fewest bytes, of both together, whose relative error is at most "
+        f"{found.activations_error:g} (activations, ||z - z~||^2 / ||z||^2)"
     )
     if down is None:
         typer.echo("The head is not trained, so no gradient travels.")
@@ -170,13 +185,13 @@ def _tell(found: Advice, scenario: Scenario, weights: Path | None, *, all_codecs
 
 
 def _table(flow: str, measured: Sequence[Measured[C]], best: Measured[C], *, all_codecs: bool) -> None:
-    """Print a line for each codec, the advised one marked; by default those that none other beats."""
+    """Print a line for each codec, the advised one marked; by default it and those that none other beats."""
     table = Table("", flow, box=None)
     has_head = any(each.head_error is not None for each in measured)
     for name in ("bytes a sample", "fewer", "error", *(("at the head",) if has_head else ()), "encode ms"):
         table.add_column(name, justify="right")
-    shown = sorted(measured, key=lambda each: each.sample_bytes) if all_codecs else front(measured)
-    for each in shown:
+    shown = measured if all_codecs else [*front(measured), *([] if best in front(measured) else [best])]
+    for each in sorted(shown, key=lambda one: one.sample_bytes):
         errors = [each.error, *([] if each.head_error is None else [each.head_error])]
         table.add_row(
             "*" if each is best else "",

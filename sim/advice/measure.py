@@ -82,7 +82,7 @@ def measure_gradients(
         seconds.append(time.perf_counter() - begun_s)
         arrives = decode_gradient(codec, payload, codewords, *batch.g.shape)
         sums.add(batch.g, arrives)
-        at_head.add(batch.at_head(batch.g), batch.at_head(arrives))
+        at_head.add(batch.gradient, batch.at_head(arrives))
         sizes += len(payload)
     return _measured(codec, batches, sizes, sums.relative, at_head.relative, seconds)
 

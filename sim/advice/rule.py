@@ -1,9 +1,9 @@
 """Which of the measured codecs to take, and why; of sizes and errors alone, so that a seed decides it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from broker.codecs import Float32
+from broker.codecs import Codec, Float32, GradientCodec
 from sim.advice.measure import C, Measured
 
 
@@ -33,6 +33,54 @@ def smallest_within(measured: Sequence[Measured[C]], error: float) -> Measured[C
     good = [each for each in measured if error_of(each) <= error]
     exact = [each for each in measured if isinstance(each.codec, Float32)]
     return min(good or exact, key=lambda each: (each.sample_bytes, error_of(each)))
+
+
+class Pair(NamedTuple):
+    """Codecs of both flows at the cut.
+
+    Attributes:
+        up: of the activations.
+        down: of their gradients.
+        means: what was measured of the gradients that go with `up` alone.
+    """
+
+    up: Measured[Codec]
+    down: Measured[GradientCodec]
+    means: Sequence[Measured[GradientCodec]]
+
+
+def smallest_pair(
+    activations: Sequence[Measured[Codec]],
+    gradients: Sequence[Measured[GradientCodec]],
+    means_of: Callable[[Codec], Sequence[Measured[GradientCodec]]],
+    error: float,
+    gradient_error: float,
+) -> Pair:
+    """Give the two codecs that have the fewest bytes together, each with its error at most as asked.
+
+    The smallest codec of the activations need not be the one: how good the means of its codewords are for the
+    gradients is another question, and these are most of the bytes if they are not good enough.
+
+    Args:
+        activations: float32 among them.
+        gradients: that go with all activations, float32 among them.
+        means_of: measures those that go with one codec of the activations alone; they may be none. It is not
+            called for activations that have more bytes than a pair that was found.
+        error: of activations.
+        gradient_error: of gradients.
+    """
+    first, plain = smallest_within(activations, error), smallest_within(gradients, gradient_error)
+    best = Pair(first, plain, means_of(first.codec))
+    for up in sorted(activations, key=lambda each: (each.sample_bytes, each.error)):
+        if up.error > error:
+            continue
+        if up.sample_bytes >= best.up.sample_bytes + best.down.sample_bytes:
+            break
+        means = best.means if up is first else means_of(up.codec)
+        down = smallest_within([plain, *means], gradient_error)
+        if up.sample_bytes + down.sample_bytes < best.up.sample_bytes + best.down.sample_bytes:
+            best = Pair(up, down, means)
+    return best
 
 
 def error_of(measured: Measured[Any]) -> float:

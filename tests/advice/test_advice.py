@@ -1,6 +1,7 @@
 """What `fedlite advise` measures, and that its advice follows from that by the rule that it states."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
-from broker.codecs import CodedPq, Float32, Int8, Pq
+from broker.codecs import Codec, CodedPq, CodewordMean, Float32, GradientCodec, Int4, Int8, Pq
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from sim.advice.batches import first_batches
-from sim.advice.candidates import activation_codecs, sizes_of, width_of
+from sim.advice.candidates import codecs_at_cut, sizes_of, width_of
 from sim.advice.command import measure
 from sim.advice.measure import Measured, measure_activations, measure_gradients
-from sim.advice.rule import front, smallest_within, worth_more_batches
+from sim.advice.rule import front, smallest_pair, smallest_within, worth_more_batches
 from tests.helpers import small_file, small_scenario
 
 MEASURED = st.lists(
@@ -40,7 +41,7 @@ def beats(one: Measured[Any], other: Measured[Any]) -> bool:
 @given(shape=st.lists(st.integers(1, 12), min_size=1, max_size=3), n=st.integers(1, 64))
 def test_every_candidate_fits_the_cut_and_is_named_once(shape: list[int], n: int) -> None:
     d = int(np.prod(shape))
-    codecs = activation_codecs(tuple(shape), d, n)
+    codecs = codecs_at_cut(tuple(shape), d, n)
     assert len(set(codecs)) == len(codecs)
     x = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     for codec in codecs:
@@ -112,6 +113,63 @@ def test_the_advice_has_the_fewest_bytes_within_the_error(
     assert not any(each.error <= error and each.sample_bytes < best.sample_bytes for each in measured)
 
 
+@given(
+    ups=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 10)), max_size=6),
+    downs=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 10)), max_size=4),
+    means=st.lists(
+        st.lists(st.tuples(st.integers(1, 9), st.integers(0, 10)), max_size=2), min_size=7, max_size=7
+    ),
+)
+def test_the_pair_that_is_advised_has_the_fewest_bytes_of_all_that_are_good_enough(
+    ups: list[tuple[int, int]], downs: list[tuple[int, int]], means: list[list[tuple[int, int]]]
+) -> None:
+    def measured(codec: Any, size: float, error: float, *, at_head: bool) -> Measured[Any]:
+        return Measured(codec, float(size), 1.0, 0.5 if at_head else error, error if at_head else None, 1.0)
+
+    codecs = [Pq(subvectors=number + 1) for number in range(len(ups))]
+    activations = [measured(c, *pair, at_head=False) for c, pair in zip(codecs, ups, strict=True)]
+    activations.append(measured(Float32(), 60, 0, at_head=False))
+    gradients = [measured(Int4(), *pair, at_head=True) for pair in downs]
+    gradients.append(measured(Float32(), 60, 0, at_head=True))
+    with_up = {
+        each.codec: [measured(CodewordMean(), *pair, at_head=True) for pair in own]
+        for each, own in zip(activations, means, strict=False)
+    }
+    asked: list[Codec] = []
+
+    def means_of(codec: Codec) -> list[Measured[GradientCodec]]:
+        asked.append(codec)
+        return with_up[codec]
+
+    best = smallest_pair(activations, gradients, means_of, 5, 5)
+    good = [
+        up.sample_bytes + down.sample_bytes
+        for up in activations
+        for down in [*gradients, *with_up[up.codec]]
+        if up.error <= 5 and (down.head_error or 0) <= 5
+    ]
+    assert best.up.sample_bytes + best.down.sample_bytes == min(good)
+    assert best.down in [*gradients, *best.means]
+    assert best.means == with_up[best.up.codec]
+    assert len(asked) == len(set(asked))
+
+
+def test_activations_are_finer_where_their_codewords_then_serve_the_gradients() -> None:
+    fine, coarse = (
+        Measured[Codec](Pq(subvectors=q), size, 1.0, 0.1, None, 1.0) for q, size in ((4, 30), (2, 20))
+    )
+    exact = Measured[Codec](Float32(), 400.0, 1.0, 0.0, None, 1.0)
+    down = Measured[GradientCodec](Int4(), 50.0, 1.0, 0.1, 0.1, 1.0)
+    mean = Measured[GradientCodec](CodewordMean(), 1.0, 1.0, 0.9, 0.1, 1.0)
+    best = smallest_pair(
+        [exact, fine, coarse], [down], lambda up: [mean] if up == fine.codec else [], 0.1, 0.2
+    )
+    assert (best.up, best.down) == (fine, mean)
+    poor = replace(mean, head_error=0.3)
+    best = smallest_pair([exact, fine, coarse], [down], lambda _: [poor], 0.1, 0.2)
+    assert (best.up, best.down) == (coarse, down)
+
+
 def test_a_head_that_is_not_trained_gets_no_gradient(tmp_path: Path) -> None:
     task = Path("tests/small_task.py").read_text()
     frozen = task.replace("nn.Linear(8, 16)", "nn.Linear(8, 16).requires_grad_(False)")
@@ -126,7 +184,7 @@ def test_the_command_advises_what_a_scenario_can_take(tmp_path: Path) -> None:
     file = small_file(tmp_path)
     told = CliRunner().invoke(app, ["advise", str(file), "--rows=40", "--error=0.2"], terminal_width=160)
     assert told.exit_code == 0, told.output
-    assert "fewest bytes whose relative error is at most 0.2" in told.output
+    assert "fewest bytes, of both together, whose relative error is at most 0.2" in told.output
     flows = yaml.safe_load(told.output[told.output.index("flows:") :])["flows"]
     settings = [f"flows.{flow}={json.dumps(codec)}" for flow, codec in flows.items()]
     assert isinstance(load_scenario(file, settings), Scenario)
