@@ -10,9 +10,9 @@ pixels of 16 channels, behind `layer2` 7 x 7 of 32.
 
 from torch import nn
 
-from benchmarks.models.resnet18 import ResNet, data
+from benchmarks.models.resnet18 import ResNet, data, example
 
-__all__ = ["build", "data"]
+__all__ = ["build", "data", "example"]
 
 GROUPS = 8
 

@@ -6,6 +6,7 @@ The one of 18 layers has a quarter of the usual channels: 701,178 parameters.
 import itertools
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from scenarios.task import Dataset
@@ -77,6 +78,11 @@ class ResNet(nn.Module):
 def build() -> nn.Module:
     """Make ResNet-18 with a quarter of its channels, and with batch norm."""
     return ResNet((16, 32, 64, 128))
+
+
+def example() -> Tensor:
+    """Give a few rows of inputs, for which no data are read."""
+    return torch.zeros((3, 1, 28, 28))
 
 
 def data() -> Dataset:
