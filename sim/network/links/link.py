@@ -14,9 +14,6 @@ import msgspec
 
 from broker.wire.link_bytes import (
     ACKNOWLEDGED_SEGMENTS,
-    FULL_PACKET_BYTES,
-    HEADER_BYTES,
-    SEGMENT_BYTES,
     framed_bytes,
     segments_of,
 )
@@ -24,7 +21,7 @@ from scenarios.schema.links import Tcp
 from sim.network.links.losses import Losses
 from sim.network.links.path import Path
 from sim.network.links.random_stream import RandomStream
-from sim.network.links.tcp.connection import Connection
+from sim.network.links.tcp.connection import Connection, packets_of
 from sim.network.links.tcp.delays import Delays
 from sim.network.links.tcp.line import Line, Sent
 from sim.network.links.tcp.receiver import DELAYED_ACK_S
@@ -39,6 +36,10 @@ KEPT = tuple((1 - MEAN_GAIN) ** (segments / ACKNOWLEDGED_SEGMENTS) for segments 
 
 MARGIN_PER_QUEUE = 1.1
 """Four times the mean deviation of round trips, of which the last one waits for the whole queue."""
+
+
+LEAST_GAP_S = 1e-9
+"""Between PUBACKs of one message."""
 
 
 class Carried(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +84,7 @@ class TcpLink:
         "_losses",
         "_margin_s",
         "_progress",
+        "_puback_gap_s",
         "_pubacked_s",
         "_pubacks",
         "_queued_s",
@@ -116,7 +118,8 @@ class TcpLink:
         if not self.path.rest:
             self.free_s = 0.0
         self._window = INITIAL_WINDOW
-        self._pubacks, self._pubacked_s = 0, 0.0  # the latest, and when they are acknowledged
+        self._pubacks, self._pubacked_s = 0, 0.0  # the latest, and when the last of them is acknowledged
+        self._puback_gap_s = LEAST_GAP_S  # between two of them
         self._margin_s = max(LEAST_MARGIN_S, 2 * self.path.round_trip_s)
         self._connection: Connection | None = None
         if self._delays is not None:
@@ -201,7 +204,8 @@ class TcpLink:
             else:
                 self._age(at_s)
                 self._idle_since_s, self._queued_s = at_s, 0.0
-                self._pubacks, self._pubacked_s = packets, at_s + 2 * self.path.latency_s + DELAYED_ACK_S
+                self._pubacks, self._puback_gap_s = packets, max(LEAST_GAP_S, (to_s - from_s) / packets)
+                self._pubacked_s = at_s + 2 * self.path.latency_s + DELAYED_ACK_S
 
     def shares(self, packets: int) -> Sequence[float]:
         """Do as PacketTimes.shares; where nothing is lost they count as evenly spread."""
@@ -227,7 +231,9 @@ class TcpLink:
         if window > INITIAL_WINDOW:
             self._age(start_s)
             window = self._window
-        pubacks = self._pubacks if self._pubacked_s > start_s and window > INITIAL_WINDOW else 0
+        pubacks = 0
+        if self._pubacked_s > start_s and window > INITIAL_WINDOW:
+            pubacks = min(self._pubacks, 1 + int((self._pubacked_s - start_s) / self._puback_gap_s))
         if segments + pubacks <= window:  # the same as below, of one flight; most messages are
             self._window = max(window, 2 * segments)
             self._queued_s = queued_s = segments * path.segment_s
@@ -240,7 +246,9 @@ class TcpLink:
         pauses_s, queue, longest, usually_s = 0.0, 0, 0, self._usually_queued_s
         if pubacks:  # they are segments, too, and what acknowledges them lets others go
             if segments <= window + pubacks:
-                wait_s = min(self._pubacked_s - start_s, path.round_trip_s)
+                needed = (segments + pubacks - window + 1) // 2  # each frees a place, and makes one more
+                wait_s = self._pubacked_s - (pubacks - needed) * self._puback_gap_s - start_s
+                wait_s = min(wait_s, path.round_trip_s)
                 pauses_s = max(0.0, wait_s - max(0, window - pubacks) * path.segment_s)
             self._window = window + pubacks
         while left:
@@ -277,13 +285,6 @@ class TcpLink:
         if self.jitter is None or self.path.one_way_s is None:
             return self.path.latency_s
         return self.path.one_way_s(self.jitter.uniform())
-
-
-def packets_of(payload_bytes: int) -> tuple[int, float]:
-    """Give how many segments a message has, and the size of the last one; a full packet's is 1."""
-    segments = segments_of(payload_bytes)
-    last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
-    return segments, last_bytes / FULL_PACKET_BYTES
 
 
 @lru_cache(maxsize=64)

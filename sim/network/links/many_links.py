@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from broker.wire.link_bytes import ACKNOWLEDGED_SEGMENTS, framed_bytes, segments_of
 from sim.network.links.link import (
     KEPT,
+    LEAST_GAP_S,
     MARGIN_GAIN,
     MARGIN_PER_QUEUE,
     TcpLink,
@@ -23,7 +24,7 @@ from sim.network.links.tcp.window import INITIAL_WINDOW
 Numbers = NDArray[np.float64]
 Columns = NDArray[np.int64]
 
-FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, PUBACKED, PUBACKS, WINDOW = range(10)
+FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, PUBACKED, GAP, PUBACKS, WINDOW = range(11)
 """Rows of the table: what a TcpLink keeps in mind from one message to the next."""
 
 _FIELDS = (
@@ -35,6 +36,7 @@ _FIELDS = (
     "_margin_s",
     "busy_s",
     "_pubacked_s",
+    "_puback_gap_s",
     "_pubacks",
     "_window",
 )
@@ -64,7 +66,7 @@ class ManyLinks:
         self._table[:, columns] = np.array(list(map(_fields_of, links)), dtype=np.float64).T
 
     def copy(self, columns: Columns) -> Numbers:
-        """Give what these links keep in mind, shape (10, k)."""
+        """Give what these links keep in mind, shape (11, k)."""
         return self._table[:, columns]
 
     def give(self, column: int, link: TcpLink, fields: Numbers | None = None) -> None:
@@ -117,6 +119,7 @@ class ManyLinks:
             links[IDLE] = np.where(heard, at_s, links[IDLE])
             links[QUEUED] = np.where(heard, 0.0, links[QUEUED])
             links[PUBACKS] = np.where(heard, packets, links[PUBACKS])
+            links[GAP] = np.where(heard, np.maximum(LEAST_GAP_S, (to_s - from_s) / packets), links[GAP])
             links[PUBACKED] = np.where(heard, at_s + 2 * path.latency_s + DELAYED_ACK_S, links[PUBACKED])
         self._table[:, columns] = links
 
@@ -137,7 +140,11 @@ def _delay_s(links: Numbers, start_s: Numbers, segments: int, path: Path) -> Num
     """Do as TcpLink.delay_s."""
     _age(links, start_s, path, np.ones(len(start_s), dtype=bool))
     window = links[WINDOW]
-    pubacks = np.where((links[PUBACKED] > start_s) & (window > INITIAL_WINDOW), links[PUBACKS], 0.0)
+    pubacks = np.zeros(len(start_s))
+    under_way = (links[PUBACKED] > start_s) & (window > INITIAL_WINDOW)
+    if under_way.any():
+        gaps = (links[PUBACKED][under_way] - start_s[under_way]) / links[GAP][under_way]
+        pubacks[under_way] = np.minimum(links[PUBACKS][under_way], 1 + np.floor(gaps))
     in_one = segments + pubacks <= window
     if in_one.all():
         _send_one_flight(links, segments, path)
@@ -171,7 +178,9 @@ def _send_flights(links: Numbers, start_s: Numbers, segments: int, pubacks: Numb
     left, flights = np.full(count, float(segments)), np.zeros(count, dtype=np.int64)
     queue, longest = np.zeros(count), np.zeros(count)
     window, usually_s = links[WINDOW], links[USUALLY]
-    wait_s = np.minimum(links[PUBACKED] - start_s, path.round_trip_s)
+    needed = np.floor((segments + pubacks - window + 1) / 2)
+    wait_s = links[PUBACKED] - (pubacks - needed) * links[GAP] - start_s
+    wait_s = np.minimum(wait_s, path.round_trip_s)
     wait_s = np.maximum(0.0, wait_s - np.maximum(0, window - pubacks) * path.segment_s)
     pauses_s = np.where((pubacks > 0) & (segments <= window + pubacks), wait_s, 0.0)
     window = window + pubacks

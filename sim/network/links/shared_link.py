@@ -8,9 +8,10 @@ from broker.wire.link_bytes import framed_bytes
 from sim.network.clock import Clock, Ts
 from sim.network.links.access_point import Direction
 from sim.network.links.bottleneck import Bottleneck, Transfer
-from sim.network.links.link import PacketTimes, TcpLink, packets_of
+from sim.network.links.link import PacketTimes, TcpLink
 from sim.network.links.packet_queue import PacketQueue
 from sim.network.links.path import Path
+from sim.network.links.tcp.connection import packets_of
 from sim.network.links.tcp.passage import Passage
 
 

@@ -148,6 +148,23 @@ def test_a_puback_under_way_is_a_segment_of_the_window(
     assert link._window == grown
 
 
+@pytest.mark.parametrize(
+    ("segments", "pauses_s"),
+    [
+        pytest.param(17, 0.0, id="three are under way, and leave room for so many"),
+        pytest.param(19, 0.0, id="the first is acknowledged while these leave, and lets two others go"),
+        pytest.param(20, 0.030 - 0.017, id="the second after them"),
+        pytest.param(23, 0.050 - 0.017, id="then the last"),
+        pytest.param(24, 0.102 - 0.023, id="and the rest waits for the first segment's"),
+    ],
+)
+def test_several_pubacks_are_acknowledged_one_after_another(segments: int, pauses_s: float) -> None:
+    link = tcp(window=20)
+    link._idle_since_s = 0.83
+    link.acknowledge(0.85, 0.93, 4)  # at 0.87, 0.89, 0.91 and 0.93, each acknowledged 140 ms later
+    assert link.delay_s(1.02, segments * SEGMENT_BYTES) == pytest.approx(pauses_s)
+
+
 def test_a_line_that_waits_for_no_acknowledgement_keeps_the_longest_flight_in_its_queue() -> None:
     link = tcp()
     link.delay_s(0.0, 30 * SEGMENT_BYTES)  # 10, a pause, 20

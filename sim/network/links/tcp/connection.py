@@ -4,11 +4,19 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from broker.wire.link_bytes import FULL_PACKET_BYTES, HEADER_BYTES, SEGMENT_BYTES, segments_of
 from sim.network.links.tcp.line import Line, Sent
 from sim.network.links.tcp.receiver import DELAYED_ACK_S, QUICK_ACKS, Answer, Receiver
 from sim.network.links.tcp.round_trips import RoundTrips
 from sim.network.links.tcp.transfer import Transfer
 from sim.network.links.tcp.window import INITIAL_WINDOW, Reno
+
+
+def packets_of(payload_bytes: int) -> tuple[int, float]:
+    """Give how many segments a message has, and the size of the last one; a full packet's is 1."""
+    segments = segments_of(payload_bytes)
+    last_bytes = payload_bytes + HEADER_BYTES - (segments - 1) * SEGMENT_BYTES
+    return segments, last_bytes / FULL_PACKET_BYTES
 
 
 class Connection:
