@@ -1,6 +1,7 @@
 """A queue of packets behind lossy links: literal times, and what holds for any conversation."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,10 @@ from sim.network.links.access_point import sends_segments
 from sim.network.links.bottleneck import Bottleneck
 from sim.network.links.changing_link import links_of
 from sim.network.links.packet_queue import PacketQueue
+from sim.network.links.path import Path
 from sim.network.links.shared_link import SharedTcpLink, shared
+from sim.network.links.tcp.line import Line
+from sim.network.links.tcp.passage import Passage
 from sim.simulation.devices import make_endpoints
 
 LOSSY = Link(uplink_kbps=4_000, downlink_kbps=4_000, latency_ms=20, loss=0.02)
@@ -98,6 +102,35 @@ def test_acknowledgements_wait_in_the_queue_of_the_other_direction() -> None:
     assert arrival_s(busy=False) == pytest.approx(0.043 + 0.030 + 0.02)
     # and here one of them has gone before, as a probe
     assert arrival_s(busy=True) == pytest.approx(0.31 + 0.02 + 0.027 + 0.02)
+
+
+def test_acknowledgements_that_wait_for_the_other_direction_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # both would be back at 0.3 s; the first finds more in the queue than the second
+    class Held(Line):
+        def answer(self, now_s: float, path: Path) -> float | None:
+            del path
+            asked_s.append(now_s)
+            return 0.3
+
+    clock, asked_s, taken_s = Clock(), list[float](), list[float]()
+    back = PacketQueue(clock, 1000)
+    link = links_of(QUIET, seed=3, owner="a")[0]
+    line, queue = Held(link.path, None), PacketQueue(clock, math.inf)
+    passage = Passage(clock, link.connection, 12, 1.0, line, queue, back, lambda: None)
+    clock.at(0.0, lambda: taken_s.append(back.leave(0.0, 0.0, 1000)))
+    take = passage._transfer.acknowledged
+
+    def taking(now_s: float, *what: Any) -> None:
+        taken_s.append(now_s)
+        take(now_s, *what)
+
+    monkeypatch.setattr(passage._transfer, "acknowledged", taking)
+    clock.run()
+    first_s = 0.3 + 1.0 - asked_s[0]
+    assert asked_s[1] > asked_s[0]
+    assert taken_s[1:3] == pytest.approx([first_s, first_s])  # after the time at which the queue is empty
 
 
 def test_a_reset_takes_what_is_under_way_with_it() -> None:

@@ -17,7 +17,7 @@ from sim.network.links.path import Path, path_of
 from sim.network.links.random_stream import RandomStream
 from sim.network.links.tcp.connection import Connection
 from sim.network.links.tcp.line import Line
-from sim.network.links.tcp.window import window_of
+from sim.network.links.tcp.window import Reno, window_of
 
 SEGMENT_S, WAY_S = 0.001, 0.05
 ROUND_TRIP_S = 2 * WAY_S
@@ -137,13 +137,27 @@ def test_a_puback_under_way_is_a_segment_of_the_window(puback_s: float, seconds:
     assert send(made, 11, start_s=1.0)[-1][0] - 1.0 == pytest.approx(seconds + WAY_S, abs=0.0005)
 
 
-@pytest.mark.parametrize(("window", "grown"), [(40, 110), (70, 140), (100, 140), (150, 150)])
+@pytest.mark.parametrize(("window", "grown"), [(40, 111), (71, 142), (100, 142), (150, 150)])
 def test_the_window_grows_by_all_of_a_message_that_filled_it_once_and_else_to_twice_its_size(
     window: int, grown: int
 ) -> None:
     made = connection("reno", window=window)
-    send(made, 70)
+    send(made, 71)
     assert made.window.size == grown
+
+
+def test_while_a_puback_is_under_way_there_is_no_silence() -> None:
+    class Rests(Reno):
+        def rested(self, silence_s: float) -> None:
+            rests_s.append(silence_s)
+
+    rests_s: list[float] = []
+    made = Connection(Rests(), ROUND_TRIP_S)
+    send(made, 1)
+    for at_s in (0.1, 0.2, 0.9):  # each is acknowledged 140 ms later
+        made.acknowledge(at_s, ROUND_TRIP_S)
+    send(made, 1, start_s=1.0)
+    assert rests_s == pytest.approx([0.1, 0.7])
 
 
 @settings(max_examples=60)
