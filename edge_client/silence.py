@@ -62,7 +62,7 @@ class Attentive:
         self._transport = transport
         self._run = subscriptions[0].split("/")[2]
         self._client = next((topic.split("/")[4] for topic in subscriptions if _kind(topic) == "down"), "")
-        self._user = "nobody in particular" if user is None else f"'{user}'"
+        self._comes = "without a user name" if user is None else f"as user '{user}'"
         self._heard = self._answered = False
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -115,9 +115,9 @@ class Attentive:
             self._heard = True
             log.warning(
                 "%s: nothing of run %s at the broker for %.0f s: its server has not begun, or the run has "
-                "another name, or the broker does not let its user %s read the run's topics "
+                "another name, or the broker does not let who comes %s read the run's topics "
                 "(`fedlite fleet allow %s`)",
-                self._client or self._run, self._run, UNHEARD_S, self._user, self._run,
+                self._client or self._run, self._run, UNHEARD_S, self._comes, self._run,
             )  # fmt: skip
 
     def _unanswered(self) -> None:
@@ -125,9 +125,9 @@ class Attentive:
             self._answered = True
             log.warning(
                 "%s: the server of run %s has not spoken to it for %.0f s: it has not been chosen for a "
-                "round yet, or the broker drops what it says, because its user there is %s and not '%s', or "
+                "round yet, or the broker drops what it says, because it comes %s and not as '%s', or "
                 "has no right to %s",
-                self._client, self._run, UNANSWERED_S, self._user, self._client,
+                self._client, self._run, UNANSWERED_S, self._comes, self._client,
                 topics.up(self._run, self._client),
             )  # fmt: skip
 

@@ -1,9 +1,11 @@
 """What the programs of all rooms share: the event loop, logging, and errors for people."""
 
 import asyncio
+import errno
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -74,6 +76,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+_NO_MEMORY = r"(can't|[Cc]annot) allocate memory|failed to map segment"
+"""Of torch's allocator, and of the loader of libraries."""
 REPORT_TO = "this is a bug in fedlite, please report it with the lines above and the command you gave"
 
 
@@ -106,9 +110,9 @@ def telling(*, extra: str = "") -> Iterator[None]:
     """Show what goes wrong within as the end of a command.
 
     A UserError is shown as one line without a traceback, and the exit code is its own; so is a package that
-    an extra would bring, and a full disk. When nobody reads the output any more, nothing is shown. Any other
-    exception is a bug: its traceback is printed, then a line that says where to report it, and the exit code
-    is 1.
+    an extra would bring, a full disk, and too little memory. When nobody reads the output any more, nothing
+    is shown. Any other exception is a bug: its traceback is printed, then a line that says where to report
+    it, and the exit code is 1.
 
     Args:
         extra: brings all packages that the command needs; empty: the one that brings the missing package.
@@ -134,6 +138,18 @@ def telling(*, extra: str = "") -> Iterator[None]:
         raise SystemExit(mistakes[0].exit) from error
 
 
+def _lacks_memory(error: BaseException) -> bool:
+    """Say whether the system gave no memory: to Python, numpy, torch, or for a library that is loaded."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    said = isinstance(error, RuntimeError | ImportError) and re.search(_NO_MEMORY, str(error))
+    return isinstance(error, MemoryError) or bool(said)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _mistakes(error: BaseException, extra: str) -> list[UserError] | None:
     """Give the UserErrors that an error, or a group of errors, comes to; None if it is a bug."""
     if isinstance(error, BaseExceptionGroup):
@@ -146,6 +162,8 @@ def _mistakes(error: BaseException, extra: str) -> list[UserError] | None:
         return mistakes
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error, extra) or error
+    if _lacks_memory(error):
+        error = RunError(f"not enough memory ({_first_line(error)}): end other programs, or raise its limit")
     if isinstance(error, OSError) and error.errno in FULL:
         error = RunError(f"cannot write {error.filename or 'the output'}: {error.strerror}; make room")
     return [error] if isinstance(error, UserError) else None

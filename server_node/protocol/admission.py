@@ -30,7 +30,8 @@ def check_greeting(plan: Plan, hello: Hello) -> WireError | None:
         why = "a U-shaped run is only for devices with the task's code: the last layers are theirs"
         return WireError("scenario", why)
     if hello.scenario != plan.digest and not knows_none:
-        why = f"the device's scenario {hello.scenario} is not the server's {plan.digest}"
+        why = f"the device's scenario {hello.scenario} is not the server's {plan.digest}: "
+        why += "give both the same file and --set"
         return WireError("scenario", why)
     if plan.own_rows and hello.rows:
         try:

@@ -3,10 +3,13 @@
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from broker.cli.commands import app
@@ -103,6 +106,29 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     out = tmp_path / "run"
     line = one_line_of("simulate", small_file(tmp_path), f"--out={out}")
     assert line == f"error: cannot write {out / 'metrics.parquet'}: No space left on device; make room"
+
+
+def no_memory(take: Callable[[], object]) -> Exception:
+    with pytest.raises((MemoryError, RuntimeError)) as error:
+        take()
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(MemoryError(), id="python"),
+        pytest.param(no_memory(lambda: np.zeros(2**60, np.int8)), id="numpy"),
+        pytest.param(no_memory(lambda: torch.zeros(2**60, dtype=torch.int8)), id="torch"),
+        pytest.param(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id="system"),
+        pytest.param(ImportError("a.so: failed to map segment from shared object"), id="loader"),
+    ],
+)
+def test_too_little_memory_is_no_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    code, [line] = told(error, capsys)
+    assert code == 2
+    first = (str(error) or "MemoryError").splitlines()[0]
+    assert line == f"error: not enough memory ({first}): end other programs, or raise its limit"
 
 
 def test_what_a_library_says_without_a_number_is_told_too(tmp_path: Path) -> None:

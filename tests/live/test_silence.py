@@ -58,7 +58,7 @@ async def test_a_broker_that_drops_what_a_device_says_in_anothers_name(
                     await asyncio.sleep(0.05)
             stop.set()
     words = warnings(caplog)[-1]
-    assert "its user there is 'pi-08' and not 'pi-07'" in words
+    assert "because it comes as user 'pi-08' and not as 'pi-07'" in words
     assert warnings(caplog).count(words) == 1
 
 

@@ -153,7 +153,7 @@ def test_a_client_without_the_scenario_is_told_what_it_must_know() -> None:
 
 def test_a_device_with_another_scenario_is_told_both_digests_and_does_not_count_as_there() -> None:
     server = opened()
-    why = "scenario: the device's scenario other is not the server's same"
+    why = "scenario: the device's scenario other is not the server's same: give both the same file and --set"
     assert server.hear("a", Hello(1, "other", 9)) == [
         quiet("a"),
         Report(Refused("a", why)),
