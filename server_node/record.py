@@ -237,7 +237,8 @@ class RunFolder:
     def _write_metrics(self) -> None:
         target = self.folder / "metrics.parquet"
         with writing(target), atomic_write(target) as part:
-            pq.write_table(pa.Table.from_pylist(self.rows), part)
+            named = {"metric": self._metric, "better": self.better}  # a run that is not over has no summary
+            pq.write_table(pa.Table.from_pylist(self.rows).replace_schema_metadata(named), part)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         target = self.folder / name

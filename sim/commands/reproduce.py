@@ -97,10 +97,11 @@ def _report(study: Study, runs: Sequence[StudyRun], folder: Path) -> None:
     if not results:
         typer.echo("nothing has finished, so there is no report")
         return
+    planned = sum(run.first for run in runs)
     write_csv(folder / "results.csv", results)
     with writing(folder):
-        (folder / "results.md").write_text(markdown(study, results), encoding="utf-8")
-    typer.echo(f"{len(results)} trained runs in {folder / 'results.md'}")
+        (folder / "results.md").write_text(markdown(study, results, planned), encoding="utf-8")
+    typer.echo(f"{len(results)} of {planned} trained runs in {folder / 'results.md'}")
     try:
         from sim.experiments.study.plots import write_plots  # noqa: PLC0415  an optional extra
     except ModuleNotFoundError as error:

@@ -66,8 +66,8 @@ def _draw_traffic(run: Run, flows: Sequence[str], axes: Axes) -> Hovers:
             hovers[f"{kind}-{place}"] = [f"{name}: {text}"]
     most = max((run.summary["bytes"][name].get("raw_float32", 0) for name in flows), default=0)
     most = max(most, *(run.summary["bytes"][name]["wire"] for name in flows), 1)
-    axes.set_yticks(range(len(flows)), [name.replace("_", "\n", 1) for name in flows])
-    axes.set_ylim(len(flows) - 0.5, -0.5)
+    axes.set_yticks(range(len(flows)), ["\n".join(wrap(name.replace("_", " "), 12)) for name in flows])
+    axes.set_ylim(max(len(flows), 1) - 0.5, -0.5)
     axes.set_xlim(0, 1.6 * most)
     axis_of(axes, "x", "bytes of the whole run", tick_of_bytes, logarithmic=False)
     return hovers
@@ -133,7 +133,8 @@ def _draw_stragglers(
             [time.round for time in those],
             [names.index(who(time, groups)) for time in those],
             [8 + 60 * time.lost_s / most_s for time in those],
-            color=_CAUSES[cause], marker=_MARKS[cause], alpha=0.8, linewidths=0, gid=f"cause-{cause}",
+            color=_CAUSES[cause], marker=_MARKS[cause], alpha=0.8, linewidths=0, clip_on=False,
+            gid=f"cause-{cause}",
         )  # fmt: skip
         hovers[f"cause-{cause}"] = [
             f"round {time.round}: {who(time, groups)} lost {format_seconds(time.lost_s)}, {cause}"

@@ -13,17 +13,20 @@ import pyarrow.parquet as pq
 import yaml
 
 from broker.errors import ReportError
-from server_node.summary import Summary, total_wire_bytes
+from server_node.ownership import RESULTS
+from server_node.summary import Metric, Summary, total_wire_bytes
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.key_paths import flat, value_at
 from sim.report.groups import groups_of
-from sim.report.unfinished import as_swept, how_far, summary_so_far
+from sim.report.unfinished import as_swept, how_far, metric_so_far, summary_so_far
 from sim.statistics.trials import higher_is_better
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 _NAMES = (*FLOWS, CONTROL)
+UNFINISHED = ".unfinished"
+"""The end of the name of a point's hidden folder."""
 _WRITERS = "fedlite run and fedlite simulate write it"
 
 
@@ -124,6 +127,7 @@ class Unfinished:
     seed: int
     run: str
     rounds: list[Row]
+    metric: Metric
 
 
 @dataclass(frozen=True)
@@ -153,12 +157,29 @@ def read_all(folders: Sequence[Path]) -> tuple[list[Run], list[Sweep]]:
     """
     sweeps = [folder for folder in folders if (folder / "sweep.parquet").exists()]
     runs = [folder for folder in folders if folder not in sweeps]
+    _refuse_other_folders(runs)
     scenarios = [_read(folder / "scenario.yaml", _yaml, _WRITERS) for folder in runs]
     labels = _labels([str(scenario.get("name", "")) for scenario in scenarios], runs)
     return (
         [read_run(*each) for each in zip(runs, scenarios, labels, strict=True)],
         [read_sweep(folder) for folder in sweeps],
     )
+
+
+def _refuse_other_folders(folders: Sequence[Path]) -> None:
+    """Refuse folders without a run that have something else.
+
+    Raises:
+        ReportError: a folder has a study, or a sweep of which nothing is over.
+    """
+    for folder in folders:
+        results = folder / RESULTS["study"]
+        if results.exists():
+            raise ReportError(
+                f"{folder} has a study, whose tables are in {results}; name some of its run folders instead"
+            )
+        if not (folder / "scenario.yaml").exists() and any(folder.glob(f".*{UNFINISHED}")):
+            raise ReportError(f"{folder}: no run of this sweep or study is over yet; try again when one is")
 
 
 def read_run(folder: Path, scenario: Row, label: str) -> Run:
@@ -207,14 +228,14 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _unfinished(folder: Path, known: Mapping[str, Sequence[object]]) -> Iterator[Unfinished]:
     """Read the points that are not over; of one that cannot be read nothing is known yet."""
-    for there in sorted(folder.glob(".*.unfinished")):
+    for there in sorted(folder.glob(f".*{UNFINISHED}")):
         with suppress(ReportError):
             tree = _read(there / "scenario.yaml", _yaml, _WRITERS)
             rows = _read(there / "metrics.parquet", _metrics, _WRITERS)
             values = {key: as_swept(value_at(tree, key), swept) for key, swept in known.items()}
-            yield Unfinished(
-                values, tree.get("seed", 0), there.name.strip(".").removesuffix(".unfinished"), rows
-            )
+            metric = metric_so_far(there / "metrics.parquet", rows)
+            name = there.name.strip(".").removesuffix(UNFINISHED)
+            yield Unfinished(values, tree.get("seed", 0), name, rows, metric)
 
 
 def _labels(names: list[str], folders: list[Path]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from server_node.summary import total_link_bytes
 from sim.report.runs import Row, Run, Sweep
 from sim.statistics.setting_words import keys_in_words
-from sim.statistics.trials import METRIC, SEED, Trial, trial_of
+from sim.statistics.trials import METRIC, SEED, Trial, higher_is_better, trial_of
 
 RUN = "run"
 """Key of settings that are runs."""
@@ -18,14 +18,15 @@ _FEW = 3
 def trials_of_sweep(sweep: Sweep) -> list[Trial]:
     """Make a trial of each point; those that are not over come last."""
     ended = [trial_of(row, sweep.keys, sweep.rounds.get(row["run"], ())) for row in sweep.rows]
-    metric = next((trial.metric_name for trial in ended if trial.metric is not None), METRIC)
+    known = next((trial.metric_name for trial in ended if trial.metric is not None), METRIC)
     begun = [
         Trial(
             keys={key: value for key, value in point.keys.items() if key != SEED},
             seed=point.seed,
             run=point.run,
             clock="virtual",
-            metric_name=metric,
+            metric_name=known if point.metric["name"] == METRIC else point.metric["name"],
+            higher_is_better=higher_is_better(point.metric.get("better")),
             why=f"unfinished: {len(point.rounds)} rounds so far",
             rounds=point.rounds,
         )

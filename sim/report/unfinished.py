@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from server_node.summary import FlowRatio, Summary
+from server_node.summary import FlowRatio, Metric, Summary
 from server_node.vocabulary.ledger import CONTROL, FLOWS, U_SHAPE_FLOWS
 from sim.key_paths import flat
 from sim.report.groups import groups_of
 from sim.statistics.setting_words import parsed
+from sim.statistics.trials import METRIC
 
 
 def as_swept(resolved: object, swept: Sequence[object]) -> object:
@@ -38,9 +40,26 @@ def how_far(rows: Sequence[Mapping[str, Any]], scenario: Mapping[str, Any]) -> s
     return f"unfinished: {rows[-1]['round'] if rows else 0} of {rounds} rounds"
 
 
+def metric_so_far(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> Metric:
+    """Say what a run evaluates, and what came of it so far.
+
+    Args:
+        metrics: its metrics.parquet; one of an earlier version does not name the metric.
+        rows: of it.
+    """
+    named = pq.read_schema(metrics).metadata or {}
+    scores = [row["metric"] for row in rows if row["metric"] is not None]
+    return {
+        "name": named.get(b"metric", METRIC.encode()).decode(),
+        "better": "lower" if named.get(b"better") == b"lower" else "higher",
+        "final": scores[-1] if scores else None,
+        "best": None,
+    }
+
+
 def summary_so_far(folder: Path, scenario: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Summary:
     """Make of rounds what a summary would say; bytes as float32 are not known."""
-    last, scores = rows[-1], [row["metric"] for row in rows if row["metric"] is not None]
+    last = rows[-1]
     unknown: FlowRatio = {"wire_vs_float32": None}
     virtual = _is_simulated(folder / "checkpoint.safetensors")
     return {
@@ -50,7 +69,7 @@ def summary_so_far(folder: Path, scenario: Mapping[str, Any], rows: Sequence[Map
         "seed": scenario.get("seed", 0),
         "reason": "unfinished",
         "rounds": len(rows),
-        "metric": {"name": "metric", "final": scores[-1] if scores else None, "best": None},
+        "metric": metric_so_far(folder / "metrics.parquet", rows),
         "clients": max(1, len(groups_of(scenario))),
         "client_steps": 0,
         "client_steps_per_second": 0.0,

@@ -229,9 +229,11 @@ def sweep_nature(sweep: Sweep) -> str:
 
     seeds = "seeds" if len({row.get("seed") for row in sweep.rows}) > 1 else "seed"
     trained = any(row.get("metric.final") is not None for row in sweep.rows)
-    begun = f" {len(sweep.unfinished)} more are not over." if sweep.unfinished else ""
+    runs = f"{len(sweep.rows)} run{'' if len(sweep.rows) == 1 else 's'}"
+    more = len(sweep.unfinished)
+    begun = f" {more} more {'is' if more == 1 else 'are'} not over." if more else ""
     return (
-        f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {len(sweep.rows)} runs of "
+        f"{sweep.folder.resolve().name}: a sweep over {', '.join(sweep.keys)}; {runs} of "
         f"scenario {all_of('scenario')} ({all_of('task')}, {seeds} {all_of('seed')}), "
         f"simulated, in virtual time{'' if trained else '; nothing was trained'}.{begun}"
     )

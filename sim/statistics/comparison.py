@@ -264,6 +264,8 @@ def _conclusion(panel: Panel, comparison: Comparison) -> str:
     alike = [line for line in lines if line.difference and line not in apart]
     superlative, better = ("best mean", "better") if comparison.what == METRIC else ("least time", "quicker")
     text = f"{in_words(reference.keys[comparison.by])} has the {superlative}"
+    if any(len(setting.by_seed(comparison.what)) == 1 for setting in panel.settings):
+        text += " of those with several seeds"
     if apart:
         text += f" and is {better} than {_names(apart, comparison.by)}"
     if alike:
@@ -282,5 +284,5 @@ def _names(lines: Sequence[Line], by: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    between = "; " if any("," in name for name in names) else ", "
-    return names[0] if len(names) == 1 else f"{between.join(names[:-1])} and {names[-1]}"
+    between, last = ("; ", "; and ") if any("," in name for name in names) else (", ", " and ")
+    return names[0] if len(names) == 1 else f"{between.join(names[:-1])}{last}{names[-1]}"

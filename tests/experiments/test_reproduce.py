@@ -367,7 +367,7 @@ def test_a_study_that_is_stopped_leaves_a_report(tmp_path: Path, number: signal.
         said, complained = stopped.stdout.read(), stopped.stderr.read()
     assert stopped.returncode == 130, complained
     assert complained == "stopped; the same command goes on\n"  # and no library warns of anything
-    assert f"1 trained runs in {tmp_path / 'out/results.md'}" in said
+    assert f"1 of {TRAINED} trained runs in {tmp_path / 'out/results.md'}" in said
     assert [row["arm"] for row in rows_of(tmp_path)] == ["splitfed"]
 
 
@@ -504,6 +504,7 @@ def test_who_is_evaluated_less_often_is_not_timed(tmp_path: Path) -> None:
     rarely = ("family: FedLite}", "family: FedLite, set: {training.evaluate_every: 6}}")
     reproduce(study_file(tmp_path, rarely, ("seeds: [0, 1]", "seeds: [0]")), "--budget=full", "--tasks=near")
     text = (tmp_path / "out/results.md").read_text()
+    assert "**Not over: 4 of 6 trained runs have finished.**" in text
     assert "| fedlite |" in text
     assert "| fedlite |" not in text.partition("## Bytes and virtual time")[2]
     assert "| corrected |" in text.partition("## Bytes and virtual time")[2]
@@ -511,6 +512,7 @@ def test_who_is_evaluated_less_often_is_not_timed(tmp_path: Path) -> None:
 
 def test_tables_compare_arms_of_the_same_seed(finished: Path) -> None:
     text = (finished / "out/results.md").read_text()
+    assert "Not over" not in text
     titles = [line for line in text.splitlines() if line.startswith("#")]
     assert titles == [
         "# tiny",
@@ -545,7 +547,7 @@ def test_without_matplotlib_there_are_tables(finished: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     (finished / "out/results.md").unlink()
     assert reproduce(finished / "tiny.yaml", "--budget=0") == [
-        f"{TRAINED} trained runs in {finished / 'out/results.md'}",
+        f"{TRAINED} of {TRAINED} trained runs in {finished / 'out/results.md'}",
         "no plots: they need matplotlib, pip install 'fedlite-mqtt[plots]'",
     ]
     assert (finished / "out/results.md").exists()

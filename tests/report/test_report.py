@@ -20,14 +20,16 @@ from typer.testing import CliRunner
 from broker.cli.commands import app
 from broker.cli.wording import format_seconds
 from broker.errors import ReportError
-from server_node.vocabulary.ledger import CONTROL, FLOWS
+from server_node.record import RunFolder
+from server_node.vocabulary.ledger import CONTROL, FLOWS, Ledger
+from server_node.vocabulary.reports import RoundReport
 from sim.report import words
 from sim.report.compared import compared_sweep
 from sim.report.groups import groups_of
 from sim.report.lanes import OWN_CORES
 from sim.report.rounds import RoundTime
 from sim.report.runs import Run, read_all
-from sim.report.trials import trials_of_runs
+from sim.report.trials import trials_of_runs, trials_of_sweep
 from sim.report.unfinished import as_swept
 from sim.simulation.run import simulate
 from sim.statistics.comparison import compare
@@ -96,7 +98,7 @@ def made_run(folder: Path, rows: list[dict[str, Any]], *, name: str = "made", **
     return folder
 
 
-def made_sweep(folder: Path, *, seeds: int = 3, **more: Any) -> Path:
+def made_sweep(folder: Path, *, seeds: int = 3, metric: str = "accuracy", **more: Any) -> Path:
     """Write a sweep by hand: two rates and two codecs, one with a hostile name, and a point that failed."""
     folder.mkdir()
     rows = []
@@ -105,7 +107,7 @@ def made_sweep(folder: Path, *, seeds: int = 3, **more: Any) -> Path:
         run, size = f"p{number}", 40 if codec == EVIL else 80
         rows.append(
             {"flows.gradient_down.codec": codec, "fleet.0.link.uplink_kbps": rate, "seed": seed, "run": run,
-             "scenario": "made", "task": "corners", "mode": "simulate", "metric.name": "accuracy",
+             "scenario": "made", "task": "corners", "mode": "simulate", "metric.name": metric,
              "metric.final": final, "bytes.activations_up.wire": size, "bytes.control.wire": 0,
              "virtual_seconds": 90.0 / rate + seed, "error": None, **more}
         )  # fmt: skip
@@ -290,7 +292,7 @@ def test_what_is_not_over_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     (folder / ".other.unfinished").mkdir()
     report(folder)
     text = Page(folder / "report.html").text
-    assert "1 more are not over." in text
+    assert "1 more is not over." in text
     assert "p-begun: unfinished: 2 rounds so far" in text
     assert "3 (1 unfinished)" in text
     assert "Dotted lines are runs that are not over." in text
@@ -309,7 +311,41 @@ def test_a_run_that_is_not_over_can_be_read(tmp_path: Path) -> None:
     report(folder)
     text = Page(folder / "report.html").text
     assert "It is not over, or was lost (unfinished: 1 of 50 rounds)" in text
-    assert "Reached metric 0.400" in text
+    assert "Reached metric 0.400" in text  # of an earlier version, whose metrics have no name
+
+
+def test_a_run_that_is_not_over_names_its_metric(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path)
+    record = RunFolder(tmp_path / "run", scenario, mode="live", metric="perplexity", ledger=Ledger())
+    record.better = "lower"
+    record.round(RoundReport(1, 2.0, 7.0, 3, 3, 0.1, 0.0, 4))
+    report(tmp_path / "run")
+    text = Page(tmp_path / "run" / "report.html").text
+    assert "What did perplexity cost, in bytes and in time?" in text
+    [run], _ = read_all([tmp_path / "run"])
+    assert not run.higher_is_better
+
+
+def test_a_point_that_is_not_over_names_its_metric_also_where_no_other_is(tmp_path: Path) -> None:
+    folder = made_sweep(tmp_path / "grid", metric="loss")
+    begun = folder / ".p-begun.unfinished"
+    begun.mkdir()
+    (begun / "scenario.yaml").write_text(yaml.safe_dump({"seed": 7}))
+    named = pa.Table.from_pylist([row(1, 0.2, 1, 1)]).replace_schema_metadata({"metric": "f1"})
+    pq.write_table(named, begun / "metrics.parquet")
+    assert {trial.metric_name for trial in trials_of_sweep(read_all([folder])[1][0])} == {"loss", "f1"}
+
+
+def test_folders_with_something_else_are_told_apart_from_broken_ones(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "results.md").touch()
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "study")])
+    assert told.exit_code == 2
+    assert f"{tmp_path}/study has a study, whose tables are in {tmp_path}/study/results.md" in told.output
+    (tmp_path / "sweep" / ".a=1.unfinished").mkdir(parents=True)
+    told = CliRunner().invoke(app, ["compare", str(tmp_path / "sweep")])
+    assert told.exit_code == 2
+    assert "no run of this sweep or study is over yet; try again when one is" in told.output
 
 
 def test_what_the_links_carried_stands_beside_the_packets_where_it_is_known(tmp_path: Path) -> None:

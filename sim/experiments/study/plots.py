@@ -7,12 +7,12 @@ from statistics import fmean, stdev
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from sim.experiments.study.results import Result, by_arm, evaluated_as_often
 from sim.statistics.axes import axis_of, tick_of_bytes
 from sim.statistics.curves import ROUNDS, mean_curve
-from sim.statistics.drawing import mark_of
+from sim.statistics.drawing import COLOURS, mark_of
 from sim.statistics.trials import BYTES, Setting, trial_of
 
 MARKERS = "osD^vP*Xhp<>d8"
@@ -64,7 +64,7 @@ def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str])
             fmean(scores),
             yerr=stdev(scores) if len(scores) > 1 else None,
             marker=MARKERS[place % len(MARKERS)],
-            color=f"C{place % 10}",
+            color=COLOURS[place % len(COLOURS)],
             linestyle="none",
             label=None if family in labelled else family,
         )
@@ -79,6 +79,7 @@ def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str])
 def _rounds(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:
     _curves(axes, results, ROUNDS)
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _bytes(axes: Axes, results: Sequence[Result], _families: Sequence[str]) -> None:

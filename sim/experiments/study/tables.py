@@ -12,9 +12,17 @@ from sim.experiments.study.times import HEAD, TIMES, rows_of_times
 from sim.statistics.estimates import difference, estimate
 
 
-def markdown(study: Study, results: Sequence[Result]) -> str:
-    """Write all tables; a table has a part for each task."""
+def markdown(study: Study, results: Sequence[Result], planned: int) -> str:
+    """Write all tables; a table has a part for each task.
+
+    Args:
+        study: what was asked.
+        results: of the runs that have finished.
+        planned: so many there will be.
+    """
     parts = [f"# {study.name}", ABOUT]
+    if len(results) < planned:
+        parts.append(f"**Not over: {len(results)} of {planned} trained runs have finished.**")
     tables: dict[str, Callable[[list[Group]], str]] = {
         COMPRESSION: _compression,
         CORRECTION: _correction,
