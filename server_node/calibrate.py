@@ -1,10 +1,12 @@
 """Measures the server's computation on the machine it runs on: its jobs, done for batches made up here."""
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from broker.wire.messages import Activations, HeadUpdate
 from scenarios.computing.placing import place_named
@@ -19,7 +21,7 @@ from server_node.vocabulary.jobs import CloseRound, TailStep, TailUpdate
 from server_node.vocabulary.plan import Plan, make_plan
 
 NAME = "calibrate"
-ONE, ALL, UPDATE, CLOSE = "tail, one batch", "tail, cohort", "update", "close"
+ONE, ALL, UPDATE, CLOSE, HEAD = "tail, one batch", "tail, cohort", "update", "close", "head, one batch"
 
 
 def cohort_of(scenario: Scenario) -> int:
@@ -29,6 +31,9 @@ def cohort_of(scenario: Scenario) -> int:
 
 def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float]]:
     """Do rounds without end: one batch through the tail, then a cohort's at once, update, and average.
+
+    Of a scenario with early cuts a batch also goes through the whole head and back: of that the server does a
+    share for each device with such a cut.
 
     Args:
         scenario: gives task, codecs, batch size and cohort.
@@ -43,6 +48,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     if scenario.training.method == "u_shape":  # the last layers are counted, too: they are few
         at_server = scenario.training.model_copy(update={"method": "split"})
         scenario = scenario.model_copy(update={"training": at_server})
+    has_early_cuts = any(group.cut is not None for group in scenario.fleet)
     whole = tuple(group.model_copy(update={"cut": None}) for group in scenario.fleet)
     scenario = scenario.model_copy(update={"fleet": whole})
     task = load_task(scenario.task)
@@ -52,6 +58,9 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
     test = test_of(scenario, task)
     # for what it sees is made up; that further updates take longer is a matter of the scenario
     teaches_nothing = scenario.training.model_copy(update={"tail_lr": 0.0, "tail_updates": 1})
+    place = place_named(scenario.server.device, "server.device")
+    seen = test.inputs[: scenario.task.batch_size].to(place) if has_early_cuts and test else None
+    whole_head = copy.deepcopy(head).to(place)
     worker = Tail(
         task,
         test,
@@ -59,7 +68,7 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
         tail=tail,
         plan=plan,
         training=teaches_nothing,
-        place=place_named(scenario.server.device, "server.device"),
+        place=place,
     )
     jobs = _jobs(plan, cohort_of(scenario))
     while True:
@@ -69,6 +78,12 @@ def timed_rounds(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float
             begun_s = time.perf_counter()
             worker.run(job)
             seconds[name] = time.perf_counter() - begun_s
+        if seen is not None:
+            time.sleep(pause_s)
+            begun_s = time.perf_counter()
+            z = whole_head(seen)
+            z.backward(torch.zeros_like(z))
+            seconds[HEAD] = (time.perf_counter() - begun_s) * scenario.task.batch_size / len(seen)
         yield seconds
 
 
@@ -100,5 +115,6 @@ def server_model(scenario: Scenario, seconds: dict[str, float], source: str) -> 
         tail_sample_s=max(0.0, batch_s / n),
         update_s=seconds[UPDATE],
         close_s=seconds[CLOSE],
+        head_sample_s=seconds.get(HEAD, 0.0) / n,
         source=source,
     )

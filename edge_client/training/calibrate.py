@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,17 +18,18 @@ from scenarios.heads.parts import form_of
 from scenarios.heads.payload import HeadCodec
 from scenarios.loading.own_data import own_place, read_own
 from scenarios.schema.devices import DeviceProfile
+from scenarios.schema.flows import Codecs
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Split, Task
-from scenarios.tasks import load_task
+from scenarios.tasks import load_task, task_of
 from scenarios.training import head_origin, initial_head, uncut
 
 CLIENT = "calibrate"
 
 
-def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, float]]:
+def timed_batches(scenario: Scenario, pause_s: float, cut: str | None = None) -> Iterator[dict[str, float]]:
     """Train one batch after another, without end, on gradients of zeros: the head stays as it is.
 
     With method fedavg the whole model is measured as well, at a learning rate of zero. What a device does
@@ -37,18 +39,22 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
         scenario: gives task, codecs and batch size.
         pause_s: before each batch. A device computes after it has waited for the network, and its caches
             are cold by then: without a pause the same work takes a third less.
+        cut: layer of an early cut; then the device has the head up to there.
 
     Yields:
         Seconds of the phases of a batch: compute, encode, decode, backward; train in FedAvg; in a U-shape
         top, with features decoded and their gradient encoded.
 
     Raises:
-        ScenarioError: the task's data cannot be found.
+        ScenarioError: the task's data cannot be found, or its head cannot be cut there.
     """
     flows, method = scenario.flows, scenario.training.method
+    codecs = flows.codecs_for("none", cut)
     task = load_task(scenario.task, "u_shape" if method == "u_shape" else "split")
     if scenario.training.has_auxiliary:  # its time is part of the way back
         task = with_auxiliary(task, scenario.seed)
+    if cut is not None:
+        task = _up_to(task, scenario, cut)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -58,14 +64,14 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
         seconds[phase] = time.perf_counter() - begun_s
 
     shape = {} if method == "u_shape" else {"method": "split"}
-    cut = scenario.training.model_copy(update={"gradients_every": 1} | shape)
-    device, start = _device(task, scenario, cut, timed)
+    split = scenario.training.model_copy(update={"gradients_every": 1} | shape)
+    device, start = _device(task, scenario, split, codecs, timed)
     alone = scenario.training.model_copy(update={"local_steps": 1, "head_lr": 0.0})
-    fedavg = _device(uncut(task), scenario, alone, timed) if alone.method == "fedavg" else None
+    fedavg = _device(uncut(task), scenario, alone, codecs, timed) if alone.method == "fedavg" else None
     zeros = np.zeros((device.stock.samples, task.cut_size), np.float32)
     rng = generator(scenario.seed, CLIENT)
-    _, _, codewords = encode_activations(flows.activations_up, zeros, rng)
-    gradient = encode_gradient(flows.gradient_down, zeros, codewords, rng)
+    _, _, codewords = encode_activations(codecs.activations_up, zeros, rng)
+    gradient = encode_gradient(codecs.gradient_down, zeros, codewords, rng)
     device.run(start)
     features = flows.features_down.encode(
         np.zeros((device.stock.samples, max(task.features_size, 1)), np.float32), rng
@@ -89,8 +95,18 @@ def timed_batches(scenario: Scenario, pause_s: float) -> Iterator[dict[str, floa
         yield seconds | {"top": of_top} if method == "u_shape" else dict(seconds)
 
 
+def _up_to(task: Task, scenario: Scenario, cut: str) -> Task:
+    """Give a task with the part of its head that a device with an early cut has."""
+    early = task_of(scenario).early(cut)
+    return replace(task, cut_shape=early.cut_shape, head=lambda: early.part_of(task.head()))
+
+
 def _device(
-    task: Task, scenario: Scenario, training: Training, timed: Callable[[str], AbstractContextManager[None]]
+    task: Task,
+    scenario: Scenario,
+    training: Training,
+    codecs: Codecs,
+    timed: Callable[[str], AbstractContextManager[None]],
 ) -> tuple[Device, FirstBatch]:
     """Make a device, and the job that begins its round."""
     initial = initial_head(task, scenario.seed)
@@ -104,7 +120,6 @@ def _device(
         training=training,
         timed=timed,
     )
-    codecs = scenario.flows.codecs_for("none")
     up, down, update, state, *features = map(codec_to_wire, codecs)
     state_codec = codecs.head_state_down
     form = form_of(task.head())
@@ -135,10 +150,13 @@ def _batch(task: Task, scenario: Scenario) -> Split:
     return own.take(batch % len(own))
 
 
-def device_profile(scenario: Scenario, seconds: Mapping[str, float], source: str) -> DeviceProfile:
-    """Give the profile of a device that takes so long for the phases of a full batch."""
+def device_profile(
+    scenario: Scenario, seconds: Mapping[str, float], source: str, cut: str | None = None
+) -> DeviceProfile:
+    """Give the profile of a device that takes so long for the phases of a full batch, with this early cut."""
     return DeviceProfile(
         batch_size=scenario.task.batch_size,
+        cut=cut,
         forward_s=seconds["compute"],
         encode_s=seconds["encode"],
         decode_s=seconds["decode"],

@@ -21,13 +21,14 @@ class CompanionError(UserError):
 
 
 @contextmanager
-def others_at_work(count: int, scenario: Scenario, threads: int) -> Iterator[None]:
+def others_at_work(count: int, scenario: Scenario, threads: int, cut: str | None = None) -> Iterator[None]:
     """Let so many other processes train one batch after another, without a pause, until the context ends.
 
     Args:
         count: of them; 0: nothing is started.
         scenario: gives task, codecs and batch size.
         threads: of each.
+        cut: layer of an early cut.
 
     Raises:
         CompanionError: one has ended before all were at work.
@@ -35,7 +36,8 @@ def others_at_work(count: int, scenario: Scenario, threads: int) -> Iterator[Non
     context = multiprocessing.get_context("spawn")
     at_work = context.Semaphore(0)
     others = [
-        context.Process(target=_work, args=(scenario, threads, at_work), daemon=True) for _ in range(count)
+        context.Process(target=_work, args=(scenario, threads, cut, at_work), daemon=True)
+        for _ in range(count)
     ]
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it: Ctrl-C is for this process alone
     try:
@@ -64,10 +66,10 @@ def _check(others: list[multiprocessing.context.SpawnProcess]) -> None:
         )
 
 
-def _work(scenario: Scenario, threads: int, at_work: Semaphore) -> None:
+def _work(scenario: Scenario, threads: int, cut: str | None, at_work: Semaphore) -> None:
     torch.set_num_threads(threads)
     with threadpool_limits(1, user_api="blas"):
-        batches = timed_batches(scenario, 0.0)
+        batches = timed_batches(scenario, 0.0, cut)
         next(batches)
         at_work.release()
         for _ in batches:

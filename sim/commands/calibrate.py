@@ -22,6 +22,7 @@ from broker.codecs import GradientCodec, codec_to_wire
 from broker.files import writing
 from edge_client.training.calibrate import device_profile, timed_batches
 from edge_client.training.companions import others_at_work
+from scenarios.errors import ScenarioError, suggestion
 from scenarios.loading.load import load_scenario
 from scenarios.schema.base import Part
 from scenarios.schema.scenario import Scenario
@@ -66,6 +67,10 @@ def calibrate(
             "machine. The others do a device's work without a pause.",
         ),
     ] = 1,
+    cut: Annotated[
+        str | None,
+        typer.Option(metavar="LAYER", help="Measure a device with this early cut (`cut` of its group)."),
+    ] = None,
     repeat: Annotated[int, typer.Option(min=2, help="Batches that are timed, or the server's rounds.")] = 30,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key.path=value")] = None,
 ) -> None:
@@ -75,12 +80,18 @@ def calibrate(
     `network: {server: server.yaml}`.
     """
     loaded = load_scenario(scenario, settings or ())
+    if of_server and cut is not None:
+        raise ScenarioError("--cut is of a device; --server measures what the server does for all early cuts")
+    if cut is not None and cut not in (cuts := [group.cut for group in loaded.fleet if group.cut]):
+        raise ScenarioError(
+            f"--cut: no group of the fleet has the cut '{cut}'{suggestion(cut, cuts, label='there are')}"
+        )
     threads = threads or (os.cpu_count() or 1 if of_server else 1)
     torch.set_num_threads(threads)
     with threadpool_limits(threads if of_server else 1, user_api="blas"):
-        times = (timed_rounds if of_server else timed_batches)(loaded, PAUSE_S)
+        times = timed_rounds(loaded, PAUSE_S) if of_server else timed_batches(loaded, PAUSE_S, cut)
         next(times)  # a mistake in the scenario is told here, once
-        with others_at_work(at_work - 1, loaded, 1 if of_server else threads):
+        with others_at_work(at_work - 1, loaded, 1 if of_server else threads, cut):
             seconds, cpu_s = _timed(times, repeat)
     medians = {name: statistics.median(times_s) for name, times_s in seconds.items()}
     noise = why_not_quiet(seconds, cpu_s if threads == at_work == 1 else None)
@@ -89,7 +100,7 @@ def calibrate(
     if of_server:
         profile, key = server_model(loaded, medians, source), "network.server"
     else:
-        profile, key = device_profile(loaded, medians, source), "a group's device"
+        profile, key = device_profile(loaded, medians, source, cut), "a group's device"
     file = out or Path("server.yaml" if of_server else "device.yaml")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +161,10 @@ def _table(seconds: dict[str, list[float]]) -> str:
 
 
 def _as_yaml(profile: Part) -> str:
-    """Give what was measured; `head_sample_s` was not."""
-    content = profile.model_dump(mode="json", exclude_none=True, exclude={"head_sample_s"})
+    """Give what was measured; `head_sample_s` is for early cuts."""
+    content = profile.model_dump(mode="json", exclude_none=True)
+    if not content.get("head_sample_s"):
+        content.pop("head_sample_s", None)
     rounded = {key: float(f"{x:.3g}") if isinstance(x, float) else x for key, x in content.items()}
     return yaml.safe_dump(rounded, sort_keys=False, width=100)
 

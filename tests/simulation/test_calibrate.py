@@ -160,3 +160,62 @@ def test_a_core_that_others_have_too_is_told(cpu: float) -> None:
 def test_times_that_do_not_agree_are_told() -> None:
     seconds = {"compute": [0.01, 0.02, 0.03] * 5, "encode": [0.001] * 15}
     assert "times of compute spreads" in (why_not_quiet(seconds, 1.0) or "")
+
+
+EARLY = "--set=fleet=[{count: 2}, {count: 2, cut: '0'}]"
+
+
+def test_a_device_with_an_early_cut_is_measured_with_it(tmp_path: Path) -> None:
+    file, _ = calibrate(tmp_path, EARLY, "--cut=0")
+    (group,) = load_scenario(small_file(tmp_path), [f"fleet=[{{count: 4, cut: '0', device: {file}}}]"]).fleet
+    assert isinstance(group.device, DeviceProfile)
+    assert group.device.cut == "0"
+    for name in ("forward_s", "encode_s", "decode_s", "backward_s"):
+        assert 0 < getattr(group.device, name) < math.inf
+
+
+WIDE = """
+from dataclasses import replace
+from torch import nn
+from tests import small_task
+
+def task():
+    def head():
+        large = nn.Linear(16, 3000), nn.Linear(3000, 3000), nn.Linear(3000, 16)
+        return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), *large)
+    return replace(small_task.task(), head=head)
+"""
+
+
+def test_an_early_cut_is_a_part_of_the_head(tmp_path: Path) -> None:
+    task = tmp_path / "wide.py"
+    task.write_text(WIDE)
+    settings = ("flows={}", f"task.module={task}", "fleet=[{count: 4, cut: '0'}]")
+    scenario = small_scenario(tmp_path, *settings)
+    medians = []
+    for cut in ("0", None):
+        times = itertools.islice(timed_batches(scenario, 0.0, cut), 12)
+        medians.append(sorted(each["compute"] + each["backward"] for each in times)[6])
+    assert medians[0] < 0.5 * medians[1]
+
+
+def test_the_server_measures_the_head_only_for_early_cuts(tmp_path: Path) -> None:
+    file, said = calibrate(tmp_path, "--server", EARLY)
+    assert yaml.safe_load(file.read_text())["head_sample_s"] > 0
+    assert "head, one batch" in said
+    file, said = calibrate(tmp_path, "--server")
+    assert "head_sample_s" not in yaml.safe_load(file.read_text())
+    assert "head, one batch" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--cut=1", EARLY], "--cut: no group of the fleet has the cut '1'; there are: 0"),
+        (["--cut=0", EARLY, "--server"], "--cut is of a device; --server measures"),
+    ],
+)
+def test_a_cut_that_does_not_fit_is_told(tmp_path: Path, options: list[str], told: str) -> None:
+    result = runner.invoke(app, ["calibrate", str(small_file(tmp_path)), *options])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"error: {told}")
