@@ -115,23 +115,41 @@ def width_of(cut_shape: tuple[int, ...]) -> int:
     return cut_shape[-2] if len(cut_shape) > 2 else 1
 
 
+def in_stages(cut_shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[Codec, ...]]]:
+    """Give ways in which a codec has what the one before has left."""
+    ours_of = {each.centroids: each for each in ours(cut_shape, FEW._replace(pieces=(1,)))}
+    for count, rank in product((16, 64), (2, 4, 8)):
+        yield (
+            "coded_pq, then nsc",
+            (ours_of[count], Nsc(columns=cut_shape[-1], rank=rank, energy=1.0, bits=4)),
+        )
+    for count, stages in product((16, 64), (2, 3)):
+        yield "coded_pq in stages", (ours_of[count],) * stages
+
+
 def activations(
     cut_shape: tuple[int, ...], batches: Sequence[Batch], grid: Grid
-) -> Iterator[tuple[str, Codec, float, float]]:
-    """Give family, codec, bytes a batch and error."""
-    rivals = families(cut_shape, len(batches[0].z), grid)
-    for family, codec in (*rivals, *(("coded_pq", each) for each in ours(cut_shape, grid))):
-        payloads = [codec.encode(batch.z, RNG) for batch in batches]
-        errors = [
-            off(codec.decode(payload, *batch.z.shape), batch.z)
-            for payload, batch in zip(payloads, batches, strict=True)
-        ]
-        yield family, codec, float(np.mean([*map(len, payloads)])), float(np.mean(errors))
+) -> Iterator[tuple[str, Sequence[GradientCodec], float, float]]:
+    """Give family, codecs of the stages, bytes a batch and error."""
+    single = (
+        *families(cut_shape, len(batches[0].z), grid),
+        *(("coded_pq", each) for each in ours(cut_shape, grid)),
+    )
+    for family, codecs in (*((name, (codec,)) for name, codec in single), *in_stages(cut_shape)):
+        sizes, errors = [], []
+        for batch in batches:
+            y, size = np.zeros_like(batch.z), 0
+            for codec in codecs:
+                payload = codec.encode(batch.z - y, RNG)
+                y, size = y + codec.decode(payload, *batch.z.shape), size + len(payload)
+            sizes.append(size)
+            errors.append(off(y, batch.z))
+        yield family, codecs, float(np.mean(sizes)), float(np.mean(errors))
 
 
 def gradients(
     cut_shape: tuple[int, ...], head: nn.Module, batches: Sequence[Batch], grid: Grid
-) -> Iterator[tuple[str, GradientCodec, float, float]]:
+) -> Iterator[tuple[str, Sequence[GradientCodec], float, float]]:
     """Give family, codec, bytes a batch and one less the cosine at the head."""
     true = sum(of_head(head, batch.inputs, batch.gradient) for batch in batches)
     tried: list[tuple[str, GradientCodec, Codec | None]] = [
@@ -148,14 +166,15 @@ def gradients(
             sizes.append(len(payload))
             learned += of_head(head, batch.inputs, decode_gradient(codec, payload, codewords, *batch.z.shape))
         named = codec if up is None else up
-        yield family, named, float(np.mean(sizes)), 1 - cosine(learned, true)
+        yield family, (named,), float(np.mean(sizes)), 1 - cosine(learned, true)
 
 
-def told(rows: Iterator[tuple[str, GradientCodec, float, float]], measure: str) -> None:
+def told(rows: Iterator[tuple[str, Sequence[GradientCodec], float, float]], measure: str) -> None:
     """Print the front of each family."""
     found: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
-    for family, codec, size, error in rows:
-        found[family].append((size, error, json.dumps(codec_to_wire(codec))))
+    for family, codecs, size, error in rows:
+        setting = " + ".join(json.dumps(codec_to_wire(codec)) for codec in codecs)
+        found[family].append((size, error, setting))
     for name, settings in found.items():
         print(f"\n{name:<40} {'bytes':>10} {measure:>10}")
         best = np.inf
