@@ -17,6 +17,7 @@ from broker.wire.errors import WireError
 
 MAX_CENTROIDS = 256
 STEP_BITS = 4
+FINE_BITS = 8
 MOST_STEPS = 7
 SEED_BYTES = 512  # of the codebook travel with the codes, which makes coding faster
 
@@ -33,17 +34,18 @@ class CodedPq(ClusteringCodec):
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
 
-    With a rank r, c is the product U V of two thin matrices, U of shape (L, r) and V of shape (r, d / q),
-    rounded to 4 bits. Many centroids of long sub-vectors then take a fraction of the bytes: channels depend
-    on each other, so centroids lie near a space of few dimensions.
+    With a rank r, c is the product U V of two thin matrices, U of shape (L, r) and V of shape (r, d / q).
+    Many centroids of long sub-vectors then take a fraction of the bytes: channels depend on each other, so
+    centroids lie near a space of few dimensions. The first third of the directions has 8 bits a value, since
+    rounding errors are in proportion and most of the length lies along these; the others have 4.
 
     Bytes: the codebook, which is the scales a_1 to a_L (see `coding.block_float16`) and the L d / q integers,
-    each as i + 7 in 4 bits, or with a rank the factors (see `coding.factors`); and the codes k - 1. The codes
-    are entropy coded, with the codebook's last 512 bytes as their seed, where that makes the payload shorter
-    and there are at most 2**17 codes. Else they follow the codebook, packed in ceil(log2 L) bits each, row by
-    row. The payload's length tells which.
-    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8), with a rank about r (L + d / q) / 2
-    in the place of all before the last term; it depends on the values.
+    each as i + 7 in 4 bits, or with a rank the factors (see `coding.factors`) of 8 bits, then those of 4,
+    whose products are added up; and the codes k - 1. The codes are entropy coded, with the codebook's last
+    512 bytes as their seed, where that makes the payload shorter and there are at most 2**17 codes. Else they
+    follow the codebook, packed in ceil(log2 L) bits each, row by row. The payload's length tells which.
+    Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8), with a rank about
+    2 r (L + d / q) / 3 in the place of all before the last term; it depends on the values.
 
     Attributes:
         codec: Name in scenarios and on the wire.
@@ -137,18 +139,38 @@ class CodedPq(ClusteringCodec):
     def _encode_book(self, centroids: Matrix, rng: np.random.Generator) -> bytes:
         """Returns the bytes of centroids of shape (L, s), ordered by their length."""
         ordered = centroids[np.argsort(np.einsum("ls,ls->l", centroids, centroids), kind="stable")]
-        return encode_factors(ordered, self.rank, STEP_BITS, rng) if self.rank else _encode_steps(ordered)
+        if not self.rank:
+            return _encode_steps(ordered)
+        book, left = b"", ordered
+        for rank, bits in self._factors():
+            book += (factors := encode_factors(left, rank, bits, rng))
+            left = left - decode_factors(factors, len(left), left.shape[1], rank, bits)
+        return book
 
     def _decode_book(self, book: bytes, size: int) -> Matrix:
         """Returns centroids of shape (L, s)."""
-        if self.rank:
-            return decode_factors(book, self.centroids, size, self.rank, STEP_BITS)
-        return _decode_steps(book, self.centroids, size)
+        if not self.rank:
+            return _decode_steps(book, self.centroids, size)
+        centroids = np.zeros((self.centroids, size), np.float32)
+        for rank, bits in self._factors():
+            end = factors_bytes(self.centroids, size, rank, bits)
+            factors, book = book[:end], book[end:]
+            with np.errstate(over="ignore"):
+                centroids += decode_factors(factors, self.centroids, size, rank, bits)
+        if not np.isfinite(centroids).all():
+            raise WireError("not-finite", "a sum of products")
+        return centroids
 
     def _book_bytes(self, size: int) -> int:
         if self.rank:
-            return factors_bytes(self.centroids, size, self.rank, STEP_BITS)
+            return sum(factors_bytes(self.centroids, size, *each) for each in self._factors())
         return halves_bytes(self.centroids) + packed_bytes(self.centroids * size, STEP_BITS)
+
+    def _factors(self) -> list[tuple[int, int]]:
+        """Returns rank and bits of each product that the codebook is the sum of."""
+        fine = -(-self.rank // 3)
+        both = [(fine, FINE_BITS), (self.rank - fine, STEP_BITS)]
+        return [(rank, bits) for rank, bits in both if rank]
 
 
 def _encode_steps(ordered: Matrix) -> bytes:

@@ -167,7 +167,8 @@ def test_of_many_codewords_the_codebook_is_small_as_a_product() -> None:
     ]
     assert len(payloads[1]) < 0.4 * len(payloads[0])
     assert errors[1] < 1.3 * errors[0] + 0.02
-    assert thin.size_bytes(*x.shape) == 2 * (1 + 2 * 6) + 6 * (128 + 64) // 2 + 100 * 8 * 7 // 8
+    fine, coarse = 2 * (1 + 2 * 2) + 2 * (128 + 64), 2 * (1 + 2 * 4) + 4 * (128 + 64) // 2
+    assert thin.size_bytes(*x.shape) == fine + coarse + 100 * 8 * 7 // 8
 
 
 @given(
@@ -205,10 +206,10 @@ def test_arbitrary_bytes_of_a_product_raise_nothing_but_wire_errors(payload: byt
 
 
 def test_factors_that_are_too_large_are_refused() -> None:
-    of_two = b"\x70" + b"\xff\x7b" * 2  # two scales of 65504 * 2**112
-    book = of_two + b"\xee" * 8 + of_two + b"\xee" * 8
+    large, none = b"\x30\xff\x7b" + b"\xfe" * 8, bytes(3) + b"\x77" * 4  # a scale of 65504 * 2**48, and of 0
     with pytest.raises(WireError, match="not-finite"):
-        THIN.decode(book + bytes(12), 2, D)
+        THIN.decode(large * 2 + none * 2 + bytes(12), 2, D)
+    assert not THIN.decode(bytes(3) + b"\x7f" * 8 + large + none * 2 + bytes(12), 2, D).any()
 
 
 def test_a_rank_above_the_values_of_a_subvector_is_refused() -> None:
