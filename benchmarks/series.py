@@ -174,7 +174,7 @@ def main() -> None:
             f"| {name} | {size:,.0f} | " + " | ".join(f"{error:.4f}" for error in errors) + " |", flush=True
         )
     for count in (64, 128):
-        up = CodedPq(subvectors=MOMENTS, centroids=count, rank=12)
+        up = CodedPq(subvectors=MOMENTS, centroids=count, rank=16)
         print(f"\ngradient down, with {up}\n| codec | bytes | in the head |\n|---|--:|--:|")
         for name, size, error in gradients(learned, up):
             print(f"| {name} | {size:,.0f} | {error:.4f} |", flush=True)

@@ -1,6 +1,7 @@
 """Which codecs are worth a try at a cut, by its size and layout."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from broker.codecs import Codec, CodedPq, CodewordMean, Float16, Float32, GradientCodec, Int2, Int4, Int8, Pq
 from broker.codecs.pq import MAX_CENTROIDS, MAX_SUBVECTORS
@@ -8,6 +9,12 @@ from broker.codecs.pq import MAX_CENTROIDS, MAX_SUBVECTORS
 SIZES = (2, 4, 8, 16, 32, 64)
 """Lengths of a sub-vector, d / q, as far as d has divisors near them."""
 CENTROIDS = (2, 4, 8, 16, 32)
+MANY_CENTROIDS = (64, 128, 256)
+"""Tried with a codebook that is a product of thin matrices, of each of RANKS; else it is too large."""
+RANKS = (8, 16)
+MEANS_RANK = 4
+"""Of the means of more than FEW_CODEWORDS codewords."""
+FEW_CODEWORDS = 16
 GROUPS = 8
 """Of several groups, so many are tried: one for each eighth of the positions; and one for each position."""
 LEAST_POINTS = 4
@@ -28,7 +35,10 @@ def codecs_at_cut(cut_shape: tuple[int, ...], d: int, n: int) -> list[Codec]:
 
 def means_of(activations: Codec) -> list[GradientCodec]:
     """Give the codecs of gradients that go with this one of the activations alone, if it has codewords."""
-    return [CodewordMean(bits=8), CodewordMean(bits=4)] if isinstance(activations, Pq | CodedPq) else []
+    if not isinstance(activations, Pq | CodedPq):
+        return []
+    ranks = (0, MEANS_RANK) if activations.codewords_count > FEW_CODEWORDS else (0,)
+    return [CodewordMean(bits=bits, rank=rank) for bits in (8, 4) for rank in ranks]
 
 
 def _clustering(cut_shape: tuple[int, ...], d: int, n: int) -> Iterator[Codec]:
@@ -42,6 +52,12 @@ def _clustering(cut_shape: tuple[int, ...], d: int, n: int) -> Iterator[Codec]:
                     yield Pq(subvectors=subvectors, groups=groups, centroids=centroids)
             if n * subvectors >= LEAST_POINTS * centroids:
                 yield CodedPq(subvectors=subvectors, centroids=centroids, width=width_of(cut_shape, size))
+        for centroids, rank in product(MANY_CENTROIDS, RANKS):
+            is_smaller = rank * (centroids + size) < centroids * size
+            if is_smaller and n * subvectors >= LEAST_POINTS * centroids:
+                yield CodedPq(
+                    subvectors=subvectors, centroids=centroids, width=width_of(cut_shape, size), rank=rank
+                )
 
 
 def sizes_of(d: int) -> list[int]:

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from broker.cli.console import command
-from broker.codecs import Codec, Float32, GradientCodec
+from broker.codecs import Codec, Float32, GradientCodec, codec_to_wire
 from broker.errors import RunError
 from broker.stopping import interrupt_on_signals
 from scenarios.loading.named import scenario_of
@@ -211,4 +211,6 @@ def codec_yaml(codec: GradientCodec) -> str:
 
 
 def _parameters(codec: GradientCodec) -> dict[str, object]:
-    return {field.name: getattr(codec, field.name) for field in fields(cast("Any", codec))}
+    """Give the name and those of the parameters that travel."""
+    kept = fields(cast("Any", codec))[: len(codec_to_wire(codec))]
+    return {field.name: getattr(codec, field.name) for field in kept}

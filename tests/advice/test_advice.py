@@ -19,7 +19,7 @@ from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from scenarios.tasks import load_task
 from sim.advice.batches import first_batches
-from sim.advice.candidates import codecs_at_cut, sizes_of, width_of
+from sim.advice.candidates import codecs_at_cut, means_of, sizes_of, width_of
 from sim.advice.command import measure
 from sim.advice.measure import Measured, measure_activations, measure_gradients
 from sim.advice.rule import front, smallest_pair, smallest_within, worth_more_batches
@@ -51,6 +51,15 @@ def test_every_candidate_fits_the_cut_and_is_named_once(shape: list[int], n: int
     for codec in codecs[-2:]:
         payload = codec.encode(x, np.random.default_rng(0))
         assert codec.decode(payload, n, d).shape == (n, d)
+
+
+def test_many_codewords_are_tried_with_codebook_and_means_as_products() -> None:
+    many = CodedPq(subvectors=22, centroids=128, rank=16)
+    assert many in codecs_at_cut((22, 64), 22 * 64, 100)
+    assert many not in codecs_at_cut((22, 64), 22 * 64, 20)  # 440 sub-vectors are too few
+    assert CodewordMean(bits=8, rank=4) in means_of(many)
+    few = means_of(CodedPq(subvectors=22, centroids=16))
+    assert not any(isinstance(codec, CodewordMean) and codec.rank for codec in few)
 
 
 def test_lengths_of_sub_vectors_are_divisors_near_the_powers_of_two() -> None:
