@@ -118,9 +118,10 @@ def test_watch_data_must_fit_together(watches: Path, name: str, value: int, mess
         watch_exercises.load(watches)
 
 
-def test_watch_exercises_is_learned_over_the_wire(tmp_path: Path, watches: Path) -> None:
+@pytest.mark.parametrize("name", ["watch-exercises", "watch-all-flows"])
+def test_watch_exercises_is_learned_over_the_wire(tmp_path: Path, watches: Path, name: str) -> None:
     small = ["training.rounds=2", "training.cohort=2", "training.evaluate_every=2", "fleet.0.count=4"]
-    summary = simulate(load_scenario("watch-exercises", [*small, f"task.path={watches}"]), tmp_path / "run")
+    summary = simulate(load_scenario(name, [*small, f"task.path={watches}"]), tmp_path / "run")
     assert summary["reason"] == "complete"
     assert summary["messages"]["rejected"] == 0
     assert summary["metric"]["final"] is not None
