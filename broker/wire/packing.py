@@ -113,7 +113,7 @@ def published(topic: str, message: Message, packet_bytes: int = MAX_PACKET_BYTES
 
 
 class Scale:
-    """Weighs messages: what many are told, or all say, is one object and is weighed once.
+    """Weighs messages: what many are told, or all say, is weighed once.
 
     Args:
         packet_bytes: largest payload of a packet.
@@ -129,7 +129,7 @@ class Scale:
         """Give how a message travels; topics are ASCII."""
         kind = type(message)
         latest = self._latest.get(kind)
-        if latest is not None and latest[0] is message and latest[1] == len(topic):
+        if latest is not None and latest[1] == len(topic) and (latest[0] is message or latest[0] == message):
             return latest[2]
         travels = published(topic, message, self._packet_bytes)
         self._latest[kind] = message, len(topic), travels

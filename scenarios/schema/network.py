@@ -4,6 +4,7 @@ A live run has real links, devices, brokers and presence. It reads two things of
 and their links if `flows.by_link` has rules. docs/models.md describes the models behind the numbers.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,13 +106,20 @@ def names_of(fleet: Sequence[FleetGroup]) -> list[str]:
     The clients of groups with a `count` are numbered through all such groups: c00 to c49 for 50 of them.
     Clients with names of their own do not change these numbers.
     """
-    counted = sum(group.count or 0 for group in fleet)
+    return list(_names(tuple(group.names or group.size for group in fleet)))
+
+
+@functools.lru_cache(maxsize=2)  # a run asks ten times, and a fleet may have a million
+def _names(groups: tuple[tuple[str, ...] | int, ...]) -> tuple[str, ...]:
+    counted = sum(group for group in groups if isinstance(group, int))
     width, numbers = len(str(counted - 1)), iter(range(counted))
-    return [
+    return tuple(
         name
-        for group in fleet
-        for name in group.names or [f"c{next(numbers):0{width}}" for _ in range(group.size)]
-    ]
+        for group in groups
+        for name in (
+            [f"c{next(numbers):0{width}}" for _ in range(group)] if isinstance(group, int) else group
+        )
+    )
 
 
 def tell_names(names: Sequence[str]) -> str:

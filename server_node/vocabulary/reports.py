@@ -62,6 +62,21 @@ class Noticed:
     what: str
 
 
-Fact = Gathering | RoundReport | Dropped | Refused | Noticed
+@dataclass(frozen=True, slots=True)
+class Working:
+    """What a simulated run does that is no round: in a large fleet that takes a while.
+
+    Attributes:
+        what: in words.
+        done: how much of it.
+        of: of how much; 0: not known.
+    """
+
+    what: str
+    done: int = 0
+    of: int = 0
+
+
+Fact = Gathering | RoundReport | Dropped | Refused | Noticed | Working
 Watch = Callable[[Fact, Ledger], None]
 """Is called with each fact, as it happens, and the byte counts so far."""

@@ -14,7 +14,7 @@ from broker.cli.wording import format_bytes, format_ratio
 from server_node.board.screen import round_as_json
 from server_node.summary import Summary
 from server_node.vocabulary.ledger import DOWN, UP, Ledger
-from server_node.vocabulary.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch
+from server_node.vocabulary.reports import Dropped, Fact, Gathering, Refused, RoundReport, Watch, Working
 from sim.experiments.results import Row
 
 MOST_STEPS = 1_000
@@ -48,6 +48,10 @@ def watching_run(*, rounds: int, clients: int, metric: str, as_json: bool) -> It
                     say(f"round {fact.round} of {rounds}  {text}")
                 case Dropped():
                     dropped += 1
+                case Working(what, done, of):
+                    text = what + (f" {done:,}" if done else "") + (f" of {of:,}" if of else "")
+                    update(description=text)
+                    say(text)
                 case Refused(client, why):
                     console.print(f"refused a message of {client}: {why}", markup=False)
 

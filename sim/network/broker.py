@@ -5,8 +5,9 @@ that connect later, publishes the last will of a client that has vanished, and d
 cannot hold.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -15,12 +16,6 @@ from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.link_bytes import message_on_link
 from broker.wire.messages import (
-    Activations,
-    Assignment,
-    FeatureGradient,
-    Features,
-    Gradient,
-    HeadUpdate,
     RunScenario,
     Status,
 )
@@ -32,6 +27,7 @@ from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, InFlight, NetworkStats
 from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import SharedTcpLink
+from sim.network.showing import show
 
 SUBACK_BYTES = 6
 """For our two topics; MQTT 3.1.1, 3.9."""
@@ -56,6 +52,7 @@ class VirtualBroker:
     Attributes:
         network_stats: bytes, and messages that were lost or dropped.
         to_server: takes what arrives at the server.
+        trace: takes the spans.
     """
 
     def __init__(
@@ -86,7 +83,7 @@ class VirtualBroker:
         self._server_down = server_down
         self._server_window = Window(model)
         self._unnoticed_s = UNNOTICED_KEEPALIVES * model.keepalive_s
-        self._trace = trace
+        self.trace = trace
 
     def at_work(self) -> Iterator[str]:
         """Give the clients whose links may have done something since this was called last."""
@@ -113,20 +110,36 @@ class VirtualBroker:
 
     # -- presence --------------------------------------------------------------------------------------
 
-    def connect(self, endpoint: Endpoint) -> None:
-        """Let a device connect: TCP's handshake, CONNECT and SUBSCRIBE take a round trip each."""
-        endpoint.session += 1
-        subscribed_s = self._clock.now + 5 * endpoint.down.latency_s
-        self._clock.at(subscribed_s, self._subscribed, endpoint, endpoint.session)
+    def connect(self, *endpoints: Endpoint) -> None:
+        """Let devices connect: TCP's handshake, CONNECT and SUBSCRIBE take a round trip each.
 
-    def _subscribed(self, endpoint: Endpoint, session: int) -> None:
+        Of those that stand one after another here and are subscribed at the same time that is one event.
+        """
+        for after_s, alike in itertools.groupby(endpoints, lambda endpoint: 5 * endpoint.down.latency_s):
+            coming = []
+            for endpoint in alike:
+                endpoint.session += 1
+                coming.append((endpoint, endpoint.session))
+            self._clock.at(self._clock.now + after_s, self._subscribed, coming)
+
+    def _subscribed(self, coming: Sequence[tuple[Endpoint, int]]) -> None:
+        with self._clock.together():
+            for endpoint, session in coming:
+                if session == endpoint.session:
+                    self._subscribe(endpoint, session)
+
+    def _subscribe(self, endpoint: Endpoint, session: int) -> None:
         """Note that the broker has the subscription; what it sends from now on comes after its SUBACK."""
-        if session != endpoint.session:
-            return
         if endpoint.will:  # the new connection takes over; the old one ends without a DISCONNECT
             self._publish_will(endpoint)
         endpoint.will = endpoint.subscribed = True
         endpoint.connects(self._run, self._clock.now)
+        if (
+            self._retained is not None
+            and endpoint.ahead is not None
+            and endpoint.ahead.greets(self._retained)
+        ):
+            return
         clock = self._clock
         endpoint.carry(endpoint.down, clock, clock.now, SUBACK_BYTES, self._connected, endpoint, session)
         if self._retained is not None:
@@ -197,7 +210,7 @@ class VirtualBroker:
         endpoint.counts(*in_flight.on_link, self._clock.now)
         endpoint.down.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
-            self.show(endpoint.lane, "uplink", in_flight, start_s, self._clock.now)
+            show(self.trace, endpoint.lane, "uplink", in_flight, start_s, self._clock.now)
         self._pass_up(endpoint, in_flight)
 
     def _pass_up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
@@ -235,9 +248,10 @@ class VirtualBroker:
             return  # kept for devices without a file; these here have theirs
         if in_flight.publish.retain:  # the run's state, for everybody
             self._retained = in_flight
-            for endpoint in self._endpoints.values():
-                if endpoint.subscribed:
-                    self._down(endpoint, in_flight)
+            with self._clock.together():
+                for endpoint in self._endpoints.values():
+                    if endpoint.subscribed:
+                        self._down(endpoint, in_flight)
             return
         receiver = self._by_topic[in_flight.publish.topic]
         if receiver.subscribed:
@@ -281,17 +295,5 @@ class VirtualBroker:
         endpoint.counts(in_flight.on_link.back, in_flight.on_link.there, self._clock.now)
         endpoint.up.acknowledge(start_s, self._clock.now, in_flight.pubacks)
         if endpoint.lane is not None:
-            self.show(endpoint.lane, "downlink", in_flight, start_s, self._clock.now)
+            show(self.trace, endpoint.lane, "downlink", in_flight, start_s, self._clock.now)
         endpoint.handle(Received("", in_flight.publish.message, in_flight.wire_bytes))
-
-    def show(self, lane: int, direction: str, in_flight: InFlight, start_s: float, end_s: float) -> None:
-        """Put a message's wait and transfer on the trace if it carries a tensor."""
-        match in_flight.publish.message:
-            case Assignment(round=number) | HeadUpdate(round=number):
-                details = {"round": number, "bytes": in_flight.wire_bytes}
-            case Activations() | Features() | FeatureGradient() | Gradient() as message:
-                details = {"round": message.round, "step": message.step, "bytes": in_flight.wire_bytes}
-            case _:
-                return
-        self._trace.span(lane, "queue", in_flight.asked_s, start_s, **details)
-        self._trace.span(lane, direction, start_s, end_s, **details)

@@ -27,6 +27,13 @@ class Ahead(Protocol):
     def give_back(self) -> None:
         """Let the device's links be what they are now, and let happen what is to come."""
 
+    def greets(self, state: "InFlight") -> bool:
+        """Compute how it connects and greets, being subscribed now; false if that must go step by step.
+
+        Args:
+            state: of the run, which is retained.
+        """
+
 
 @dataclass(slots=True)
 class NetworkStats:

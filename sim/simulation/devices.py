@@ -1,5 +1,6 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
@@ -28,6 +29,15 @@ from sim.network.links.link import TcpLink
 from sim.network.links.shared_link import shared
 from sim.simulation.fleet.device_model import Phase, SlowdownSampler, Work, fedavg_work_of, of_share, work_of
 from sim.simulation.recorder import RunJob
+
+GetsOn = Callable[[str, int, int], bool]
+"""Is told from time to time what is done, how much of it, and of how much (0: not known); says whether that
+goes on, or somebody has asked to stop."""
+
+
+def looks(done: int) -> bool:
+    """Say whether it is time to tell of that, with so much done: each thousandth device."""
+    return done > 0 and done % 1_000 == 0
 
 
 class Computer:
@@ -117,8 +127,10 @@ def server_links(scenario: Scenario) -> tuple[TcpLink, TcpLink]:
     return links_of(link_of(network.server.link), seed=scenario.seed, owner=SERVER, tcp=network.tcp)
 
 
-def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, Endpoint]:
-    """Give every client its links, behind its access point if it has one."""
+def make_endpoints(
+    scenario: Scenario, clock: Clock, trace: Trace, working: GetsOn = lambda *_: True
+) -> dict[str, Endpoint]:
+    """Give every client its links, behind its access point if it has one; fewer if somebody stops it."""
     by_segments = {group.via for group in scenario.fleet if sends_segments(link_of(group.link))}
     access_points = {
         name: bottlenecks_of(
@@ -126,8 +138,10 @@ def make_endpoints(scenario: Scenario, clock: Clock, trace: Trace) -> dict[str, 
         )
         for name, point in scenario.network.access_points.items()
     }
-    endpoints = {}
+    endpoints: dict[str, Endpoint] = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
+        if looks(len(endpoints)) and not working("links made:", len(endpoints), scenario.fleet_size):
+            break
         own = links_of(link_of(group.link), seed=scenario.seed, owner=client, tcp=scenario.network.tcp)
         up, down = own if group.via is None else shared(clock, own, access_points[group.via])
         endpoints[client] = Endpoint(

@@ -24,7 +24,7 @@ from server_node.saver import Pace
 from server_node.summary import Summary
 from server_node.trackers.events import Tell, ended, silence
 from server_node.vocabulary.ledger import Ledger
-from server_node.vocabulary.reports import Watch
+from server_node.vocabulary.reports import Fact, RoundReport, Watch, Working
 from sim.chrome_trace import Trace
 from sim.network.clock import Clock
 from sim.network.csv_inputs import check_csv_inputs
@@ -36,6 +36,9 @@ from sim.simulation.saving import Saving
 from sim.simulation.virtual_run import VirtualRun
 
 log = logging.getLogger(__name__)
+
+LARGE_FLEET = 10_000
+"""From so many devices on it is told what takes long beside the rounds."""
 
 
 def simulate(
@@ -99,32 +102,48 @@ def simulate(
             if timing_only
             else workers.training(scenario, task, recorder, threads)
         )
-        with _collector_off() if timing_only else nullcontext(), jobs as who:
-            run = VirtualRun(
-                scenario,
-                who,
-                clock=clock,
-                ledger=ledger,
-                trace=trace,
-                report=observer(record, ledger, watch, tell),
-                remember=silent_observer(record),
-            )
-            record.measures = run.energy.so_far
-            record.links = lambda: run.link_bytes
-            saving = None if who.learners is None else Saving(scenario, run, who.learners, record, pace)
-            if saving is not None and moment is not None:
-                saving.go_on(moment)
-            tell(record.began(scenario.name))
-            reason = run.to_its_end(stop, None if saving is None else saving.between)
-        network = asdict(run.network_stats)
-        with writing(folder):
-            trace.write(folder / "trace.json")
-        tensors = None if who.learners is None else tensors_of(*who.learners.model)
-        summary = record.finish(reason, tensors, network=network, energy=run.energy.summary())
-        if reason != STOPPED:
-            checkpoint.remove(folder)  # nothing is left to go on with
-        tell(ended(reason, summary))
-        return summary
+
+        def working(what: str, done: int = 0, of: int = 0) -> bool:
+            if scenario.fleet_size >= LARGE_FLEET:
+                watch(Working(what, done, of), ledger)
+            return not stop.asked
+
+        def report(fact: Fact) -> None:
+            hears(fact)
+            if isinstance(fact, RoundReport) and fact.round == scenario.training.rounds:
+                working("telling all devices that the run is over")
+
+        hears = observer(record, ledger, watch, tell)
+
+        with _collector_off() if timing_only else nullcontext():
+            with jobs as who:
+                run = VirtualRun(
+                    scenario,
+                    who,
+                    clock=clock,
+                    ledger=ledger,
+                    trace=trace,
+                    report=report,
+                    remember=silent_observer(record),
+                    working=working,
+                )
+                record.measures = run.energy.so_far
+                record.links = lambda: run.link_bytes
+                saving = None if who.learners is None else Saving(scenario, run, who.learners, record, pace)
+                if saving is not None and moment is not None:
+                    saving.go_on(moment)
+                tell(record.began(scenario.name))
+                reason = run.to_its_end(stop, None if saving is None else saving.between)
+            working("writing the run folder")
+            network = asdict(run.network_stats)
+            with writing(folder):
+                trace.write(folder / "trace.json")
+            tensors = None if who.learners is None else tensors_of(*who.learners.model)
+            summary = record.finish(reason, tensors, network=network, energy=run.energy.summary())
+            if reason != STOPPED:
+                checkpoint.remove(folder)  # nothing is left to go on with
+            tell(ended(reason, summary))
+            return summary
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.core import ClientCore
 from edge_client.observer import log_warning
 from scenarios.schema.devices import device_of
-from scenarios.schema.network import FleetGroup
+from scenarios.schema.network import Always, FleetGroup
 from scenarios.schema.scenario import Scenario, group_of_each
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
@@ -30,13 +30,19 @@ from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
 from sim.simulation.ahead.ahead import Ahead, Answer
-from sim.simulation.devices import make_computer, make_endpoints, server_links
+from sim.simulation.devices import GetsOn, looks, make_computer, make_endpoints, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Meter, Supply
 from sim.simulation.server_times import ServerTimes
 from sim.simulation.workers import Workers, settled
 
 Act = Callable[[], None]
+
+MOST_AT_ONCE = 1_000
+"""So many devices connect in one event: between two events it is looked whether somebody asks to stop."""
+
+EVENTS_A_LOOK = 2**16
+"""From one word about how a fleet gathers to the next."""
 
 STANDSTILL_S = 7 * 86_400.0
 """Watchdog: stop the run if no round has closed within the last 7 virtual days (checked every 7 days)."""
@@ -53,6 +59,7 @@ class VirtualRun:
         trace: takes the spans.
         report: hears the facts of the server's state machine; what devices warn of is logged.
         remember: hears them instead while the run is repeated, and devices are not heard.
+        working: hears how it gets on where that takes long, see GetsOn.
 
     Attributes:
         events: that have happened.
@@ -70,6 +77,7 @@ class VirtualRun:
         trace: Trace,
         report: Callable[[Fact], None],
         remember: Callable[[Fact], None] = lambda _fact: None,
+        working: GetsOn = lambda *_: True,
     ) -> None:
         self._clock = clock
         self._trace = trace
@@ -78,9 +86,10 @@ class VirtualRun:
         self._waiting_since_s: dict[str, float] = {}  # traced clients' activations at the server
         self._report = report
         self._remember = remember
+        self._working = working
         self._repeats = False
         self.events = self.rounds = 0
-        endpoints = self._endpoints = make_endpoints(scenario, clock, trace)
+        endpoints = self._endpoints = make_endpoints(scenario, clock, trace, working)
         server_up, server_down = server_links(scenario)
         self._broker = VirtualBroker(
             clock,
@@ -102,9 +111,14 @@ class VirtualRun:
         self._server = Actor(clock, self._core, publish, self._compute, self._on_report)
         clock.at(0.0, self._server.feed, Online())
         clock.at(STANDSTILL_S, self._watchdog, 0)
-        for number, group in enumerate(group_of_each(scenario)):
-            endpoint = endpoints[who.plan.clients[number]]
+        self._comes_at_once: list[Endpoint] = []
+        for number, (endpoint, group) in enumerate(
+            zip(endpoints.values(), group_of_each(scenario), strict=False)
+        ):
+            if looks(number) and not working("devices made:", number, len(endpoints)):
+                break
             self._add_device(endpoint, group, scenario, who, number)
+        self._connect_those()
 
     @property
     def network_stats(self) -> NetworkStats:
@@ -150,6 +164,8 @@ class VirtualRun:
         while self._server.reason is None:
             step()
             self.events += 1
+            if not self.events % EVENTS_A_LOOK and not self._core.online:
+                self._working(f"{self._clock.now:.2f} s of virtual time, events:", self.events, 0)
             stops = stop.asked  # looked at once: it may be set at any moment
             if between is not None:
                 between(stops)
@@ -218,7 +234,19 @@ class VirtualRun:
                 supply = self.energy.supplies[client] = Supply(self._clock, group.battery, meter, come, go)
                 computer.handle = endpoint.handle = functools.partial(_feed_and_look, actor.feed, supply)
                 come, go = supply.appear, supply.vanish
+        if group.battery is None and isinstance(group.availability, Always):
+            self._comes_at_once.append(endpoint)
+            if len(self._comes_at_once) == MOST_AT_ONCE:
+                self._connect_those()
+            return
+        self._connect_those()  # the order is that of the fleet
         self._connect_at(come, go, presence(group.availability, seed=scenario.seed, client=client))
+
+    def _connect_those(self) -> None:
+        """Let devices that are always there connect when the run begins: so many in one event."""
+        if self._comes_at_once:
+            self._clock.at(0.0, self._broker.connect, *self._comes_at_once)
+            self._comes_at_once.clear()
 
     def _connect_at(self, come: Act, go: Act, intervals: Iterator[Interval]) -> None:
         """Let a device appear and vanish as its intervals say."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from broker.cli import screen
 from server_node.vocabulary.ledger import Ledger
-from server_node.vocabulary.reports import Gathering, RoundReport
+from server_node.vocabulary.reports import Gathering, RoundReport, Working
 from sim.commands import progress
 
 
@@ -62,6 +62,19 @@ def test_a_bar_shows_in_steps_how_a_large_fleet_gathers(monkeypatch: pytest.Monk
         assert len(shown) == steps
         assert shown[-1] == f"{clients} of {clients} clients online"
         shown.clear()
+
+
+def test_what_takes_long_beside_the_rounds_is_told_with_how_much_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress.watching_run(rounds=5, clients=25_000, metric="accuracy", as_json=False) as watch:
+        for fact in (Working("devices made:", 3_000, 25_000), Working("events:", 65_536), Working("writing")):
+            now[0] += 11.0
+            watch(fact, Ledger())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["devices made: 3,000 of 25,000", "events: 65,536", "writing"]
 
 
 def test_a_sweep_tells_each_point(capsys: pytest.CaptureFixture[str]) -> None:

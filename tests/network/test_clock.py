@@ -1,5 +1,12 @@
 """Calls in virtual time: when, and in which order."""
 
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from sim.network.clock import Clock
 
 
@@ -34,3 +41,40 @@ def test_time_passes_to_a_moment_unless_something_is_due_up_to_then() -> None:
     assert (clock.passes_to(2.0), clock.now) == (False, 1.5)
     clock.step()
     assert (clock.passes_to(9.0), clock.now) == (True, 9.0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["at", "together", "next"]), st.integers(0, 5)), max_size=30),
+    st.integers(0, 3),
+)
+def test_calls_that_stand_together_are_made_when_and_in_the_order_in_which_they_would_be_alone(
+    asked: list[tuple[str, int]], later_s: int
+) -> None:
+    """`next` asks, when its time comes, for one more call."""
+
+    def made(together: Callable[[Clock], AbstractContextManager[None]]) -> list[tuple[int, float]]:
+        clock, log = Clock(), list[tuple[int, float]]()
+
+        def call(number: int, again: bool) -> None:
+            log.append((number, clock.now))
+            if again:
+                clock.at(clock.now + later_s, call, 100 + number, False)
+
+        for where, part in itertools.groupby(enumerate(asked), lambda each: each[1][0]):
+            with together(clock) if where == "together" else nullcontext():
+                for number, (_, time_s) in part:
+                    clock.at(time_s, call, number, where == "next")
+        clock.run()
+        return log
+
+    assert made(Clock.together) == made(lambda _clock: nullcontext())
+
+
+def test_an_event_of_simpy_may_stand_among_calls() -> None:
+    clock, log = Clock(), list[float]()
+    with clock.together():
+        clock.at(3.0, lambda: log.append(clock.now))
+        clock.timeout(2.0).callbacks.append(lambda _event: log.append(clock.now))
+        clock.at(1.0, lambda: log.append(clock.now))
+    clock.run()
+    assert log == [1.0, 2.0, 3.0]

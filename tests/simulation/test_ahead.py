@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scenarios.loading.load import load_scenario
 from sim.simulation import run
-from sim.simulation.ahead import ahead
+from sim.simulation.ahead import ahead, greeting
 from sim.simulation.ahead.device import Device
 from sim.simulation.ahead.talk import Talk
 from sim.simulation.run import simulate
@@ -43,6 +43,7 @@ SLOW = (
     ", slowdown: {distribution: lognormal, sigma: 1.0}",
 )
 SHORT = ("{pattern: always}", "{pattern: on_off, mean_on_s: 4, mean_off_s: 1}")
+GENERAL = 10**9
 CODECS = ("{codec: pq, subvectors: 144, groups: 1, centroids: 4}", "{codec: float32}")
 
 
@@ -74,10 +75,19 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def left_by(folder: Path, least: int, *chosen: str) -> list[object]:
-    """Give what a run leaves that may not depend on how it was computed."""
-    ahead.LEAST = least
+    """Give what a run leaves that may not depend on how it was computed.
+
+    Args:
+        folder: for the runs.
+        least: so many devices are computed ahead; with GENERAL none are, and none greet ahead.
+        chosen: settings.
+    """
     scenario = load_scenario("quickstart", chosen)
-    summary = simulate(scenario, folder / str(least), timing_only=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ahead, "LEAST", least)
+        if least == GENERAL:
+            patch.setattr(ahead, "can_greet", lambda *_: False)
+        summary = simulate(scenario, folder / str(least), timing_only=True)
     own = ("wall_seconds", "training_seconds", "client_steps_per_second")
     told = {key: value for key, value in summary.items() if key not in own}
     files = [(folder / str(least) / name).read_bytes() for name in ("metrics.parquet", "trace.json")]
@@ -110,7 +120,7 @@ def runs(draw: st.DrawFn) -> list[str]:
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_run_leaves_the_same_bytes_whatever_is_computed_ahead(chosen: list[str], least: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        general = left_by(Path(folder), 10**9, *chosen)
+        general = left_by(Path(folder), GENERAL, *chosen)
         assert left_by(Path(folder), least, *chosen) == general
 
 
@@ -135,7 +145,7 @@ def test_members_that_are_asked_or_released_meanwhile_get_their_links_back(
         "flows.activations_up={codec: float32}",
         "network.server={tail_batch_s: 0.3, tail_sample_s: 0.001}",
     )
-    general = left_by(tmp_path, 10**9, *chosen)
+    general = left_by(tmp_path, GENERAL, *chosen)
     assert answers["computed"] == 0
     assert left_by(tmp_path, 1, *chosen) == general
     assert answers.pop("computed") > 20
@@ -146,3 +156,19 @@ def test_few_members_go_the_general_way(tmp_path: Path, answers: Counter[str]) -
     fleet = "fleet=[{count: 30, link: lte}]"
     left_by(tmp_path, 12, fleet, "training={rounds: 3, cohort: 9}")
     assert answers["computed"] == 0
+
+
+def test_all_who_may_be_computed_ahead_greet_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    greeted = Counter[str]()
+
+    def greet(device: Device, *args: Any) -> bool:
+        greeted[device.endpoint.client] += 1
+        return greeting.greet(device, *args)
+
+    monkeypatch.setattr(ahead, "greet", greet)
+    fleet = "fleet=[{count: 5, link: lte}, {count: 5, link: none}, {count: 5, link: nb-iot}]"
+    summary = simulate(
+        load_scenario("quickstart", [fleet, "training={rounds: 1, cohort: 9}"]), tmp_path, timing_only=True
+    )
+    assert greeted == Counter(f"c{number:02}" for number in range(5))
+    assert summary["rounds"] == 1

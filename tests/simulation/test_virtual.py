@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from broker.stopping import Stop
 from broker.transports.memory import MemoryBroker
+from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
 from server_node.vocabulary.ledger import FLOWS, Ledger
-from server_node.vocabulary.reports import Dropped, Fact
+from server_node.vocabulary.reports import Dropped, Fact, Working
 from sim.chrome_trace import SERVER
+from sim.simulation import run, virtual_run
 from sim.simulation.run import simulate
 from sim.simulation.virtual_run import STANDSTILL_S
 from tests.helpers import final_score, small_scenario
@@ -265,6 +268,31 @@ def test_a_fleet_larger_than_the_data_can_still_be_timed(tmp_path: Path) -> None
     scenario = small_scenario(tmp_path, "fleet=[{count: 1000}]", "training={rounds: 2, cohort: 500}")
     summary = simulate(scenario, tmp_path / "run", timing_only=True)
     assert summary["client_steps"] == 2 * 500
+
+
+@pytest.mark.parametrize("what", ["links made:", "devices made:", "events:"])
+def test_a_large_fleet_tells_how_far_its_set_up_is_and_can_be_stopped_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(run, "LARGE_FLEET", 3_000)
+    monkeypatch.setattr(virtual_run, "EVENTS_A_LOOK", 4)
+    stop, told = Stop(), list[Working]()
+
+    def watch(fact: Fact, _ledger: Ledger) -> None:
+        if isinstance(fact, Working):
+            told.append(fact)
+            if fact.what.endswith(what):
+                stop.ask()
+
+    settings = ("fleet=[{count: 3500, link: lte}]", "training={rounds: 2, cohort: 20}")
+    summary = simulate(
+        load_scenario("quickstart", settings), tmp_path, timing_only=True, watch=watch, stop=stop
+    )
+    assert (summary["reason"], summary["rounds"]) == ("stopped", 0)
+    *_, last, end = told
+    assert last.what.endswith(what)
+    assert (last.done, last.of) == ((4, 0) if what == "events:" else (1_000, 3_500))
+    assert end == Working("writing the run folder")
 
 
 def test_what_the_brokers_queue_cannot_hold_is_dropped_without_a_word(tmp_path: Path) -> None:

@@ -21,14 +21,16 @@ from broker.wire import topics
 from broker.wire.messages import Assignment, BatchUp, Features, Gradient, HeadUpdate, Message
 from edge_client.actions import ClientAction
 from edge_client.core import ClientCore
-from edge_client.jobs import BackwardStep, ClientJob
+from edge_client.jobs import ClientJob
 from sim.network.broker import VirtualBroker
 from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint, InFlight
 from sim.network.links.many_links import Columns, Numbers
+from sim.network.showing import show
 from sim.simulation.ahead.device import Act, Device, links_to_compute, stream_of, ways_s
+from sim.simulation.ahead.greeting import can_greet, greet
 from sim.simulation.ahead.tables import Tables
-from sim.simulation.ahead.talk import Places, Talk
+from sim.simulation.ahead.talk import Places, Talk, are_alike, job_of
 from sim.simulation.devices import Computer
 
 LEAST = 12
@@ -77,6 +79,10 @@ class Ahead:
             device = endpoint.ahead = Device(self, endpoint, links, core, computer, act)
             self._devices[topics.down(self._run, endpoint.client)] = device
 
+    def greet(self, device: Device, state: InFlight) -> bool:
+        """Compute how a device connects and greets; false if that must go step by step."""
+        return can_greet(device, state, self._clock.now) and greet(device, state, self._broker, self._clock)
+
     def publish(self, publish: Publish) -> None:
         """Take a message of the server."""
         device, message = self._devices.get(publish.topic), publish.message
@@ -122,8 +128,8 @@ class Ahead:
         for place, (device, at_s) in enumerate(zip(devices, heard_s.tolist(), strict=True)):
             device.endpoint.window.sent(at_s + path.latency_s)
             actions = device.core.handle(received, at_s)
-            job = _job_of(actions)
-            if job is not None and (not jobs or _are_alike(job, jobs[0])):
+            job = job_of(actions)
+            if job is not None and (not jobs or are_alike(job, jobs[0])):
                 jobs.append(job)
             else:
                 others.append((place, actions))
@@ -234,12 +240,12 @@ class Ahead:
             lane, computer, job = talk.traced[place], talk.devices[place].computer, talk.jobs[place]
             if direction == "downlink":
                 heard_s = float(talk.heard_s[place])
-                self._broker.show(lane, direction, talk.told, float(talk.began_s[place]), heard_s)
+                show(self._broker.trace, lane, direction, talk.told, float(talk.began_s[place]), heard_s)
                 computer.show(job, heard_s, computer.slowdown.factor())
             else:
                 answer = msgspec.structs.replace(talk.answer, asked_s=float(talk.done_s[place]))
                 times = float(talk.left_s[place]), float(talk.arrival_s[place])
-                self._broker.show(lane, direction, answer, *times)
+                show(self._broker.trace, lane, direction, answer, *times)
 
     def give_back(self, device: Device) -> None:
         """Let a device's links be what they are now, and what is to come happen in the general way."""
@@ -280,20 +286,6 @@ class Ahead:
         endpoint, now_s = device.endpoint, self._clock.now
         endpoint.counts(told.on_link.back, told.on_link.there, now_s)
         if endpoint.lane is not None:
-            self._broker.show(endpoint.lane, "downlink", told, begun_s, now_s)
+            show(self._broker.trace, endpoint.lane, "downlink", told, begun_s, now_s)
         device.up.acknowledge(begun_s, now_s, told.pubacks)
         device.act(actions)
-
-
-def _job_of(actions: list[ClientAction]) -> ClientJob | None:
-    """Give the job if that is all that is asked for."""
-    if len(actions) == 1 and isinstance(actions[0], Compute):
-        return actions[0].job
-    return None
-
-
-def _are_alike(job: ClientJob, other: ClientJob) -> bool:
-    """Say whether jobs that follow from one message take a device as long, and give the same."""
-    if isinstance(job, BackwardStep) and isinstance(other, BackwardStep):
-        return job.last is other.last
-    return type(job) is type(other)

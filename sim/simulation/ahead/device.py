@@ -8,7 +8,7 @@ import numpy as np
 from broker.wire.messages import Standing
 from edge_client.actions import ClientAction
 from edge_client.core import ClientCore
-from sim.network.endpoint import Endpoint
+from sim.network.endpoint import Endpoint, InFlight
 from sim.network.links.link import TcpLink
 from sim.network.links.many_links import Numbers
 from sim.network.links.random_stream import RandomStream, uniforms
@@ -28,6 +28,9 @@ class Ahead(Protocol):
 
     def give_back(self, device: "Device") -> None:
         """Let a device's links be what they are now, and what is to come happen in the general way."""
+
+    def greet(self, device: "Device", state: InFlight) -> bool:
+        """Compute how a device connects and greets; false if that must go step by step."""
 
 
 class Device:
@@ -87,6 +90,10 @@ class Device:
             self.ahead.tell()
         if self.is_in_table:
             self.ahead.give_back(self)
+
+    def greets(self, state: InFlight) -> bool:
+        """Compute how it connects and greets, being subscribed now; false if that must go step by step."""
+        return self.ahead.greet(self, state)
 
     def waits(self, now_s: float) -> bool:
         """Say whether it has heard all that was said to it, has said all that it will, and is as ever."""

@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.machine.actions import Compute
 from broker.wire.messages import BatchUp, HeadUpdate
-from edge_client.jobs import ClientJob
+from edge_client.actions import ClientAction
+from edge_client.jobs import BackwardStep, ClientJob
 from sim.network.endpoint import InFlight
 from sim.network.links.many_links import Columns, Numbers
 from sim.simulation.ahead.device import Device
@@ -104,3 +106,17 @@ class Talk(msgspec.Struct, eq=False):
         new = (at_s <= now_s) & self.goes_on & ~known
         known |= new
         return np.flatnonzero(new)
+
+
+def job_of(actions: list[ClientAction]) -> ClientJob | None:
+    """Give the job if that is all that is asked for."""
+    if len(actions) == 1 and isinstance(actions[0], Compute):
+        return actions[0].job
+    return None
+
+
+def are_alike(job: ClientJob, other: ClientJob) -> bool:
+    """Say whether jobs that follow from one message take a device as long, and give the same."""
+    if isinstance(job, BackwardStep) and isinstance(other, BackwardStep):
+        return job.last is other.last
+    return type(job) is type(other)

@@ -221,7 +221,7 @@ class Energy:
         """Give the joules of a run by what they were for, and of its clients; None if no power is known."""
         if not self.meters:
             return None
-        drawn = self._drawn(self.meters)
+        drawn = self._drawn(self._at_work())
         of_each = _of_each(drawn)
         total_j = _sum(of_each)
         most = int(np.argmax(of_each))
