@@ -6,16 +6,21 @@ import pytest
 
 from scenarios.heads.parts import form_of
 from scenarios.tasks import load_task
-from sim.experiments.study.points import load_runs
+from sim.experiments.study.points import StudyRun, load_runs
 
 STUDY = Path(__file__).parents[2] / "benchmarks/deeper-nets.yaml"
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[StudyRun]:
+    return load_runs(str(STUDY))[1]
 
 
 @pytest.mark.parametrize(
     ("cut", "values", "parameters"), [("layer1", 3_136, 9_520), ("layer2", 1_568, 42_608)]
 )
-def test_every_codec_fits_its_cut(cut: str, values: int, parameters: int) -> None:
-    scenarios = [run.grid_run.point.scenario for run in load_runs(str(STUDY))[1] if run.task.name == cut]
+def test_every_codec_fits_its_cut(runs: list[StudyRun], cut: str, values: int, parameters: int) -> None:
+    scenarios = [run.grid_run.point.scenario for run in runs if run.task.name == cut]
     task = load_task(scenarios[0].task)
     assert (task.cut_size, form_of(task.head()).parameters) == (values, parameters)
     for scenario in scenarios:
