@@ -22,7 +22,6 @@ from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
 from scenarios.task import Split, Task
 from scenarios.training import BatchSampler, initial_model
-from sim.advice.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ def first_batches(scenario: Scenario, task: Task, rows: int, run: Path | None = 
     """
     head, tail = initial_model(task, scenario.seed)
     if run is not None:
+        from sim.advice.weights import load_weights  # noqa: PLC0415  needs a package of an extra
+
         load_weights(run, head, tail)
     parameters = tuple(each for each in head.parameters() if each.requires_grad)
     shares = [(client, split) for client, split in islice(_shares(scenario, task), rows) if len(split)]
