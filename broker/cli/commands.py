@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "advise": Command(
         "sim.advice.command:advise",
-        "Measure codecs on a task's own first activations and gradients, and advise which to take.",
+        "Measure codecs on a task's own activations and gradients, and advise which to take.",
     ),
     "report": Command(
         "sim.commands.report:report",
