@@ -97,6 +97,15 @@ class Codewords(NamedTuple):
         return np.take(self.book, self.codes, axis=0, mode="clip").reshape(len(self.codes), -1)
 
 
+def check_divides(name: str, number: int, d: int) -> None:
+    """Raises ValueError when a setting of this name does not divide d; it names the nearest that do."""
+    if d % number:
+        below = next(q for q in range(min(number, d), 0, -1) if d % q == 0)
+        above = next((q for q in range(number, d + 1) if d % q == 0), below)
+        fitting = f"{below} does" if above == below else f"{below} and {above} do"
+        raise ValueError(f"{name} must divide the {d} values; {number} does not, {fitting}")
+
+
 @runtime_checkable
 class ClusteringCodec(Codec, Protocol):
     """A codec that cuts each row into sub-vectors and sends one of a few codewords in the place of each.
@@ -135,11 +144,7 @@ class ClusteringCodec(Codec, Protocol):
 
     def check(self, d: int) -> None:
         """Raises ValueError when `subvectors` does not divide d."""
-        if d % self.subvectors:
-            below = next(q for q in range(min(self.subvectors, d), 0, -1) if d % q == 0)
-            above = next((q for q in range(self.subvectors, d + 1) if d % q == 0), below)
-            fitting = f"{below} does" if above == below else f"{below} and {above} do"
-            raise ValueError(f"subvectors must divide the {d} values; {self.subvectors} does not, {fitting}")
+        check_divides("subvectors", self.subvectors, d)
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""

@@ -1,4 +1,5 @@
 import itertools
+import re
 import struct
 from dataclasses import FrozenInstanceError
 
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from broker.codecs import (
     CODECS,
     Codec,
+    CodedPq,
     Float16,
     Float32,
     Int2,
     Int4,
     Int8,
+    Nsc,
     Pq,
+    SlFac,
     codec_from_wire,
     codec_to_wire,
 )
@@ -402,6 +406,25 @@ def test_subvectors_must_divide_the_activation() -> None:
         codec.encode(matrix(2, 24), generator())
     with pytest.raises(ValueError, match="60 does not, 24 does"):
         Pq(subvectors=60).check(24)
+
+
+@given(st.integers(1, 400), st.integers(1, 500))
+def test_what_does_not_divide_is_told_with_the_nearest_that_do(d: int, number: int) -> None:
+    divisors = [q for q in range(1, d + 1) if d % q == 0]
+    for codec in (
+        Pq(subvectors=number, groups=1, centroids=2),
+        CodedPq(subvectors=number),
+        Nsc(columns=number),
+        SlFac(channels=number),
+    ):
+        if number in divisors:
+            codec.check(d)
+            continue
+        with pytest.raises(ValueError, match=f"must divide the {d} values; {number} does not") as caught:
+            codec.check(d)
+        named = [int(each) for each in re.findall(r"\d+", str(caught.value).rpartition("not, ")[2])]
+        nearest = [max(q for q in divisors if q < number), *[q for q in divisors if q > number][:1]]
+        assert named == nearest
 
 
 def test_vanilla_product_quantization_runs_all_positions_at_once() -> None:

@@ -38,7 +38,7 @@ def encode_factors(x: Matrix, rank: int, bits: int, rng: np.random.Generator) ->
     flat, exponent = scale_to_safe_exponent(x)
     values = flat.reshape(x.shape)
     left = quantized(directions(values, rank, rng), bits)
-    right = np.linalg.lstsq(left.vectors().T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
+    right = fitted(left.vectors(), values)
     return left.to_bytes() + quantized(np.ldexp(right, exponent), bits).to_bytes()
 
 
@@ -61,6 +61,12 @@ def decode_factors(data: bytes, k: int, d: int, rank: int, bits: int) -> Matrix:
 def factors_bytes(k: int, d: int, rank: int, bits: int) -> int:
     """Returns the length of the bytes of both factors."""
     return rows_bytes(rank, k, bits) + rows_bytes(rank, d, bits)
+
+
+def fitted(left: Matrix, values: Matrix) -> Matrix:
+    """Returns the V, shape (r, d), whose product with the columns of U, shape (r, k), is nearest."""
+    right: Matrix = np.linalg.lstsq(left.T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
+    return right
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:

@@ -29,6 +29,12 @@ BLOCK_VALUES = 256
 HALF, FULL = 16, 32
 
 
+def check_bits(bits: int) -> None:
+    """Raises ValueError when a value may not have so many bits."""
+    if bits not in WIDTHS:
+        raise ValueError(f"bits must be 4, 8, 16 or 32, not {bits}")
+
+
 class RowValues(NamedTuple):
     """Rows as their receiver will have them.
 

@@ -8,7 +8,7 @@ import numpy as np
 from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.factors import MAX_RANK, decode_factors, encode_factors, factors_bytes
 from broker.codecs.coding.row_set import decode_rows, encode_rows, most_bytes
-from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes
+from broker.codecs.coding.row_values import check_bits, quantized, read_rows, rows_bytes
 from broker.wire.errors import WireError
 
 
@@ -45,8 +45,7 @@ class LowRank(Codec):
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= MAX_RANK:
             raise ValueError(f"rank must be 1 to {MAX_RANK}, not {self.rank}")
-        if self.bits not in WIDTHS:
-            raise ValueError(f"bits must be 4, 8, 16 or 32, not {self.bits}")
+        check_bits(self.bits)
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""

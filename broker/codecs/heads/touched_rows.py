@@ -8,7 +8,7 @@ import numpy as np
 from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.elias_fano import Positions
 from broker.codecs.coding.row_set import decode_rows, encode_rows, most_bytes
-from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes, some_rows
+from broker.codecs.coding.row_values import check_bits, quantized, read_rows, rows_bytes, some_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,7 @@ class TouchedRows(Codec):
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if self.bits not in WIDTHS:
-            raise ValueError(f"bits must be 4, 8, 16 or 32, not {self.bits}")
+        check_bits(self.bits)
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes, peak
-from broker.codecs.coding.row_values import WIDTHS, quantized, read_rows, rows_bytes
+from broker.codecs.coding.row_values import check_bits, quantized, read_rows, rows_bytes
 from broker.wire.errors import WireError
 
 MAX_RATIO = 256
@@ -56,8 +56,7 @@ class C3(Codec):
     def __post_init__(self) -> None:
         if not 1 <= self.ratio <= MAX_RATIO:
             raise ValueError(f"ratio must be 1 to {MAX_RATIO}, not {self.ratio}")
-        if self.bits not in WIDTHS:
-            raise ValueError(f"bits must be 4, 8, 16 or 32, not {self.bits}")
+        check_bits(self.bits)
         if not 0 <= self.keys <= MAX_KEYS:
             raise ValueError(f"keys must be 0 to {MAX_KEYS}, not {self.keys}")
 

@@ -5,16 +5,16 @@ from typing import Literal
 
 import numpy as np
 
-from broker.codecs.base import Codec, Matrix
+from broker.codecs.base import Codec, Matrix, check_divides
 from broker.codecs.coding.factors import (
     MAX_RANK,
-    NEARLY_ALIKE,
     decode_factors,
     directions,
     factors_bytes,
+    fitted,
     product,
 )
-from broker.codecs.coding.row_values import WIDTHS, quantized
+from broker.codecs.coding.row_values import check_bits, quantized
 from broker.codecs.pq import scale_to_safe_exponent
 from broker.wire.errors import WireError
 
@@ -64,13 +64,12 @@ class Nsc(Codec):
             raise ValueError(f"rank must be 1 to {MAX_RANK}, not {self.rank}")
         if not 0 < self.energy <= 1:
             raise ValueError(f"energy must be above 0 and at most 1, not {self.energy}")
-        if self.bits not in WIDTHS:
-            raise ValueError(f"bits must be 4, 8, 16 or 32, not {self.bits}")
+        check_bits(self.bits)
 
     def check(self, d: int) -> None:
         """See `Codec.check`."""
-        if self.columns and d % self.columns:
-            raise ValueError(f"columns must divide the activation size {d}, which {self.columns} does not")
+        if self.columns:
+            check_divides("columns", self.columns, d)
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
@@ -84,13 +83,13 @@ class Nsc(Codec):
         best, least_error = b"", np.inf
         for _ in range(SWEEPS):
             sent = quantized(left, self.bits)
-            fitted = np.linalg.lstsq(sent.vectors().T, values, rcond=NEARLY_ALIKE)[0].astype(np.float32)
-            right = quantized(fitted, self.bits)
+            best_right = fitted(sent.vectors(), values)
+            right = quantized(best_right, self.bits)
             missed = values - product(sent.vectors(), right.vectors())
             if (error := float(np.vdot(missed, missed))) < least_error:
-                scaled = quantized(np.ldexp(fitted, exponent), self.bits)
+                scaled = quantized(np.ldexp(best_right, exponent), self.bits)
                 best, least_error = bytes([len(left)]) + sent.to_bytes() + scaled.to_bytes(), error
-            left = np.linalg.lstsq(right.vectors().T, values.T, rcond=NEARLY_ALIKE)[0].astype(np.float32)
+            left = fitted(right.vectors(), values.T)
         return best
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:

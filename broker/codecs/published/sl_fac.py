@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.base import Codec, Matrix
+from broker.codecs.base import Codec, Matrix, check_divides
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
 from broker.codecs.coding.digits import decode_digits, digits_bytes, encode_digits
 from broker.codecs.pq import scale_to_safe_exponent
@@ -84,11 +84,7 @@ class SlFac(Codec):
     def check(self, d: int) -> None:
         """See `Codec.check`."""
         line = self.channels * self.width
-        if d % line:
-            raise ValueError(
-                f"channels times width must divide the activation size {d}, which {self.channels} times "
-                f"{self.width} does not"
-            )
+        check_divides("channels times width", line, d)
         if d // line > MAX_LINE or d // self.channels > MAX_PLACES:
             raise ValueError(
                 f"a map may have {MAX_LINE} lines and {MAX_PLACES} places, not {d // line} and "
