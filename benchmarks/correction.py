@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.flows import PIXELS, RNG, off, pq
+from benchmarks.flows import PIXELS, RNG, cohorts, off, pq
 from broker.codecs import encode_activations
 from broker.codecs.base import Matrix
 from edge_client.training.cut import corrected
 from scenarios.computing.optimizers import sgd_step
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
-from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
+from scenarios.schema.scenario import Scenario
 from scenarios.task import Split, Task
 from scenarios.tasks import load_task
-from scenarios.training import BatchSampler, initial_model
+from scenarios.training import initial_model
 
 CODEC = pq(8 * PIXELS, 2)
 REPORT_AT = (25, 50, 100, 150, 200, 300, 400, 500)
@@ -33,21 +32,12 @@ MEASURED = 1000
 def train(task: Task, scenario: Scenario, correction: float) -> None:
     """Train with the codec and a constant lambda; print a row for each of some rounds."""
     data, training = task.load(), scenario.training
-    names = client_names(scenario)
     shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
     head, tail = initial_model(task, scenario.seed)
     torch.manual_seed(scenario.seed)
     seen = [share.batch(np.arange(min(len(share.targets), scenario.task.batch_size))) for share in shares]
-    for number in range(1, training.rounds + 1):
-        cohort = generator(scenario.seed, "cohort", number).choice(len(names), training.cohort, replace=False)
-        for client in cohort:
-            sampler = BatchSampler(
-                len(shares[client].targets),
-                scenario.task.batch_size,
-                seed=scenario.seed,
-                client=names[client],
-            )
-            inputs, targets = shares[client].batch(sampler.rows(number, 0))
+    for number, cohort in enumerate(cohorts(scenario, data, training.rounds), start=1):
+        for inputs, targets in cohort:
             z = head(inputs)
             exact = z.detach().numpy()
             coded = encode_activations(CODEC, exact, RNG)[1]

@@ -54,7 +54,7 @@ from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
 from scenarios.seeds import generator
-from scenarios.task import Task
+from scenarios.task import Dataset, Task
 from scenarios.tasks import load_task
 from scenarios.training import BatchSampler, initial_model
 
@@ -72,22 +72,29 @@ class Batch(NamedTuple):
     gradient: Matrix  # (n, d), of the mean loss
 
 
+def cohorts(
+    scenario: Scenario, data: Dataset, rounds: int
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Give the batches of each round's cohort, as a run of one local step has them."""
+    names, seed = client_names(scenario), scenario.seed
+    shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
+    samplers = [
+        BatchSampler(len(share.targets), scenario.task.batch_size, seed=seed, client=name)
+        for name, share in zip(names, shares, strict=True)
+    ]
+    for number in range(1, rounds + 1):
+        chosen = generator(seed, "cohort", number).choice(len(names), scenario.training.cohort, replace=False)
+        yield [shares[client].batch(samplers[client].rows(number, 0)) for client in chosen]
+
+
 def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, nn.Module, list[Batch]]:
     """Train without compression; gives head, tail and the next cohort's batches."""
-    data, training = task.load(), scenario.training
-    names = client_names(scenario)
-    shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
+    training = scenario.training
     head, tail = initial_model(task, scenario.seed)
     torch.manual_seed(scenario.seed)
-    for number in range(1, training.rounds + 2):
-        cohort = generator(scenario.seed, "cohort", number).choice(len(names), training.cohort, replace=False)
+    for number, cohort in enumerate(cohorts(scenario, task.load(), training.rounds + 1), start=1):
         batches = []
-        for client in cohort:
-            share = shares[client]
-            sampler = BatchSampler(
-                len(share.targets), scenario.task.batch_size, seed=scenario.seed, client=names[client]
-            )
-            inputs, targets = share.batch(sampler.rows(number, 0))
+        for inputs, targets in cohort:
             z = head(inputs)
             z.retain_grad()
             task.loss(tail(z), targets).mean().backward()  # type: ignore[no-untyped-call]
