@@ -107,7 +107,7 @@ def states(scenario: Scenario, task: Task, run: Path, shapes: Sequence[Shape]) -
     before = head_vector(head)
     load_weights(run, head, tail)
     x, rng = (head_vector(head) - before)[None], np.random.default_rng(0)
-    norms = np.repeat([rows == 1 for rows, _ in shapes], [rows * columns for rows, columns in shapes])
+    norms = np.repeat([shape.rows == 1 for shape in shapes], [shape.values for shape in shapes])
     print("\n| states | bytes | error | of norms and biases |\n|---|--:|--:|--:|")
     codecs: dict[str, Codec] = {
         f"coded_pq, 2 values, L={centroids}": CodedPq(subvectors=x.size // 2, centroids=centroids)

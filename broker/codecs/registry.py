@@ -71,7 +71,7 @@ NUMBERS = {
 }
 """What stands for a codec in messages; part of the protocol, so a number never gets another meaning."""
 
-LATER = {"coded_pq": 1, "codeword_mean": 1}
+LATER = {"coded_pq": 1, "codeword_mean": 1, "touched_rows": 1}
 """How many of a codec's last parameters came later: they are left out while they have their defaults.
 
 So who does not know them goes on reading the codec as it was, and refuses it where it is another one.

@@ -5,7 +5,8 @@ The running statistics of batch norm travel with the parameters; or, as in FedBN
 2102.07623), all that belongs to batch norm stays on each device.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -155,6 +156,18 @@ def _statistics(layer: nn.Module) -> list[Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
+def embeddings(head: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[int, nn.Module]:
+    """Give the embeddings whose weights are among parameters and are nobody else's, by the place there."""
+    owners = Counter(id(parameter) for _, parameter in head.named_parameters(remove_duplicate=False))
+    places = {id(parameter): number for number, parameter in enumerate(parameters)}
+    found = [layer for layer in head.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
+    return {
+        places[id(layer.weight)]: layer
+        for layer in found
+        if id(layer.weight) in places and owners[id(layer.weight)] == 1
+    }
+
+
 class HeadForm(NamedTuple):
     """How much is sent of a head.
 
@@ -173,11 +186,17 @@ class HeadForm(NamedTuple):
 
 def form_of(head: nn.Module) -> HeadForm:
     """Give how much is sent of a head."""
+    sent = sent_parameters(head)
+    looked_up = embeddings(head, sent)
     return HeadForm(
-        sum(parameter.numel() for parameter in sent_parameters(head)),
+        sum(parameter.numel() for parameter in sent),
         sum(tensor.numel() for tensor in sent_statistics(head)),
         learns(head.head if isinstance(head, Ends | WithAuxiliary) else head),
-        tuple(matrix_shape(parameter.shape) for parameter in sent_parameters(head) if parameter.numel()),
+        tuple(
+            matrix_shape(parameter.shape, embedding=number in looked_up)
+            for number, parameter in enumerate(sent)
+            if parameter.numel()
+        ),
     )
 
 

@@ -1,6 +1,5 @@
 """Which rows of its embeddings a device's own samples need: others are never read, and have no gradient."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from broker.codecs.coding.row_set import encode_rows
 from broker.codecs.heads.matrices import matrix_shape
-from scenarios.heads.parts import sent_parameters
+from scenarios.heads.parts import embeddings, sent_parameters
 from scenarios.outputs import outputs_of
 
 Rows = npt.NDArray[np.int64]
@@ -29,7 +28,7 @@ def rows_read(head: nn.Module, inputs: Sequence[Tensor]) -> bytes:
         inputs: of all samples, each tensor of shape (n, ...).
     """
     sent = [parameter for parameter in sent_parameters(head) if parameter.numel()]
-    layers = _embeddings(head, sent)
+    layers = embeddings(head, sent)
     if not layers:
         return b""
     head.eval()
@@ -50,18 +49,6 @@ def rows_read(head: nn.Module, inputs: Sequence[Tensor]) -> bytes:
     return b"".join(
         encode_rows(rows.get(number, np.arange(total)), total) for number, total in enumerate(totals)
     )
-
-
-def _embeddings(head: nn.Module, sent: Sequence[nn.Parameter]) -> dict[int, nn.Module]:
-    """Give the embeddings whose weights are sent and are nobody else's, by the place of the weight."""
-    owners = Counter(id(parameter) for _, parameter in head.named_parameters(remove_duplicate=False))
-    places = {id(parameter): number for number, parameter in enumerate(sent)}
-    found = [layer for layer in head.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
-    return {
-        places[id(layer.weight)]: layer
-        for layer in found
-        if id(layer.weight) in places and owners[id(layer.weight)] == 1
-    }
 
 
 def _reader(found: set[int]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:

@@ -110,7 +110,7 @@ def test_only_what_is_trained_is_sent(head: Callable[[], nn.Module], form: tuple
     made = form_of(head())
     assert made[:3] == form
     assert len(vector_of(head())) == sum(form[:2])
-    assert sum(rows * columns for rows, columns in made.shapes) == made.parameters
+    assert sum(shape.values for shape in made.shapes) == made.parameters
 
 
 def test_a_frozen_norm_keeps_its_statistics() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from broker.codecs import Float16, TouchedRows
 from broker.codecs.coding.row_set import encode_rows
 from broker.codecs.coding.row_values import WIDTHS
-from broker.codecs.heads.matrices import decode_row_sets
+from broker.codecs.heads.matrices import Shape, decode_row_sets
 from broker.wire.errors import WireError
 from broker.wire.messages import Hello
 from scenarios.errors import ScenarioError
@@ -40,7 +40,7 @@ BY_ROWS = (
     "flows.head_state_down={codec: touched_rows, bits: 8}",
     "flows.error_feedback=true",
 )
-SHAPES = ((20, 6), (1, 5), (4, 6))
+SHAPES = (Shape(20, 6, embedding=True), Shape(1, 5), Shape(4, 6))
 
 
 def some(seed: int, total: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -210,4 +210,7 @@ def test_own_rows_that_cannot_be_are_told(tmp_path: Path, change: str, what: str
 
 def test_the_shapes_of_a_plan_are_those_of_the_head(tmp_path: Path) -> None:
     plan = plan_of(small_scenario(tmp_path, *BY_ROWS, "flows.own_rows=true"), task())
-    assert (plan.shapes, plan.own_rows) == (((200, 16), (16, 16), (1, 16)), True)
+    assert (plan.shapes, plan.own_rows) == (
+        (Shape(200, 16, embedding=True), Shape(16, 16), Shape(1, 16)),
+        True,
+    )

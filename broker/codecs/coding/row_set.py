@@ -34,13 +34,13 @@ def decode_rows(data: bytes, total: int) -> tuple[Positions, bytes]:
     return decode_positions(rest[:size], total, count), rest[size:]
 
 
-def most_bytes(total: int, values_bytes: int, values_bytes_without_one: int) -> int:
-    """Returns the greatest length of a row set and the values that follow it.
+def most_bytes(total: int, values_bytes: int, values_bytes_of_some: int) -> int:
+    """Returns what no row set and the values that follow it are longer than.
 
     Args:
         total: rows of the matrix.
         values_bytes: of the values of all rows.
-        values_bytes_without_one: of those of all rows but one; of fewer rows they must not be longer.
+        values_bytes_of_some: the most of those of fewer rows.
     """
-    some = packed_bytes(total, 1) + values_bytes_without_one if total > 1 else 0
+    some = packed_bytes(total, 1) + values_bytes_of_some if total > 1 else 0
     return len(encode_number(total)) + max(values_bytes, some)

@@ -70,8 +70,10 @@ class LowRank(Codec):
         return y
 
     def size_bytes(self, n: int, d: int) -> int:
-        """See `Codec.size_bytes`; the payload of fewer rows is shorter."""
-        return most_bytes(n, self._values_bytes(n, d), self._values_bytes(n - 1, d))
+        """See `Codec.size_bytes`; longest with all rows, all but one, or the most that travel as values."""
+        as_values = self.rank * d // (d - self.rank) if d > self.rank else n
+        of_some = max(self._values_bytes(k, d) for k in (n - 1, min(as_values, n - 1)))
+        return most_bytes(n, self._values_bytes(n, d), of_some)
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`."""

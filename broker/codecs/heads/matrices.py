@@ -2,12 +2,13 @@
 
 A parameter tensor has a row for each value of its first dimension: an output, an output channel, a word of an
 embedding; a tensor of one dimension is one row. The payloads of the matrices follow one another; before each
-but the last stands its length, as LEB128.
+but the last stands its length, as LEB128. A codec may have another one for all that is not an embedding.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,14 +19,30 @@ from broker.codecs.coding.row_set import decode_rows
 from broker.codecs.heads.touched_rows import TouchedRows
 from broker.wire.errors import WireError
 
-Shape = tuple[int, int]
-"""Rows and columns of a parameter tensor as a matrix."""
+
+class Shape(NamedTuple):
+    """A parameter tensor as a matrix.
+
+    Attributes:
+        rows: n.
+        columns: d.
+        embedding: its rows are looked up one by one, so a batch touches only some of them.
+    """
+
+    rows: int
+    columns: int
+    embedding: bool = False
+
+    @property
+    def values(self) -> int:
+        """How many there are."""
+        return self.rows * self.columns
 
 
-def matrix_shape(dimensions: Sequence[int]) -> Shape:
+def matrix_shape(dimensions: Sequence[int], *, embedding: bool = False) -> Shape:
     """Returns the shape of a parameter tensor as a matrix."""
     rows = dimensions[0] if len(dimensions) > 1 else 1
-    return rows, math.prod(dimensions) // rows
+    return Shape(rows, math.prod(dimensions) // rows, embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +64,46 @@ class Matrices(Codec):
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:
         """See `Codec.encode`."""
-        ends = np.cumsum([rows * columns for rows, columns in self.shapes])[:-1]
+        ends = np.cumsum([shape.values for shape in self.shapes])[:-1]
         parts = zip(np.split(x.reshape(-1), ends), self.shapes, strict=True)
-        return _joined([self.of_each.encode(part.reshape(shape), rng) for part, shape in parts])
+        return _joined([self._of(shape).encode(part.reshape(shape[:2]), rng) for part, shape in parts])
 
     def decode(self, payload: bytes, n: int, d: int) -> Matrix:
         """See `Codec.decode`."""
         found: list[Matrix] = []
         for shape in self.shapes[:-1]:
             size, payload = decode_number(payload)
-            if size > len(payload) or not self.of_each.fits(size, *shape):
-                raise WireError("shape", f"{size} bytes of {len(payload)} for {shape} in {self.of_each}")
-            found.append(self.of_each.decode(payload[:size], *shape))
+            codec = self._of(shape)
+            if size > len(payload) or not codec.fits(size, *shape[:2]):
+                raise WireError("shape", f"{size} bytes of {len(payload)} for {shape[:2]} in {codec}")
+            found.append(codec.decode(payload[:size], *shape[:2]))
             payload = payload[size:]
-        found.append(self.of_each.decode(payload, *self.shapes[-1]))
+        found.append(self._of(self.shapes[-1]).decode(payload, *self.shapes[-1][:2]))
         return np.concatenate([matrix.reshape(-1) for matrix in found]).reshape(n, d)
 
     def part(self, payload: bytes, wanted: Sequence[Positions]) -> bytes:
-        """Returns a payload of the rows that are wanted of each matrix; of a codec that sends rows."""
-        assert isinstance(self.of_each, TouchedRows)
+        """Returns a payload of the rows that are wanted of each matrix; of products there are all."""
         parts: list[bytes] = []
-        for number, (rows, (n, d)) in enumerate(zip(wanted, self.shapes, strict=True)):
+        for number, (rows, shape) in enumerate(zip(wanted, self.shapes, strict=True)):
             last = number + 1 == len(self.shapes)
             size, payload = (len(payload), payload) if last else decode_number(payload)
-            parts.append(self.of_each.part(payload[:size], rows, n, d))
+            codec, own = self._of(shape), payload[:size]
+            parts.append(codec.part(own, rows, *shape[:2]) if isinstance(codec, TouchedRows) else own)
             payload = payload[size:]
         return _joined(parts)
 
     def size_bytes(self, n: int, d: int) -> int:  # noqa: ARG002 - the shapes say it
         """See `Codec.size_bytes`."""
-        sizes = [self.of_each.size_bytes(*shape) for shape in self.shapes]
+        sizes = [self._of(shape).size_bytes(*shape[:2]) for shape in self.shapes]
         return sum(sizes) + sum(len(encode_number(size)) for size in sizes[:-1])
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
         """See `Codec.fits`; what each matrix has is looked at by `decode`."""
         return len(self.shapes) <= payload_bytes <= self.size_bytes(n, d)
+
+    def _of(self, shape: Shape) -> Codec:
+        codec = self.of_each
+        return codec.of_others if isinstance(codec, TouchedRows) and not shape.embedding else codec
 
 
 def decode_row_sets(data: bytes, shapes: Sequence[Shape]) -> list[Positions]:
@@ -91,8 +113,8 @@ def decode_row_sets(data: bytes, shapes: Sequence[Shape]) -> list[Positions]:
         WireError: as in `decode_rows`; "shape" when bytes are left over.
     """
     found: list[Positions] = []
-    for rows, _ in shapes:
-        wanted, data = decode_rows(data, rows)
+    for shape in shapes:
+        wanted, data = decode_rows(data, shape.rows)
         found.append(wanted)
     if data:
         raise WireError("shape", f"{len(data)} bytes after the rows of {len(shapes)} matrices")

@@ -7,8 +7,10 @@ import numpy as np
 
 from broker.codecs.base import Codec, Matrix
 from broker.codecs.coding.elias_fano import Positions
+from broker.codecs.coding.factors import MAX_RANK
 from broker.codecs.coding.row_set import decode_rows, encode_rows, most_bytes
 from broker.codecs.coding.row_values import check_bits, quantized, read_rows, rows_bytes, some_rows
+from broker.codecs.heads.low_rank import LowRank
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,8 @@ class TouchedRows(Codec):
     """The rows that have a value other than 0; the others arrive as zeros.
 
     Only the rows of words that occur in a batch have a gradient, a few hundred of an embedding's thousands.
-    Of a head each parameter tensor is a matrix, so its rows are those of the model.
+    Of a head each parameter tensor is a matrix, so its rows are those of the model. Of the other layers of
+    such a head, as an LSTM, every row is touched: with a `rank` they travel as `LowRank` does.
 
     Equation: y = x with 32 bits; float16 with 16; else y = a i with the integer i that is nearest to x / a,
     and a scale a for each row (see `coding.row_values`). With 4 bits many small values of a row become 0: see
@@ -28,14 +31,23 @@ class TouchedRows(Codec):
     Attributes:
         codec: Name in scenarios and on the wire.
         bits: b, of a value: 4, 8, 16 or 32.
+        rank: r, 1 to 64, of the products that all of a head travels as that is not an embedding; 0: as rows.
     """
 
     sees_shapes: ClassVar[bool] = True
     codec: Literal["touched_rows"] = "touched_rows"
     bits: int = 8
+    rank: int = 0
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
+        if not 0 <= self.rank <= MAX_RANK:
+            raise ValueError(f"rank must be 0 to {MAX_RANK}, not {self.rank}")
+
+    @property
+    def of_others(self) -> Codec:
+        """The codec of those parts of a head that are no embeddings."""
+        return LowRank(rank=self.rank, bits=self.bits) if self.rank else self
 
     def encode(self, x: Matrix, rng: np.random.Generator) -> bytes:  # noqa: ARG002 - nothing is random here
         """See `Codec.encode`."""
