@@ -12,7 +12,6 @@ from broker.files import writing
 from broker.stopping import STOPPED, Stop, stop_on_signals
 from scenarios.errors import ScenarioError, suggestion
 from server_node.ownership import refuse_other_kinds
-from sim.experiments.grid_runs import try_missing
 from sim.experiments.study.budget import seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from sim.experiments.study.results import read_results, write_csv
@@ -68,7 +67,6 @@ def _reproduce(
     for task, how in lacking_data(todo).items():
         typer.echo(f"{task} is left out: {how}")
         todo = [run for run in todo if run.task.name != task]
-    try_missing([(run.setting, run.grid_run) for run in todo], folder, stop)
     failures = run_study(todo, folder, budget_s=budget_s, processes=processes, tell=typer.echo, stop=stop)
     stopped = stop.asked  # what comes after this does not stop any more
     _report(loaded, runs, folder)

@@ -13,7 +13,7 @@ from broker.stopping import STOPPED, stop_on_signals
 from scenarios.loading.grid import load_grid
 from sim.commands.options import Settings, Spec
 from sim.commands.progress import watching_sweep
-from sim.experiments.grid_runs import GridRun, try_missing
+from sim.experiments.grid_runs import GridRun, kept_rows, try_runs
 from sim.experiments.grid_runs import sweep as run_sweep
 from sim.experiments.pool import dask_pool, local_pool
 from sim.experiments.results import Mode
@@ -64,11 +64,14 @@ def sweep(
     folder = out or Path("runs") / f"{points[0].scenario.name}-sweep"
     jobs = min(jobs or os.cpu_count() or 1, len(points))
     pool = partial(dask_pool, dask) if dask else partial(local_pool, jobs)
+    runs = [GridRun(point, mode) for point in points]
     with stop_on_signals() as stop:
+        kept = kept_rows(runs, folder)
         if not dask:  # whose workers may have data that this machine has not
-            try_missing([(point.title, GridRun(point, mode)) for point in points], folder, stop)
+            missing = (run for number, run in enumerate(runs) if number not in kept)
+            try_runs(((run.point.title, run) for run in missing), stop)
         with watching_sweep(len(points), as_json=as_json) as watch:
-            rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None)
+            rows = run_sweep(points, folder, mode, pool, watch, stop, one_disk=dask is None, kept=kept)
         if not as_json and rows:
             print_comparison([trial_of(row, keys) for row in rows], by)
             typer.echo(f"\nresults in {folder}")

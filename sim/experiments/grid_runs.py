@@ -2,15 +2,15 @@
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain, takewhile
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 from broker.files import writing
 from broker.stopping import LOOK_S, Stop, children_without_ctrl_c
@@ -19,6 +19,7 @@ from scenarios.loading.grid import GridPoint
 from scenarios.loading.grid_trial import Mistake, refuse_all, try_all
 from scenarios.loading.load import dump_resolved
 from server_node.ownership import refuse_other_kinds
+from server_node.summary import Summary
 from sim.experiments.pool import RUN_FILES, Outcome, PointError, Pool, run_point
 from sim.experiments.results import Mode, Row, finished, row_of, run_name, write_run_folder, write_table
 from sim.network.csv_inputs import check_csv_inputs
@@ -28,16 +29,26 @@ class _Stopped(Exception):  # noqa: N818  no error: somebody asked for it
     """Somebody has asked to stop. Raised by the loop that waits, never by a signal handler."""
 
 
-class GridRun(NamedTuple):
+@dataclass(frozen=True)
+class GridRun:
     """A point, and how it is to be run."""
 
     point: GridPoint
     mode: Mode
 
-    @property
+    @cached_property
+    def scenario_yaml(self) -> str:
+        """The scenario as text, as its run folder has it."""
+        return dump_resolved(self.point.scenario)
+
+    @cached_property
     def name(self) -> str:
         """Name of its run folder."""
-        return run_name(self.point, self.mode)
+        return run_name(self.point.values, self.mode, self.scenario_yaml)
+
+    def summary(self, folder: Path) -> Summary | None:
+        """Read what it came to from the folder of a sweep or study; None while it is not over."""
+        return finished(folder / self.name, self.scenario_yaml)
 
     def unfinished(self, folder: Path) -> Path:
         """Give the run folder of the point while it is not over, in the folder of a sweep or study."""
@@ -53,6 +64,7 @@ def sweep(
     stop: Stop | None = None,
     *,
     one_disk: bool = True,
+    kept: Mapping[int, Row] | None = None,
 ) -> list[Row]:
     """Run the points that have no finished run in the folder, and keep the table up to date.
 
@@ -64,6 +76,7 @@ def sweep(
         watch: hears of every point, finished ones first.
         stop: ends the sweep early, cleanly.
         one_disk: whether those that run points reach the folder; then points go on where they were.
+        kept: the rows of those that have finished, by number, where they have been read already.
 
     Returns:
         A row per point, in the grid's order; one that failed has an `error`. A sweep that was stopped has
@@ -76,7 +89,7 @@ def sweep(
     with writing(folder):  # told now rather than after the first run
         folder.mkdir(parents=True, exist_ok=True)
     runs = [GridRun(point, mode) for point in points]
-    rows = kept_rows(runs, folder)
+    rows = dict(kept_rows(runs, folder) if kept is None else kept)
 
     def write() -> None:
         write_table(folder, [rows[number] for number in sorted(rows)], points[0].values)
@@ -99,25 +112,22 @@ def kept_rows(runs: Sequence[GridRun], folder: Path) -> dict[int, Row]:
     """Give the rows of those runs, by number, that have a finished run in the folder."""
     rows = {}
     for number, run in enumerate(runs):
-        summary = finished(folder / run.name, dump_resolved(run.point.scenario))
-        if summary is not None:
+        if (summary := run.summary(folder)) is not None:
             rows[number] = row_of(run.point, run.name, summary)
     return rows
 
 
-def try_missing(named: Sequence[tuple[str, GridRun]], folder: Path, stop: Stop) -> None:
+def try_runs(named: Iterable[tuple[str, GridRun]], stop: Stop) -> None:
     """Try what is to be run, so that mistakes are told now, all at once, and not after hours.
 
     Args:
         named: runs, and what each is called; of those with the same name one is tried.
-        folder: of the sweep or study; runs that have finished there are not tried.
         stop: ends the trial early.
 
     Raises:
         ScenarioError: some cannot be used; or are to be trained, and their data are not here.
     """
-    kept = kept_rows([run for _, run in named], folder)
-    missing = [each for number, each in enumerate(named) if number not in kept]
+    missing = list(named)
     mistakes: list[Mistake] = []
     for name, run in missing:
         try:
@@ -238,7 +248,7 @@ def _hand_out(executor: Executor, run: GridRun, unfinished: Path | None) -> Outc
     resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     try:
         with children_without_ctrl_c():
-            return executor.submit(run_point, dump_resolved(run.point.scenario), run.mode, unfinished)
+            return executor.submit(run_point, run.scenario_yaml, run.mode, unfinished)
     except BrokenExecutor as error:
         outcome: Outcome = Future()
         outcome.set_exception(error)
@@ -261,6 +271,6 @@ def _row(outcome: Outcome, run: GridRun, folder: Path, files: Container[str]) ->
         return row_of(point, name, None, f"no result of the worker: {error!r}")
     write_run_folder(folder / name, {file: text for file, text in brought.items() if file in files})
     shutil.rmtree(run.unfinished(folder), ignore_errors=True)
-    summary = finished(folder / name, dump_resolved(point.scenario))
+    summary = run.summary(folder)
     wrong = None if summary else "the worker understood the scenario otherwise; has it the same fedlite?"
     return row_of(point, name, summary, wrong)

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from broker.files import atomic_write, writing
 from scenarios.loading.grid import GridPoint
-from scenarios.loading.load import dump_resolved
 from server_node.summary import Summary
 from sim.key_paths import flat
 from sim.statistics.setting_words import compact, short_keys
@@ -37,11 +36,11 @@ class Mode(StrEnum):
     TIMING_ONLY = "timing-only"
 
 
-def run_name(point: GridPoint, mode: Mode) -> str:
+def run_name(values: Mapping[str, object], mode: Mode, scenario_yaml: str) -> str:
     """Name a point's run folder: swept values, then a digest that no other scenario or mode has."""
-    keys = short_keys(point.values)
-    text = ",".join(f"{keys[path]}={compact(value)}" for path, value in point.values.items())
-    digest = hashlib.blake2b(f"{mode}\n{dump_resolved(point.scenario)}".encode(), digest_size=4)
+    keys = short_keys(values)
+    text = ",".join(f"{keys[path]}={compact(value)}" for path, value in values.items())
+    digest = hashlib.blake2b(f"{mode}\n{scenario_yaml}".encode(), digest_size=4)
     readable = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", text)[:NAME_CHARACTERS]
     return f"{readable}-{digest.hexdigest()}"
 

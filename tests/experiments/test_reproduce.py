@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from broker.cli.commands import app
 from broker.errors import StudyError
 from scenarios.errors import ScenarioError
 from scenarios.loading.shipped import shipped
+from server_node.summary import Summary
 from sim.experiments.pool import PointError, run_point
 from sim.experiments.results import Mode
+from sim.experiments.results import finished as summary_of
 from sim.experiments.study.budget import Budget, seconds_of
 from sim.experiments.study.points import StudyRun, load_runs
 from tests.experiments.test_sweep import Here
@@ -249,6 +252,20 @@ def test_the_same_command_goes_on(finished: Path) -> None:
         name: stamp for name, stamp in before.items() if name != gone
     }
     assert gone in after
+
+
+def test_what_has_finished_is_read_once_to_go_on_and_once_for_the_report(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+
+    def note(folder: Path, scenario_yaml: str) -> Summary | None:
+        read[folder.name] += 1
+        return summary_of(folder, scenario_yaml)
+
+    monkeypatch.setattr("sim.experiments.grid_runs.finished", note)
+    assert len(reproduce(finished / "tiny.yaml", "--budget=full")) == 1
+    assert read == dict.fromkeys(stamps(finished), 2)
 
 
 def test_runs_of_a_version_with_fewer_settings_count(finished: Path) -> None:

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from broker.cli.commands import app
 from broker.errors import RunError
 from scenarios.loading.grid import GridPoint, load_grid
-from sim.experiments.grid_runs import sweep
+from server_node.summary import Summary
+from sim.experiments.grid_runs import GridRun, sweep
 from sim.experiments.pool import local_pool
-from sim.experiments.results import Mode, Row, run_name, write_table
+from sim.experiments.results import Mode, Row, finished, write_table
 from tests.helpers import SMALL
 
 P = ParamSpec("P")
@@ -79,7 +80,7 @@ def without_clock(rows: list[Row]) -> list[Row]:
 
 def test_run_folders_are_named_after_what_is_swept(tmp_path: Path) -> None:
     points = points_of(tmp_path, "training.correction.lambda=0,1.0e-5", LINKS)
-    names = [run_name(point, Mode.SIMULATE) for point in points]
+    names = [GridRun(point, Mode.SIMULATE).name for point in points]
     assert [name.rpartition("-")[0] for name in names] == [
         "lambda=0,link=8", "lambda=0,link=16", "lambda=1e-05,link=8", "lambda=1e-05,link=16",
     ]  # fmt: skip
@@ -89,20 +90,20 @@ def test_run_folders_are_named_after_what_is_swept(tmp_path: Path) -> None:
 def test_names_do_not_depend_on_the_rest_of_the_grid(tmp_path: Path) -> None:
     few = points_of(tmp_path, "seed=2")
     many = points_of(tmp_path, "seed=1,2,3")
-    assert run_name(few[0], Mode.SIMULATE) == run_name(many[1], Mode.SIMULATE)
+    assert GridRun(few[0], Mode.SIMULATE).name == GridRun(many[1], Mode.SIMULATE).name
 
 
 def test_names_tell_scenarios_and_modes_apart(tmp_path: Path) -> None:
     [point] = points_of(tmp_path, "seed=2")
     [other] = load_grid(small_file(tmp_path), ["training.cohort=2"], ["seed=2"])
-    names = {run_name(point, mode) for mode in Mode} | {run_name(other, Mode.SIMULATE)}
+    names = {GridRun(point, mode).name for mode in Mode} | {GridRun(other, Mode.SIMULATE).name}
     assert len(names) == 3
 
 
 def test_names_are_file_names_whatever_is_swept(tmp_path: Path) -> None:
     source = "x/" * 100 + "ä b"
     [point] = points_of(tmp_path, f"fleet.0.link.source='{source}'")
-    name = run_name(point, Mode.SIMULATE)
+    name = GridRun(point, Mode.SIMULATE).name
     assert name.startswith("source=x_x_")
     assert len(name) <= 90
     assert name.isascii()
@@ -111,7 +112,7 @@ def test_names_are_file_names_whatever_is_swept(tmp_path: Path) -> None:
 
 def test_keys_that_end_alike_are_named_in_full(tmp_path: Path) -> None:
     [point] = points_of(tmp_path, "training.head_lr=0.1", "network.server.link=3g", "fleet.0.link=2g")
-    name = run_name(point, Mode.SIMULATE)
+    name = GridRun(point, Mode.SIMULATE).name
     assert name.startswith("head_lr=0.1,network.server.link=3g,fleet.0.link=2g-")
 
 
@@ -157,6 +158,21 @@ def test_the_same_sweep_again_runs_nothing(tmp_path: Path) -> None:
     points, folder = points_of(tmp_path, "seed=1,2"), tmp_path / "sweep"
     rows = timed(points, folder)
     assert sweep(points, folder, Mode.TIMING_ONLY, nobody) == rows
+
+
+def test_what_has_finished_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["sweep", str(small_file(tmp_path)), "--grid=seed=1,2", f"--out={tmp_path / 's'}"]
+    command += ["--mode=timing-only", "--jobs=1"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    read: list[str] = []
+
+    def note(folder: Path, scenario_yaml: str) -> Summary | None:
+        read.append(folder.name)
+        return finished(folder, scenario_yaml)
+
+    monkeypatch.setattr("sim.experiments.grid_runs.finished", note)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert sorted(read) == sorted(row["run"] for row in table_of(tmp_path / "s"))
 
 
 def test_only_missing_points_run(tmp_path: Path) -> None:

@@ -30,11 +30,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from broker.files import atomic_write, writing
-from scenarios.loading.load import dump_resolved
 from scenarios.schema.training import Correction
 from server_node.summary import Summary, total_link_bytes, total_wire_bytes, wire_bytes_in, wire_bytes_so_far
 from server_node.vocabulary.ledger import CONTROL, DOWN, FLOWS, UP
-from sim.experiments.results import Row, finished
+from sim.experiments.results import Row
 from sim.experiments.study.points import StudyRun
 from sim.statistics.trials import higher_is_better, reached
 
@@ -90,7 +89,7 @@ def read_results(runs: Sequence[StudyRun], folder: Path) -> list[Result]:
     summaries = {
         name: summary
         for name, grid_run in grid_runs.items()
-        if (summary := finished(folder / name, dump_resolved(grid_run.point.scenario))) is not None
+        if (summary := grid_run.summary(folder)) is not None
     }
     baseline = {
         (run.task.name, run.seed): summaries[run.grid_run.name]

@@ -13,7 +13,7 @@ from scenarios.data.fetch import SOURCES, is_there
 from scenarios.errors import ScenarioError
 from scenarios.loading.load import dump_resolved, load_scenario
 from scenarios.tasks import task_of
-from sim.experiments.grid_runs import kept_rows, run_missing
+from sim.experiments.grid_runs import kept_rows, run_missing, try_runs
 from sim.experiments.pool import local_pool
 from sim.experiments.results import Row
 from sim.experiments.study.budget import Budget
@@ -32,7 +32,7 @@ def run_study(
     tell: Callable[[str], None],
     stop: Stop,
 ) -> list[str]:
-    """Run those of a study's runs that have no finished folder, as long as the budget has room.
+    """Try and run those of a study's runs that have no finished folder, as long as the budget has room.
 
     Args:
         runs: the most important first.
@@ -46,6 +46,7 @@ def run_study(
         What failed, a line each.
 
     Raises:
+        ScenarioError: some cannot be used, see sim.experiments.grid_runs.try_runs.
         RunError: the folder cannot be written to.
     """
     distinct = list({run.grid_run.name: run for run in runs}.values())
@@ -55,6 +56,7 @@ def run_study(
         budget.note(distinct[number], row["wall_seconds"])
     waiting = {number: run for number, run in enumerate(distinct) if number not in kept}
     failures: list[str] = []
+    try_runs(((run.setting, run.grid_run) for run in waiting.values()), stop)
     if waiting:
         with writing(folder):  # told now rather than after the first run
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def migrate_run_folders(runs: Sequence[StudyRun], folder: Path) -> None:
     Their scenarios are read and written anew, and their folders get today's names.
     """
     names = {run.grid_run.name for run in runs}
-    wanted = {(dump_resolved(run.grid_run.point.scenario), run.trained): run.grid_run.name for run in runs}
+    wanted = {(run.grid_run.scenario_yaml, run.trained): run.grid_run.name for run in runs}
     for file in folder.glob("*/summary.json"):
         there = file.parent
         if there.name in names:
