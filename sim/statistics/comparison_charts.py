@@ -112,9 +112,10 @@ def _draw_over(
             low = [each.low if each.low is not None else each.mean for each in estimates]
             high = [each.high if each.high is not None else each.mean for each in estimates]
             floor = min(y) / 10 if what != METRIC else min(low)
-            axes.fill_between(
-                x, [max(each, floor) for each in low], high, color=look.colour, alpha=0.18, linewidth=0
-            )
+            low = [max(each, floor) for each in low]
+            axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+            if len(x) == 1:  # of which no band can be seen
+                axes.vlines(x, low, high, color=look.colour)
         hovers[f"mark-{number}"] = [
             f"{name + ': ' if name else ''}{write(b)} at {a:g}" for a, b in zip(x, y, strict=True)
         ]

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
+from matplotlib.textpath import text_to_path
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; styles and marks tell them apart in grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767676")
@@ -164,18 +167,34 @@ def _styled(more: Mapping[Any, Any]) -> Iterator[None]:
 
 def _drawn(chart: Chart, *, title: bool, legend: bool = False) -> tuple[Figure, Hovers]:
     lines = [key for key in chart.keys if len(chart.keys) > 1] if legend else []
-    figure = Figure(
-        figsize=(COLUMN_IN, chart.height_in + 0.15 * len(lines) + 0.15 * title), layout="constrained"
-    )
+    names = [_fitting(key.name, COLUMN_IN - 0.5, _STYLE["legend.fontsize"]) for key in lines]
+    head = _fitting(chart.title, 0.75 * COLUMN_IN, _STYLE["axes.titlesize"]) if title else ""
+    rows = sum(name.count("\n") + 1 for name in names) + (head.count("\n") + 1) * title
+    figure = Figure(figsize=(COLUMN_IN, chart.height_in + 0.15 * rows), layout="constrained")
     axes = figure.subplots()
     axes.grid(visible=True)
     hovers = chart.draw(axes)
-    if title and chart.title:
-        axes.set_title(chart.title, wrap=True)
+    axes.set_title(head)
+    for axis, room_in in ((axes.xaxis, 0.7 * COLUMN_IN), (axes.yaxis, 0.75 * chart.height_in)):
+        axis.set_label_text(_fitting(axis.get_label_text(), room_in, _STYLE["axes.labelsize"]))
     if lines:
         handles = [Line2D([], [], color=key.colour, linestyle=key.style, marker=key.mark) for key in lines]
-        figure.legend(handles, [key.name for key in lines], loc="outside lower left", ncols=1)
+        figure.legend(handles, names, loc="outside lower left", ncols=1)
     return figure, hovers
+
+
+def _fitting(text: str, room_in: float, size_pt: float) -> str:
+    """Break a text into lines for which there is room."""
+    lines, letters, font = [text], len(text), FontProperties(size=size_pt)
+    while letters > 1 and any(_width_pt(line, font) > 72 * room_in for line in lines):
+        letters -= 1 + letters // 20
+        lines = wrap(text, letters)
+    return "\n".join(lines)
+
+
+def _width_pt(text: str, font: FontProperties) -> float:
+    width_pt, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width_pt)
 
 
 def _tell(root: ET.Element, hovers: Hovers) -> None:
