@@ -24,6 +24,7 @@ from broker.codecs import (
     Int4,
     LowRank,
     Pq,
+    SampleMean,
     decode_gradient,
     encode_activations,
     encode_gradient,
@@ -63,6 +64,10 @@ GRADIENTS: dict[str, GradientCodec] = {
     **{
         f"codeword_mean {b} bits, rank {r}": CodewordMean(bits=b, rank=r)
         for r, b in ((2, 8), (4, 8), (8, 8), (4, 4), (8, 4))
+    },
+    **{
+        f"sample_mean {b} bits, rank {r}": SampleMean(subvectors=MOMENTS, rank=r, bits=b)
+        for r, b in ((4, 8), (8, 8), (8, 4), (64, 8))
     },
 }
 STATES: dict[str, Codec] = {

@@ -34,6 +34,7 @@ from broker.codecs.registry import (
     codec_to_wire,
     gradient_codec_from_wire,
 )
+from broker.codecs.sample_mean import SampleMean
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 
@@ -56,6 +57,7 @@ __all__ = [
     "Nsc",
     "Pq",
     "RandomTopK",
+    "SampleMean",
     "SlFac",
     "SplitFc",
     "TensorCodec",

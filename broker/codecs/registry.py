@@ -21,6 +21,7 @@ from broker.codecs.published.c3 import C3
 from broker.codecs.published.nsc import Nsc
 from broker.codecs.published.sl_fac import SlFac
 from broker.codecs.published.splitfc import SplitFc
+from broker.codecs.sample_mean import SampleMean
 from broker.codecs.stochastic_int import Int2, Int4, Int8
 from broker.codecs.topk import RandomTopK, TopK
 from broker.wire.errors import WireError
@@ -38,6 +39,7 @@ TensorCodec = (
     | SplitFc
     | TouchedRows
     | LowRank
+    | SampleMean
     | C3
     | SlFac
     | Nsc
@@ -68,6 +70,7 @@ NUMBERS = {
     "codeword_mean": 10,
     "touched_rows": 11,
     "low_rank": 12,
+    "sample_mean": 13,
 }
 """What stands for a codec in messages; part of the protocol, so a number never gets another meaning."""
 

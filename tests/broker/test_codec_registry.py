@@ -123,7 +123,7 @@ def test_a_codec_without_a_number_travels_as_its_name(monkeypatch: pytest.Monkey
 
 
 def test_codecs_are_named_on_the_wire_as_ever() -> None:
-    plain = "float32 float16 int8 int4 int2 pq coded_pq topk random_topk touched_rows low_rank"
+    plain = "float32 float16 int8 int4 int2 pq coded_pq topk random_topk touched_rows low_rank sample_mean"
     assert sorted(CODECS) == sorted([*plain.split(), "splitfc", "c3", "sl_fac", "nsc"])
     assert sorted(GRADIENT_CODECS) == sorted([*CODECS, "codeword_mean"])
 

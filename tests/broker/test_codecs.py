@@ -20,6 +20,7 @@ from broker.codecs import (
     Int8,
     Nsc,
     Pq,
+    SampleMean,
     SlFac,
     codec_from_wire,
     codec_to_wire,
@@ -415,6 +416,7 @@ def test_what_does_not_divide_is_told_with_the_nearest_that_do(d: int, number: i
         Pq(subvectors=number, groups=1, centroids=2),
         CodedPq(subvectors=number),
         Nsc(columns=number),
+        SampleMean(subvectors=number),
         SlFac(channels=number),
     ):
         if number in divisors:
