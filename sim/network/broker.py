@@ -7,7 +7,7 @@ cannot hold.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -15,10 +15,7 @@ from broker.machine.actions import Online, Publish, Received
 from broker.wire import topics
 from broker.wire.chunks import MAX_PACKET_BYTES
 from broker.wire.link_bytes import message_on_link
-from broker.wire.messages import (
-    RunScenario,
-    Status,
-)
+from broker.wire.messages import RunScenario, Status
 from broker.wire.packing import Scale
 from scenarios.schema.network import BrokerModel
 from sim.chrome_trace import Trace
@@ -43,7 +40,6 @@ class VirtualBroker:
         clock: virtual time.
         model: the broker's speed and limits.
         run: name of the run.
-        endpoints: by client.
         server_up: link from the server to the broker.
         server_down: link from the broker to the server.
         trace: takes the spans.
@@ -52,6 +48,9 @@ class VirtualBroker:
     Attributes:
         network_stats: bytes, and messages that were lost or dropped.
         to_server: takes what arrives at the server.
+        find: gives the endpoint of a device that was not added, by the topic on which it hears the server.
+        tell_others: tells such devices what all are told.
+        retained: the state of the run, for devices that connect.
         trace: takes the spans.
     """
 
@@ -61,7 +60,6 @@ class VirtualBroker:
         model: BrokerModel,
         *,
         run: str,
-        endpoints: Mapping[str, Endpoint],
         server_up: TcpLink,
         server_down: TcpLink,
         trace: Trace,
@@ -72,12 +70,11 @@ class VirtualBroker:
         self.to_server: Callable[[Received], None] = lambda _: None
         self._clock = clock
         self._run = run
-        self._endpoints = endpoints
         self._at_work: set[Endpoint] = set()
-        for endpoint in endpoints.values():
-            endpoint.totals, endpoint.at_work = self.network_stats, self._at_work
-        self._by_topic = {topics.down(run, client): endpoint for client, endpoint in endpoints.items()}
-        self._retained: InFlight | None = None
+        self._by_topic: dict[str, Endpoint] = {}
+        self.find: Callable[[str], Endpoint] = self._by_topic.__getitem__
+        self.tell_others: Callable[[InFlight], None] = lambda _: None
+        self.retained: InFlight | None = None
         self._service = ServiceQueue(model)
         self._server_up = server_up
         self._server_down = server_down
@@ -85,16 +82,22 @@ class VirtualBroker:
         self._unnoticed_s = UNNOTICED_KEEPALIVES * model.keepalive_s
         self.trace = trace
 
+    @property
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Those of all devices that are not at rest."""
+        return (each for each in self._by_topic.values() if not each.is_at_rest)
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Have one more device."""
+        endpoint.totals, endpoint.at_work = self.network_stats, self._at_work
+        self._by_topic[topics.down(self._run, endpoint.client)] = endpoint
+
     def at_work(self) -> Iterator[str]:
         """Give the clients whose links may have done something since this was called last."""
         before = list(self._at_work)
         self._at_work.clear()
         self._at_work.update(endpoint for endpoint in before if endpoint.is_sharing)
         return (endpoint.client for endpoint in before)
-
-    def note_at_work(self, endpoints: Iterable[Endpoint]) -> None:
-        """Note devices whose links do something."""
-        self._at_work.update(endpoints)
 
     @property
     def takes_time(self) -> bool:
@@ -126,34 +129,26 @@ class VirtualBroker:
         with self._clock.together():
             for endpoint, session in coming:
                 if session == endpoint.session:
-                    self._subscribe(endpoint, session)
+                    self.subscribe(endpoint, session)
 
-    def _subscribe(self, endpoint: Endpoint, session: int) -> None:
+    def subscribe(self, endpoint: Endpoint, session: int) -> None:
         """Note that the broker has the subscription; what it sends from now on comes after its SUBACK."""
         if endpoint.will:  # the new connection takes over; the old one ends without a DISCONNECT
             self._publish_will(endpoint)
         endpoint.will = endpoint.subscribed = True
         endpoint.connects(self._run, self._clock.now)
-        if (
-            self._retained is not None
-            and endpoint.ahead is not None
-            and endpoint.ahead.greets(self._retained)
-        ):
-            return
         clock = self._clock
         endpoint.carry(endpoint.down, clock, clock.now, SUBACK_BYTES, self._connected, endpoint, session)
-        if self._retained is not None:
-            self._down(endpoint, msgspec.structs.replace(self._retained, asked_s=self._clock.now))
+        if self.retained is not None:
+            self.down(endpoint, msgspec.structs.replace(self.retained, asked_s=self._clock.now))
 
     def _connected(self, _start_s: float, endpoint: Endpoint, session: int) -> None:
         if session != endpoint.session:
             return
         endpoint.online = True
         if endpoint.unsent:
-            waiting, endpoint.unsent = (
-                endpoint.unsent,
-                deque(each for each in endpoint.unsent if each.pubacks),
-            )
+            waiting = endpoint.unsent
+            endpoint.unsent = deque(each for each in waiting if each.pubacks)
             for in_flight in waiting:
                 self._up(endpoint, in_flight)
         endpoint.connection += 1
@@ -170,9 +165,8 @@ class VirtualBroker:
             link.reset()
         endpoint.window.reset()
         if endpoint.will:
-            self._clock.at(
-                self._clock.now + self._unnoticed_s, self._notice_absence, endpoint, endpoint.session
-            )
+            due_s = self._clock.now + self._unnoticed_s
+            self._clock.at(due_s, self._notice_absence, endpoint, endpoint.session)
 
     def _notice_absence(self, endpoint: Endpoint, session: int) -> None:
         if session == endpoint.session:
@@ -195,10 +189,9 @@ class VirtualBroker:
             self._up(endpoint, in_flight)
 
     def _up(self, endpoint: Endpoint, in_flight: InFlight) -> None:
-        clock, session, wire_bytes = self._clock, endpoint.session, in_flight.wire_bytes
-        endpoint.carry(
-            endpoint.up, clock, clock.now, wire_bytes, self.at_broker, endpoint, session, in_flight
-        )
+        clock, whose = self._clock, (endpoint, endpoint.session)
+        up, wire_bytes = endpoint.up, in_flight.wire_bytes
+        endpoint.carry(up, clock, clock.now, wire_bytes, self.at_broker, *whose, in_flight)
 
     def at_broker(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
         """Take a message that a device sent; it began to leave at `start_s`."""
@@ -247,21 +240,23 @@ class VirtualBroker:
         if isinstance(in_flight.publish.message, RunScenario):
             return  # kept for devices without a file; these here have theirs
         if in_flight.publish.retain:  # the run's state, for everybody
-            self._retained = in_flight
+            self.retained = in_flight
             with self._clock.together():
-                for endpoint in self._endpoints.values():
+                for endpoint in self.endpoints:
                     if endpoint.subscribed:
-                        self._down(endpoint, in_flight)
+                        self.down(endpoint, in_flight)
+            self.tell_others(in_flight)
             return
-        receiver = self._by_topic[in_flight.publish.topic]
+        receiver = self._by_topic.get(in_flight.publish.topic) or self.find(in_flight.publish.topic)
+        if receiver.sleeper is not None:
+            receiver.sleeper.wake()
         if receiver.subscribed:
-            self._down(receiver, in_flight)
+            self.down(receiver, in_flight)
         else:
             self.network_stats.lost += 1
 
-    def _down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
-        if endpoint.ahead is not None:
-            endpoint.ahead.give_back()
+    def down(self, endpoint: Endpoint, in_flight: InFlight) -> None:
+        """Send a message to a device that is subscribed, and not at rest."""
         served_s = self._service.serve(self._clock.now, in_flight.wire_bytes)
         link, session = endpoint.down, endpoint.session
         if isinstance(link, SharedTcpLink):
@@ -272,7 +267,7 @@ class VirtualBroker:
             self.network_stats.dropped += 1
             return
         arrival_s = endpoint.carry(
-            link, self._clock, admitted_s, in_flight.wire_bytes, self._at_device, endpoint, session, in_flight
+            link, self._clock, admitted_s, in_flight.wire_bytes, self.at_device, endpoint, session, in_flight
         )
         assert arrival_s is not None  # the link is its own
         endpoint.window.sent(arrival_s + link.latency_s)
@@ -284,11 +279,12 @@ class VirtualBroker:
             self.network_stats.lost += 1
         elif endpoint.window.has_room(link.under_way):
             clock, wire_bytes = self._clock, in_flight.wire_bytes
-            endpoint.carry(link, clock, clock.now, wire_bytes, self._at_device, endpoint, session, in_flight)
+            endpoint.carry(link, clock, clock.now, wire_bytes, self.at_device, endpoint, session, in_flight)
         else:
             self.network_stats.dropped += 1
 
-    def _at_device(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
+    def at_device(self, start_s: float, endpoint: Endpoint, session: int, in_flight: InFlight) -> None:
+        """Let a device hear a message that began to leave at `start_s`."""
         if session != endpoint.session:
             self.network_stats.lost += 1
             return

@@ -64,6 +64,10 @@ class Window:
             return now_s
         return acknowledged_s[under_way - self._in_flight] if under_way < self._limit else None
 
+    def awaited(self, now_s: float) -> list[float]:
+        """Give when the PUBACKs come that have not come, in order."""
+        return [puback_s for puback_s in self._acknowledged_s if puback_s > now_s]
+
     def has_room(self, under_way: int) -> bool:
         """Tell whether there is room for one more message beside `under_way` that the caller has counted."""
         return under_way < self._limit

@@ -47,6 +47,11 @@ class Clock(simpy.Environment):
             asked.sort()
             self._push_next(iter(asked))
 
+    def in_turn(self, calls: Iterator[tuple[float, Callable[[*Ts], None], tuple[*Ts]]]) -> None:
+        """Make calls at their times, which are in order; only the next one of them stands in the queue."""
+        number = next(self._eid)
+        self._push_next((time_s, NORMAL, number, (call, args)) for time_s, call, args in calls)
+
     def _push_next(self, calls: Iterator[Any]) -> None:
         for due_s, priority, number, call in calls:
             heappush(self._queue, (due_s, priority, number, call, calls))

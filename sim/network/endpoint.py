@@ -21,18 +21,15 @@ from sim.network.links.shared_link import SharedTcpLink
 Handle = Callable[[ClientEvent], None]
 
 
-class Ahead(Protocol):
-    """Something that has a device's links, and has gone ahead of the time with them."""
+class Sleeper(Protocol):
+    """A device that may be at rest: then it stands in tables, and its endpoint is what it was before."""
 
-    def give_back(self) -> None:
-        """Let the device's links be what they are now, and let happen what is to come."""
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is."""
 
-    def greets(self, state: "InFlight") -> bool:
-        """Compute how it connects and greets, being subscribed now; false if that must go step by step.
-
-        Args:
-            state: of the run, which is retained.
-        """
+    def wake(self) -> None:
+        """Let the endpoint be what it is now, and let happen what is to come."""
 
 
 @dataclass(slots=True)
@@ -95,14 +92,13 @@ class Endpoint:
         received_bytes: the same in the other direction.
         active_s: when a message was last on its link, or a ping.
         until_s: when the last message on its own links arrives that was put there.
-        ahead: has its links, and knows what it will say, while nothing else is said to it.
+        sleeper: the device, if it may be at rest.
         totals: of the network; they take the same bytes.
         at_work: of the network; it is there since its links or bytes last did something.
     """
 
     __slots__ = (
         "active_s",
-        "ahead",
         "at_work",
         "client",
         "connection",
@@ -114,6 +110,7 @@ class Endpoint:
         "received_bytes",
         "sent_bytes",
         "session",
+        "sleeper",
         "subscribed",
         "totals",
         "unsent",
@@ -147,7 +144,7 @@ class Endpoint:
         self.will = False
         self.sent_bytes = self.received_bytes = 0
         self.active_s = self.until_s = 0.0
-        self.ahead: Ahead | None = None
+        self.sleeper: Sleeper | None = None
         self.keepalive_s = keepalive_s
         self.totals = NetworkStats()
         self.at_work: set[Endpoint] = set()
@@ -213,6 +210,11 @@ class Endpoint:
         pings = pings_of_silence(now_s - self.active_s, self.keepalive_s)
         self.active_s += pings * self.keepalive_s
         self._add(pings * PING.there, pings * PING.back)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the device is, see Sleeper."""
+        return self.sleeper is not None and self.sleeper.is_at_rest
 
     @property
     def is_sharing(self) -> bool:

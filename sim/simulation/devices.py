@@ -26,7 +26,7 @@ from sim.network.endpoint import Endpoint, Handle
 from sim.network.links.access_point import bottlenecks_of, sends_segments
 from sim.network.links.changing_link import links_of
 from sim.network.links.link import TcpLink
-from sim.network.links.shared_link import shared
+from sim.network.links.shared_link import SharedTcpLink, shared
 from sim.simulation.fleet.device_model import Phase, SlowdownSampler, Work, fedavg_work_of, of_share, work_of
 from sim.simulation.recorder import RunJob
 
@@ -128,9 +128,13 @@ def server_links(scenario: Scenario) -> tuple[TcpLink, TcpLink]:
 
 
 def make_endpoints(
-    scenario: Scenario, clock: Clock, trace: Trace, working: GetsOn = lambda *_: True
+    scenario: Scenario,
+    clock: Clock,
+    trace: Trace,
+    working: GetsOn = lambda *_: True,
+    wanted: Callable[[FleetGroup], bool] = lambda _: True,
 ) -> dict[str, Endpoint]:
-    """Give every client its links, behind its access point if it has one; fewer if somebody stops it."""
+    """Give the clients of wanted groups their links, behind their access points; fewer if it is stopped."""
     by_segments = {group.via for group in scenario.fleet if sends_segments(link_of(group.link))}
     access_points = {
         name: bottlenecks_of(
@@ -140,20 +144,34 @@ def make_endpoints(
     }
     endpoints: dict[str, Endpoint] = {}
     for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
+        if not wanted(group):
+            continue
         if looks(len(endpoints)) and not working("links made:", len(endpoints), scenario.fleet_size):
             break
         own = links_of(link_of(group.link), seed=scenario.seed, owner=client, tcp=scenario.network.tcp)
-        up, down = own if group.via is None else shared(clock, own, access_points[group.via])
-        endpoints[client] = Endpoint(
-            client,
-            up,
-            down,
-            Window(scenario.network.broker),
-            leaves=not isinstance(group.availability, Always) or group.battery is not None,
-            lane=trace.lane(client),
-            keepalive_s=scenario.network.broker.keepalive_s,
-        )
+        links = own if group.via is None else shared(clock, own, access_points[group.via])
+        endpoints[client] = make_endpoint(client, group, scenario, links, trace)
     return endpoints
+
+
+def make_endpoint(
+    client: str,
+    group: FleetGroup,
+    scenario: Scenario,
+    links: tuple[TcpLink | SharedTcpLink, TcpLink | SharedTcpLink],
+    trace: Trace,
+) -> Endpoint:
+    """Give a client its place in the network, with its links up and down."""
+    up, down = links
+    return Endpoint(
+        client,
+        up,
+        down,
+        Window(scenario.network.broker),
+        leaves=not isinstance(group.availability, Always) or group.battery is not None,
+        lane=trace.lane(client),
+        keepalive_s=scenario.network.broker.keepalive_s,
+    )
 
 
 def make_computer(

@@ -12,13 +12,12 @@ from concurrent.futures import Future
 from broker.exits import STOPPED
 from broker.machine.actions import ComputeDone, Online, Received, StopAsked
 from broker.stopping import Stop
-from broker.wire.messages import BatchUp, HeadUpdate, Hello
+from broker.wire.messages import BatchUp, HeadUpdate
 from edge_client.actions import ClientEvent, ProtocolWarning
-from edge_client.core import ClientCore
 from edge_client.observer import log_warning
 from scenarios.schema.devices import device_of
 from scenarios.schema.network import Always, FleetGroup
-from scenarios.schema.scenario import Scenario, group_of_each
+from scenarios.schema.scenario import Scenario, client_names, group_of_each
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
 from server_node.vocabulary.ledger import Ledger
@@ -30,9 +29,13 @@ from sim.network.clock import Clock
 from sim.network.csv_inputs import Interval
 from sim.network.endpoint import Endpoint, Handle, NetworkStats
 from sim.simulation.ahead.ahead import Ahead, Answer
-from sim.simulation.devices import GetsOn, looks, make_computer, make_endpoints, server_links
+from sim.simulation.ahead.device import line_of
+from sim.simulation.ahead.rest import Rest
+from sim.simulation.devices import GetsOn, looks, make_endpoints, server_links
 from sim.simulation.driver import Actor
-from sim.simulation.fleet.energy import Energy, Meter, Supply
+from sim.simulation.fleet.energy import Energy, Used
+from sim.simulation.fleet.making import Maker
+from sim.simulation.fleet.supply import Supply
 from sim.simulation.server_times import ServerTimes
 from sim.simulation.workers import Workers, settled
 
@@ -89,59 +92,55 @@ class VirtualRun:
         self._working = working
         self._repeats = False
         self.events = self.rounds = 0
-        endpoints = self._endpoints = make_endpoints(scenario, clock, trace, working)
+        plan = who.plan
         server_up, server_down = server_links(scenario)
         self._broker = VirtualBroker(
             clock,
             scenario.network.broker,
-            run=who.plan.run,
-            endpoints=endpoints,
+            run=plan.run,
             server_up=server_up,
             server_down=server_down,
             trace=trace,
-            packet_bytes=who.plan.packet_bytes,
+            packet_bytes=plan.packet_bytes,
         )
         self._broker.to_server = self._arrived
+        powers = [(device_of(group.device).power, group.size) for group in scenario.fleet]
+        self.energy = Energy(clock, powers, plan.clients, self._at_work)
+        self._maker = Maker(scenario, who, clock, trace, self._broker, self.energy, self._on_warning)
+        publish = self._broker.publish_from_server
         self._ahead: Ahead | None = None
+        self._core = ServerCore(plan, ledger)
         if who.learners is None and not self._broker.takes_time:
-            self._ahead = Ahead(clock, self._broker, who.plan.run, self._answers_come, self._waiting_since_s)
-        publish = self._broker.publish_from_server if self._ahead is None else self._ahead.publish
-        self.energy = Energy(clock, self._at_work)
-        self._core = ServerCore(who.plan, ledger)
+            rest = Rest(clock, self._broker, scenario, plan, self._maker)
+            self._ahead = Ahead(clock, self._broker, rest, self._answers_come, self._waiting_since_s, working)
+            publish = self._ahead.publish
         self._server = Actor(clock, self._core, publish, self._compute, self._on_report)
         clock.at(0.0, self._server.feed, Online())
         clock.at(STANDSTILL_S, self._watchdog, 0)
         self._comes_at_once: list[Endpoint] = []
-        for number, (endpoint, group) in enumerate(
-            zip(endpoints.values(), group_of_each(scenario), strict=False)
-        ):
-            if looks(number) and not working("devices made:", number, len(endpoints)):
-                break
-            self._add_device(endpoint, group, scenario, who, number)
+        self._add_devices(scenario, working)
         self._connect_those()
 
     @property
     def network_stats(self) -> NetworkStats:
         """What the network did until now."""
-        self._count()
-        for endpoint in self._endpoints.values():
+        if self._ahead is not None:
+            self._ahead.count_pings()
+        for endpoint in self._broker.endpoints:
             endpoint.count_pings(self._clock.now)
         return self._broker.network_stats
 
     @property
     def link_bytes(self) -> tuple[int, int]:
         """Bytes on the devices' links, up and down, but for the pings of silences that go on."""
-        self._count()
+        if self._ahead is not None:
+            self._ahead.bring_up_to_date()
         stats = self._broker.network_stats
         return stats.uplink_bytes, stats.downlink_bytes
 
-    def _count(self) -> None:
-        if self._ahead is not None:
-            self._ahead.count()
-
-    def _at_work(self) -> Iterator[str]:
-        self._count()
-        return self._broker.at_work()
+    def _at_work(self) -> tuple[Iterator[str], Used | None]:
+        used = None if self._ahead is None else self._ahead.used()
+        return self._broker.at_work(), used
 
     @property
     def now_s(self) -> float:
@@ -195,52 +194,39 @@ class VirtualRun:
             self._server.feed(StopAsked(f"no round has ended in {STANDSTILL_S:.0f} virtual seconds"))
         self._clock.at(self._clock.now + STANDSTILL_S, self._watchdog, self.rounds)
 
-    def _add_device(
-        self, endpoint: Endpoint, group: FleetGroup, scenario: Scenario, who: Workers, number: int
-    ) -> None:
-        """Give a device its state machine, and let it connect when it is there."""
-        plan, client, stock = who.plan, endpoint.client, who.stocks[number]
-        computer = make_computer(
-            client,
-            group,
-            scenario,
-            samples=stock.samples,
-            plan=plan,
-            run=who.devices[number],
-            clock=self._clock,
-            trace=self._trace,
+    def _add_devices(self, scenario: Scenario, working: GetsOn) -> None:
+        """Make the devices that are not at rest, and let them connect when they are there."""
+        rest = self._ahead is not None
+        endpoints = make_endpoints(
+            scenario, self._clock, self._trace, working, lambda group: not rest or line_of(group) is None
         )
-        hello = Hello(
-            0,
-            plan.digest,
-            stock.samples,
-            package=plan.package,
-            model=plan.model,
-            held_out=stock.held_out,
-            rows=stock.rows,
-        )
-        core = ClientCore(plan.run, client, hello)
-        publish = functools.partial(self._broker.publish, endpoint)
-        actor = Actor(self._clock, core, publish, computer.compute, self._on_warning)
-        computer.handle = endpoint.handle = actor.feed
-        if self._ahead is not None:
-            self._ahead.add(endpoint, core, computer, actor.carry_out)
+        fleet = zip(client_names(scenario), group_of_each(scenario), strict=True)
+        awake = [
+            (number, client, group) for number, (client, group) in enumerate(fleet) if client in endpoints
+        ]
+        for made, (number, client, group) in enumerate(awake):
+            if looks(made) and not working("devices made:", made, len(awake)):
+                break
+            self._add_device(endpoints[client], group, number, scenario.seed)
+
+    def _add_device(self, endpoint: Endpoint, group: FleetGroup, number: int, seed: int) -> None:
+        """Make a device, and let it connect when it is there."""
+        self._broker.add(endpoint)
+        client, (_, computer, actor) = endpoint.client, self._maker.member(number, endpoint)
         come: Act = functools.partial(self._broker.connect, endpoint)
         go: Act = functools.partial(self._broker.lose, endpoint)
-        power = device_of(group.device).power
-        if power is not None:
-            meter = self.energy.meters[client] = Meter(power, computer, endpoint)
-            if group.battery is not None:
-                supply = self.energy.supplies[client] = Supply(self._clock, group.battery, meter, come, go)
-                computer.handle = endpoint.handle = functools.partial(_feed_and_look, actor.feed, supply)
-                come, go = supply.appear, supply.vanish
+        meter = self.energy.meters.get(client)
+        if meter is not None and group.battery is not None:
+            supply = self.energy.supplies[client] = Supply(self._clock, group.battery, meter, come, go)
+            computer.handle = endpoint.handle = functools.partial(_feed_and_look, actor.feed, supply)
+            come, go = supply.appear, supply.vanish
         if group.battery is None and isinstance(group.availability, Always):
             self._comes_at_once.append(endpoint)
             if len(self._comes_at_once) == MOST_AT_ONCE:
                 self._connect_those()
             return
         self._connect_those()  # the order is that of the fleet
-        self._connect_at(come, go, presence(group.availability, seed=scenario.seed, client=client))
+        self._connect_at(come, go, presence(group.availability, seed=seed, client=client))
 
     def _connect_those(self) -> None:
         """Let devices that are always there connect when the run begins: so many in one event."""

@@ -26,14 +26,9 @@ def broker_with(
     client = Endpoint("c0", up, down, Window(model), leaves=True, lane=None)
     server_up, server_down = links_of(Link(), seed=0, owner="server")
     broker = VirtualBroker(
-        clock,
-        model,
-        run="r",
-        endpoints={"c0": client},
-        server_up=server_up,
-        server_down=server_down,
-        trace=Trace(()),
+        clock, model, run="r", server_up=server_up, server_down=server_down, trace=Trace(())
     )
+    broker.add(client)
     return broker, client
 
 

@@ -78,3 +78,24 @@ def test_an_event_of_simpy_may_stand_among_calls() -> None:
         clock.at(1.0, lambda: log.append(clock.now))
     clock.run()
     assert log == [1.0, 2.0, 3.0]
+
+
+def test_calls_in_turn_are_made_at_their_times_and_one_at_a_time_stands_in_the_queue() -> None:
+    clock, log = Clock(), list[tuple[str, float]]()
+
+    def call(name: str) -> None:
+        log.append((name, clock.now))
+
+    clock.at(2.0, call, "alone")
+    clock.in_turn((at_s, call, (f"at {at_s}",)) for at_s in (1.0, 2.0, 2.0, 3.5))
+    assert len(clock._queue) == 2
+    clock.at(2.0, call, "later")
+    clock.run()
+    assert log == [
+        ("at 1.0", 1.0),
+        ("alone", 2.0),
+        ("at 2.0", 2.0),
+        ("at 2.0", 2.0),
+        ("later", 2.0),
+        ("at 3.5", 3.5),
+    ]

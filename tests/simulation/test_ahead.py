@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from scenarios.loading.load import load_scenario
 from sim.simulation import run
-from sim.simulation.ahead import ahead, greeting
+from sim.simulation.ahead import ahead, greeting, telling_all
 from sim.simulation.ahead.device import Device
+from sim.simulation.ahead.rest import Rest
 from sim.simulation.ahead.talk import Talk
 from sim.simulation.run import simulate
 
@@ -55,22 +56,22 @@ def _no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count answers that were computed ahead, and devices that got their links back by what they did then."""
+    """Count answers that were computed ahead, and devices that were woken by what they did then."""
     counts = Counter[str]()
-    answer, give_back = ahead.Ahead._answer, ahead.Ahead.give_back
+    talk_to, go_on = ahead.Ahead._talk, ahead.Ahead._go_on
 
-    def count_answers(self: ahead.Ahead, devices: list[Device], *args: Any) -> None:
-        counts["computed"] += len(devices)
-        answer(self, devices, *args)
+    def count_answers(self: ahead.Ahead, asked: list[Any], *args: Any) -> bool:
+        talks = talk_to(self, asked, *args)
+        counts["computed"] += len(asked) * talks
+        return talks
 
-    def count_given_back(self: ahead.Ahead, device: Device) -> None:
-        talk, place = device.talk, device.place
-        give_back(self, device)
-        if isinstance(talk, Talk):
-            counts["sends" if talk.sent[place] else "computes" if talk.heard[place] else "waits"] += 1
+    def count_woken(self: ahead.Ahead, device: Device, talk: Talk) -> None:
+        place = talk.places[device.number]
+        counts["sends" if talk.sent[place] else "computes" if talk.heard[place] else "waits"] += 1
+        go_on(self, device, talk)
 
-    monkeypatch.setattr(ahead.Ahead, "_answer", count_answers)
-    monkeypatch.setattr(ahead.Ahead, "give_back", count_given_back)
+    monkeypatch.setattr(ahead.Ahead, "_talk", count_answers)
+    monkeypatch.setattr(ahead.Ahead, "_go_on", count_woken)
     return counts
 
 
@@ -86,7 +87,7 @@ def left_by(folder: Path, least: int, *chosen: str) -> list[object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "LEAST", least)
         if least == GENERAL:
-            patch.setattr(ahead, "can_greet", lambda *_: False)
+            patch.setattr(telling_all, "can_greet", lambda *_: False)
         summary = simulate(scenario, folder / str(least), timing_only=True)
     own = ("wall_seconds", "training_seconds", "client_steps_per_second")
     told = {key: value for key, value in summary.items() if key not in own}
@@ -134,7 +135,7 @@ def test_a_run_leaves_the_same_bytes_whatever_is_computed_ahead(chosen: list[str
         ("impatient", "far", "sends"),
     ],
 )
-def test_members_that_are_asked_or_released_meanwhile_get_their_links_back(
+def test_members_that_are_asked_or_released_meanwhile_are_woken(
     tmp_path: Path, answers: Counter[str], policy: str, link: str, does: str
 ) -> None:
     slow = "slowdown: {distribution: lognormal, sigma: 2, drawn: per_client}"
@@ -146,10 +147,32 @@ def test_members_that_are_asked_or_released_meanwhile_get_their_links_back(
         "network.server={tail_batch_s: 0.3, tail_sample_s: 0.001}",
     )
     general = left_by(tmp_path, GENERAL, *chosen)
-    assert answers["computed"] == 0
+    assert not +answers
     assert left_by(tmp_path, 1, *chosen) == general
     assert answers.pop("computed") > 20
-    assert answers[does] > 0 if does else not answers
+    assert answers[does] > 0 if does else not +answers
+
+
+def test_devices_at_rest_greet_again_when_the_fleet_is_not_complete_in_time(tmp_path: Path) -> None:
+    absent = "availability: {pattern: on_off, mean_on_s: 0.001, mean_off_s: 1e9}"
+    chosen = (
+        f"fleet=[{{count: 25, device: raspberry-pi-4, link: lte}}, {{count: 3, link: lte, {absent}}}]",
+        "training={rounds: 3, cohort: 12}",
+    )
+    general = left_by(tmp_path, GENERAL, *chosen)
+    assert left_by(tmp_path, 1, *chosen) == general
+    told = json.loads(str(general[0]))
+    assert told["virtual_seconds"] > 30
+    assert told["rounds"] == 3
+
+
+def test_those_who_answered_in_different_rounds_are_told_together(
+    tmp_path: Path, answers: Counter[str]
+) -> None:
+    fleet = "fleet=[{count: 60, device: raspberry-pi-4, link: lte}]"
+    left_by(tmp_path, 12, fleet, "training={rounds: 8, cohort: 20}", "network.server={tail_batch_s: 2}")
+    first_round, the_first_gradients = 20, 8
+    assert answers["computed"] >= (8 - 1) * 2 * (20 - the_first_gradients) - first_round
 
 
 def test_few_members_go_the_general_way(tmp_path: Path, answers: Counter[str]) -> None:
@@ -161,11 +184,11 @@ def test_few_members_go_the_general_way(tmp_path: Path, answers: Counter[str]) -
 def test_all_who_may_be_computed_ahead_greet_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     greeted = Counter[str]()
 
-    def greet(device: Device, *args: Any) -> bool:
-        greeted[device.endpoint.client] += 1
-        return greeting.greet(device, *args)
+    def greet(rest: Rest, numbers: range, *args: Any) -> None:
+        greeted.update(rest.names[number] for number in numbers)
+        greeting.greet(rest, numbers, *args)
 
-    monkeypatch.setattr(ahead, "greet", greet)
+    monkeypatch.setattr(telling_all, "greet", greet)
     fleet = "fleet=[{count: 5, link: lte}, {count: 5, link: none}, {count: 5, link: nb-iot}]"
     summary = simulate(
         load_scenario("quickstart", [fleet, "training={rounds: 1, cohort: 9}"]), tmp_path, timing_only=True

@@ -20,7 +20,9 @@ from sim.network.clock import Clock
 from sim.network.endpoint import Endpoint
 from sim.network.links.link import Carried, TcpLink
 from sim.simulation.devices import make_endpoints
-from sim.simulation.fleet.energy import Energy, Meter, Supply
+from sim.simulation.fleet.energy import Energy
+from sim.simulation.fleet.meter import Meter
+from sim.simulation.fleet.supply import Supply
 from sim.simulation.run import simulate
 from tests.helpers import small_scenario
 
@@ -246,6 +248,7 @@ def test_at_every_moment_the_radios_have_drawn_for_their_time_on_the_air_and_the
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(TcpLink, "_arrive", arriving)
         patch.setattr("sim.simulation.virtual_run.make_endpoints", making)
+        patch.setattr("sim.simulation.ahead.device._is_plain", lambda _path: False)  # all have endpoints
         patch.setattr("sim.simulation.virtual_run.Energy", metering)
         patch.setattr(Clock, "step", stepping)
         simulate(small_scenario(Path(folder), *scenario_settings), Path(folder) / "run", timing_only=True)

@@ -270,9 +270,17 @@ def test_a_fleet_larger_than_the_data_can_still_be_timed(tmp_path: Path) -> None
     assert summary["client_steps"] == 2 * 500
 
 
-@pytest.mark.parametrize("what", ["links made:", "devices made:", "events:"])
+@pytest.mark.parametrize(
+    ("what", "link"),
+    [
+        ("links made:", "{latency_ms: 20}"),
+        ("devices made:", "{latency_ms: 20}"),
+        ("events:", "{latency_ms: 20}"),
+        ("devices connected:", "lte"),
+    ],
+)
 def test_a_large_fleet_tells_how_far_its_set_up_is_and_can_be_stopped_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, link: str
 ) -> None:
     monkeypatch.setattr(run, "LARGE_FLEET", 3_000)
     monkeypatch.setattr(virtual_run, "EVENTS_A_LOOK", 4)
@@ -284,7 +292,7 @@ def test_a_large_fleet_tells_how_far_its_set_up_is_and_can_be_stopped_meanwhile(
             if fact.what.endswith(what):
                 stop.ask()
 
-    settings = ("fleet=[{count: 3500, link: lte}]", "training={rounds: 2, cohort: 20}")
+    settings = (f"fleet=[{{count: 3500, link: {link}}}]", "training={rounds: 2, cohort: 20}")
     summary = simulate(
         load_scenario("quickstart", settings), tmp_path, timing_only=True, watch=watch, stop=stop
     )

@@ -102,7 +102,7 @@ class TcpLink:
         self._tcp = tcp
         self._delays = Delays(seed, *owner) if path.jitter_per_packet else None
         by_message = path.one_way_s and not path.jitter_per_packet
-        self.jitter = RandomStream(seed, "jitter", *owner) if by_message else None
+        self.jitter = jitter_of(seed, *owner) if by_message else None
         self.busy_s = self.free_s = 0.0
         self._losses = Losses(seed, *owner) if path.loss else None
         self.reset()
@@ -285,6 +285,11 @@ class TcpLink:
         if self.jitter is None or self.path.one_way_s is None:
             return self.path.latency_s
         return self.path.one_way_s(self.jitter.uniform())
+
+
+def jitter_of(seed: int, *owner: str) -> RandomStream:
+    """Give what the times one way of a link's messages come from, see TcpLink."""
+    return RandomStream(seed, "jitter", *owner)
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ Numbers = NDArray[np.float64]
 Columns = NDArray[np.int64]
 
 FREE, IDLE, ARRIVAL, QUEUED, USUALLY, MARGIN, BUSY, PUBACKED, GAP, PUBACKS, WINDOW = range(11)
-"""Rows of the table: what a TcpLink keeps in mind from one message to the next."""
+"""What a TcpLink keeps in mind from one message to the next, in the order of a row."""
 
 _FIELDS = (
     "free_s",
@@ -50,38 +50,35 @@ class ManyLinks:
 
     `carry` and `acknowledge` come to the same numbers as those of TcpLink, to the last bit. They are told
     columns of links that have the same path; no column twice.
+
+    Args:
+        columns: so many links.
     """
 
-    def __init__(self) -> None:
-        self._table = np.zeros((len(_FIELDS), 0))
-
-    def grow(self, columns: int) -> None:
-        """Have at least so many columns."""
-        more = columns - self._table.shape[1]
-        if more > 0:
-            self._table = np.pad(self._table, ((0, 0), (0, max(more, self._table.shape[1]))))
+    def __init__(self, columns: int) -> None:
+        self._rows = np.zeros((columns, len(_FIELDS)))  # what belongs to one link stands together in memory
 
     def take(self, columns: Columns, links: Sequence[TcpLink]) -> None:
-        """Let columns be these links as they are."""
-        self._table[:, columns] = np.array(list(map(_fields_of, links)), dtype=np.float64).T
+        """Let columns be these links as they are; a single link is what all of them are like."""
+        self._rows[columns] = np.array(list(map(_fields_of, links)), dtype=np.float64)
 
     def copy(self, columns: Columns) -> Numbers:
-        """Give what these links keep in mind, shape (11, k)."""
-        return self._table[:, columns]
+        """Give what these links keep in mind, shape (k, 11)."""
+        return self._rows[columns]
 
     def give(self, column: int, link: TcpLink, fields: Numbers | None = None) -> None:
         """Let a link be what its column is, or what it was when `copy` gave it."""
-        *times, pubacks, window = (self._table[:, column] if fields is None else fields).tolist()
+        *times, pubacks, window = (self._rows[column] if fields is None else fields).tolist()
         for name, value in zip(_FIELDS, (*times, int(pubacks), int(window)), strict=True):
             setattr(link, name, value)
 
     def occupy(self, columns: Columns, busy_s: Numbers) -> None:
         """Count how long messages keep links busy, which `carry` leaves to whoever counts."""
-        self._table[BUSY, columns] += busy_s
+        self._rows[columns, BUSY] += busy_s
 
-    def busy_s(self, columns: Columns) -> list[float]:
+    def busy_s(self, columns: Columns) -> Numbers:
         """Give how long messages have kept links busy."""
-        busy_s: list[float] = self._table[BUSY, columns].tolist()
+        busy_s: Numbers = self._rows[columns, BUSY]
         return busy_s
 
     def carry(
@@ -96,19 +93,19 @@ class ManyLinks:
             payload_bytes: of MQTT.
             one_way_s: drawn for each.
         """
-        links = self._table[:, columns]
+        links = self._rows[columns].T
         start_s = np.maximum(now_s, links[FREE])
         end_s = start_s + framed_bytes(payload_bytes) / path.bytes_per_s
         sent_s = end_s + _delay_s(links, start_s, segments_of(payload_bytes), path)
         arrival_s = np.maximum(sent_s + one_way_s, links[ARRIVAL])
         links[FREE] = links[IDLE] = sent_s
         links[ARRIVAL] = arrival_s
-        self._table[:, columns] = links
+        self._rows[columns] = links.T
         return start_s, sent_s, arrival_s
 
     def acknowledge(self, columns: Columns, path: Path, from_s: Numbers, to_s: Numbers, packets: int) -> None:
         """Let PUBACKs for the packets of a message pass on each link, that came the other way."""
-        links = self._table[:, columns]
+        links = self._rows[columns].T
         grown = links[WINDOW] > INITIAL_WINDOW
         if not packets or not grown.any():
             return
@@ -121,7 +118,7 @@ class ManyLinks:
             links[PUBACKS] = np.where(heard, packets, links[PUBACKS])
             links[GAP] = np.where(heard, np.maximum(LEAST_GAP_S, (to_s - from_s) / packets), links[GAP])
             links[PUBACKED] = np.where(heard, at_s + 2 * path.latency_s + DELAYED_ACK_S, links[PUBACKED])
-        self._table[:, columns] = links
+        self._rows[columns] = links.T
 
 
 def _age(links: Numbers, at_s: Numbers, path: Path, which: NDArray[np.bool_]) -> None:

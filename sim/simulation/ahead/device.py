@@ -1,17 +1,17 @@
-"""A device whose answers may be computed ahead."""
+"""The objects of a device that may be at rest, while it is not."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from broker.wire.messages import Standing
 from edge_client.actions import ClientAction
 from edge_client.core import ClientCore
-from sim.network.endpoint import Endpoint, InFlight
+from scenarios.schema.links import link_of
+from scenarios.schema.network import Always, FleetGroup
+from sim.network.endpoint import Endpoint
 from sim.network.links.link import TcpLink
-from sim.network.links.many_links import Numbers
-from sim.network.links.random_stream import RandomStream, uniforms
+from sim.network.links.path import Path, path_of
+from sim.network.links.random_stream import RandomStream
 from sim.simulation.devices import Computer
 
 _ALMOST_0 = 2.0**-53
@@ -20,88 +20,60 @@ _ALMOST_0 = 2.0**-53
 Act = Callable[[list[ClientAction]], None]
 
 
-class Ahead(Protocol):
-    """Computes answers ahead."""
+class Keeper(Protocol):
+    """Something that keeps devices at rest."""
 
-    def tell(self) -> None:
-        """Let what was said at this time be heard and answered."""
+    def rests(self, number: int) -> bool:
+        """Say whether a device is at rest."""
 
-    def give_back(self, device: "Device") -> None:
-        """Let a device's links be what they are now, and what is to come happen in the general way."""
-
-    def greet(self, device: "Device", state: InFlight) -> bool:
-        """Compute how a device connects and greets; false if that must go step by step."""
+    def wake(self, number: int) -> None:
+        """Let a device's objects be what it is now, and what is to come happen in the general way."""
 
 
 class Device:
-    """A device whose answers may be computed ahead.
+    """The objects of a device that may be at rest; while it is, they are what it was before.
 
     Args:
-        ahead: computes them.
+        keeper: has it while it is at rest.
+        number: its place in the fleet.
         endpoint: its place in the network.
-        links: its links, up and down.
         core: its state machine.
         computer: does its jobs.
         act: carries out what its state machine asks for.
-
-    Attributes:
-        column: of the tables of links.
-        kind: the same for devices that take the same time for the same work; 0: not known yet.
-        is_in_table: its links are there.
-        is_asked: it was told something a moment ago, and that is not computed yet.
-        talk: what it is at (sim.simulation.ahead.talk), and `place` its own one there; None: nothing.
     """
 
-    __slots__ = (
-        "act",
-        "ahead",
-        "column",
-        "computer",
-        "core",
-        "down",
-        "endpoint",
-        "is_asked",
-        "is_in_table",
-        "kind",
-        "place",
-        "talk",
-        "up",
-    )
+    __slots__ = ("_keeper", "act", "computer", "core", "down", "endpoint", "number", "up")
 
     def __init__(
         self,
-        ahead: Ahead,
+        keeper: Keeper,
+        number: int,
         endpoint: Endpoint,
-        links: tuple[TcpLink, TcpLink],
         core: ClientCore,
         computer: Computer,
         act: Act,
     ) -> None:
-        self.ahead, self.endpoint, self.core, self.computer, self.act = ahead, endpoint, core, computer, act
-        self.up, self.down = links
-        self.column, self.kind = -1, 0
-        self.is_in_table = self.is_asked = False
-        self.talk: object = None
-        self.place = 0
+        up, down = endpoint.up, endpoint.down
+        assert isinstance(up, TcpLink)
+        assert isinstance(down, TcpLink)
+        self.up, self.down = up, down
+        self._keeper, self.number, self.endpoint = keeper, number, endpoint
+        self.core, self.computer, self.act = core, computer, act
 
-    def give_back(self) -> None:
-        """Let its links be what they are now, and let happen what is to come."""
-        if self.is_asked:
-            self.ahead.tell()
-        if self.is_in_table:
-            self.ahead.give_back(self)
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether its objects are not what it is now."""
+        return self._keeper.rests(self.number)
 
-    def greets(self, state: InFlight) -> bool:
-        """Compute how it connects and greets, being subscribed now; false if that must go step by step."""
-        return self.ahead.greet(self, state)
+    def wake(self) -> None:
+        """Let its objects be what it is now, and let happen what is to come."""
+        self._keeper.wake(self.number)
 
-    def waits(self, now_s: float) -> bool:
+    def may_rest(self, now_s: float) -> bool:
         """Say whether it has heard all that was said to it, has said all that it will, and is as ever."""
         endpoint = self.endpoint
         return (
-            self.talk is None
-            and not self.is_asked
-            and endpoint.until_s < now_s
+            endpoint.until_s < now_s
             and endpoint.subscribed
             and endpoint.online
             and self.core.standing is not Standing.WORKING
@@ -109,33 +81,38 @@ class Device:
         )
 
 
-def links_to_compute(endpoint: Endpoint) -> tuple[TcpLink, TcpLink] | None:
-    """Give a device's links, up and down, if its answers may be computed ahead.
+class Line(NamedTuple):
+    """A kind of link on which answers may be computed ahead: both directions."""
 
-    That cannot be done on links that change or are shared, that lose packets or must rest, and for a device
-    that may leave. Times one way must vary, and never be 0: no two devices answer at the same moment then, so
-    it does not matter in which order events of one moment were planned.
+    up: Path
+    down: Path
+
+
+def line_of(group: FleetGroup) -> Line | None:
+    """Give the kind of link of a group's devices, if their answers may be computed ahead.
+
+    That cannot be done on links that change or are shared, nor for a device that may leave.
     """
-    up, down = endpoint.up, endpoint.down
-    if type(up) is not TcpLink or type(down) is not TcpLink:
+    link = link_of(group.link)
+    leaves = group.battery is not None or not isinstance(group.availability, Always)
+    if leaves or group.via is not None or link.changes:
         return None
-    plain = endpoint.unsent is None and _is_plain(up) and _is_plain(down)
-    return (up, down) if plain else None
+    line = Line(path_of(link, "up"), path_of(link, "down"))
+    return line if all(map(_is_plain, line)) else None
 
 
-def _is_plain(link: TcpLink) -> bool:
-    way_s = link.path.one_way_s
-    return not link.by_segments and not link.path.rest and way_s is not None and way_s(_ALMOST_0) > 0
+def _is_plain(path: Path) -> bool:
+    """Say whether answers may be computed ahead on one direction of a link of a device's own.
+
+    That cannot be done on links that lose packets or must rest. Times one way must vary, and never be 0: no
+    two devices answer at the same moment then, so it does not matter in which order events of one moment were
+    planned.
+    """
+    alone = not (path.loss or path.rest or path.jitter_per_packet)
+    return alone and path.one_way_s is not None and path.one_way_s(_ALMOST_0) > 0
 
 
 def stream_of(link: TcpLink) -> RandomStream:
     """Give what the times one way of such a link come from."""
     assert link.jitter is not None
     return link.jitter
-
-
-def ways_s(links: Sequence[TcpLink]) -> Numbers:
-    """Draw the time one way of each of these links; all have the same path."""
-    way_s = links[0].path.one_way_s
-    assert way_s is not None
-    return np.array(list(map(way_s, uniforms(map(stream_of, links)))))

@@ -1,93 +1,204 @@
-"""Links of many devices as tables, and what the devices use."""
+"""What devices at rest are, as tables: their links, their streams of jitter, and what they use."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.wire.link_bytes import PING, OnLink
+from scenarios.schema.network import BrokerModel
 from sim.network.endpoint import NetworkStats
+from sim.network.links.link import TcpLink, jitter_of
 from sim.network.links.many_links import Columns, ManyLinks, Numbers
-from sim.simulation.ahead.device import Device
+from sim.network.links.path import Path
+from sim.network.links.random_stream import ManyStreams
+from sim.simulation.ahead.device import Device, Line, stream_of
+from sim.simulation.fleet.energy import Used
 
-SENT, RECEIVED, ACTIVE, COMPUTING, FROM, TO, PACKETS = range(7)
-"""Rows of what a device uses: bytes sent and received; when a message was last on its link; how long it has
-computed; when its last answer began to leave and arrived, and the packets of it that are acknowledged."""
+SENT, RECEIVED, ACTIVE, COMPUTING, FROM, TO, PACKETS, UNTIL, PUBACK, EARLIER_PUBACK = range(10)
+"""What a device uses: bytes sent and received; when a message was last on its link; how long it has computed;
+when its last answer began to leave and arrived, and the packets of it that are acknowledged; when the last
+message on its links arrives; when the PUBACKs of the latest two messages to it reach the broker."""
+
+
+Bytes = int | NDArray[np.int64]
+"""The same for all devices, or of each."""
+
+
+class Kept(NamedTuple):
+    """What links were: see ManyLinks.copy and ManyStreams.copy."""
+
+    links: Numbers
+    streams: NDArray[np.uint64]
+
+    def of(self, place: int) -> "Kept":
+        """Give what one of them was."""
+        return Kept(self.links[place], self.streams[place])
+
+
+class Direction:
+    """One direction of the links of many devices, with their jitter.
+
+    Args:
+        columns: so many.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.links, self.streams = ManyLinks(columns), ManyStreams(columns)
+
+    def take(self, columns: Columns, links: Sequence[TcpLink]) -> None:
+        """Let columns be these links as they are."""
+        self.links.take(columns, links)
+        self.streams.take(columns, [stream_of(link) for link in links])
+
+    def copy(self, columns: Columns) -> "Kept":
+        """Give what some links are."""
+        return Kept(self.links.copy(columns), self.streams.copy(columns))
+
+    def give(self, column: int, link: TcpLink, kept: "Kept | None" = None) -> None:
+        """Let a link be what its column is, or what it was when `copy` gave it."""
+        self.links.give(column, link, None if kept is None else kept.links)
+        self.streams.give(column, stream_of(link), None if kept is None else kept.streams)
+
+    def carry(
+        self, columns: Columns, path: Path, at_s: float | Numbers, payload_bytes: int
+    ) -> tuple[Numbers, Numbers, Numbers]:
+        """Do as ManyLinks.carry, with times one way that are drawn here."""
+        assert path.one_way_s is not None
+        one_way_s = np.array(list(map(path.one_way_s, self.streams.uniforms(columns))))
+        return self.links.carry(columns, path, at_s, payload_bytes, one_way_s)
 
 
 class Tables:
-    """The links of many devices, and what these use; a column for each device that was ever at work here.
-
-    What is in a column is not in the device's own objects: `settle` writes it there, for whoever reads them.
+    """Devices at rest, and what they use; a column for each device of the fleet.
 
     Args:
+        columns: so many devices.
         totals: of the network.
+        broker: its limits for each client, and its keepalive.
     """
 
-    def __init__(self, totals: NetworkStats) -> None:
-        self.up, self.down = ManyLinks(), ManyLinks()
-        self._usage = np.zeros((7, 0))
-        self._unsettled = np.zeros(0, dtype=bool)
+    def __init__(self, columns: int, totals: NetworkStats, broker: BrokerModel) -> None:
+        self.up, self.down = Direction(columns), Direction(columns)
+        self._rows = np.zeros((columns, 10))
+        self._unsettled = np.zeros(columns, dtype=bool)
         self._totals = totals
-        self._devices: list[Device] = []  # by column
-        self._kinds: dict[tuple[object, ...], int] = {}
+        self._in_flight, self._keepalive_s = broker.in_flight, broker.keepalive_s
 
-    def kind_of(self, device: Device) -> int:
-        """Number what devices have in common that take the same time for the same work."""
-        paths, computer = (id(device.up.path), id(device.down.path)), device.computer
-        likeness = *paths, id(computer.work), computer.slowdown.constant, computer.run
-        device.kind = self._kinds.setdefault(likeness, len(self._kinds) + 1)
-        return device.kind
+    def begin(self, columns: Columns, line: Line, names: Sequence[str], seed: int) -> None:
+        """Let columns be devices on one kind of link that were never connected.
 
-    def columns_of(self, devices: Sequence[Device]) -> Columns:
-        """Give the columns of devices; their links are there from now on."""
-        new = [device for device in devices if not device.is_in_table]
-        if new:
-            self._take(new)
-        return np.array([device.column for device in devices])
+        Args:
+            columns: of k devices.
+            line: their links.
+            names: theirs.
+            seed: the scenario's.
+        """
+        for direction, path, way in ((self.up, line.up, "up"), (self.down, line.down, "down")):
+            direction.links.take(columns, [TcpLink(path, seed=seed, owner=(names[0], way))])
+            direction.streams.take(columns, [jitter_of(seed, name, way) for name in names])
 
-    def _take(self, new: Sequence[Device]) -> None:
-        for device in new:
-            device.is_in_table = True
-            if device.column < 0:
-                device.column = len(self._devices)
-                self._devices.append(device)
-        more = len(self._devices) - len(self._unsettled)
-        if more > 0:
-            more = max(more, len(self._unsettled))
-            self._usage = np.pad(self._usage, ((0, 0), (0, more)))
-            self._unsettled = np.pad(self._unsettled, (0, more))
-        columns = np.array([device.column for device in new])
-        for table, links in ((self.up, [d.up for d in new]), (self.down, [d.down for d in new])):
-            table.grow(len(self._devices))
-            table.take(columns, links)
-        used = [
-            (
-                each.endpoint.sent_bytes,
-                each.endpoint.received_bytes,
-                each.endpoint.active_s,
-                each.computer.busy_s,
+    def take(self, columns: Columns, devices: Sequence[Device], now_s: float) -> None:
+        """Let columns be these devices as they are."""
+        self.up.take(columns, [device.up for device in devices])
+        self.down.take(columns, [device.down for device in devices])
+        rows = np.zeros((len(devices), self._rows.shape[1]))
+        for row, device in zip(rows, devices, strict=True):
+            endpoint = device.endpoint
+            row[: COMPUTING + 1] = (
+                endpoint.sent_bytes,
+                endpoint.received_bytes,
+                endpoint.active_s,
+                device.computer.busy_s,
             )
-            for each in new
-        ]
-        self._usage[:FROM, columns] = np.array(used, dtype=np.float64).T
-        self._usage[PACKETS, columns] = 0
+            row[UNTIL] = endpoint.until_s
+            pubacks = endpoint.window.awaited(now_s)
+            row[PUBACK], row[EARLIER_PUBACK] = (*reversed(pubacks), 0.0, 0.0)[:2]
+        self._rows[columns] = rows
+        self._unsettled[columns] = True
 
-    def counts(self, columns: Columns, sent_bytes: int, received_bytes: int, at_s: Numbers) -> None:
+    def give(self, column: int, device: Device, now_s: float) -> None:
+        """Let a device be what its column is."""
+        self.up.give(column, device.up)
+        self.down.give(column, device.down)
+        endpoint, row = device.endpoint, self._rows[column].tolist()
+        endpoint.sent_bytes, endpoint.received_bytes = int(row[SENT]), int(row[RECEIVED])
+        endpoint.active_s, endpoint.until_s = row[ACTIVE], row[UNTIL]
+        device.computer.busy_s = row[COMPUTING]
+        endpoint.window.reset()
+        for puback_s in (row[EARLIER_PUBACK], row[PUBACK]):
+            if puback_s > now_s:
+                endpoint.window.sent(puback_s)
+        device.down.acknowledge(row[FROM], row[TO], int(row[PACKETS]))
+        self._unsettled[column] = False
+
+    def can_hear(self, columns: Columns, now_s: float, *, waits: bool) -> NDArray[np.bool_]:
+        """Say which devices have heard and said everything, and get at once what is sent to them now.
+
+        Args:
+            columns: of devices.
+            now_s: virtual time.
+            waits: whether the message waits for the broker's window, see Window.admit.
+        """
+        until_s, puback_s, earlier_s = self._rows[columns, UNTIL : EARLIER_PUBACK + 1].T
+        under_way = (puback_s > now_s).astype(np.int64) + (earlier_s > now_s)
+        most = min(self._in_flight, 2) if waits else 2  # of more than two nothing is kept here
+        can_hear: NDArray[np.bool_] = (until_s < now_s) & (under_way < most)
+        return can_hear
+
+    def sends(
+        self, columns: Columns, path: Path, now_s: float, payload_bytes: int
+    ) -> tuple[Numbers, Numbers, Numbers]:
+        """Let the broker send a message to each of some devices; times as of ManyLinks.carry."""
+        self._pass_pubacks(columns, path)
+        began_s, sent_s, heard_s = self.down.carry(columns, path, now_s, payload_bytes)
+        self.down.links.occupy(columns, sent_s - began_s)
+        rows = self._rows
+        rows[columns, EARLIER_PUBACK] = rows[columns, PUBACK]
+        rows[columns, PUBACK] = heard_s + path.latency_s
+        self._unsettled[columns] = True
+        return began_s, sent_s, heard_s
+
+    def is_busy_until(self, columns: Columns, until_s: Numbers) -> None:
+        """Note when the last message on the links of each device arrives."""
+        self._rows[columns, UNTIL] = until_s
+
+    def counts(self, columns: Columns, sent_bytes: Bytes, received_bytes: Bytes, at_s: Numbers) -> None:
         """Count what a message has cost on the link of each device, as Endpoint.counts."""
-        usage, keepalive_s = self._usage, self._devices[0].endpoint.keepalive_s
-        silence_s = at_s - usage[ACTIVE, columns]
-        pings = (silence_s / keepalive_s).astype(np.int64) if (silence_s >= keepalive_s).any() else 0
-        sent, received = sent_bytes + pings * PING.there, received_bytes + pings * PING.back
-        usage[ACTIVE, columns] = at_s
-        usage[SENT, columns] += sent
-        usage[RECEIVED, columns] += received
+        rows = self._rows
+        silence_s = at_s - rows[columns, ACTIVE]
+        silent = silence_s >= self._keepalive_s
+        pings = (silence_s / self._keepalive_s).astype(np.int64) if silent.any() else 0
+        rows[columns, ACTIVE] = at_s
+        self._add(columns, sent_bytes + pings * PING.there, received_bytes + pings * PING.back)
+
+    def _add(self, columns: Columns, sent: Bytes, received: Bytes) -> None:
+        self._rows[columns, SENT] += sent
+        self._rows[columns, RECEIVED] += received
         self._totals.uplink_bytes += int(np.broadcast_to(sent, len(columns)).sum())
         self._totals.downlink_bytes += int(np.broadcast_to(received, len(columns)).sum())
         self._unsettled[columns] = True
 
+    def connects(self, columns: Columns, cost: OnLink, now_s: float) -> None:
+        """Count a connection of each device."""
+        self._rows[columns, ACTIVE] = now_s
+        self._add(columns, *cost)
+
+    def count_pings(self, columns: Columns, now_s: float) -> None:
+        """Count the pings of silences that go on, as Endpoint.count_pings."""
+        pings = ((now_s - self._rows[columns, ACTIVE]) / self._keepalive_s).astype(np.int64)
+        self._rows[columns, ACTIVE] += pings * self._keepalive_s
+        self._add(columns, pings * PING.there, pings * PING.back)
+
+    def leaves(self, columns: Columns, busy_s: Numbers) -> None:
+        """Count how long an answer of each device keeps its uplink busy."""
+        self.up.links.occupy(columns, busy_s)
+        self._unsettled[columns] = True
+
     def computes(self, columns: Columns, busy_s: Numbers) -> None:
         """Count how long devices compute."""
-        self._usage[COMPUTING, columns] += busy_s
+        self._rows[columns, COMPUTING] += busy_s
 
     def answered(
         self, columns: Columns, on_link: OnLink, from_s: Numbers, to_s: Numbers, packets: int
@@ -95,43 +206,22 @@ class Tables:
         """Count answers that have arrived, and keep in mind what has to be acknowledged."""
         self.counts(columns, on_link.there, on_link.back, to_s)
         if packets:
-            usage = self._usage
-            usage[FROM, columns], usage[TO, columns], usage[PACKETS, columns] = from_s, to_s, packets
+            rows = self._rows
+            rows[columns, FROM], rows[columns, TO], rows[columns, PACKETS] = from_s, to_s, packets
 
-    def pass_pubacks(self, columns: Columns, devices: Sequence[Device]) -> None:
+    def _pass_pubacks(self, columns: Columns, path: Path) -> None:
         """Let the PUBACKs for what devices said last pass down, before anything else does."""
-        usage = self._usage
-        due = usage[PACKETS, columns]
+        rows = self._rows
+        due = rows[columns, PACKETS]
         for packets in np.unique(due[due > 0]).tolist():
             some = columns[due == packets]
-            path = devices[0].down.path
-            self.down.acknowledge(some, path, usage[FROM, some], usage[TO, some], int(packets))
-        usage[PACKETS, columns] = 0
+            self.down.links.acknowledge(some, path, rows[some, FROM], rows[some, TO], int(packets))
+        rows[columns, PACKETS] = 0
 
-    def settle(self) -> list[Device]:
-        """Write what devices have used where others read it; give those devices."""
+    def used(self) -> Used:
+        """Give what devices have used that may have used more since this was called last."""
         columns = np.flatnonzero(self._unsettled)
         self._unsettled[columns] = False
-        devices = [self._devices[column] for column in columns.tolist()]
-        self._write(columns, devices)
-        return devices
-
-    def _write(self, columns: Columns, devices: Sequence[Device]) -> None:
-        sent, received, active_s, computing_s, *_ = self._usage[:, columns].tolist()
-        up_s, down_s = self.up.busy_s(columns), self.down.busy_s(columns)
-        for place, device in enumerate(devices):
-            endpoint = device.endpoint
-            endpoint.sent_bytes, endpoint.received_bytes = int(sent[place]), int(received[place])
-            endpoint.active_s = active_s[place]
-            device.computer.busy_s = computing_s[place]
-            device.up.busy_s, device.down.busy_s = up_s[place], down_s[place]
-
-    def give_back(self, device: Device) -> None:
-        """Let a device have its links again."""
-        column = device.column
-        self._write(np.array([column]), [device])
-        self._unsettled[column] = device.is_in_table = False
-        self.up.give(column, device.up)
-        self.down.give(column, device.down)
-        from_s, to_s, packets = self._usage[FROM:, column].tolist()
-        device.down.acknowledge(from_s, to_s, int(packets))
+        rows = self._rows[columns]
+        up_s, down_s = self.up.links.busy_s(columns), self.down.links.busy_s(columns)
+        return Used(columns, rows[:, COMPUTING], up_s, rows[:, SENT], down_s, rows[:, RECEIVED])

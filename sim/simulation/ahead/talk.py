@@ -1,82 +1,87 @@
 """What the server says to many devices at one time, and what they answer."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.machine.actions import Compute
 from broker.wire.messages import BatchUp, HeadUpdate
 from edge_client.actions import ClientAction
-from edge_client.jobs import BackwardStep, ClientJob
+from edge_client.jobs import ClientJob
 from sim.network.endpoint import InFlight
-from sim.network.links.many_links import Columns, Numbers
-from sim.simulation.ahead.device import Device
+from sim.network.links.many_links import Numbers
+from sim.simulation.ahead.states import State
+from sim.simulation.ahead.tables import Kept
 
 Places = NDArray[np.int64]
 
 
-class Talk(msgspec.Struct, eq=False):
+class Talk:
     """What the server says to k devices at one time, and what they answer.
 
-    Attributes:
-        devices: they.
-        columns: theirs in the tables.
+    Args:
+        numbers: of the devices in the fleet; these are their columns in the tables, too.
         told: to the first of them; to all others the same, on their own topics.
-        jobs: that follow.
-        result: of each job, and what each device says.
+        job: that follows, for the first one.
         answer: that on its way; its topic is that of the first device.
-        began_s: when each message began to leave for its device, shape (k,) as all that follows.
-        heard_s: when it arrived.
-        done_s: when the job is done.
-        left_s: when the answer began to leave.
-        sent_s: when it had left.
-        arrival_s: when it arrives at the broker.
-        before: uplinks before, see ManyLinks.copy.
-        jitter: states of their streams before.
+        after: state of their state machines when they have answered.
+        heard: when the message began to leave for each device, arrived, and the job is done; shape (k,).
+        went: when the answer began to leave, had left, and arrives at the broker.
+        uplinks: before.
+        kind: of the devices, see Rest.kinds.
         traced: places of those that the trace shows, and its lanes.
+
+    Attributes:
         order: places in the order of arrival, and `times_s` of arrival; `next` is the first one of both that
             has not arrived.
-        goes_on: whose links were not given back.
+        goes_on: who was not woken.
         heard: whose message has arrived, as far as bytes are counted.
         sent: whose answer has begun to leave, as far as that is counted.
         counted: so many arrivals are counted.
         counted_s: until when it was counted.
     """
 
-    devices: Sequence[Device]
-    columns: Columns
-    told: InFlight
-    jobs: Sequence[ClientJob]
-    result: BatchUp | HeadUpdate
-    answer: InFlight
-    began_s: Numbers
-    heard_s: Numbers
-    done_s: Numbers
-    left_s: Numbers
-    sent_s: Numbers
-    arrival_s: Numbers
-    before: Numbers
-    jitter: Sequence[int]
-    traced: Mapping[int, int]
-    order: Sequence[int] = ()
-    times_s: Sequence[float] = ()
-    next: int = 0
-    goes_on: NDArray[np.bool_] = msgspec.field(default_factory=lambda: np.zeros(0, dtype=bool))
-    heard: NDArray[np.bool_] = msgspec.field(default_factory=lambda: np.zeros(0, dtype=bool))
-    sent: NDArray[np.bool_] = msgspec.field(default_factory=lambda: np.zeros(0, dtype=bool))
-    counted: int = 0
-    counted_s: float = -1.0
-
-    def __post_init__(self) -> None:
-        count = len(self.devices)
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        told: InFlight,
+        job: ClientJob,
+        answer: InFlight,
+        after: State,
+        heard: tuple[Numbers, Numbers, Numbers],
+        went: tuple[Numbers, Numbers, Numbers],
+        uplinks: Kept,
+        kind: int,
+        traced: Mapping[int, int],
+    ) -> None:
+        self.numbers, self.columns = numbers, np.array(numbers)
+        self.told, self.job, self.answer = told, job, answer
+        self.after = after
+        self.began_s, self.heard_s, self.done_s = heard
+        self.left_s, self.sent_s, self.arrival_s = went
+        self.uplinks, self.kind, self.traced = uplinks, kind, traced
         order = np.argsort(self.arrival_s)
-        self.order, self.times_s = order.tolist(), self.arrival_s[order].tolist()
+        self.order: list[int] = order.tolist()
+        self.times_s: list[float] = self.arrival_s[order].tolist()
+        self.next = self.counted = 0
+        self.counted_s = -1.0
+        count = len(numbers)
         self.goes_on = np.ones(count, dtype=bool)
         self.heard, self.sent = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-        for place, device in enumerate(self.devices):
-            device.talk, device.place = self, place
+
+    @functools.cached_property
+    def places(self) -> dict[int, int]:
+        """Give the place of each device, by its number."""
+        return {number: place for place, number in enumerate(self.numbers)}
+
+    @property
+    def result(self) -> BatchUp | HeadUpdate:
+        """What each device says."""
+        message = self.answer.publish.message
+        assert isinstance(message, BatchUp | HeadUpdate)
+        return message
 
     @property
     def is_over(self) -> bool:
@@ -113,10 +118,3 @@ def job_of(actions: list[ClientAction]) -> ClientJob | None:
     if len(actions) == 1 and isinstance(actions[0], Compute):
         return actions[0].job
     return None
-
-
-def are_alike(job: ClientJob, other: ClientJob) -> bool:
-    """Say whether jobs that follow from one message take a device as long, and give the same."""
-    if isinstance(job, BackwardStep) and isinstance(other, BackwardStep):
-        return job.last is other.last
-    return type(job) is type(other)

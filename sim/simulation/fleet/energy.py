@@ -1,191 +1,43 @@
-"""What devices draw in virtual time, and what happens when a battery is empty. Equations: docs/models.md."""
+"""What devices draw in virtual time. Equations: docs/models.md."""
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scenarios.schema.energy import Battery, Power
+from scenarios.schema.energy import Power
 from server_node.summary import EnergyDrawn
 from sim.network.clock import Clock
+from sim.simulation.fleet.meter import JOULES_IN_NJ, Meter
+
+if TYPE_CHECKING:
+    from sim.simulation.fleet.supply import Supply
 
 KINDS = ("idle", "computing", "sending", "receiving")
 """For what a device draws; bytes count as sent or received."""
 
 Joules = NDArray[np.float64]
 
-_JOULES_IN_WH = 3600.0
-_JOULES_IN_NJ = 1e-9
 
-
-class Busy(Protocol):
-    """Something that knows for how long it was busy, in seconds: a computer, a link."""
-
-    @property
-    def busy_s(self) -> float: ...  # noqa: D102
-
-
-class Radio(Protocol):
-    """A device's links, as sim.network.endpoint.Endpoint has them, and the bytes on each."""
-
-    sent_bytes: int
-    received_bytes: int
-
-    @property
-    def up(self) -> Busy: ...  # noqa: D102
-
-    @property
-    def down(self) -> Busy: ...  # noqa: D102
-
-
-class Meter:
-    """Counts what a device draws. A job and a message count as a whole when they begin.
-
-    Args:
-        power: of the device.
-        computer: does its jobs.
-        radio: its links.
+class Used(NamedTuple):
+    """What k devices have used, as numbers of shape (k,) each.
 
     Attributes:
-        idle_w: what it always draws while it is on.
+        columns: their places in the fleet.
+        computing_s: how long they have computed.
+        sending_s: how long their uplinks were busy.
+        sent_bytes: on their links.
+        receiving_s: how long their downlinks were busy.
+        received_bytes: on their links.
     """
 
-    __slots__ = ("_computer", "_off_s", "_off_since_s", "_power", "_radio", "idle_w")
-
-    def __init__(self, power: Power, computer: Busy, radio: Radio) -> None:
-        self._power, self._computer, self._radio = power, computer, radio
-        self.idle_w = power.idle_w
-        self._off_s = 0.0  # all times but the one that lasts
-        self._off_since_s: float | None = None
-
-    def switch_off(self, now_s: float) -> None:
-        """Draw nothing but for what is under way."""
-        self._off_since_s = now_s
-
-    def switch_on(self, now_s: float) -> None:
-        """Draw again after it was off."""
-        assert self._off_since_s is not None
-        self._off_s += now_s - self._off_since_s
-        self._off_since_s = None
-
-    def idle_j(self, now_s: float) -> float:
-        """Give what it has drawn since the run began for being on."""
-        on_until_s = now_s if self._off_since_s is None else self._off_since_s
-        return self.idle_w * (on_until_s - self._off_s)
-
-    def working_j(self) -> tuple[float, float, float]:
-        """Give what it has drawn beyond that, in the order of KINDS: for computing, sending, receiving."""
-        power, radio = self._power, self._radio
-        per_byte_j = power.per_byte_nj * _JOULES_IN_NJ
-        return (
-            power.compute_w * self._computer.busy_s,
-            power.send_w * radio.up.busy_s + per_byte_j * radio.sent_bytes,
-            power.receive_w * radio.down.busy_s + per_byte_j * radio.received_bytes,
-        )
-
-
-class Supply:
-    """A device with a battery: it is connected while it is there, and on.
-
-    Args:
-        clock: virtual time.
-        battery: of the device.
-        meter: counts what it draws.
-        connect: lets it connect.
-        lose: lets it vanish.
-
-    Attributes:
-        times_empty: how often the battery was empty.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        battery: Battery,
-        meter: Meter,
-        connect: Callable[[], None],
-        lose: Callable[[], None],
-    ) -> None:
-        self._clock, self._meter = clock, meter
-        self._connect, self._lose = connect, lose
-        self._capacity_j = battery.capacity_wh * _JOULES_IN_WH
-        self._charge_w = battery.charge_w
-        self._returns_j = battery.returns_at * self._capacity_j
-        self._level_j = battery.initial * self._capacity_j
-        self._settled_s = self._settled_j = 0.0
-        self._there = False
-        self._on = True
-        self._plan = 0  # only the latest one counts
-        self.times_empty = 0
-        self.look()
-
-    def appear(self) -> None:
-        """Be where the network is."""
-        self._there = True
-        if self._on:
-            self._connect()
-
-    def vanish(self) -> None:
-        """Be away from the network."""
-        self._there = False
-        if self._on:
-            self._lose()
-
-    @property
-    def level_j(self) -> float:
-        """What is in the battery."""
-        self._settle()
-        return self._level_j
-
-    def look(self) -> None:
-        """See whether the battery is empty, and when it will be if nothing but time passes."""
-        if not self._on:
-            return
-        self._settle()
-        if self._level_j <= 0.0:
-            self._go_off()
-            return
-        drain_w = self._meter.idle_w - self._charge_w
-        if drain_w > 0.0:
-            self._at(self._clock.now + self._level_j / drain_w, self._is_due)
-
-    def _at(self, time_s: float, call: Callable[[int], None]) -> None:
-        self._plan += 1
-        self._clock.at(time_s, call, self._plan)
-
-    def _is_due(self, plan: int) -> None:
-        if plan == self._plan:
-            self._settle()
-            self._level_j = min(self._level_j, 0.0)  # rounding may have left a little
-            self._go_off()
-
-    def _settle(self) -> None:
-        """Bring the level up to now."""
-        now_s, working_j = self._clock.now, sum(self._meter.working_j())
-        gain_w = self._charge_w - (self._meter.idle_w if self._on else 0.0)
-        level_j = self._level_j + gain_w * (now_s - self._settled_s) - (working_j - self._settled_j)
-        self._level_j = min(level_j, self._capacity_j)
-        self._settled_s, self._settled_j = now_s, working_j
-
-    def _go_off(self) -> None:
-        self._on = False
-        self._plan += 1  # what was planned is void
-        self._meter.switch_off(self._clock.now)
-        self.times_empty += 1
-        if self._there:
-            self._lose()
-        if self._charge_w:
-            self._at(self._clock.now + (self._returns_j - self._level_j) / self._charge_w, self._return)
-
-    def _return(self, plan: int) -> None:
-        assert plan == self._plan
-        self._settle()
-        self._meter.switch_on(self._clock.now)
-        self._on = True
-        if self._there:
-            self._connect()
-        self.look()
+    columns: NDArray[np.int64]
+    computing_s: Joules
+    sending_s: Joules
+    sent_bytes: Joules
+    receiving_s: Joules
+    received_bytes: Joules
 
 
 class Energy:
@@ -195,60 +47,87 @@ class Energy:
 
     Args:
         clock: virtual time.
-        at_work: gives the clients that may have drawn more than `idle_w` since it was called last.
+        fleet: the power of so many devices after so many, in the order of the fleet; None: it is not known.
+        clients: their names.
+        at_work: gives what may have drawn more than `idle_w` since it was called last: clients with meters,
+            and others with what they have used.
 
     Attributes:
-        meters: of the devices whose power is known, by client.
+        meters: of devices whose power is known, by client.
         supplies: of those with a battery, by client.
     """
 
-    def __init__(self, clock: Clock, at_work: Callable[[], Iterable[str]]) -> None:
-        self._clock = clock
-        self._at_work = at_work
+    def __init__(
+        self,
+        clock: Clock,
+        fleet: Sequence[tuple[Power | None, int]],
+        clients: Sequence[str],
+        at_work: Callable[[], tuple[Iterable[str], Used | None]],
+    ) -> None:
+        self._clock, self._clients, self._at_work = clock, clients, at_work
         self.meters: dict[str, Meter] = {}
         self.supplies: dict[str, Supply] = {}
-        self._idle_w = np.zeros(0)
-        self._working_j = np.zeros((len(KINDS) - 1, 0))  # as far as it was looked at; as in `_drawn`
+        sizes = [size for _, size in fleet]
+        self._has_meter = np.repeat([power is not None for power, _ in fleet], sizes)
+        self._power = np.repeat([_watts(power) for power, _ in fleet], sizes, axis=0)
+        self._working_j = np.zeros((len(KINDS) - 1, len(clients)))  # as far as it was looked at
         self._columns: dict[str, int] = {}
+
+    def add(self, client: str, number: int, meter: Meter) -> None:
+        """Look at the meter of a device, by its place in the fleet."""
+        self.meters[client], self._columns[client] = meter, number
 
     def so_far(self) -> dict[str, float]:
         """Give the joules of the whole fleet until now, for a row of metrics; empty if no power is known."""
-        if not self.meters:
+        if not self._has_meter.any():
             return {}
-        return {"joules": _sum(_of_each(self._drawn(self._at_work())))}
+        return {"joules": _sum(_of_each(self._drawn()))}
 
     def summary(self) -> EnergyDrawn | None:
         """Give the joules of a run by what they were for, and of its clients; None if no power is known."""
-        if not self.meters:
+        count = int(self._has_meter.sum())
+        if not count:
             return None
-        drawn = self._drawn(self._at_work())
+        drawn = self._drawn()
         of_each = _of_each(drawn)
         total_j = _sum(of_each)
-        most = int(np.argmax(of_each))
+        most = int(np.argmax(np.where(self._has_meter, of_each, -1.0)))
         return {
             "joules": total_j,
             "joules_by_use": {kind: _sum(joules) for kind, joules in zip(KINDS, drawn, strict=True)},
-            "joules_of_a_client": total_j / len(of_each),
-            "most": {"client": list(self.meters)[most], "joules": float(of_each[most])},
-            "clients": len(of_each),
+            "joules_of_a_client": total_j / count,
+            "most": {"client": self._clients[most], "joules": float(of_each[most])},
+            "clients": count,
             "times_empty": sum(supply.times_empty for supply in self.supplies.values()),
         }
 
-    def _drawn(self, clients: Iterable[str]) -> list[Joules]:
-        """Look at the meters of these clients; give the joules of all until now, an array a kind."""
+    def _drawn(self) -> list[Joules]:
+        """Give the joules of all devices until now, an array a kind; those of unknown power draw nothing."""
         meters, now_s = self.meters, self._clock.now
-        if len(self._idle_w) < len(meters):  # all have joined before time passes
-            self._idle_w = np.array([meter.idle_w for meter in meters.values()])
-            self._working_j = np.zeros((len(KINDS) - 1, len(meters)))
-            self._columns = {client: column for column, client in enumerate(meters)}
-        clients = [client for client in clients if client in meters]
+        at_work, used = self._at_work()
+        clients = [client for client in at_work if client in meters]
         if clients:
             columns = [self._columns[client] for client in clients]
             self._working_j[:, columns] = np.transpose([meters[client].working_j() for client in clients])
-        idle_j = self._idle_w * now_s
+        if used is not None:
+            _, compute_w, send_w, receive_w, per_byte_j = self._power[used.columns].T
+            self._working_j[:, used.columns] = (
+                compute_w * used.computing_s,
+                send_w * used.sending_s + per_byte_j * used.sent_bytes,
+                receive_w * used.receiving_s + per_byte_j * used.received_bytes,
+            )
+        idle_j = self._power[:, 0] * now_s
         for client in self.supplies:
             idle_j[self._columns[client]] = meters[client].idle_j(now_s)
         return [idle_j, *self._working_j]
+
+
+def _watts(power: Power | None) -> tuple[float, ...]:
+    """Give what a device draws: always, computing, sending, receiving, and joules per byte."""
+    if power is None:
+        return (0.0,) * 5
+    per_byte_j = power.per_byte_nj * JOULES_IN_NJ
+    return power.idle_w, power.compute_w, power.send_w, power.receive_w, per_byte_j
 
 
 def _of_each(drawn: list[Joules]) -> Joules:

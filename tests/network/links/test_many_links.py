@@ -46,8 +46,7 @@ def test_whatever_is_carried_and_acknowledged_and_whichever_links_take_part(
     path: Path, steps: list[tuple[int, list[float], int, set[int]]]
 ) -> None:
     alone, others = links_of(path, 5), links_of(path, 5)
-    together = ManyLinks()
-    together.grow(5)
+    together = ManyLinks(5)
     together.take(np.arange(5), others)
     now_s = np.zeros(5)
     for size, gaps_s, packets, chosen in steps:
@@ -78,8 +77,7 @@ def test_whatever_is_carried_and_acknowledged_and_whichever_links_take_part(
 
 def test_a_link_can_be_what_it_was_before() -> None:
     path = PATHS[0]
-    (link, other), together, columns = links_of(path, 2), ManyLinks(), np.array([0])
-    together.grow(1)
+    (link, other), together, columns = links_of(path, 2), ManyLinks(1), np.array([0])
     for at_s in (0.0, 0.1):
         link.carry(at_s, 40_000)
         other.carry(at_s, 40_000)
@@ -88,16 +86,15 @@ def test_a_link_can_be_what_it_was_before() -> None:
     together.carry(columns, path, 0.2, 400_000, np.array([0.03]))
     together.give(0, other)
     assert other.carry(0.3, 40_000).sent_s != pytest.approx(link.free_s)
-    together.give(0, other, before[:, 0])
+    together.give(0, other, before[0])
     assert other.delay_s(0.3, 400_000) == link.delay_s(0.3, 400_000)
     assert other.free_s == link.free_s
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_windows_close_after_the_same_silence(path: Path) -> None:
-    count, together = 400, ManyLinks()
+    count, together = 400, ManyLinks(400)
     alone, columns = links_of(path, count), np.arange(count)
-    together.grow(count)
     together.take(columns, alone)
     last_s = np.zeros(count)
     for gaps_s in (np.linspace(0, 2, count), np.linspace(3, 0, count), np.linspace(0, 9, count)):

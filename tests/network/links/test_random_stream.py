@@ -3,8 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sim.network.links.random_stream import RandomStream
+from sim.network.links.random_stream import ManyStreams, RandomStream
 
 
 def numbers(count: int, *labels: str | int) -> npt.NDArray[np.float64]:
@@ -28,6 +30,28 @@ def test_a_name_has_the_same_numbers_on_every_platform() -> None:
         0.30479347069661233,
         0.006692049119817356,
     ]
+
+
+@given(
+    states=st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=5),
+    draws=st.lists(st.sets(st.integers(0, 4)), max_size=6),
+)
+def test_many_streams_give_the_numbers_of_each(states: list[int], draws: list[set[int]]) -> None:
+    alone = [RandomStream(0) for _ in states]
+    for stream, state in zip(alone, states, strict=True):
+        stream.state = state
+    together, columns = ManyStreams(len(states)), np.arange(len(states))
+    together.take(columns, alone)
+    before = together.copy(columns)
+    for chosen in draws:
+        some = [column for column in sorted(chosen) if column < len(states)]
+        assert together.uniforms(columns[some]) == [alone[column].uniform() for column in some]
+    other = RandomStream(0)
+    for column, (stream, state) in enumerate(zip(alone, states, strict=True)):
+        together.give(column, other)
+        assert other.state == stream.state
+        together.give(column, other, before[column])
+        assert other.state == state
 
 
 def test_another_name_or_seed_has_other_numbers() -> None:
