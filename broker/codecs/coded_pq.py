@@ -10,6 +10,9 @@ from broker.codecs.base import ClusteringCodec, Codewords, Matrix
 from broker.codecs.coding.block_float16 import decode_halves, encode_halves, halves_bytes
 from broker.codecs.coding.factors import MAX_RANK, decode_factors, encode_factors, factors_bytes
 from broker.codecs.coding.neighbour_coder import MOST_CODES, decode_codes, encode_codes
+from broker.codecs.coding.neighbour_model import expected_bytes
+from broker.codecs.foretold.coder import decode_foretold, encode_foretold
+from broker.codecs.foretold.ranks import MOST_RANKS
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.codecs.pq import MAX_SUBVECTORS, scale_to_safe_exponent
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
@@ -20,6 +23,8 @@ STEP_BITS = 4
 FINE_BITS = 8
 MOST_STEPS = 7
 SEED_BYTES = 512  # of the codebook travel with the codes, which makes coding faster
+FORETOLD = b"\0"  # where entropy-coded codes begin with 5 to 255
+WORTH_IT = 0.92  # entropy coding takes two to four times as long, so it must save so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,11 @@ class CodedPq(ClusteringCodec):
     """FedLite's codec (`Pq` with one group) in about half the bytes.
 
     Neighbouring sub-vectors, such as the pixels of a feature map, resemble each other, and so do their codes.
-    An entropy coder uses that (see `coding.neighbour_coder`). Centroids resemble each other too: they are
-    ordered by their length, and each travels as its difference to the one before, in steps of one seventh of
-    the largest difference.
+    There are two coders for them. One takes what the centroids of the neighbours make likely (see
+    `foretold.coder`); the other learns from the codes which ones are neighbours (see
+    `coding.neighbour_coder`), which takes longer. Centroids resemble each other too: they are ordered by
+    their length, and each travels as its difference to the one before, in steps of one seventh of the largest
+    difference.
 
     Equation: c_0 = 0; c_k = c_(k-1) + a_k * i_k with integers i_k from -7 to 7 and a scale a_k per centroid;
     y has the nearest c_k, k = 1 to L, in the place of each sub-vector.
@@ -41,9 +48,9 @@ class CodedPq(ClusteringCodec):
 
     Bytes: the codebook, which is the scales a_1 to a_L (see `coding.block_float16`) and the L d / q integers,
     each as i + 7 in 4 bits, or with a rank the factors (see `coding.factors`) of 8 bits, then those of 4,
-    whose products are added up; and the codes k - 1. The codes are entropy coded, with the codebook's last
-    512 bytes as their seed, where that makes the payload shorter and there are at most 2**17 codes. Else they
-    follow the codebook, packed in ceil(log2 L) bits each, row by row. The payload's length tells which.
+    whose products are added up; and the codes k - 1. These follow the codebook packed in ceil(log2 L) bits
+    each, row by row. A shorter payload is coded: foretold, with a zero before the codebook's last 512 bytes
+    and the codes after it; or entropy coded (at most 2**17 codes), with these bytes as their seed.
     Size: at most 1 + 2 L + ceil(L d / 2 q) + ceil(n q ceil(log2 L) / 8), with a rank about
     2 r (L + d / q) / 3 in the place of all before the last term; it depends on the values.
 
@@ -90,7 +97,7 @@ class CodedPq(ClusteringCodec):
         received = self._decode_book(book, d // self.subvectors)
         codes = nearest(points, np.ldexp(received, -exponent)[None])
         codes = codes.reshape(n, self.subvectors)
-        return self._join(book, codes), Codewords(received, codes)
+        return self._join(book, received, codes), Codewords(received, codes)
 
     @property
     def codewords_count(self) -> int:
@@ -103,19 +110,27 @@ class CodedPq(ClusteringCodec):
         if not self.fits(len(payload), n, d):
             raise WireError("shape", f"{len(payload)} bytes for {n} x {d} in {self}")
         size = d // self.subvectors
-        book_bytes = self._book_bytes(size)
+        shape, book_bytes = (n, self.subvectors), self._book_bytes(size)
         if len(payload) < self.size_bytes(n, d):
-            seed_bytes = min(book_bytes, SEED_BYTES)
-            plain, coded = payload[: book_bytes - seed_bytes], payload[book_bytes - seed_bytes :]
-            shape = (n, self.subvectors)
+            return self._coded(payload, shape, size)
+        codes = unpack(payload[book_bytes:], bits_for(self.centroids), n * self.subvectors).reshape(shape)
+        if int(codes.max()) >= self.centroids:
+            raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
+        return Codewords(self._decode_book(payload[:book_bytes], size), codes)
+
+    def _coded(self, payload: bytes, shape: tuple[int, int], size: int) -> Codewords:
+        """Reads a payload whose codes are not packed."""
+        book_bytes = self._book_bytes(size)
+        seed_bytes = min(book_bytes, SEED_BYTES)
+        plain, coded = payload[: book_bytes - seed_bytes], payload[book_bytes - seed_bytes :]
+        if not coded.startswith(FORETOLD):
             codes, seed = decode_codes(coded, shape, self.centroids, self.width, seed_bytes)
-            book = plain + seed
-        else:
-            book, packed = payload[:book_bytes], payload[book_bytes:]
-            codes = unpack(packed, bits_for(self.centroids), n * self.subvectors).reshape(n, -1)
-            if int(codes.max()) >= self.centroids:
-                raise WireError("range", f"code {int(codes.max())} of {self.centroids} centroids")
-        return Codewords(self._decode_book(book, size), codes)
+            return Codewords(self._decode_book(plain + seed, size), codes)
+        end = len(FORETOLD) + seed_bytes
+        if len(coded) <= end:
+            raise WireError("shape", f"{len(payload)} bytes for {shape[0]} x {shape[1]} foretold codes")
+        book = self._decode_book(plain + coded[len(FORETOLD) : end], size)
+        return Codewords(book, decode_foretold(coded[end:], shape, self.width, book))
 
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; a payload may be shorter."""
@@ -126,12 +141,17 @@ class CodedPq(ClusteringCodec):
         """See `Codec.fits`; entropy-coded codes make a payload shorter."""
         return payload_bytes <= self.size_bytes(n, d)
 
-    def _join(self, book: bytes, codes: npt.NDArray[np.uint8]) -> bytes:
-        packed = book + pack(codes, bits_for(self.centroids))
-        if codes.size > MOST_CODES:
-            return packed
+    def _join(self, book: bytes, received: Matrix, codes: npt.NDArray[np.uint8]) -> bytes:
+        """Returns the payload of a codebook, which the receiver has as `received`, and codes."""
         plain, seed = book[:-SEED_BYTES], book[-SEED_BYTES:]
-        return min(packed, plain + encode_codes(codes, self.centroids, self.width, seed), key=len)
+        payload = book + pack(codes, bits_for(self.centroids))
+        if 0 < codes.size <= MOST_RANKS:
+            foretold = encode_foretold(codes, self.width, received)
+            payload = min(payload, plain + FORETOLD + seed + foretold, key=len)
+        enough = WORTH_IT * (len(payload) - len(book))
+        if codes.size <= MOST_CODES and expected_bytes(codes, self.centroids, self.width) < enough:
+            payload = min(payload, plain + encode_codes(codes, self.centroids, self.width, seed), key=len)
+        return payload
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))

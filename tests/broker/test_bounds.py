@@ -104,11 +104,12 @@ def test_no_codec_decodes_nan_by_way_of_a_bound() -> None:
     assert reason_of(error) == "range"
 
 
-def test_more_codes_than_the_entropy_coder_takes_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_codes_than_the_coders_take_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, x = CodedPq(subvectors=16), np.tile(np.repeat([1, -1], [24, 8]).astype(np.float32), (64, 1))
     coded = codec.encode(x, np.random.default_rng(0))
     assert len(coded) < codec.size_bytes(*x.shape)
-    monkeypatch.setattr("broker.codecs.coded_pq.MOST_CODES", 1023)
+    for most in ("MOST_CODES", "MOST_RANKS"):
+        monkeypatch.setattr(f"broker.codecs.coded_pq.{most}", 1023)
     packed = codec.encode(x, np.random.default_rng(0))
     assert len(packed) == codec.size_bytes(*x.shape)
     assert (codec.decode(packed, *x.shape) == codec.decode(coded, *x.shape)).all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.codecs import CodedPq, Pq, codec_from_wire, codec_to_wire
-from broker.codecs.coded_pq import SEED_BYTES
+from broker.codecs.coded_pq import FORETOLD, SEED_BYTES
 from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
 from broker.wire.bits import pack
 from broker.wire.errors import WireError
@@ -42,6 +42,28 @@ def test_neighbours_and_a_small_codebook_halve_the_bytes() -> None:
     x = feature_maps(64)
     payload = CODEC.encode(x, np.random.default_rng(0))
     assert len(payload) < 0.6 * Pq(subvectors=16, centroids=4).size_bytes(64, D)
+
+
+def test_codes_travel_in_the_way_that_is_short() -> None:
+    slope = np.add.outer(np.arange(12), np.arange(12)) / 22
+    ramps = (slope.reshape(1, 144, 1) * np.linspace(1, 2, 8) + np.zeros((20, 1, 1))).reshape(20, 144 * 8)
+    codec = CodedPq(subvectors=144, centroids=16, width=12)
+    payload = codec.encode(ramps.astype(np.float32), np.random.default_rng(0))
+    book_bytes = codec.size_bytes(20, 144 * 8) - 20 * 144 // 2
+    assert payload.startswith(FORETOLD)  # what neighbours foretell by their codewords
+    assert len(payload) - book_bytes < 0.4 * 20 * 144 / 2
+
+    rng = np.random.default_rng(0)
+    steps = rng.permutation(16)  # neighbours foretell these too, but not by being alike
+    codes = np.empty((20, 144), np.intp)
+    codes[:, 0] = rng.integers(0, 16, 20)
+    for place in range(1, 144):
+        codes[:, place] = np.where(rng.random(20) < 0.9, steps[codes[:, place - 1]], rng.integers(0, 16, 20))
+    centroids = rng.standard_normal((16, 8)).astype(np.float32)
+    codec = CodedPq(subvectors=144, centroids=16)
+    payload = codec.encode(centroids[codes].reshape(20, -1), rng)
+    assert not payload.startswith(FORETOLD)
+    assert len(payload) - book_bytes < 0.5 * 20 * 144 / 2
 
 
 def test_codes_without_likeness_are_packed() -> None:
@@ -84,6 +106,11 @@ def test_hostile_payloads_are_refused_by_name() -> None:
         (payload(book[:1] + b"\x00\x7e" + book[3:]), "not-finite"),
         (payload(book[:9] + b"\xff" + book[10:]), "range"),
         (b"\x20" + b"\xff" * 31, "malformed"),
+        (FORETOLD, "shape"),
+        (FORETOLD + book, "shape"),
+        (FORETOLD + book[:-1], "shape"),
+        (FORETOLD + book + b"\x80", "shape"),
+        (FORETOLD + bytes([127]) + book[1:] + b"\x00", "range"),
     ):
         with pytest.raises(WireError, match=reason):
             CODEC.decode(wrong, 2, D)

@@ -7,6 +7,7 @@ import msgpack
 import numpy as np
 
 from broker.codecs.coding.neighbour_coder import encode_codes
+from broker.codecs.foretold.coder import encode_foretold
 from broker.wire import packing, topics
 from broker.wire.fields import CodecSpecs
 from broker.wire.messages import (
@@ -39,6 +40,7 @@ from tests.fuzz.targets import (
     codec,
     codec_name,
     entropy_coded,
+    foretold,
     message,
     reassembly,
     targets,
@@ -119,6 +121,14 @@ def seeds() -> list[bytes]:
         codes = np.minimum(rng.geometric(0.3, (4, 201)) - 1, (1 << bits) - 1).astype(np.uint16)
         choices = bytes([len(codes) - 1, codes.shape[1] // 4, bits, width - 1, 9])
         add(entropy_coded, choices + encode_codes(codes, 1 << bits, width, b"some seed"))
+    for count, width, size in ((2, 1, 3), (16, 12, 2), (200, 7, 1)):
+        shape = (4, 84)
+        chosen_codes = np.minimum(rng.geometric(0.3, shape) - 1, count - 1).astype(np.uint8)
+        codewords = np.random.default_rng(size).standard_normal((count, size)).astype(np.float32)
+        choices = bytes(
+            [shape[0] - 1, shape[1] - 2, width - 2 if width > 1 else shape[1] - 2, count - 2, size - 1]
+        )
+        add(foretold, choices + encode_foretold(chosen_codes, width, codewords))
     for number, kind in enumerate(KINDS):
         add(targets, bytes([number, 4, 0]) + kind.encode(kind.example(5, rng)))
     return found

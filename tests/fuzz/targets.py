@@ -39,6 +39,7 @@ from broker.codecs import (
 )
 from broker.codecs.codeword_gradient import LARGEST_AT_CUT, LARGEST_PARAMETER
 from broker.codecs.coding.neighbour_coder import decode_codes
+from broker.codecs.foretold.coder import decode_foretold
 from broker.codecs.targets import Labels, Numbers, Probabilities, Several, Tags, Targets
 from broker.wire import chunks, messages, packing, topics
 from broker.wire.chunks import Reassembler, ReassemblyLimits
@@ -261,6 +262,22 @@ def entropy_coded(data: bytes) -> None:
     assert len(seed) == seed_bytes
 
 
+def foretold(data: bytes) -> None:
+    """Foretold codes are read, whatever the shape and the codewords, or refused."""
+    if len(data) < CHOICES:
+        return
+    n, q, width, count, size = 1 + data[0] % 20, *(2 + each for each in data[1:4]), 1 + data[4]
+    coded, count = data[CHOICES:], min(count, 256)
+    codewords = np.random.default_rng(size).standard_normal((count, size)).astype(np.float32)
+    with bounded_memory(OVERHEAD_BYTES + 16 * len(coded) + 200 * n * q + 3 * MODEL_BYTES):
+        try:
+            codes = decode_foretold(coded, (n, q), width, codewords)
+        except WireError:
+            return
+    assert codes.shape == (n, q)
+    assert int(codes.max()) < count
+
+
 def targets(data: bytes) -> None:
     """Targets of every kind are read, or refused; what is read can be written and read again."""
     if len(data) < 3:
@@ -289,6 +306,7 @@ TARGETS: list[Callable[[bytes], None]] = [
     raw_chunk,
     codec,
     entropy_coded,
+    foretold,
     targets,
 ]
 

@@ -46,6 +46,8 @@ from broker.wire.errors import WireError
 from tests.fuzz.mutation import MESSAGES
 
 FOLDER = Path(__file__).parent
+SORTED = CodedPq(subvectors=64, centroids=24, width=8)
+"""What has sorted rows, so that codewords of neighbours foretell codes."""
 CODECS: list[tuple[Codec, int, int]] = [
     (Float32(), 2, 3),
     (Float16(), 2, 5),
@@ -74,6 +76,7 @@ CODECS: list[tuple[Codec, int, int]] = [
     (SlFac(channels=2, width=3), 4, 24),
     (Nsc(columns=4, rank=2), 5, 12),
     (CodedPq(subvectors=12, centroids=20, width=1, rank=2), 9, 12 * 6),
+    (SORTED, 5, 64 * 3),
 ]
 EXACT = (Float32, Float16, TopK, TouchedRows)
 """Codecs that have one payload for each tensor; the others draw or cluster, and only decoding is fixed."""
@@ -106,6 +109,8 @@ def of_codecs() -> list[dict[str, Any]]:
         x = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32)
         if codec.sees_shapes:
             x[1::3] = 0  # rows that were not touched
+        if codec == SORTED:
+            x.sort(axis=1)
         payload = codec.encode(x, rng)
         found.append(
             {

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from broker.codecs.coding.neighbour_model import SLOT_BITS, Integers, Model, Order, SmallCodes, coding_order
+from broker.codecs.coding.neighbour_model import (
+    MODELLED_BITS,
+    SLOT_BITS,
+    Integers,
+    Model,
+    Order,
+    SmallCodes,
+    coding_order,
+)
 from broker.wire.bits import bits_for, pack, packed_bytes, unpack
 from broker.wire.errors import WireError
 
@@ -25,7 +33,6 @@ MOST_CODES = 2**17
 """More codes than these are packed instead, since each takes the receiver 0.1 to 0.2 microseconds."""
 SLOT_MASK = 2**SLOT_BITS - 1
 STATE_BITS = 16  # a lane's state is 2**16 to 2**17 - 1
-MODELLED_BITS = 6  # of a code; the bits below are packed as they are
 MOST_LANES = 2**12
 LANES_BITS = 3  # a number of lanes has so many significant bits
 DENSITIES = range(5, 256)  # lanes for 256 codes that follow
@@ -84,7 +91,7 @@ def encode_codes(codes: Codes, levels: int, width: int, seed: bytes = b"") -> by
     first_slots, sizes = _slots_of(high, order, high_levels)
     density = _density(sizes)
     number = _push(order.ends, first_slots, sizes, density, seed)
-    return low + bytes([density]) + number.to_bytes((number.bit_length() + 7) // 8, "little")
+    return bytes([density]) + low + number.to_bytes((number.bit_length() + 7) // 8, "little")
 
 
 def _split(levels: int) -> tuple[int, int]:
@@ -181,19 +188,19 @@ def decode_codes(
     if n * q > MOST_CODES:
         raise WireError("too-large", f"{n * q} entropy-coded codes; at most {MOST_CODES} are")
     low_bits, high_levels = _split(levels)
-    low_bytes = packed_bytes(n * q, low_bits)
-    low, data = unpack(data[:low_bytes], low_bits, n * q), data[low_bytes:]
-    codes: Codes = np.zeros(n * q, np.uint8 if levels <= BYTE_LEVELS else np.uint16)
     if n * q == 0 or high_levels == 1:
         if len(data) != seed_bytes:
             raise WireError("shape", f"{len(data)} bytes after the codes; {seed_bytes} are expected")
-        return codes.reshape(shape), data
-    if not 0 < len(data) <= 4 * n * q + 2 * seed_bytes + 4:
+        return np.zeros(shape, np.uint8 if levels <= BYTE_LEVELS else np.uint16), data
+    end = 1 + packed_bytes(n * q, low_bits)
+    low, number_bytes = unpack(data[1:end], low_bits, n * q), data[end:]
+    if not 0 < len(data) <= end + 4 * n * q + 2 * seed_bytes + 4:
         raise WireError("shape", f"{len(data)} bytes for {n * q} codes")
-    if data[0] not in DENSITIES or (len(data) > 1 and data[-1] == 0):
+    if data[0] not in DENSITIES or number_bytes.endswith(b"\0"):
         raise WireError("malformed", "entropy-coded bytes begin with 5 to 255 and do not end with zero")
+    codes: Codes = np.zeros(n * q, np.uint8 if levels <= BYTE_LEVELS else np.uint16)
     order = coding_order(n, q, width)
-    high, number = _pop(int.from_bytes(data[1:], "little"), order, high_levels, data[0], seed_bytes)
+    high, number = _pop(int.from_bytes(number_bytes, "little"), order, high_levels, data[0], seed_bytes)
     if number >> 8 * seed_bytes:
         raise WireError("malformed", "entropy-coded bytes of which something is left over")
     codes[order.places] = high

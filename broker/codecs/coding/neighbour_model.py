@@ -7,7 +7,7 @@ fraction is exact.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from broker.wire.bits import bits_for
 Integers = npt.NDArray[np.int64]  # all of one type, so that numpy converts nothing
 SmallCodes = npt.NDArray[np.uint8]
 
+BITS = 8  # of a byte
+MODELLED_BITS = 6  # of a code; the bits below are packed as they are
 SLOT_BITS = 12
 CLASS_BITS = 4  # neighbours that have these highest bits in common count as the same
 GAIN = 8.0  # what an occurrence counts, and likeness to a neighbour
@@ -130,3 +132,55 @@ def _shared_out(counts: npt.NDArray[np.float64]) -> Integers:
     ends: Integers = (sums * (2**SLOT_BITS - levels) / sums[:, -1:]).astype(np.int64)
     ends += np.arange(1, levels + 1)
     return ends
+
+
+def expected_bytes(codes: npt.NDArray[np.unsignedinteger[Any]], levels: int, width: int) -> float:
+    """Returns about how many bytes coding takes: that of codes whose counts are known at once.
+
+    The order in which occurrences are counted does not change their product, so that a sum over counts is
+    enough. With more than 16 levels only the neighbour before is looked at.
+
+    Args:
+        codes: shape (n, q), each below `levels`.
+        levels: 2 to 256.
+        width: as of `coding.neighbour_coder.encode_codes`.
+    """
+    low_bits = max(0, bits_for(levels) - MODELLED_BITS)
+    high, levels = codes >> low_bits, (levels - 1 >> low_bits) + 1
+    has_above = 1 < width < codes.shape[1] and levels <= 1 << CLASS_BITS
+    shift, likeness = _likeness(levels, has_above)
+    numbers = np.zeros(codes.shape, np.int64)
+    numbers[:, 1:] = high[:, :-1] >> shift
+    if has_above:
+        numbers *= levels
+        numbers[:, width:] += high[:, :-width]
+    numbers *= levels
+    numbers += high
+    counts = np.bincount(numbers.reshape(-1), minlength=likeness.size)
+    occurring = counts.nonzero()[0]
+    often, alike = counts.take(occurring), likeness.take(occurring)
+    bits = _bits_of_counts(levels + 2 * GAIN, codes.size).take(counts.reshape(-1, levels).sum(axis=1)).sum()
+    for each in range(3):
+        bits -= _bits_of_counts(1 + each * GAIN, codes.size).take(often[alike == each]).sum()
+    return float(bits + low_bits * codes.size) / BITS
+
+
+@lru_cache(maxsize=8)
+def _likeness(levels: int, has_above: bool) -> tuple[int, SmallCodes]:
+    """Returns by how many bits codes are shifted to be classes, and of how many neighbours' class a code is.
+
+    The latter for all codes in all contexts, a context being a class or two.
+    """
+    shift = max(0, bits_for(levels) - CLASS_BITS)
+    like = (np.arange((levels - 1 >> shift) + 1)[:, None] == np.arange(levels) >> shift).astype(np.uint8)
+    return shift, (like[:, None] + like[None] if has_above else 2 * like).reshape(-1)
+
+
+@lru_cache(maxsize=32)
+def _bits_of_counts(begun: float, most: int) -> npt.NDArray[np.float64]:
+    """Returns log2 of the product of the counts that a code has had when it occurs for the k-th time, by k.
+
+    In units of GAIN; the first count is `begun`.
+    """
+    logarithms = np.log2(np.arange(most) + begun / GAIN)
+    return np.concatenate((np.zeros(1), logarithms.cumsum()))

@@ -1,0 +1,1 @@
+"""Codes of codewords that their neighbours foretell."""
