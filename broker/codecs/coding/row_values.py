@@ -82,13 +82,12 @@ class RowValues(NamedTuple):
         return y.reshape(count, width)
 
 
-def quantized(x: Matrix, bits: int, rng: np.random.Generator | None = None) -> RowValues:
+def quantized(x: Matrix, bits: int) -> RowValues:
     """Returns rows of shape (k, c) in b bits a value, rounded to the nearest.
 
     Args:
         x: the rows.
         bits: one of WIDTHS.
-        rng: with one, integers are rounded at random, so that they are right on average.
 
     Raises:
         ValueError: "not finite", see `Codec.encode`.
@@ -110,8 +109,7 @@ def quantized(x: Matrix, bits: int, rng: np.random.Generator | None = None) -> R
     scales = decode_halves(encode_halves(wanted, upwards=True), wanted.size).reshape(wanted.shape)
     steps = np.repeat(scales, BLOCK_VALUES, axis=1)[:, :width]
     codes = np.divide(x, steps, out=np.zeros_like(x), where=steps > 0)
-    codes += np.float32(largest)
-    codes += np.float32(0.5) if rng is None else rng.random(codes.shape, np.float32)
+    codes += np.float32(largest + 0.5)
     return RowValues(bits, np.clip(codes, 0, 2 * largest).astype(np.uint8), scales)
 
 
