@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,6 @@ from broker.codecs.heads.matrices import matrix_shape
 from scenarios.heads.parts import embeddings, sent_parameters
 from scenarios.outputs import outputs_of
 
-Rows = npt.NDArray[np.int64]
 _BATCH = 250
 
 
@@ -21,7 +19,7 @@ def rows_read(head: nn.Module, inputs: Sequence[Tensor]) -> bytes:
     """Give the rows of a head's parameter tensors that samples need, as Hello.rows; empty: all rows.
 
     An embedding has rows that are needed, and others; of all other tensors every row is. Whether that is all
-    is tried: with NaN in the other rows the head must give the same numbers.
+    is tried: all rows are NaN until the embedding looks them up, and what the head gives must be numbers.
 
     Args:
         head: in any state; it is in the mode for evaluation afterwards.
@@ -33,30 +31,38 @@ def rows_read(head: nn.Module, inputs: Sequence[Tensor]) -> bytes:
         return b""
     head.eval()
     read: dict[int, set[int]] = {number: set() for number in layers}
+    kept = {number: sent[number].detach().clone() for number in layers}
     hooks = [
-        layer.register_forward_pre_hook(_reader(read[number]), with_kwargs=True)
+        layer.register_forward_pre_hook(_reader(read[number], sent[number], kept[number]), with_kwargs=True)
         for number, layer in layers.items()
     ]
     try:
-        before = [_finite(head, batch) for batch in _batches(inputs)]
+        others_are_unused = all(_is_finite_without(sent, layers, head, batch) for batch in _batches(inputs))
     finally:
         for hook in hooks:
             hook.remove()
-    rows = {number: np.array(sorted(found), np.int64) for number, found in read.items()}
-    if not all(before) or not _needs_no_others(head, inputs, {n: (sent[n], rows[n]) for n in rows}):
+        for number, values in kept.items():
+            sent[number].data.copy_(values)
+    if not others_are_unused:
         return b""
+    rows = {number: np.array(sorted(found), np.int64) for number, found in read.items()}
     totals = [matrix_shape(parameter.shape)[0] for parameter in sent]
     return b"".join(
         encode_rows(rows.get(number, np.arange(total)), total) for number, total in enumerate(totals)
     )
 
 
-def _reader(found: set[int]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def note(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        numbers: Tensor = args[0] if args else kwargs["input"]
-        found.update(torch.unique(numbers).tolist())
+def _reader(
+    found: set[int], table: nn.Parameter, values: Tensor
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    """Make a hook that notes which rows an embedding looks up, and puts their values there."""
 
-    return note
+    def look_up(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        numbers = torch.unique(args[0] if args else kwargs["input"]).long()
+        found.update(numbers.tolist())
+        table.data[numbers] = values[numbers]
+
+    return look_up
 
 
 def _batches(inputs: Sequence[Tensor]) -> Iterable[Tensor]:
@@ -64,24 +70,11 @@ def _batches(inputs: Sequence[Tensor]) -> Iterable[Tensor]:
 
 
 @torch.no_grad()
-def _finite(head: nn.Module, batch: Tensor) -> bool:
-    """Say whether all that a head gives is finite."""
+def _is_finite_without(
+    parameters: Sequence[nn.Parameter], tables: Iterable[int], head: nn.Module, batch: Tensor
+) -> bool:
+    """Say whether all that a head gives is finite, with NaN in all rows of tables that nobody looks up."""
+    for number in tables:
+        parameters[number].data.fill_(torch.nan)
     place = next(head.parameters()).device
     return all(bool(torch.isfinite(each).all()) for each in outputs_of(head(batch.to(place))).values())
-
-
-@torch.no_grad()
-def _needs_no_others(
-    head: nn.Module, inputs: Sequence[Tensor], tables: dict[int, tuple[nn.Parameter, Rows]]
-) -> bool:
-    """Say whether a head gives finite numbers with NaN in all rows but these."""
-    kept = [(parameter, parameter.detach().clone()) for parameter, _ in tables.values()]
-    for parameter, rows in tables.values():
-        others = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device)
-        others[torch.from_numpy(rows)] = False
-        parameter[others] = torch.nan
-    try:
-        return all(_finite(head, batch) for batch in _batches(inputs))
-    finally:
-        for parameter, values in kept:
-            parameter.copy_(values)
