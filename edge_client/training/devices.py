@@ -73,9 +73,9 @@ def make_devices(
         part = replace(task, cut_shape=early.cut_shape, head=lambda: early.part_of(task.head()))
         return part, initial[early.own]
 
-    def device(name: str, data: Split, tested: Split | None = None, own: OwnData | None = None) -> Device:
+    def make(name: str, data: Split, tested: Split | None = None, own: OwnData | None = None) -> Device:
         part, as_it_starts = share_of(cuts.get(name))
-        return Device(
+        device = Device(
             part,
             as_it_starts,
             data,
@@ -90,16 +90,18 @@ def make_devices(
             timed=functools.partial(journal.timed, name),
             **tells_rows,
         )
+        device.head.rest_between_rounds()
+        return device
 
     if scenario.task.partition != "local":
         data = rehearse_devices(scenario, task, names)
         shares = dict(zip(fleet, client_rows(scenario, data), strict=True))
-        return {name: device(name, data.train.take(shares[name])) for name in names}
+        return {name: make(name, data.train.take(shares[name])) for name in names}
     devices = {}
     for name in names:
         try:
             own = _own_data(scenario, task, name, alone=len(names) == 1)
-            devices[name] = device(name, *own.read(), own)
+            devices[name] = make(name, *own.read(), own)
         except ScenarioError as error:
             if unfit is None:
                 raise

@@ -27,6 +27,7 @@ from scenarios.heads.parts import (
     trained,
 )
 from scenarios.heads.payload import HeadCodec
+from scenarios.heads.resting import Resting
 from scenarios.schema.training import Training
 from scenarios.seeded import seeded
 from scenarios.seeds import derive_seed
@@ -72,12 +73,18 @@ class HeadInTraining:
         self.module = take_one(module).to(place)
         self.parameters, self.statistics, self.learns, self._shapes = form_of(self.module)
         self._place = place
+        self._resting: Resting | None = None
         self.moments: Moments = []
         self._training = training
         self._initial = initial
         self._client = client
         self._seed = seed
         self._draws = draws
+
+    def rest_between_rounds(self) -> None:
+        """Have no memory for what is sent from the end of a round to the next head; see `Resting`."""
+        self._resting = Resting(sent_parameters(self.module), self._initial)
+        self._resting.rest()
 
     def forget(self) -> None:
         """Forget what the optimizer remembers, unless the scenario wants that kept from round to round."""
@@ -96,6 +103,8 @@ class HeadInTraining:
 
     def load(self, vector: npt.NDArray[np.float32]) -> None:
         """Set what is sent, shape (P + S,)."""
+        if self._resting is not None:
+            self._resting.wake()
         load_head_vector(self.module, vector)
 
     def vector(self) -> npt.NDArray[np.float32]:
@@ -158,4 +167,6 @@ class HeadInTraining:
         del self.received
         self.forget()
         self.module.zero_grad()  # an idle device of FedAvg keeps one model, not three
+        if self._resting is not None:
+            self._resting.rest()
         return change
