@@ -19,6 +19,7 @@ import timeit
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ from broker.codecs import (
 from broker.codecs.base import Matrix
 from broker.codecs.coded_pq import SEED_BYTES
 from broker.codecs.coding.neighbour_coder import decode_codes, encode_codes
+from broker.codecs.foretold.coder import decode_foretold, encode_foretold
 from broker.codecs.heads.matrices import Matrices
 from broker.codecs.kmeans import Points, cluster, nearest
 from broker.wire.bits import bits_for, pack
@@ -164,7 +166,8 @@ def shared(batches: Sequence[Batch], count: int) -> tuple[float, float]:
 
 def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
     """Give name and bytes of ways to code the codes of `coded_pq` with L = count."""
-    codes = [coded(count).cluster(batch.z, RNG)[1].codes.astype(np.uint8) for batch in batches]
+    clustered = [coded(count).cluster(batch.z, RNG)[1] for batch in batches]
+    codes = [each.codes.astype(np.uint8) for each in clustered]
     lzma_filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
     ways: dict[str, Callable[[npt.NDArray[np.uint8]], float]] = {
         "packed": lambda each: len(pack(each, bits_for(count))),
@@ -174,25 +177,30 @@ def coders(batches: Sequence[Batch], count: int) -> Iterator[tuple[str, float]]:
         "LZMA without headers": lambda each: len(
             lzma.compress(each.tobytes(), lzma.FORMAT_RAW, filters=lzma_filters)
         ),
-        "ours": lambda each: len(encode_codes(each.reshape(-1, PIXELS), count, LINE)),
+        "entropy coded": lambda each: len(encode_codes(each, count, LINE)),
     }
     for name, way in ways.items():
         yield name, float(np.mean([way(each) for each in codes]))
+    books = [each.book for each in clustered]
+    foretold = [encode_foretold(each, LINE, book) for each, book in zip(codes, books, strict=True)]
+    yield "foretold", float(np.mean([*map(len, foretold)]))
 
 
-def coder_times(batches: Sequence[Batch]) -> Iterator[tuple[int, float, float]]:
-    """Give L, and the milliseconds of coding and of reading the codes of a batch in `coded_pq`."""
+def coder_times(batches: Sequence[Batch]) -> Iterator[tuple[int, list[float]]]:
+    """Give L, and milliseconds to code and to read the codes of a batch: foretold, then entropy coded."""
     for count in (2, 6, 16, 32, 64):
         codebook = coded(count).size_bytes(1, batches[0].z.shape[1]) - len(
             pack(np.zeros(PIXELS, np.uint8), bits_for(count))
         )
         seed = bytes(min(codebook, SEED_BYTES))
-        codes = [coded(count).cluster(batch.z, RNG)[1].codes.astype(np.uint8) for batch in batches]
-        written = [encode_codes(each, count, LINE, seed) for each in codes]
+        clustered = [coded(count).cluster(batch.z, RNG)[1] for batch in batches]
+        codes, books = [each.codes.astype(np.uint8) for each in clustered], [each.book for each in clustered]
         shape = codes[0].shape
+        foretell = [partial(encode_foretold, *each) for each in zip(codes, repeat(LINE), books)]
+        follow = [partial(decode_foretold, each(), shape, LINE, each.args[2]) for each in foretell]
         write = [partial(encode_codes, each, count, LINE, seed) for each in codes]
-        read = [partial(decode_codes, each, shape, count, LINE, len(seed)) for each in written]
-        yield count, mean_ms(write), mean_ms(read)
+        read = [partial(decode_codes, each(), shape, count, LINE, len(seed)) for each in write]
+        yield count, [mean_ms(calls) for calls in (foretell, follow, write, read)]
 
 
 def mean_ms(calls: Sequence[Callable[[], object]]) -> float:
@@ -347,9 +355,10 @@ def main() -> None:
         for name, size in coders(batches, count):
             print(f"| {name} | {size:,.0f} |")
     print(f"\nCPU for the codes of a batch: {given.task} after {given.rounds} rounds")
-    print("| L | ms to code | ms to read |\n|--:|--:|--:|")
-    for count, write_ms, read_ms in coder_times(batches):
-        print(f"| {count} | {write_ms:.2f} | {read_ms:.2f} |")
+    print("| L | foretold: ms to code | to read | entropy coded: ms to code | to read |")
+    print("|--:|--:|--:|--:|--:|")
+    for count, times_ms in coder_times(batches):
+        print(f"| {count} | " + " | ".join(f"{each_ms:.2f}" for each_ms in times_ms) + " |")
     print(f"\ngradient correction: {given.task} after {given.rounds} rounds, means of {len(batches)} clients")
     print("| codec | best lambda | relative | error of the gradient | mended of it |")
     print("|---|--:|--:|--:|--:|")

@@ -24,7 +24,7 @@ FINE_BITS = 8
 MOST_STEPS = 7
 SEED_BYTES = 512  # of the codebook travel with the codes, which makes coding faster
 FORETOLD = b"\0"  # where entropy-coded codes begin with 5 to 255
-WORTH_IT = 0.92  # entropy coding takes two to four times as long, so it must save so much
+WORTH_IT = 0.9  # entropy coding takes two to four times as long, so it must save a tenth
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +144,19 @@ class CodedPq(ClusteringCodec):
     def _join(self, book: bytes, received: Matrix, codes: npt.NDArray[np.uint8]) -> bytes:
         """Returns the payload of a codebook, which the receiver has as `received`, and codes."""
         plain, seed = book[:-SEED_BYTES], book[-SEED_BYTES:]
-        payload = book + pack(codes, bits_for(self.centroids))
+        shortest, coded = self._packed_bytes(len(codes)), b""
         if 0 < codes.size <= MOST_RANKS:
             foretold = encode_foretold(codes, self.width, received)
-            payload = min(payload, plain + FORETOLD + seed + foretold, key=len)
-        enough = WORTH_IT * (len(payload) - len(book))
-        if codes.size <= MOST_CODES and expected_bytes(codes, self.centroids, self.width) < enough:
-            payload = min(payload, plain + encode_codes(codes, self.centroids, self.width, seed), key=len)
-        return payload
+            if len(FORETOLD) + len(foretold) < shortest:
+                shortest, coded = len(FORETOLD) + len(foretold), FORETOLD + seed + foretold
+        if (
+            codes.size <= MOST_CODES
+            and expected_bytes(codes, self.centroids, self.width) < WORTH_IT * shortest
+        ):
+            entropy_coded = encode_codes(codes, self.centroids, self.width, seed)
+            if len(entropy_coded) - len(seed) < shortest:
+                coded = entropy_coded
+        return plain + coded if coded else book + pack(codes, bits_for(self.centroids))
 
     def _packed_bytes(self, n: int) -> int:
         return packed_bytes(n * self.subvectors, bits_for(self.centroids))

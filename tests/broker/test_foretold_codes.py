@@ -243,7 +243,7 @@ def test_every_code_comes_once_and_after_its_neighbours(n: int, q: int, width: i
     assert order.ends[-1] == n * q
     first = order.ends[0]
     for end in order.ends[1:]:
-        for neighbour in (order.beside, order.above, order.across):
+        for neighbour in order.neighbours:
             assert int(neighbour[first:end].max()) < first
             assert (order.places[neighbour[first:end]] // q == order.places[first:end] // q).all()
         first = end

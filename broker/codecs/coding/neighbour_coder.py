@@ -83,7 +83,7 @@ def encode_codes(codes: Codes, levels: int, width: int, seed: bytes = b"") -> by
         seed: Any bytes that travel along. Lanes begin with them, so that more codes are coded together.
     """
     low_bits, high_levels = _split(levels)
-    low = pack(codes & codes.dtype.type((1 << low_bits) - 1), low_bits)
+    low = pack(codes & codes.dtype.type((1 << low_bits) - 1), low_bits) if low_bits else b""
     if codes.size == 0 or high_levels == 1:
         return low + seed
     order = coding_order(*codes.shape, width)

@@ -149,7 +149,7 @@ def expected_bytes(codes: npt.NDArray[np.unsignedinteger[Any]], levels: int, wid
     high, levels = codes >> low_bits, (levels - 1 >> low_bits) + 1
     has_above = 1 < width < codes.shape[1] and levels <= 1 << CLASS_BITS
     shift, likeness = _likeness(levels, has_above)
-    numbers = np.zeros(codes.shape, np.int64)
+    numbers = np.zeros(codes.shape, np.uint16)  # below 2**12
     numbers[:, 1:] = high[:, :-1] >> shift
     if has_above:
         numbers *= levels

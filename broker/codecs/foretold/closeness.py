@@ -53,17 +53,22 @@ class Closeness:
         the one neighbour as the other neighbour is from the code. Distances tell which codeword is nearest:
         |a + b - c - w|^2 is |a - w|^2 + |b - w|^2 - |c - w|^2, and something that is the same for all w.
         """
-        guesses = np.empty_like(beside)
         piece = max(1, SCORES_AT_ONCE // len(self.squares))
-        for start in range(0, len(beside), piece):
-            part = slice(start, start + piece)
-            if beside is above:
-                scores = self.twice.take(beside[part], axis=0)
-            else:
-                scores = self.squares.take(beside[part], axis=0)
-                scores += self.squares.take(above[part], axis=0)
-            scores -= self.squares.take(across[part], axis=0)
-            scores.argmin(axis=1, out=guesses[part])
+        if len(beside) <= piece:
+            return self._guesses(beside, above, across)
+        parts = [slice(start, start + piece) for start in range(0, len(beside), piece)]
+        if beside is above:
+            return np.concatenate([self._guesses(beside[i], None, across[i]) for i in parts])
+        return np.concatenate([self._guesses(beside[i], above[i], across[i]) for i in parts])
+
+    def _guesses(self, beside: Integers, above: Integers | None, across: Integers) -> Integers:
+        if above is None or above is beside:
+            scores = self.twice.take(beside, axis=0)
+        else:
+            scores = self.squares.take(beside, axis=0)
+            scores += self.squares.take(above, axis=0)
+        scores -= self.squares.take(across, axis=0)
+        guesses: Integers = scores.argmin(axis=1)
         return guesses
 
     def guesses_and_groups(

@@ -36,13 +36,9 @@ def encode_foretold(codes: Codes, width: int, codewords: Matrix) -> bytes:
     order, close = outwards(*codes.shape, width), closeness(codewords)
     count, first = len(codewords), order.ends[0]
     known = codes.reshape(-1).take(order.places).astype(np.int64)
-    beside = known.take(order.beside[first:])
-    above = known.take(order.above[first:]) if order.has_lines else beside
     guesses = np.full(known.size, close.middle)
     groups = np.full(known.size, IN_THE_MIDDLE, np.uint8)
-    guesses[first:], groups[first:] = close.guesses_and_groups(
-        beside, above, known.take(order.across[first:])
-    )
+    guesses[first:], groups[first:] = close.guesses_and_groups(*order.of_neighbours(known, first, known.size))
     rank_of = np.empty(count * count, np.uint8)
     rank_of[close.nearest + count * np.arange(count)[:, None]] = np.arange(count, dtype=np.uint8)
     guesses *= count
@@ -70,9 +66,8 @@ def decode_foretold(data: bytes, shape: tuple[int, int], width: int, codewords: 
     groups_at[IN_THE_MIDDLE] += first
     numbers = np.arange(total)
     for end in order.ends[1:]:
-        beside = known.take(order.beside[first:end])
-        above = known.take(order.above[first:end]) if order.has_lines else beside
-        guesses, groups = close.guesses_and_groups(beside, above, known.take(order.across[first:end]))
+        beside, above, across = order.of_neighbours(known, first, end)
+        guesses, groups = close.guesses_and_groups(beside, above, across)
         by_group = groups.argsort(kind="stable")
         lengths = np.bincount(groups, minlength=MOST_GROUPS)
         ahead = groups_at - lengths.cumsum()

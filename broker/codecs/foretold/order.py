@@ -21,18 +21,23 @@ class Order(NamedTuple):
 
     Attributes:
         places: shape (n q,), where each code stands in the matrix.
-        beside, above, across: the three neighbours of each code as numbers in this order; those of the first
-            step have none, and zeros here.
+        neighbours: shape (3, n q), the ones beside, above and across of each code as numbers in this order;
+            shape (2, n q), beside and across, where there is just one line, so that the one above is the one
+            beside. Codes of the first step have none, and zeros here.
         ends: where steps end. All codes of a step come after their neighbours.
-        has_lines: whether any code has a neighbour above that is not the one beside.
     """
 
     places: Integers
-    beside: Integers
-    above: Integers
-    across: Integers
+    neighbours: Integers
     ends: list[int]
-    has_lines: bool
+
+    def of_neighbours(self, values: Integers, first: int, end: int) -> tuple[Integers, Integers, Integers]:
+        """Returns the values beside, above and across of the codes `first` to `end` - 1.
+
+        Above is the very array beside where there is just one line.
+        """
+        beside, *above, across = values.take(self.neighbours[:, first:end])
+        return beside, *(above or (beside,)), across
 
 
 @lru_cache(maxsize=8)
@@ -63,7 +68,8 @@ def outwards(n: int, q: int, width: int) -> Order:
         return numbers
 
     ends = (n * np.bincount(step)).cumsum().tolist() if n * q else []
-    return Order(places, in_order(beside), in_order(above), in_order(across), ends, lines > 1)
+    neighbours = (beside, above, across) if lines > 1 else (beside, across)
+    return Order(places, np.stack([in_order(each) for each in neighbours]), ends)
 
 
 def _from_the_middle(length: int, most: int) -> Integers:
