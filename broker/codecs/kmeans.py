@@ -240,34 +240,32 @@ def _relocate(
 def _seed(points: Floats, count: int, rng: np.random.Generator) -> Floats:
     """Draws points as first centroids; a point far from those already drawn is more likely (k-means++).
 
-    Args:
-        points: Shape (R, N, s).
-        count: Number of centroids, below N.
-        rng: Makes the draws.
-
-    Returns:
-        Shape (R, count, s).
+    Points have shape (R, N, s), with N above `count`; the result has shape (R, count, s).
     """
     points = points[:, : max(MIN_SEEDING_POINTS, count * SEEDING_POINTS_PER_CENTROID)]
     group = np.arange(len(points))[:, None]
-    half_squares = _half_squares(points)[:, :, None]
-    ones = np.ones_like(half_squares)
-    columns = np.concatenate((points, ones, half_squares), axis=2).transpose(0, 2, 1)
-    rows = np.concatenate((-points, half_squares, ones), axis=2)  # rows @ columns: half the squared distances
+    half_squares = _half_squares(points)
+    columns = points.transpose(0, 2, 1)
+
+    def half_distances(numbers: npt.NDArray[np.intp]) -> Floats:
+        """Returns half the squared distance of each point to the nearest of these."""
+        halves = half_squares[:, None] - np.matmul(points[group, numbers], columns)
+        halves += half_squares[group, numbers][:, :, None]
+        least: Floats = halves.min(axis=1)
+        return np.maximum(least, 0)
+
     batch = max(1, count // SEEDING_ROUNDS)
     chosen = rng.integers(points.shape[1], size=(len(points), 1))
-    gaps = np.maximum(np.matmul(rows[group, chosen], columns)[:, 0], 0)
+    gaps = half_distances(chosen)
     while chosen.shape[1] < count:
-        waits = rng.standard_exponential(gaps.shape)
-        chances = gaps / waits
+        chances = gaps / rng.standard_exponential(gaps.shape)
         if batch == 1:
             drawn = chances.argmax(axis=1)[:, None]
         else:
             drawn = np.argpartition(chances, -batch, axis=1)[:, -batch:]
         chosen = np.concatenate((chosen, drawn), axis=1)
         if chosen.shape[1] < count:
-            offers = np.matmul(rows[group, drawn], columns).min(axis=1)
-            gaps = np.maximum(np.minimum(gaps, offers), 0)
+            gaps = np.minimum(gaps, half_distances(drawn))
     return points[group, chosen[:, :count]]
 
 
