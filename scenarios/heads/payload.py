@@ -63,6 +63,13 @@ class HeadCodec:
         wanted = decode_row_sets(rows, self.shapes)
         return Matrices(self.codec, self.shapes).part(payload[:end], wanted) + payload[end:]
 
+    def hollow(self, payload: bytes) -> bytes:
+        """Give a payload with zero bytes for all values; each `part` is as long as that of this one."""
+        if not isinstance(self.codec, TouchedRows):
+            return bytes(len(payload))
+        own = len(payload) - EXACT.size_bytes(1, self.statistics)
+        return Matrices(self.codec, self.shapes).hollow(payload[:own]) + bytes(len(payload) - own)
+
     @property
     def _codec(self) -> Codec:
         return Matrices(self.codec, self.shapes) if self.codec.sees_shapes and self.shapes else self.codec

@@ -2,8 +2,8 @@
 
 import msgspec
 
-Content = bytes | int
-"""The bytes of a tensor, or their number."""
+Content = bytes | int | tuple[bytes]
+"""The bytes of a tensor, or their number; of a head of which devices get parts, its hollow form, deflated."""
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):

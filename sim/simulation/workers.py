@@ -110,6 +110,8 @@ def training(
     """
     head, tail = initial_model(task, scenario.seed)
     plan = _plan(scenario, task, form_of(head))
+    if plan.own_rows:
+        recorder.hollow = plan.whole_head.head_codec(plan.codecs.head_state_down).hollow
     of_heads = place_named(scenario.simulation.device, "simulation.device")
     devices = make_devices(scenario, plan.clients, place=of_heads, task=task)
     test, training = test_of(scenario, task), scenario.training

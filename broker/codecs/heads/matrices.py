@@ -6,7 +6,7 @@ but the last stands its length, as LEB128. A codec may have another one for all 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -83,14 +83,30 @@ class Matrices(Codec):
 
     def part(self, payload: bytes, wanted: Sequence[Positions]) -> bytes:
         """Returns a payload of the rows that are wanted of each matrix; of products there are all."""
-        parts: list[bytes] = []
-        for number, (rows, shape) in enumerate(zip(wanted, self.shapes, strict=True)):
-            last = number + 1 == len(self.shapes)
-            size, payload = (len(payload), payload) if last else decode_number(payload)
-            codec, own = self._of(shape), payload[:size]
-            parts.append(codec.part(own, rows, *shape[:2]) if isinstance(codec, TouchedRows) else own)
+        parts = zip(wanted, self._each(payload), strict=True)
+        return _joined(
+            [
+                codec.part(own, rows, *shape[:2]) if isinstance(codec, TouchedRows) else own
+                for rows, (codec, shape, own) in parts
+            ]
+        )
+
+    def hollow(self, payload: bytes) -> bytes:
+        """Returns a payload with zero bytes for all values; each `part` is as long as of this one."""
+        return _joined(
+            [
+                codec.hollow(own, shape.rows) if isinstance(codec, TouchedRows) else bytes(len(own))
+                for codec, shape, own in self._each(payload)
+            ]
+        )
+
+    def _each(self, payload: bytes) -> Iterator[tuple[Codec, Shape, bytes]]:
+        """Yields codec, shape and payload of each matrix."""
+        for shape in self.shapes[:-1]:
+            size, payload = decode_number(payload)
+            yield self._of(shape), shape, payload[:size]
             payload = payload[size:]
-        return _joined(parts)
+        yield self._of(self.shapes[-1]), self.shapes[-1], payload
 
     def size_bytes(self, n: int, d: int) -> int:  # noqa: ARG002 - the shapes say it
         """See `Codec.size_bytes`."""

@@ -74,6 +74,11 @@ class TouchedRows(Codec):
         chosen = np.flatnonzero(np.isin(rows, wanted, assume_unique=True))
         return encode_rows(rows[chosen], n) + some_rows(rest, rows.size, d, self.bits, chosen)
 
+    def hollow(self, payload: bytes, n: int) -> bytes:
+        """Returns a payload of the same rows of n, with zero bytes for values: its parts are as long."""
+        _, rest = decode_rows(payload, n)
+        return payload[: len(payload) - len(rest)] + bytes(len(rest))
+
     def size_bytes(self, n: int, d: int) -> int:
         """See `Codec.size_bytes`; the payload of fewer rows is shorter."""
         return most_bytes(n, rows_bytes(n, d, self.bits), rows_bytes(n - 1, d, self.bits))
