@@ -1,6 +1,6 @@
 """The devices of a simulated run: their place in the network, and how long their jobs take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from broker.machine.actions import ComputeDone
@@ -143,15 +143,31 @@ def make_endpoints(
         for name, point in scenario.network.access_points.items()
     }
     endpoints: dict[str, Endpoint] = {}
-    for client, group in zip(client_names(scenario), group_of_each(scenario), strict=True):
-        if not wanted(group):
-            continue
+    names = client_names(scenario)
+    for group, number in members_of(scenario, wanted):
         if looks(len(endpoints)) and not working("links made:", len(endpoints), scenario.fleet_size):
             break
+        client = names[number]
         own = links_of(link_of(group.link), seed=scenario.seed, owner=client, tcp=scenario.network.tcp)
         links = own if group.via is None else shared(clock, own, access_points[group.via])
         endpoints[client] = make_endpoint(client, group, scenario, links, trace)
     return endpoints
+
+
+def groups_of(scenario: Scenario) -> Iterator[tuple[FleetGroup, range]]:
+    """Give the groups of a fleet, each with the places of its clients in `client_names`."""
+    end = 0
+    for group in scenario.fleet:
+        begin, end = end, end + group.size
+        yield group, range(begin, end)
+
+
+def members_of(scenario: Scenario, wanted: Callable[[FleetGroup], bool]) -> Iterator[tuple[FleetGroup, int]]:
+    """Give the places of all clients of wanted groups, each with its group; a fleet may be large."""
+    for group, numbers in groups_of(scenario):
+        if wanted(group):
+            for number in numbers:
+                yield group, number
 
 
 def make_endpoint(

@@ -17,7 +17,7 @@ from edge_client.actions import ClientEvent, ProtocolWarning
 from edge_client.observer import log_warning
 from scenarios.schema.devices import device_of
 from scenarios.schema.network import Always, FleetGroup
-from scenarios.schema.scenario import Scenario, client_names, group_of_each
+from scenarios.schema.scenario import Scenario, client_names
 from server_node.protocol.core import ServerCore
 from server_node.vocabulary.jobs import TailForward, TailJob, TailResult, TailStep
 from server_node.vocabulary.ledger import Ledger
@@ -31,7 +31,7 @@ from sim.network.endpoint import Endpoint, Handle, NetworkStats
 from sim.simulation.ahead.ahead import Ahead, Answer
 from sim.simulation.ahead.device import line_of
 from sim.simulation.ahead.rest import Rest
-from sim.simulation.devices import GetsOn, looks, make_endpoints, server_links
+from sim.simulation.devices import GetsOn, looks, make_endpoints, members_of, server_links
 from sim.simulation.driver import Actor
 from sim.simulation.fleet.energy import Energy, Used
 from sim.simulation.fleet.making import Maker
@@ -196,18 +196,17 @@ class VirtualRun:
 
     def _add_devices(self, scenario: Scenario, working: GetsOn) -> None:
         """Make the devices that are not at rest, and let them connect when they are there."""
-        rest = self._ahead is not None
-        endpoints = make_endpoints(
-            scenario, self._clock, self._trace, working, lambda group: not rest or line_of(group) is None
-        )
-        fleet = zip(client_names(scenario), group_of_each(scenario), strict=True)
-        awake = [
-            (number, client, group) for number, (client, group) in enumerate(fleet) if client in endpoints
-        ]
-        for made, (number, client, group) in enumerate(awake):
-            if looks(made) and not working("devices made:", made, len(awake)):
+        rest, names = self._ahead is not None, client_names(scenario)
+
+        def is_awake(group: FleetGroup) -> bool:
+            return not rest or line_of(group) is None
+
+        endpoints = make_endpoints(scenario, self._clock, self._trace, working, is_awake)
+        for made, (group, number) in enumerate(members_of(scenario, is_awake)):
+            endpoint = endpoints.get(names[number])  # None: somebody has stopped it
+            if endpoint is None or (looks(made) and not working("devices made:", made, len(endpoints))):
                 break
-            self._add_device(endpoints[client], group, number, scenario.seed)
+            self._add_device(endpoint, group, number, scenario.seed)
 
     def _add_device(self, endpoint: Endpoint, group: FleetGroup, number: int, seed: int) -> None:
         """Make a device, and let it connect when it is there."""

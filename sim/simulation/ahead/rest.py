@@ -18,7 +18,7 @@ from sim.network.links.many_links import Columns
 from sim.simulation.ahead.device import Device, Keeper, Line, line_of
 from sim.simulation.ahead.states import State, become, state_of
 from sim.simulation.ahead.tables import Tables
-from sim.simulation.devices import Computer
+from sim.simulation.devices import Computer, groups_of
 
 _MOST_STATES = 256
 """So many states of state machines are told apart; devices of others are not at work together any more."""
@@ -65,9 +65,8 @@ class Rest:
         self._clock, self._broker, self._scenario, self._maker = clock, broker, scenario, maker
         self.run = plan.run
         self.names = client_names(scenario)
-        lines = [line_of(group) for group in scenario.fleet]
-        sizes = [group.size for group in scenario.fleet]
-        self.lines = [line for line, size in zip(lines, sizes, strict=True) for _ in range(size)]
+        lines = [(line_of(group), group.size) for group in scenario.fleet]
+        self.lines = [line for line, size in lines for _ in range(size)]
         numbers = [number for number, line in enumerate(self.lines) if line is not None]
         self.numbers = {topics.down(self.run, self.names[number]): number for number in numbers}
         lanes = ((number, broker.trace.lane(self.names[number])) for number in numbers)
@@ -85,11 +84,7 @@ class Rest:
 
     def groups(self) -> Iterator[range]:
         """Give the numbers of each group of devices that may be at rest."""
-        end = 0
-        for group in self._scenario.fleet:
-            begin, end = end, end + group.size
-            if self.lines[begin] is not None:
-                yield range(begin, end)
+        return (numbers for _, numbers in groups_of(self._scenario) if self.lines[numbers[0]] is not None)
 
     def line_of(self, number: int) -> Line:
         """Give the kind of link of a device that may be at rest."""
