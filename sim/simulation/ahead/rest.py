@@ -108,6 +108,7 @@ class Rest:
         self.tables.begin(columns, self.line_of(numbers[0]), names, self._scenario.seed)
         for number in numbers:
             self.states[number] = state
+            self.kind_of(number)  # noted now, where all are looked at anyway
 
     # Objects.
 
