@@ -138,7 +138,7 @@ class CodedPq(ClusteringCodec):
         return self._book_bytes(d // self.subvectors) + self._packed_bytes(n)
 
     def fits(self, payload_bytes: int, n: int, d: int) -> bool:
-        """See `Codec.fits`; entropy-coded codes make a payload shorter."""
+        """See `Codec.fits`; codes that are not packed make a payload shorter."""
         return payload_bytes <= self.size_bytes(n, d)
 
     def _join(self, book: bytes, received: Matrix, codes: npt.NDArray[np.uint8]) -> bytes:
