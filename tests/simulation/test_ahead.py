@@ -153,6 +153,20 @@ def test_members_that_are_asked_or_released_meanwhile_are_woken(
     assert answers[does] > 0 if does else not +answers
 
 
+def test_what_is_said_before_a_puback_has_come_waits_for_the_brokers_window(
+    tmp_path: Path, answers: Counter[str]
+) -> None:
+    chosen = (
+        f"fleet=[{{count: 30, device: raspberry-pi-4, link: {LINKS['far']}}}]",
+        "training={rounds: 4, cohort: 12, local_steps: 3}",
+        f"flows={{activations_up: {CODECS[0]}, gradient_down: {{codec: float32}}}}",
+        "network={broker: {in_flight: 1}, server: {tail_batch_s: 0, tail_sample_s: 0}}",
+    )
+    general = left_by(tmp_path, GENERAL, *chosen)
+    assert left_by(tmp_path, 1, *chosen) == general
+    assert answers["computed"] > 20
+
+
 def test_devices_at_rest_greet_again_when_the_fleet_is_not_complete_in_time(tmp_path: Path) -> None:
     absent = "availability: {pattern: on_off, mean_on_s: 0.001, mean_off_s: 1e9}"
     chosen = (

@@ -17,6 +17,9 @@ from sim.simulation.devices import Computer
 _ALMOST_0 = 2.0**-53
 """Not above any number that is drawn."""
 
+MOST_PUBACKS = 2
+"""So many may be under way to the broker from a device at rest."""
+
 Act = Callable[[list[ClientAction]], None]
 
 
@@ -78,6 +81,7 @@ class Device:
             and endpoint.online
             and self.core.standing is not Standing.WORKING
             and self.computer.slowdown.constant is not None
+            and len(endpoint.window.awaited(now_s)) <= MOST_PUBACKS
         )
 
 

@@ -13,7 +13,7 @@ from sim.network.links.link import TcpLink, jitter_of
 from sim.network.links.many_links import Columns, ManyLinks, Numbers
 from sim.network.links.path import Path
 from sim.network.links.random_stream import ManyStreams
-from sim.simulation.ahead.device import Device, Line, stream_of
+from sim.simulation.ahead.device import MOST_PUBACKS, Device, Line, stream_of
 from sim.simulation.fleet.energy import Used
 
 SENT, RECEIVED, ACTIVE, COMPUTING, FROM, TO, PACKETS, UNTIL, PUBACK, EARLIER_PUBACK = range(10)
@@ -143,7 +143,7 @@ class Tables:
         """
         until_s, puback_s, earlier_s = self._rows[columns, UNTIL : EARLIER_PUBACK + 1].T
         under_way = (puback_s > now_s).astype(np.int64) + (earlier_s > now_s)
-        most = min(self._in_flight, 2) if waits else 2  # of more than two nothing is kept here
+        most = min(self._in_flight, MOST_PUBACKS) if waits else MOST_PUBACKS
         can_hear: NDArray[np.bool_] = (until_s < now_s) & (under_way < most)
         return can_hear
 
