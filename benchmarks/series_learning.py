@@ -12,8 +12,8 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from torch import nn
 
+from benchmarks.correction import right
 from benchmarks.flows import cohorts
 from broker.codecs import (
     Codec,
@@ -29,7 +29,6 @@ from broker.codecs import (
 from scenarios.computing.optimizers import sgd_step
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
-from scenarios.task import Split
 from scenarios.tasks import load_task
 from scenarios.training import initial_model
 
@@ -60,14 +59,9 @@ def accuracy(scenario: Scenario, up: Codec, down: GradientCodec) -> float:
             z.backward(torch.from_numpy(decode_gradient(down, payload, codewords, *coded.shape)))
         for half in (head, tail):
             sgd_step(half, training.head_lr * training.lr_factor(number) / len(cohort))
-    return right(head.eval(), tail.eval(), data.test)
-
-
-def right(head: nn.Module, tail: nn.Module, test: Split) -> float:
-    """Give the share of the test's samples whose class is right."""
     with torch.no_grad():
-        inputs, targets = test.batch(np.arange(len(test.targets)))
-        return float((tail(head(inputs)).argmax(1) == targets).float().mean())
+        inputs, targets = data.test.batch(np.arange(len(data.test.targets)))
+        return right(tail.eval()(head.eval()(inputs)), targets)
 
 
 def main() -> None:

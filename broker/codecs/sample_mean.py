@@ -6,8 +6,6 @@ from typing import Literal
 import numpy as np
 
 from broker.codecs.base import Codec, Matrix, check_divides
-from broker.codecs.coding.factors import MAX_RANK
-from broker.codecs.coding.row_values import check_bits
 from broker.codecs.heads.low_rank import LowRank
 from broker.codecs.pq import MAX_SUBVECTORS
 
@@ -40,9 +38,7 @@ class SampleMean(Codec):
     def __post_init__(self) -> None:
         if not 1 <= self.subvectors <= MAX_SUBVECTORS:
             raise ValueError(f"subvectors must be 1 to {MAX_SUBVECTORS}, not {self.subvectors}")
-        if not 1 <= self.rank <= MAX_RANK:
-            raise ValueError(f"rank must be 1 to {MAX_RANK}, not {self.rank}")
-        check_bits(self.bits)
+        LowRank(rank=self.rank, bits=self.bits)  # refuses what is out of range
 
     def check(self, d: int) -> None:
         """See `Codec.check`."""

@@ -27,13 +27,10 @@ from broker.codecs import (
     gradient_bytes,
     gradient_codec_from_wire,
 )
-from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
 from scenarios.errors import ScenarioError
-from server_node.vocabulary.ledger import FLOWS
-from sim.simulation.run import simulate
 from tests.helpers import small_scenario
-from tests.live.test_live import run as run_live
+from tests.live.three_modes import alike_in_three_modes
 
 Floats = npt.NDArray[np.float32]
 RNG = np.random.default_rng(0)
@@ -197,14 +194,8 @@ MEANS = "flows.gradient_down={codec: codeword_mean, bits: 8}"
 
 async def test_runs_send_the_same_bytes_live_simulated_and_without_training(tmp_path: Path) -> None:
     scenario = small_scenario(tmp_path, MEANS, f"task.module={PLAIN_TASK}")
-    live = await run_live(scenario, MemoryBroker().transport, tmp_path / "live")
-    learned = simulate(scenario, tmp_path / "learned")
-    timed = simulate(scenario, tmp_path / "timed", timing_only=True)
-    for summary in (learned, timed):
-        assert [summary["bytes"][flow] for flow in FLOWS] == [live["bytes"][flow] for flow in FLOWS]
-    assert learned["metric"]["final"] == live["metric"]["final"]
+    live = await alike_in_three_modes(scenario, tmp_path)
     assert live["bytes"]["gradient_down"]["payload"] == 20 * 3 * (4 * 4 + 3)
-    assert live["messages"]["rejected"] == 0
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,9 @@ from hypothesis import strategies as st
 
 from broker.codecs import LowRank, SampleMean
 from broker.codecs.base import Matrix
-from broker.transports.memory import MemoryBroker
 from broker.wire.errors import WireError
-from server_node.vocabulary.ledger import FLOWS
-from sim.simulation.run import simulate
 from tests.helpers import small_scenario
-from tests.live.test_live import run as run_live
+from tests.live.three_modes import alike_in_three_modes
 
 PLAIN_TASK = Path(__file__).parents[1] / "plain_task.py"
 
@@ -75,13 +72,25 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
         SampleMean(subvectors=2).encode(x, generator())
 
 
+@given(st.integers(-2, 300), st.integers(-2, 300), st.integers(-2, 300))
+def test_parameters_out_of_range_are_refused_by_name(subvectors: int, rank: int, bits: int) -> None:
+    wrong = [
+        name
+        for name, is_right in (
+            ("subvectors", subvectors >= 1),
+            ("rank", 1 <= rank <= 64),
+            ("bits", bits in (4, 8, 16, 32)),
+        )
+        if not is_right
+    ]
+    if not wrong:
+        SampleMean(subvectors=subvectors, rank=rank, bits=bits)
+        return
+    with pytest.raises(ValueError, match=f"^({'|'.join(wrong)}) must be"):
+        SampleMean(subvectors=subvectors, rank=rank, bits=bits)
+
+
 async def test_runs_send_the_same_bytes_live_simulated_and_without_training(tmp_path: Path) -> None:
     flow = "flows.gradient_down={codec: sample_mean, subvectors: 4, rank: 2, bits: 8}"
     scenario = small_scenario(tmp_path, flow, f"task.module={PLAIN_TASK}")
-    live = await run_live(scenario, MemoryBroker().transport, tmp_path / "live")
-    learned = simulate(scenario, tmp_path / "learned")
-    timed = simulate(scenario, tmp_path / "timed", timing_only=True)
-    for summary in (learned, timed):
-        assert [summary["bytes"][name] for name in FLOWS] == [live["bytes"][name] for name in FLOWS]
-    assert learned["metric"]["final"] == live["metric"]["final"]
-    assert live["messages"]["rejected"] == 0
+    await alike_in_three_modes(scenario, tmp_path)
