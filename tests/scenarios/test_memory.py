@@ -131,14 +131,53 @@ def test_frozen_parameters_have_no_gradient(tmp_path: Path) -> None:
     assert need(small_scenario(tmp_path), head).heads == 4 * (frozen + 4 * moved)
 
 
-def test_each_client_of_a_process_has_a_head_and_each_job_a_batch(tmp_path: Path) -> None:
-    scenario, inputs = small_scenario(tmp_path), torch.rand(4, 8)
-    one, many = (
-        need_of(scenario, task_of(scenario), linear(99), inputs, own_bytes=7, heads=heads, jobs=jobs)
-        for heads, jobs in ((1, 1), (5, 2))
+@given(
+    heads=st.integers(1, 9),
+    jobs=st.integers(1, 3),
+    cohort=st.integers(1, 3),
+    extra=st.integers(0, 1),
+    feedback=st.booleans(),
+    moments=st.sampled_from(["reset", "keep"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_each_job_has_a_batch_and_each_client_that_is_asked_a_head(
+    tmp_path_factory: pytest.TempPathFactory,
+    heads: int,
+    jobs: int,
+    cohort: int,
+    extra: int,
+    feedback: bool,
+    moments: str,
+) -> None:
+    scenario = small_scenario(
+        tmp_path_factory.mktemp("s"),
+        "fleet.0.count=9",
+        f"training.cohort={cohort}",
+        f"training.head_moments={moments}",
+        "training.head_optimizer={kind: adam}",
+        f"flows.error_feedback={str(feedback).lower()}",
+        f"stragglers={{policy: over_select, extra: {extra}}}" if extra else "stragglers.policy=wait_all",
     )
-    assert many.heads == 5 * one.heads
-    assert many.batches == pytest.approx(2 * one.batches, rel=0.2)
+    head, inputs = linear(99), torch.rand(4, 8)
+    one, many = (
+        need_of(scenario, task_of(scenario), head, inputs, own_bytes=7, heads=count, jobs=at_once)
+        for count, at_once in ((1, 1), (heads, jobs))
+    )
+    vector = sum(each.nbytes for each in head.parameters())
+    resting = vector * feedback + 2 * vector * (moments == "keep")
+    asked = min(heads, cohort + extra)
+    assert many.heads == asked * one.heads + (heads - asked) * resting
+    assert many.batches == pytest.approx(jobs * one.batches, rel=0.2)
+
+
+def test_heads_that_cannot_rest_are_counted_whole(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, "fleet.0.count=9", "training.cohort=1")
+    inputs = torch.rand(4, 8, dtype=torch.bfloat16)
+    one, many = (
+        need_of(scenario, task_of(scenario), linear(99).bfloat16(), inputs, own_bytes=0, heads=heads).heads
+        for heads in (1, 5)
+    )
+    assert many == 5 * one
 
 
 def test_nothing_of_a_batch_stays_in_memory(tmp_path: Path) -> None:

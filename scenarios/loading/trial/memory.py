@@ -19,7 +19,7 @@ from broker.codecs import decode_gradient, encode_activations, encode_gradient
 from scenarios.errors import ScenarioError
 from scenarios.heads.auxiliary import WithAuxiliary
 from scenarios.heads.masters import HALF
-from scenarios.heads.parts import buffers_kept, form_of, to_train, trained
+from scenarios.heads.parts import buffers_kept, form_of, sent_parameters, to_train, trained
 from scenarios.outputs import outputs_of
 from scenarios.schema.devices import device_of
 from scenarios.schema.optimizers import Optimizer, Sgd
@@ -119,7 +119,7 @@ def need_of(
         Need(
             process,
             own_bytes,
-            heads * _held_bytes(head, scenario),
+            _heads_bytes(head, scenario, heads),
             jobs * max(batch, _exchanged_bytes(head)),
         ),
         key=sum,
@@ -155,6 +155,31 @@ def module_bytes(*modules: nn.Module) -> int:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
+
+
+def _heads_bytes(head: nn.Module, scenario: Scenario, heads: int) -> int:
+    """Count what the heads of a process hold: those in a round, and those that rest between rounds."""
+    evaluates = scenario.task.partition == "local"  # all of them, and they do not rest after it
+    awake = heads if evaluates else min(heads, asked_at_once(scenario))
+    return awake * _held_bytes(head, scenario) + (heads - awake) * _resting_bytes(head, scenario)
+
+
+def asked_at_once(scenario: Scenario) -> int:
+    """Give how many clients are asked to take part in a round."""
+    stragglers = scenario.stragglers
+    return scenario.training.cohort + (stragglers.extra if isinstance(stragglers, OverSelect) else 0)
+
+
+def _resting_bytes(head: nn.Module, scenario: Scenario) -> int:
+    """Count what a device holds of its head between two rounds: what is not sent, and what it remembers."""
+    sent = sent_parameters(head)
+    if any(each.dtype != torch.float32 for each in sent):
+        return _held_bytes(head, scenario)  # such a head does not rest
+    optimizer = 0
+    if scenario.training.head_moments == "keep":
+        optimizer = _averages(scenario.training.head_optimizer) * _bytes(trained(head))
+    lost = _vector_bytes(head) if scenario.flows.error_feedback else 0
+    return module_bytes(head) - _bytes(sent) + optimizer + lost
 
 
 def _held_bytes(head: nn.Module, scenario: Scenario) -> int:
@@ -235,11 +260,10 @@ def _refuse_long_message(scenario: Scenario, task: Task, head: nn.Module) -> Non
 
 def replay_bytes(scenario: Scenario, task: Task) -> int:
     """Give how much the server keeps at most of the activations of earlier rounds, as they were sent."""
-    training, stragglers = scenario.training, scenario.stragglers
+    training = scenario.training
     if training.replay is None:
         return 0
-    clients = training.cohort + (stragglers.extra if isinstance(stragglers, OverSelect) else 0)
-    of_round = clients * _along_bytes(scenario, task) // 2
+    of_round = asked_at_once(scenario) * _along_bytes(scenario, task) // 2
     return (training.replay.rounds + 1) * of_round
 
 
