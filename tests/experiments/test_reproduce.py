@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from broker.cli.commands import app
 from broker.errors import StudyError
 from scenarios.errors import ScenarioError
+from scenarios.loading.load import load_scenario
 from scenarios.loading.shipped import shipped
 from server_node.summary import Summary
 from sim.experiments.pool import PointError, run_point
@@ -97,11 +98,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # the file
 
 
-def test_shipped_studies_can_be_run() -> None:
-    assert "fedlite-paper" in shipped("study")
-    for name in shipped("study"):
-        study, runs = load_runs(name)
-        assert {run.arm.name for run in runs} == {arm.name for arm in study.arms}
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("study", [*shipped("study"), *map(str, BENCHMARKS.glob("*.yaml"))])
+def test_studies_that_come_along_can_be_run(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(BENCHMARKS.parent)
+    read, runs = load_runs(study)
+    assert {run.arm.name for run in runs} == {arm.name for arm in read.arms}
+
+
+@pytest.mark.parametrize(
+    ("task", "scenario"),
+    [
+        ("digits28", "all-flows"),
+        ("fashion_mnist", "all-flows"),
+        ("watch_exercises", "watch-all-flows"),
+        ("debtags", "debtags"),
+        ("shakespeare", "shakespeare"),
+    ],
+)
+def test_the_shipped_study_judges_the_shipped_scenarios(task: str, scenario: str) -> None:
+    runs = [run for run in load_runs("fedlite-paper")[1] if run.task.name == task]
+    flows = {run.arm.name: run.grid_run.point.scenario.flows for run in runs}
+    assert flows["all-flows"] == load_scenario(scenario).flows
 
 
 def test_a_run_folder_is_named_by_the_codec_and_the_link_also_where_they_change() -> None:
