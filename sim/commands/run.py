@@ -39,7 +39,7 @@ def run(
     data_folder: Annotated[Path | None, DATA] = None,
     out: Out = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: cores - 1.")
+        int | None, typer.Option(min=1, help="Edge processes that share the fleet; default: one per core.")
     ] = None,
     fresh: Fresh = False,
     takeover: Annotated[

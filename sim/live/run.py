@@ -67,8 +67,7 @@ def run_here(
         spec: path or name of the scenario, as given.
         settings: overrides, as given.
         folder: the run folder; what the other processes say goes to its logs/.
-        processes: how many edge processes share the fleet; if None, as many as make one process per core
-            together with this one, which is the server.
+        processes: how many edge processes share the fleet; one per core if None.
         watch: hears of rounds as they happen.
         access: to a broker that runs already; None: the scenario says which.
         glance: is shown the run once a second.
@@ -206,9 +205,9 @@ def _broker(scenario: Scenario, folder: Path) -> Iterator[Access]:
 def _shares(clients: int, processes: int | None) -> list[list[str]]:
     """Deal client numbers out as ranges of nearly equal length; give each process's options."""
     cores = os.cpu_count() or 1
-    processes = min(processes or max(1, cores - 1), clients)
-    # A cohort falls unevenly on the processes: more threads than their share of the cores even that out.
-    threads = math.ceil(cores / processes)
+    processes = min(processes or cores, clients)
+    # A cohort falls unevenly on the processes: a second thread for each evens that out.
+    threads = max(2, math.ceil(cores / processes))
     bounds = [clients * i // processes for i in range(processes + 1)]
     return [
         [f"--clients={first}-{end - 1}", f"--threads={threads}", "--until-stdin-closes"]
