@@ -138,6 +138,7 @@ def test_frozen_parameters_have_no_gradient(tmp_path: Path) -> None:
     extra=st.integers(0, 1),
     feedback=st.booleans(),
     moments=st.sampled_from(["reset", "keep"]),
+    evaluates=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
 def test_each_job_has_a_batch_and_each_client_that_is_asked_a_head(
@@ -148,6 +149,7 @@ def test_each_job_has_a_batch_and_each_client_that_is_asked_a_head(
     extra: int,
     feedback: bool,
     moments: str,
+    evaluates: bool,
 ) -> None:
     scenario = small_scenario(
         tmp_path_factory.mktemp("s"),
@@ -157,6 +159,7 @@ def test_each_job_has_a_batch_and_each_client_that_is_asked_a_head(
         "training.head_optimizer={kind: adam}",
         f"flows.error_feedback={str(feedback).lower()}",
         f"stragglers={{policy: over_select, extra: {extra}}}" if extra else "stragglers.policy=wait_all",
+        *(["task.partition=local", "task.data=nowhere", "task.held_out=0.2"] if evaluates else []),
     )
     head, inputs = linear(99), torch.rand(4, 8)
     one, many = (
@@ -165,7 +168,7 @@ def test_each_job_has_a_batch_and_each_client_that_is_asked_a_head(
     )
     vector = sum(each.nbytes for each in head.parameters())
     resting = vector * feedback + 2 * vector * (moments == "keep")
-    asked = min(heads, cohort + extra)
+    asked = heads if evaluates else min(heads, cohort + extra)
     assert many.heads == asked * one.heads + (heads - asked) * resting
     assert many.batches == pytest.approx(jobs * one.batches, rel=0.2)
 

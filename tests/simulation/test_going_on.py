@@ -164,32 +164,41 @@ def comes_out_the_same(one: Path, other: Path) -> bool:
     return True
 
 
-@settings(
-    max_examples=int(os.environ.get("FEDLITE_STOPS", "12")),
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # each example trains; to shrink one takes minutes
-)
-@given(
-    st.sampled_from(POLICIES),
-    st.sampled_from(METHODS),
-    st.sampled_from(CODECS),
-    st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=3),
-)
+def anywhere(examples: int) -> settings:
+    """Try so many places to stop, or as many as FEDLITE_STOPS says."""
+    return settings(
+        max_examples=int(os.environ.get("FEDLITE_STOPS", examples)),
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),  # each example trains; shrinking takes minutes
+    )
+
+
+Stops = list[tuple[bool, float]]
+"""Where runs end, as a share of all events, and whether they are killed there."""
+STOPS = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=3)
+
+
+def goes_on_as_without(stops: Stops, scenario: Scenario, folder: Path) -> bool:
+    """Run once without and once with stops, and compare what comes out."""
+    whole = After(float("inf"))
+    simulate(scenario, folder / "whole", threads=1, stop=whole, pace=never())
+    for kills, part in stops:
+        interrupted(scenario, folder / "run", After(int(part * whole.seen), kills=kills))
+    assert simulate(scenario, folder / "run", threads=2, pace=always())["reason"] == COMPLETE
+    assert not list((folder / "run").glob("checkpoint*"))
+    return comes_out_the_same(folder / "whole", folder / "run")
+
+
+@anywhere(12)
+@given(st.sampled_from(POLICIES), st.sampled_from(METHODS), st.sampled_from(CODECS), STOPS)
 def test_a_run_goes_on_from_any_event_whatever_it_is(
-    policy: str, method: tuple[str, ...], codecs: tuple[str, ...], stops: list[tuple[bool, float]]
+    policy: str, method: tuple[str, ...], codecs: tuple[str, ...], stops: Stops
 ) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         own = [own_data(folder / "own")] if KEPT[0] in method else []
         scenario = small_scenario(folder, *WORLD, f"stragglers={policy}", *method, *codecs, *own)
-        whole = After(float("inf"))
-        simulate(scenario, folder / "whole", threads=1, stop=whole, pace=never())
-        for kills, part in stops:
-            interrupted(scenario, folder / "run", After(int(part * whole.seen), kills=kills))
-        summary = simulate(scenario, folder / "run", threads=2, pace=always())
-        assert summary["reason"] == COMPLETE
-        assert comes_out_the_same(folder / "whole", folder / "run")
-        assert not list((folder / "run").glob("checkpoint*"))
+        assert goes_on_as_without(stops, scenario, folder)
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,32 @@
 """Going on with a run whose devices get only those rows of the head that they need."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.codecs import TouchedRows
 from broker.codecs.coding.row_set import encode_rows
 from broker.codecs.heads.matrices import Shape
-from broker.exits import COMPLETE
 from scenarios.heads.payload import HeadCodec
-from sim.simulation.run import simulate
 from tests.helpers import small_scenario
-from tests.simulation.test_going_on import (
-    POLICIES,
-    WORLD,
-    After,
-    always,
-    comes_out_the_same,
-    interrupted,
-    never,
-)
+from tests.simulation.test_going_on import POLICIES, STOPS, WORLD, Stops, anywhere, goes_on_as_without
 from tests.training.test_own_rows import BY_ROWS
 
 
-@settings(
-    max_examples=int(os.environ.get("FEDLITE_STOPS", "5")),
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # each example trains; to shrink one takes minutes
-)
+@anywhere(5)
 @given(
     st.sampled_from(POLICIES),
     st.sampled_from(["split", "fedavg"]),
     st.sampled_from([4, 8, 16]),
     st.sampled_from([0, 2]),
-    st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=3),
+    STOPS,
 )
 @example(POLICIES[0], "split", 8, 2, [(False, 0.3), (True, 0.6), (False, 0.9)])
 def test_it_comes_out_as_one_without_interruption(
-    policy: str, method: str, bits: int, rank: int, stops: list[tuple[bool, float]]
+    policy: str, method: str, bits: int, rank: int, stops: Stops
 ) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,12 +37,7 @@ def test_it_comes_out_as_one_without_interruption(
             "training.rounds=4",
         )
         scenario = small_scenario(folder, *WORLD, *BY_ROWS, *changes, f"stragglers={policy}")
-        whole = After(float("inf"))
-        simulate(scenario, folder / "whole", threads=1, stop=whole, pace=never())
-        for kills, part in stops:
-            interrupted(scenario, folder / "run", After(int(part * whole.seen), kills=kills))
-        assert simulate(scenario, folder / "run", threads=1, pace=always())["reason"] == COMPLETE
-        assert comes_out_the_same(folder / "whole", folder / "run")
+        assert goes_on_as_without(stops, scenario, folder)
 
 
 @settings(deadline=None, max_examples=50)
