@@ -109,19 +109,20 @@ def test_studies_that_come_along_can_be_run(study: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("task", "scenario"),
+    ("study", "task", "arm", "scenario"),
     [
-        ("digits28", "all-flows"),
-        ("fashion_mnist", "all-flows"),
-        ("watch_exercises", "watch-all-flows"),
-        ("debtags", "debtags"),
-        ("shakespeare", "shakespeare"),
+        ("fedlite-paper", "digits28", "all-flows", "all-flows"),
+        ("fedlite-paper", "fashion_mnist", "all-flows", "all-flows"),
+        ("fedlite-paper", "watch_exercises", "all-flows", "watch-all-flows"),
+        ("fedlite-paper", "debtags", "all-flows", "debtags"),
+        ("fedlite-paper", "shakespeare", "all-flows", "shakespeare"),
+        (str(BENCHMARKS / "correction.yaml"), "watch_exercises", "watch-all-flows", "watch-all-flows"),
     ],
 )
-def test_the_shipped_study_judges_the_shipped_scenarios(task: str, scenario: str) -> None:
-    runs = [run for run in load_runs("fedlite-paper")[1] if run.task.name == task]
+def test_studies_judge_the_shipped_scenarios(study: str, task: str, arm: str, scenario: str) -> None:
+    runs = [run for run in load_runs(study)[1] if run.task.name == task]
     flows = {run.arm.name: run.grid_run.point.scenario.flows for run in runs}
-    assert flows["all-flows"] == load_scenario(scenario).flows
+    assert flows[arm] == load_scenario(scenario).flows
 
 
 def test_a_run_folder_is_named_by_the_codec_and_the_link_also_where_they_change() -> None:
