@@ -53,6 +53,7 @@ class Cut(NamedTuple):
 OF_SERIES = CodedPq(subvectors=MOMENTS, centroids=128, rank=16)
 FEW = CodedPq(subvectors=PIXELS, centroids=16, width=WIDTH)
 MORE = CodedPq(subvectors=PIXELS, centroids=32, width=WIDTH, rank=8)
+MANY = CodedPq(subvectors=PIXELS, centroids=128, width=WIDTH, rank=12)
 SCENARIOS = {"watch_exercises": "watch-all-flows", "fashion_mnist": "all-flows"}
 SETTINGS = {
     "watch_exercises": ["training.rounds=300"],
@@ -80,6 +81,7 @@ CUTS = {
         "both, 32 codewords in rank 8, means in 8 bits": Cut(MORE, CodewordMean(bits=8)),
         "both, 32 codewords in rank 8, means in rank 8": Cut(MORE, CodewordMean(bits=4, rank=8)),
         "both, 32 codewords in rank 8, means in rank 12": Cut(MORE, CodewordMean(bits=4, rank=12)),
+        "activations, 128 codewords in rank 12": Cut(MANY, Float32()),
     },
 }
 
