@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.flows import cohorts
 from broker.codecs import (
@@ -27,9 +28,11 @@ from broker.codecs import (
     encode_activations,
     encode_gradient,
 )
+from broker.codecs.base import Matrix
 from scenarios.computing.optimizers import sgd_step
 from scenarios.loading.load import load_scenario
 from scenarios.schema.scenario import Scenario
+from scenarios.task import Task
 from scenarios.tasks import load_task
 from scenarios.training import evaluate, initial_model
 
@@ -86,6 +89,33 @@ CUTS = {
 }
 
 
+class Answer(NamedTuple):
+    """What a batch gets back through its codecs.
+
+    Attributes:
+        gradient: of the batch's mean loss at the cut, shape (n, d).
+        up: bytes of the activations.
+        down: bytes of the gradient.
+    """
+
+    gradient: Matrix
+    up: int
+    down: int
+
+
+def answer(
+    task: Task, tail: nn.Module, cut: Cut, z: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator
+) -> Answer:
+    """Send activations, shape (n, d), through the tail and back; its parameters add up their gradients."""
+    own = z.detach().numpy().copy()
+    sent, coded, codewords = encode_activations(cut.up, own, rng)
+    arrived = torch.from_numpy(own if cut.is_exact else coded).requires_grad_()
+    task.loss(tail(arrived), targets).mean().backward()  # type: ignore[no-untyped-call]
+    assert arrived.grad is not None
+    payload = encode_gradient(cut.down, arrived.grad.numpy(), codewords, rng)
+    return Answer(decode_gradient(cut.down, payload, codewords, *coded.shape), len(sent), len(payload))
+
+
 def accuracy(scenario: Scenario, cut: Cut) -> float:
     """Train with the codecs at the cut; gives the accuracy in the test."""
     task, training = load_task(scenario.task), scenario.training
@@ -95,13 +125,7 @@ def accuracy(scenario: Scenario, cut: Cut) -> float:
     for number, cohort in enumerate(cohorts(scenario, data, training.rounds), start=1):
         for inputs, targets in cohort:
             z = head(inputs)
-            own = z.detach().numpy().copy()
-            _, coded, codewords = encode_activations(cut.up, own, rng)
-            arrived = torch.from_numpy(own if cut.is_exact else coded).requires_grad_()
-            task.loss(tail(arrived), targets).mean().backward()  # type: ignore[no-untyped-call]
-            assert arrived.grad is not None
-            payload = encode_gradient(cut.down, arrived.grad.numpy(), codewords, rng)
-            z.backward(torch.from_numpy(decode_gradient(cut.down, payload, codewords, *coded.shape)))
+            z.backward(torch.from_numpy(answer(task, tail, cut, z, targets, rng).gradient))
         for half in (head, tail):
             sgd_step(half, training.head_lr * training.lr_factor(number) / len(cohort))
     return evaluate(task, data.test, head, tail)

@@ -11,25 +11,15 @@ no, five and fifteen directions taken out.
 
 import argparse
 from collections import defaultdict
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
-from benchmarks.cut_learning import FEW, MANY, PIXELS, WIDTH, Cut
+from benchmarks.cut_learning import FEW, MANY, PIXELS, WIDTH, Cut, answer
 from benchmarks.flows import cohorts, of_head, trained
-from broker.codecs import (
-    CodedPq,
-    CodewordMean,
-    Float32,
-    decode_gradient,
-    encode_activations,
-    encode_gradient,
-)
+from broker.codecs import CodedPq, CodewordMean, Float32
 from scenarios.loading.load import load_scenario
-from scenarios.task import Task
 from scenarios.tasks import load_task
 
 COHORTS = 40
@@ -49,45 +39,6 @@ CUTS = {
 }
 
 Gradients = npt.NDArray[np.float64]
-
-
-class Coded(NamedTuple):
-    """A client's gradient of the head, and the bytes that it took.
-
-    Attributes:
-        gradient: shape (P,).
-        up: bytes of the activations.
-        down: bytes of their gradient.
-    """
-
-    gradient: npt.NDArray[np.float32]
-    up: int
-    down: int
-
-
-class Halves(NamedTuple):
-    """A model that does not learn any more, cut in two."""
-
-    task: Task
-    head: nn.Module
-    tail: nn.Module
-
-    def coded(
-        self, cut: Cut, batch: tuple[torch.Tensor, torch.Tensor], seed: int, rng: np.random.Generator
-    ) -> Coded:
-        """Send a batch through the model and back, with codecs at the cut; the seed decides dropout."""
-        inputs, targets = batch
-        with torch.no_grad():
-            z = self.head(inputs).numpy().copy()
-        sent, arrived, codewords = encode_activations(cut.up, z, rng)
-        at_tail = torch.from_numpy(arrived).requires_grad_()
-        torch.manual_seed(seed)
-        self.task.loss(self.tail(at_tail), targets).mean().backward()  # type: ignore[no-untyped-call]
-        self.tail.zero_grad()
-        assert at_tail.grad is not None
-        answer = encode_gradient(cut.down, at_tail.grad.numpy(), codewords, rng)
-        gradient = decode_gradient(cut.down, answer, codewords, *z.shape)
-        return Coded(of_head(self.head, inputs, gradient)[0], len(sent), len(answer))
 
 
 def errors(coded: Gradients, exact: Gradients) -> list[float]:
@@ -116,26 +67,31 @@ def main() -> None:
     )
     task, rng = load_task(scenario.task), np.random.default_rng(given.seed)
     head, tail, _ = trained(task, scenario)
-    model = Halves(task, head, tail)
     cuts = {"": Cut(Float32(), Float32()), **CUTS}
-    of_clients: dict[str, list[list[Coded]]] = defaultdict(list)
+    sums, sizes = defaultdict(list), defaultdict(list)
     for number, cohort in enumerate(cohorts(scenario, task.load(), given.rounds + COHORTS)):
         if number < given.rounds:
             continue
         for name, cut in cuts.items():
-            seeds = range(number * len(cohort), (number + 1) * len(cohort))
-            found = [model.coded(cut, batch, seed, rng) for batch, seed in zip(cohort, seeds, strict=True)]
-            of_clients[name].append(found)
-    sums = {
-        name: np.array([np.sum([each.gradient for each in cohort], axis=0, dtype=float) for cohort in rows])
-        for name, rows in of_clients.items()
-    }
+            total = 0.0
+            for client, (inputs, targets) in enumerate(cohort, start=number * len(cohort)):
+                torch.manual_seed(client)  # the same dropout with all codecs
+                with torch.no_grad():
+                    z = head(inputs)
+                gradient, *sent = answer(task, tail, cut, z, targets, rng)
+                total = total + of_head(head, inputs, gradient)[0].astype(float)
+                sizes[name].append(sent)
+            sums[name].append(total)
+    exact = np.array(sums[""])
     print("| at the cut | bytes up | down | " + " | ".join(f"without {n}" for n in TAKEN_OUT) + " |")
     print("|---|" + "--:|" * (2 + len(TAKEN_OUT)))
     for name in CUTS:
-        clients = [each for cohort in of_clients[name] for each in cohort]
-        up, down = (np.mean([getattr(each, way) for each in clients]) for way in ("up", "down"))
-        cells = [f"{up:,.0f}", f"{down:,.0f}", *(f"{each:.3f}" for each in errors(sums[name], sums[""]))]
+        up, down = np.mean(sizes[name], axis=0)
+        cells = [
+            f"{up:,.0f}",
+            f"{down:,.0f}",
+            *(f"{each:.3f}" for each in errors(np.array(sums[name]), exact)),
+        ]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
