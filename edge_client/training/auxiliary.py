@@ -1,6 +1,7 @@
 """The auxiliary tail of a device: its loss, and back to the gradient at the cut.
 
-Letters: z~ the activations at the cut after the codec, shape (n, d), which the server's tail gets, too.
+Letters: z the activations at the cut as the head gives them, shape (n, d); z~ what the codec leaves of them,
+which the server's tail gets.
 """
 
 import math
@@ -57,7 +58,7 @@ class DeviceAuxiliary:
     auxiliary's is from it comes on top (FSL-SAGE, Nair et al. 2025, arXiv 2505.23182).
 
     Args:
-        module: z~ -> outputs.
+        module: z or z~ -> outputs.
         task: has the loss.
         client: the device's name, part of every seed.
         seed: the scenario's.
@@ -72,19 +73,24 @@ class DeviceAuxiliary:
     def lead(self, batch: BatchOut, training: Training) -> None:
         """Learn a batch, and give the head its corrected gradient in the server's place.
 
+        The gradient is that at z: nothing has to be sent for it, so no codec needs to stand in its way.
+
         Raises:
             WireError: the loss is not finite.
         """
-        arrived, loss = self._loss(batch)
+        z = _values(batch)
+        read, loss = self._loss(batch, z)
         loss.backward()  # type: ignore[no-untyped-call]
-        found = torch.zeros_like(arrived) if arrived.grad is None else arrived.grad
+        found = torch.zeros_like(read) if read.grad is None else read.grad
         gradient = on_cpu(found).numpy()
-        ratio = gradient_to_activations(gradient, on_cpu(arrived.detach()).numpy())
+        ratio = gradient_to_activations(gradient, batch.cut.arrives(z))
         strength = training.lambda_in(batch.round, ratio)
         batch.head.backward(batch.cut.correct(gradient, strength))
 
     def follow(self, batch: BatchOut, gradient: npt.NDArray[np.float32]) -> None:
         """Learn a batch, and the server's gradient at it: the loss is the batch's plus ||a - g||^2 / ||g||^2.
+
+        All of it at z~, as the server's gradient is.
 
         Args:
             batch: the one that the server has answered.
@@ -93,22 +99,27 @@ class DeviceAuxiliary:
         Raises:
             WireError: the loss is not finite.
         """
-        arrived, loss = self._loss(batch)
-        (own,) = torch.autograd.grad(loss, arrived, create_graph=True)
+        read, loss = self._loss(batch, batch.cut.arrives(_values(batch)))
+        (own,) = torch.autograd.grad(loss, read, create_graph=True)
         wanted = torch.from_numpy(gradient).to(own.device)
         length = wanted.square().sum()
         apart = (own - wanted).square().sum() / length if length > 0 else 0.0
         torch.autograd.backward(loss + apart, inputs=trained(self._module))
 
-    def _loss(self, batch: BatchOut) -> tuple[Tensor, Tensor]:
-        """Give z~ as a tensor that learns of its gradient, and the batch's mean loss."""
+    def _loss(self, batch: BatchOut, activations: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Give the activations as a tensor that learns of its gradient, and the batch's mean loss."""
         place = place_of(self._module)
-        z = on_cpu(batch.head.z.detach()).numpy()
-        arrived = torch.from_numpy(batch.cut.arrives(z)).to(place).requires_grad_()
+        read = torch.from_numpy(activations).to(place).detach().requires_grad_()
         what = "dropout of the auxiliary"
         with seeded(derive_seed(self._seed, what, self._client, batch.round, batch.step)):
-            outputs = self._module(arrived)
+            outputs = self._module(read)
         loss = self._task.loss(outputs, placed(batch.targets, place)).mean()
         if not math.isfinite(told := float(loss.detach())):
             raise WireError("not-finite", f"the loss of this device's auxiliary tail is {told}")
-        return arrived, loss
+        return read, loss
+
+
+def _values(batch: BatchOut) -> npt.NDArray[np.float32]:
+    """Give z of a batch."""
+    values: npt.NDArray[np.float32] = on_cpu(batch.head.z.detach()).numpy()
+    return values

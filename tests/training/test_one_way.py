@@ -109,6 +109,24 @@ def test_with_float32_it_learns_what_a_plain_loop_learns(
     np.testing.assert_allclose(learned(folder / "run"), plain_loop(scenario), rtol=1e-3, atol=1e-5)
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    codec=st.sampled_from(["pq, subvectors: 4, centroids: 2", "int2", "topk, fraction: 0.1"]),
+    steps=st.integers(1, 3),
+)
+def test_what_the_head_learns_does_not_depend_on_the_codec_of_the_activations(
+    tmp_path_factory: pytest.TempPathFactory, codec: str, steps: int
+) -> None:
+    """The auxiliary tail reads them before they are coded; the server's tail gets what the codec leaves."""
+    folder = tmp_path_factory.mktemp("codecs")
+    size = ("training.rounds=4", f"training.local_steps={steps}", *EXACT)
+    simulate(one_way(folder, *size), folder / "exact")
+    simulate(one_way(folder, *size, f"flows.activations_up={{codec: {codec}}}"), folder / "coded")
+    exact, coded = (load_file(folder / run / "model.safetensors") for run in ("exact", "coded"))
+    for name in exact:
+        assert (exact[name] == coded[name]).all() == name.startswith("head"), name
+
+
 @pytest.mark.parametrize("every", [2, "never"])
 async def test_live_simulated_and_timed_runs_have_the_same_bytes(tmp_path: Path, every: int | str) -> None:
     scenario = one_way(tmp_path, "training.rounds=5", "training.local_steps=2", every=every)
@@ -226,7 +244,7 @@ def test_the_auxiliary_tail_learns_to_give_the_servers_gradient(tmp_path: Path) 
     (wanted,) = torch.autograd.grad(task.loss(tail(z), batch.targets).mean(), z)
 
     def distance() -> float:
-        at, loss = auxiliary._loss(batch)
+        at, loss = auxiliary._loss(batch, batch.head.z.detach().numpy())
         (own,) = torch.autograd.grad(loss, at)
         return float((own - wanted).norm() / wanted.norm())
 
