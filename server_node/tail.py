@@ -33,6 +33,7 @@ from server_node.learning.u_shape import forward_all, send_returned, with_return
 from server_node.vocabulary.jobs import (
     CloseRound,
     Diverged,
+    EncodeChanges,
     EncodeHead,
     HeadEncoded,
     RoundClosed,
@@ -91,7 +92,6 @@ class Tail:
         self._seed = plan.seed
         self._training = training
         self._map_batches, self._map_updates = map_batches, map_updates
-        self._rule = training.aggregation
         self._unsound: dict[str, WireError] = {}
         self.filter = LabelFilter()
         self._probe = Probe(test)
@@ -108,6 +108,8 @@ class Tail:
         match job:
             case EncodeHead():
                 return self._encode_head(0)
+            case EncodeChanges():
+                return self._server_head.encode_changes(job)
             case TailStep():
                 stepped = self._step(job)
                 dropped = [who for who, each in stepped.gradients.items() if isinstance(each, WireError)]
@@ -140,6 +142,7 @@ class Tail:
             self.moments,
             self._stand_ins.state(),
             self.replay.kept,
+            self._server_head.held_state(),
         )
 
     def restore(self, state: TailState) -> None:
@@ -154,6 +157,7 @@ class Tail:
         self.moments = state.moments
         self._stand_ins.restore(state.stand_ins)
         self.replay.kept = state.replay
+        self._server_head.restore_held(state.held)
 
     @property
     def moments(self) -> tuple[Moments, Moments]:
@@ -174,15 +178,12 @@ class Tail:
         self, sent: Sequence[tuple[str, Activations, float]], rungs: Rungs
     ) -> tuple[list[Batch], dict[str, WireError]]:
         """Decode batches; gives them, and whose were refused and why."""
-        arrived: list[Batch] = []
-        refused: dict[str, WireError] = {}
         under = [rungs.get(client, 0) for client, _, _ in sent]
-        batches = self._map_batches(self._cut.read, sent, under)
-        for (client, _, _), batch in zip(sent, batches, strict=True):
-            if isinstance(batch, WireError):
-                refused[client] = batch
-            else:
-                arrived.append(batch)
+        read = list(self._map_batches(self._cut.read, sent, under))
+        arrived = [batch for batch in read if not isinstance(batch, WireError)]
+        refused = {
+            who: why for (who, _, _), why in zip(sent, read, strict=True) if isinstance(why, WireError)
+        }
         self._note_too_large(refused)
         return arrived, refused
 
@@ -236,7 +237,7 @@ class Tail:
             self._task.loss,
             batches,
             lambda first: derive_seed(self._seed, "dropout", "server", first, *where),
-            apart=self._rule != "mean",
+            apart=self._training.aggregation != "mean",
         )
 
     def _update(self, job: TailUpdate) -> Diverged | None:
@@ -249,7 +250,7 @@ class Tail:
         where = f"round {job.round}, step {job.step}"
         if is_model_lost(len(self._gradients.greatest_loss), self._unsound, self._passes):
             return Diverged(f"{where}: activations_up: {named(self._unsound)}")
-        if self._rule == "filtered_mean":
+        if self._training.aggregation == "filtered_mean":
             self._gradients.leave_out(self.filter.learn(self._gradients.agreements(), where))
         lr = self._training.tail_lr * self._training.lr_factor(job.round)
         sound = self._gradients.step(lr, self._moments)
@@ -286,10 +287,10 @@ class Tail:
         if job.evaluate and self._test is not None:
             metric = evaluate(self._task, self._test, self.head, self.tail)
         if metric is not None and not np.isfinite(metric):
-            if self._task.metric_of is not None and self._passes():
-                log.warning("round %d: the %s is %s, that is unknown", job.round, self._task.metric, metric)
-                return RoundClosed(self._encode_head(job.round), None, refused | unsound)
-            return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
+            if self._task.metric_of is None or not self._passes():
+                return Diverged(f"round {job.round}: the {self._task.metric} is {metric}")
+            log.warning("round %d: the %s is %s, that is unknown", job.round, self._task.metric, metric)
+            metric = None
         return RoundClosed(self._encode_head(job.round), metric, refused | unsound)
 
     def _encode_head(self, number: int) -> HeadEncoded:

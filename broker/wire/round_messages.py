@@ -41,6 +41,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
             one to `steps` - 1 the client sends the samples that it keeps for evaluation, in their order, and
             trains nothing.
         features: in a U-shape the codecs of features down and of their gradient up; else none.
+        since: above 0: the head is sent as a change of that which the client was assigned in this round.
     """
 
     server: Incarnation
@@ -52,6 +53,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, tag=4):
     head: bytes
     first_step: Step = 0
     features: SomeCodecSpecs = ()
+    since: Round = 0
 
     def __post_init__(self) -> None:
         _round_to_float32(self, "head_lr")

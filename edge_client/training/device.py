@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from edge_client.training.own_data import DeviceData
 from edge_client.training.top import DeviceTop, scores_of
 from scenarios.computing.optimizers import placed_moments
 from scenarios.computing.placing import CPU, on_cpu, placed
+from scenarios.heads.held import HeldHeads
 from scenarios.heads.in_training import HeadInTraining
 from scenarios.outputs import arrays
 from scenarios.schema.training import Training
@@ -61,8 +63,8 @@ class Device:
         batch_size: samples a step; fewer when the client has fewer.
         training: the scenario's; has method and optimizer of the local steps.
         error_feedback: see Feedback; a device that is restarted begins without what was lost.
-        timed: makes a context manager for each phase of a job, by its name: compute, encode, decode,
-            backward; train in FedAvg; top in a U-shape.
+        holds_heads: see HeldHeads; a device that is restarted begins without them, and says so by greeting.
+        timed: makes a context manager for each phase of a job: compute, encode, decode, backward, train, top.
         place: where the head computes.
     """
 
@@ -80,6 +82,7 @@ class Device:
         look: Callable[[], tuple[Split, Split] | None] | None = None,
         rows_of: Callable[[Sequence[Tensor]], bytes] = lambda _inputs: b"",
         error_feedback: bool = False,
+        holds_heads: bool = False,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
         place: torch.device = CPU,
     ) -> None:
@@ -93,7 +96,9 @@ class Device:
         self._is_alone = training.method == "fedavg"  # with the whole model
         self._auxiliary = auxiliary_of(self.head.module, task, client=client, seed=seed)
         self._feedback = Feedback(is_on=error_feedback)
+        self._held, self._holds_heads = HeldHeads(initial), holds_heads
         self._timed = timed
+        self._make_top = partial(DeviceTop, client=client, seed=seed, timed=timed)
         self._at_work = threading.Lock()  # a job of a round that the server gave up may still run
         self._round = self._server = self._first_step = 0
         self._score_sum = 0.0  # in an evaluation of a U-shape
@@ -107,22 +112,21 @@ class Device:
 
     def state(self) -> DeviceState | None:
         """Give what must be kept of the device; None if it is as it was made."""
-        lost, moments, at_home = self._feedback.state(), self.head.moments, self.head.at_home
+        lost = self._feedback.state()
+        rest = self.head.moments, self.head.at_home, self._held.state()
         if self._out is None:
-            as_made = lost is None and not moments and not at_home
-            return None if as_made else DeviceState(lost, None, moments, at_home)
+            return None if lost is None and not any(rest) else DeviceState(lost, None, *rest)
         head, received = map(torch.from_numpy, (self.head.vector(), self.head.received))
         counts = self._trained, self._cut.error_energy, self._cut.energy
-        out = OutAtServer(
-            self._assignment, self._out, head, received, *counts, self._features, self._score_sum
-        )
-        return DeviceState(lost, out, moments, at_home)
+        out = self._assignment, self._out, head, received, *counts, self._features, self._score_sum
+        return DeviceState(lost, OutAtServer(*out), *rest)
 
     def restore(self, state: DeviceState) -> None:
         """Be as the device was that gave a state; a batch that was out for training is computed again."""
         if state.lost is not None:
             self._feedback.lost = state.lost.numpy()
         self.head.at_home = state.at_home
+        self._held.restore(state.held)
         out = state.out
         if out is None:
             self.head.moments = placed_moments(state.moments, self._place)
@@ -180,22 +184,19 @@ class Device:
         if not (assignment.first_step or len(self.data)):
             raise WireError("empty", "this device has no samples to train on")
         self._begin(assignment)
-        self.head.receive(self._state_codec, assignment.head)
+        if assignment.first_step or not self._holds_heads:
+            self.head.receive(self._state_codec, assignment.head)
+            return
+        change = self.head.decode(self._state_codec, assignment.head)
+        self.head.begin_with(self._held.take(assignment.since, assignment.round, change))
 
     def _begin(self, assignment: Assignment) -> None:
         """Begin a round, apart from its head."""
-        refuse_unfit(assignment, self._training)
+        refuse_unfit(assignment, self._training, self._held.rounds)
         self.head.forget()
         self._cut = DeviceCut(assignment.codecs)
         if isinstance(self.head.module, Ends):
-            self._top = DeviceTop(
-                self.head.module.top,
-                self._task,
-                assignment.features,
-                client=self._client,
-                seed=self._seed,
-                timed=self._timed,
-            )
+            self._top = self._make_top(self.head.module.top, self._task, assignment.features)
         self._update_codec, self._state_codec = map(codec_from_wire, assignment.codecs[2:])
         self._first_step = assignment.first_step
         self._round, self._server, self._lr = assignment.round, assignment.server, assignment.head_lr

@@ -41,9 +41,11 @@ class DeviceState(msgspec.Struct, frozen=True):
         out: in the middle of a round; None between two.
         moments: what the head's optimizer remembers.
         at_home: layers that the device has for itself, parameters and statistics; see kept_at_home.
+        held: heads of the last rounds that it was assigned, by round, shape (P + S,); see HeldHeads.
     """
 
     lost: Tensor | None
     out: OutAtServer | None
     moments: Moments = []
     at_home: list[Tensor] = []
+    held: dict[int, Tensor] = {}

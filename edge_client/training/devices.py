@@ -87,6 +87,7 @@ def make_devices(
             held_out=tested,
             look=None if own is None or unfit is None else own.look,
             error_feedback=scenario.flows.error_feedback,
+            holds_heads=scenario.flows.head_since == "last",
             timed=functools.partial(journal.timed, name),
             **tells_rows,
         )

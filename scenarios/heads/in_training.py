@@ -97,9 +97,16 @@ class HeadInTraining:
 
     def receive(self, codec: Codec, payload: bytes) -> None:
         """Take the head that the server sent for a round; WireError if it cannot be used."""
-        change = self.codec(codec).decode(payload, self.parameters)
-        self.received = change + head_origin(codec, self._initial)
-        self.load(self.received)
+        self.begin_with(self.decode(codec, payload) + head_origin(codec, self._initial))
+
+    def decode(self, codec: Codec, payload: bytes) -> npt.NDArray[np.float32]:
+        """Give what the server sent of the head, shape (P + S,); WireError if it cannot be used."""
+        return self.codec(codec).decode(payload, self.parameters)
+
+    def begin_with(self, vector: npt.NDArray[np.float32]) -> None:
+        """Begin a round with a head, shape (P + S,)."""
+        self.received = vector
+        self.load(vector)
 
     def load(self, vector: npt.NDArray[np.float32]) -> None:
         """Set what is sent, shape (P + S,)."""

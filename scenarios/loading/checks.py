@@ -11,6 +11,7 @@ from scenarios.cutting.cut import CutError
 from scenarios.errors import ScenarioError, in_words
 from scenarios.heads.masters import HALF
 from scenarios.heads.parts import form_of, kept_at_home, trained
+from scenarios.loading.head_checks import head_problems
 from scenarios.schema.base import Key
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import DEVICES, device_of
@@ -248,8 +249,7 @@ def _task(scenario: Scenario, task: Task) -> Iterator[Problem]:
     if scenario.training.method == "u_shape":
         sizes |= {"features_down": task.features_size, "feature_gradient_up": task.features_size}
     yield from unfit_codecs(scenario.flows, sizes, scenario.task.batch_size)
-    yield from _own_rows(scenario)
-    yield from _whole_heads(scenario)
+    yield from head_problems(scenario)
     if scenario.training.method == "split":
         yield from _early_cuts(scenario, task)
 
@@ -273,25 +273,3 @@ def _early_cuts(scenario: Scenario, task: Task) -> Iterator[Problem]:
             if problem not in told:
                 told.add(problem)
                 yield problem
-
-
-def _whole_heads(scenario: Scenario) -> Iterator[Problem]:
-    for key in ("adaptive", "own_rows"):
-        if getattr(scenario.flows, key) and early_cuts(scenario):
-            yield ("flows", key), "goes with whole heads: leave cut out of the fleet"
-
-
-def _own_rows(scenario: Scenario) -> Iterator[Problem]:
-    flows, optimizer = scenario.flows, scenario.training.head_optimizer
-    if not flows.own_rows:
-        return
-    if flows.head_state_down.codec != "touched_rows":
-        yield (
-            ("flows", "own_rows"),
-            "needs head_state_down in touched_rows, which sends rows; with another codec it must be false",
-        )
-    if getattr(optimizer, "weight_decay", 0):
-        yield (
-            ("flows", "own_rows"),
-            "does not go with weight_decay in head_optimizer, which moves rows that a device has not got",
-        )

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -119,6 +119,13 @@ class Flows(Part):
         description=(
             "a device adds what the codec of head_update_up has lost of its change to its next change "
             "(Seide et al. 2014, Karimireddy et al. 2019)"
+        ),
+    )
+    head_since: Literal["start", "last"] = Field(
+        default="start",
+        description=(
+            "what head_state_down sends the change since. start: the head that the run starts from, the same "
+            "for all; last: the head that the device was sent before, of which both sides keep two copies"
         ),
     )
     own_rows: bool = Field(

@@ -1,17 +1,18 @@
 """The server's copy of the head: what devices' updates make of it, and how it is sent to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from broker.codecs import Codec
 from broker.wire.errors import WireError
 from broker.wire.messages import HeadUpdate
 from scenarios.computing.optimizers import Moments, moved
 from scenarios.cutting.early import Places
+from scenarios.heads.held import HeldHeads
 from scenarios.schema.training import Training
 from scenarios.seeds import generator
 from scenarios.task import Task
@@ -20,7 +21,7 @@ from server_node.learning.aggregation import aggregate
 from server_node.learning.spreading import Map
 from server_node.learning.tail_pass import LARGEST
 from server_node.vocabulary.head_share import HeadShare
-from server_node.vocabulary.jobs import CloseRound, HeadEncoded
+from server_node.vocabulary.jobs import ChangesEncoded, CloseRound, EncodeChanges, HeadEncoded
 from server_node.vocabulary.plan import Plan
 
 Vector = npt.NDArray[np.float32]
@@ -43,6 +44,7 @@ class ServerHead:
     def __init__(self, module: nn.Module, task: Task, plan: Plan, training: Training) -> None:
         self.module = module
         self.moments: Moments = []
+        self._held: dict[str, HeldHeads] = {}
         self._plan = plan
         self._rule, self._optimizer = training.aggregation, training.server_optimizer
         self._initial = initial_head(task, plan.seed)
@@ -62,6 +64,30 @@ class ServerHead:
 
         parts = {cut: encoded(*part) for cut, part in self._parts.items()}
         return HeadEncoded(encoded(plan.whole_head, plan.codecs.head_state_down), parts)
+
+    def encode_changes(self, job: EncodeChanges) -> ChangesEncoded:
+        """Encode the head for each client as a change of one that it has, and note what it makes of that."""
+        vector, plan = head_vector(self.module), self._plan
+        codec = plan.whole_head.head_codec(plan.codecs.head_state_down)
+        heads: dict[str, bytes] = {}
+        for client, since in job.since.items():
+            held = self._holds(client)
+            rng = generator(plan.seed, "head", job.round, client)
+            heads[client] = codec.encode(vector - held.base(since), rng)
+            held.take(since, job.round, codec.decode(heads[client], plan.head_size))
+        return ChangesEncoded(heads)
+
+    def _holds(self, client: str) -> HeldHeads:
+        return self._held.setdefault(client, HeldHeads(self._initial))
+
+    def held_state(self) -> dict[str, dict[int, Tensor]]:
+        """Give copies of the heads that clients have, by client and round."""
+        return {client: held.state() for client, held in self._held.items()}
+
+    def restore_held(self, state: Mapping[str, Mapping[int, Tensor]]) -> None:
+        """Take note of the heads that clients have."""
+        for client, heads in state.items():
+            self._holds(client).restore(heads)
 
     def read_all(
         self, job: CloseRound, map_updates: Map, whole: Callable[[str, Vector], Vector | WireError]

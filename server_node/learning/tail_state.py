@@ -97,6 +97,7 @@ class TailState(msgspec.Struct, frozen=True):
         scored: in the evaluation under way.
         stand_ins: for devices with an early cut.
         replay: batches of earlier rounds.
+        held: of each client the heads that it has, by round, shape (P + S,); see HeldHeads.
     """
 
     head: list[Tensor]
@@ -109,3 +110,4 @@ class TailState(msgspec.Struct, frozen=True):
     moments: tuple[Moments, Moments] = ([], [])
     stand_ins: HeadsAndRests = HeadsAndRests()
     replay: list[Kept] = []
+    held: dict[str, dict[int, Tensor]] = {}

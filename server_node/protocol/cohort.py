@@ -53,6 +53,7 @@ class Cohort:
         round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
         rows: of clients that need only some of the head, which rows; see Hello.rows.
+        anew: clients that have greeted since their last assignment, so may have lost what came with it.
         ladder: measures links, and chooses the members' codecs.
     """
 
@@ -66,6 +67,7 @@ class Cohort:
         self._gate = Gate(plan)
         self._round_trips: dict[str, RoundTrip] = {}
         self.ladder = Ladder(plan, ledger)
+        self.anew: set[str] = set()
         self._gradient: Gradient | None = None  # the latest
         self._look_s = math.inf  # when the timer fires; infinite: it does not run
         self._earliest_s = math.inf  # when the first of those that were told to wait is to be asked
@@ -102,8 +104,7 @@ class Cohort:
             return None
         error = self._gate.update(member.codecs, member.share, message, member.samples)
         if error is None:
-            if self._plan.ladder:
-                self.ladder.answered(client, member, message, now_s)
+            self.ladder.answered(client, member, message, now_s)
             member.take_update(message, now_s)
             if self.round is not None:
                 self.round.update_came(client)
@@ -155,22 +156,21 @@ class Cohort:
     # What members are told.
 
     def needs(self, client: str, rows: bytes) -> None:
-        """Note which rows of the head a client needs, as `check_greeting` let them pass; empty: all."""
-        if rows and self._plan.own_rows:
-            self.rows[client] = rows
-        else:
-            self.rows.pop(client, None)
+        """Note who greets, and which rows of the head it needs; empty: all. `check_greeting` let it pass."""
+        self.anew.add(client)
+        self.rows[client] = rows if self._plan.own_rows else b""
 
     def assign(self, client: str, assignment: Assignment, now_s: float, *, rung: int = 0) -> Publish:
         """Make a client a member, with the codecs of a rung; it is told of the head what it needs."""
-        if client in self.rows:
-            head = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
-            part = head.part(assignment.head, self.rows[client])
-            assignment = msgspec.structs.replace(assignment, head=part)
+        if self.rows.get(client):
+            codec = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
+            own = codec.part(assignment.head, self.rows[client])
+            assignment = msgspec.structs.replace(assignment, head=own)
         round_trip = self._round_trips.get(client) or self._round_trips.setdefault(client, RoundTrip())
         codecs, share = self._plan.codecs_of(client, rung), self._plan.share_of(client)
         member = Exchange(assignment, round_trip, self._plan.retry_s, now_s, codecs, share, rung)
         self.members[client] = member
+        self.anew.discard(client)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
         self._ledger.tensor("head_state_down", 1, share.values)
         return self._say(client, assignment)
@@ -292,8 +292,8 @@ class Cohort:
         if self.round is not None:
             self.round.left(client)
         released = Released(member.assignment.server, member.assignment.round, greet)
-        timer = CancelTimer(f"rejoin:{client}")
-        return [timer, Report(Dropped(self.number, client)), self._say(client, released)]
+        told = self._say(client, released)
+        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self.number, client)), told]
 
     def _say(self, client: str, message: Message) -> Publish:
         return Publish(topics.down(self._plan.run, client), message)

@@ -16,7 +16,9 @@ from server_node.protocol.presence import draw_cohort
 from server_node.protocol.round import Round
 from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.jobs import (
+    ChangesEncoded,
     CloseRound,
+    EncodeChanges,
     EncodeHead,
     HeadEncoded,
     RoundClosed,
@@ -57,6 +59,8 @@ class Rounds:
         self._head = HeadEncoded(b"")
         self._server = plan.incarnation
         self.job: TailJob | None = EncodeHead()  # no round without the head
+        self._chosen: Mapping[str, int] = {}  # for the round, while their heads are encoded, with their rungs
+        self._has: dict[str, int] = {}  # of clients the round whose head they have for certain
 
     @property
     def is_idle(self) -> bool:
@@ -86,17 +90,38 @@ class Rounds:
         chosen = draw_cohort(
             plan.clients, online, cohort.members, wanted, seed=plan.seed, number=cohort.number
         )
+        rungs = cohort.ladder.choose(chosen, cohort.members)
+        if plan.head_since_last:
+            self._chosen = rungs
+            for client in cohort.anew.intersection(rungs):
+                self._has.pop(client, None)
+            self.job = EncodeChanges(cohort.number, {client: self._has.get(client, 0) for client in rungs})
+            return [*actions, Compute(self.job)]
         assignments: dict[tuple[int, str], Assignment] = {}  # one for all who share codecs and cut
-        for client, rung in cohort.ladder.choose(chosen, cohort.members).items():
+        for client, rung in rungs.items():
             codecs, cut = plan.codecs_of(client, rung), plan.share_of(client).cut
             key = id(codecs), cut
             if key not in assignments:
                 assignments[key] = self._assignment(codecs, cut, server)
             actions.append(cohort.assign(client, assignments[key], now_s, rung=rung))
-        cohort.round = Round(cohort.number, plan, cohort.members)
-        if policy.deadline_s is not None:
-            actions.append(StartTimer("deadline", policy.deadline_s))
-        return actions
+        return [*actions, *self._open()]
+
+    def _begin_with(self, job: EncodeChanges, heads: Mapping[str, bytes], now_s: float) -> list[ServerAction]:
+        """Begin the round for which a head was encoded for each of the chosen."""
+        actions: list[ServerAction] = []
+        for client, rung in self._chosen.items():
+            codecs, cut = self._plan.codecs_of(client, rung), self._plan.share_of(client).cut
+            assignment = msgspec.structs.replace(
+                self._assignment(codecs, cut, self._server), head=heads[client], since=job.since[client]
+            )
+            actions.append(self._cohort.assign(client, assignment, now_s, rung=rung))
+        return [*actions, *self._open()]
+
+    def _open(self) -> list[ServerAction]:
+        """Wait for those who were assigned, and with a deadline not for longer."""
+        self._cohort.round = Round(self._cohort.number, self._plan, self._cohort.members)
+        deadline_s = self._plan.round_policy.deadline_s
+        return [] if deadline_s is None else [StartTimer("deadline", deadline_s)]
 
     def _assignment(self, codecs: Codecs, cut: str, server: int) -> Assignment:
         number = self._cohort.number
@@ -196,6 +221,8 @@ class Rounds:
                 return self._forwarded(result, now_s)
             case EncodeHead(), HeadEncoded():
                 self._head = result
+            case EncodeChanges(), ChangesEncoded(heads):
+                return self._begin_with(job, heads, now_s), {}
             case TailUpdate(), None:
                 pass
             case CloseRound(), RoundClosed():
@@ -261,6 +288,8 @@ class Rounds:
         current, self._cohort.round = self._cohort.round, None
         assert isinstance(current, Round)
         for client, _, _ in job.updates:
-            del self._cohort.members[client]
+            member = self._cohort.members.pop(client)
+            if self._plan.head_since_last and client not in self._cohort.anew:
+                self._has[client] = member.assignment.round
         self._head = result.head
         return current.report(job, result, online=online)

@@ -1,6 +1,7 @@
 """What the state machine asks the tail to compute, and what comes back.
 
 EncodeHead -> HeadEncoded        TailStep -> TailStepped        TailForward -> TailForwarded
+EncodeChanges -> ChangesEncoded
 TailUpdate -> None         CloseRound -> RoundClosed
 ScoreBatches -> Scored
 """
@@ -36,6 +37,26 @@ class HeadEncoded:
     def for_share(self, cut: str) -> bytes:
         """Give what a client gets whose part ends with a layer; all of it if that is empty."""
         return self.parts[cut] if cut else self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeChanges:
+    """Encode the head for each client as a change of one that it has; with `flows.head_since: last`.
+
+    Attributes:
+        round: of the assignments.
+        since: of each client the round whose head it has for certain; 0: it may have the initial one only.
+    """
+
+    round: int
+    since: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesEncoded:
+    """What came of EncodeChanges: the payload of each client."""
+
+    heads: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,5 +208,7 @@ class Diverged:
     why: str
 
 
-TailJob = EncodeHead | TailForward | TailStep | TailUpdate | CloseRound | ScoreBatches
-TailResult = HeadEncoded | TailForwarded | TailStepped | RoundClosed | Scored | Diverged | None
+TailJob = EncodeHead | EncodeChanges | TailForward | TailStep | TailUpdate | CloseRound | ScoreBatches
+TailResult = (
+    HeadEncoded | ChangesEncoded | TailForwarded | TailStepped | RoundClosed | Scored | Diverged | None
+)

@@ -85,6 +85,7 @@ class Plan:
         shapes: of the head's parameter tensors, see HeadForm.
         head_learns: the gradient at the cut is of use; not if all before it is frozen.
         own_rows: devices are sent only those rows of embeddings that they need.
+        head_since_last: each device is sent the change since the head that it was sent before.
         features_size: f, values of one sample that come down in a U-shape; 0: there is none.
         batch_size: most samples in a step.
         targets: the kind of the task's targets.
@@ -131,6 +132,7 @@ class Plan:
     shapes: tuple[Shape, ...] = ()
     head_learns: bool = True
     own_rows: bool = False
+    head_since_last: bool = False
     token: int = 0
     takeover: bool = False
     alone: bool = False
@@ -242,6 +244,7 @@ def make_plan(scenario: Scenario, task: Task, *, run: str, head: HeadForm, incar
         shapes=head.shapes,
         head_learns=head.learns,
         own_rows=scenario.flows.own_rows,
+        head_since_last=scenario.flows.head_since == "last",
         features_size=task.features_size if training.method == "u_shape" else 0,
         batch_size=scenario.task.batch_size,
         targets=task.kind,

@@ -11,8 +11,10 @@ from broker.wire.errors import WireError
 from broker.wire.messages import Activations, FeatureGradient, Features, HeadUpdate, Scores
 from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, HeldOutBatch, TopStep
 from server_node.vocabulary.jobs import (
+    ChangesEncoded,
     CloseRound,
     Diverged,
+    EncodeChanges,
     HeadEncoded,
     RoundClosed,
     ScoreBatches,
@@ -26,6 +28,7 @@ from server_node.vocabulary.jobs import (
 )
 from sim.simulation.job_records import (
     BatchSent,
+    ChangesSent,
     Closed,
     Content,
     Encoded,
@@ -68,6 +71,8 @@ def record_of(result: Result, lay_by: LayBy) -> Record:
             return _noted(result)
         case HeadEncoded(whole, parts):
             return Encoded(lay_by(whole), {cut: lay_by(part) for cut, part in parts.items()})
+        case ChangesEncoded(heads):
+            return ChangesSent({client: lay_by(head) for client, head in heads.items()})
         case None:
             return Updated()
         case RoundClosed(head, metric, refused):
@@ -136,6 +141,8 @@ def result_of(record: Record, fetch: Fetch) -> Result:
             return _told(record)
         case Encoded(whole, parts):
             return HeadEncoded(fetch(whole), {cut: fetch(part) for cut, part in parts.items()})
+        case ChangesSent(heads):
+            return ChangesEncoded({client: fetch(head) for client, head in heads.items()})
         case Updated():
             return None
         case Closed(whole, metric, refused, parts):
@@ -204,6 +211,8 @@ def belongs(record: Record, job: ClientJob | TailJob) -> bool:
             return isinstance(record, FeatureGradientSent | RefusedIt)
         case HeldOutBatch():
             return isinstance(record, BatchSent | ScoresSent | RefusedIt)
+        case EncodeChanges():
+            return isinstance(record, ChangesSent)
         case TailForward():
             return isinstance(record, Forwarded)
         case TailStep():

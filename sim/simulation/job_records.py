@@ -46,6 +46,12 @@ class Encoded(_Record, tag=3):
     parts: dict[str, Content] = {}
 
 
+class ChangesSent(_Record, tag=15):
+    """Of ChangesEncoded."""
+
+    heads: dict[str, Content]
+
+
 class GradientSent(_Record, tag=4):
     """Part of Stepped: a client's gradient and lambda."""
 
@@ -132,6 +138,7 @@ Record = (
     | UpdateSent
     | RefusedIt
     | Encoded
+    | ChangesSent
     | Stepped
     | Updated
     | Closed

@@ -14,7 +14,9 @@ from edge_client.jobs import BackwardStep, ClientJob, FirstBatch, TopStep
 from scenarios.schema.flows import Codecs
 from server_node.vocabulary.head_share import HeadShare
 from server_node.vocabulary.jobs import (
+    ChangesEncoded,
     CloseRound,
+    EncodeChanges,
     EncodeHead,
     HeadEncoded,
     RoundClosed,
@@ -160,5 +162,7 @@ class SyntheticTail:
                 return RoundClosed(self._head, None, {})
             case EncodeHead():
                 return self._head
+            case EncodeChanges(since=since):
+                return ChangesEncoded(dict.fromkeys(since, self._head.whole))
             case _:
                 raise TypeError(f"{type(job).__name__} is no job of the tail")

@@ -104,6 +104,7 @@ def test_a_batch_needs_what_its_size_says_however_few_rows_are_tried(
         ("training.head_optimizer={kind: sgd, momentum: 0.9}", 1),
         ("training.head_optimizer={kind: adam}", 2),
         ("flows.error_feedback=true", 1),
+        ("flows.head_since=last", 2),
     ],
 )
 def test_what_is_remembered_of_each_parameter_counts(tmp_path: Path, setting: str, more: int) -> None:

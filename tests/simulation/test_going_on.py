@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -71,6 +71,7 @@ CODECS = (
         "flows.error_feedback=true",
     ),
     ("flows.by_link=[{uplink_below_kbps: 100, activations_up: {codec: float32}}]",),
+    ("flows.head_since=last", "flows.head_state_down={codec: low_rank, rank: 1}"),
 )
 FOLDER = Path(__file__).parents[1]
 KEPT = ("task.partition=local", "task.held_out=0.4")
@@ -194,6 +195,7 @@ def goes_on_as_without(stops: Stops, scenario: Scenario, folder: Path) -> bool:
 def test_a_run_goes_on_from_any_event_whatever_it_is(
     policy: str, method: tuple[str, ...], codecs: tuple[str, ...], stops: Stops
 ) -> None:
+    assume(not ("flows.head_since=last" in codecs and "fleet.0.cut=4" in method))  # that is refused
     with TemporaryDirectory() as name:
         folder = Path(name)
         own = [own_data(folder / "own")] if KEPT[0] in method else []

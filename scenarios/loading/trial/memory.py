@@ -178,8 +178,12 @@ def _resting_bytes(head: nn.Module, scenario: Scenario) -> int:
     optimizer = 0
     if scenario.training.head_moments == "keep":
         optimizer = _averages(scenario.training.head_optimizer) * _bytes(trained(head))
-    lost = _vector_bytes(head) if scenario.flows.error_feedback else 0
-    return module_bytes(head) - _bytes(sent) + optimizer + lost
+    return module_bytes(head) - _bytes(sent) + optimizer + _kept_vectors(scenario) * _vector_bytes(head)
+
+
+def _kept_vectors(scenario: Scenario) -> int:
+    """Count what a device keeps from round to round, as long as a head: what codecs lost, and held heads."""
+    return scenario.flows.error_feedback + 2 * (scenario.flows.head_since == "last")
 
 
 def _held_bytes(head: nn.Module, scenario: Scenario) -> int:
@@ -188,16 +192,12 @@ def _held_bytes(head: nn.Module, scenario: Scenario) -> int:
     exact = FLOAT_BYTES * sum(each.numel() for each in moving)
     masters = FLOAT_BYTES * sum(each.numel() for each in moving if each.dtype in HALF)
     optimizer = _averages(scenario.training.head_optimizer) * exact
-    vectors = (3 if scenario.flows.error_feedback else 2) * _vector_bytes(head)  # initial, received, lost
+    vectors = (2 + _kept_vectors(scenario)) * _vector_bytes(head)  # initial, received
     return module_bytes(head) + _bytes(moving) + 2 * masters + optimizer + vectors
 
 
 def _averages(optimizer: Optimizer) -> int:
-    match optimizer:
-        case Sgd(momentum=momentum):
-            return int(momentum > 0)
-        case _:
-            return 2
+    return int(optimizer.momentum > 0) if isinstance(optimizer, Sgd) else 2
 
 
 def _vector_bytes(head: nn.Module) -> int:
