@@ -117,6 +117,8 @@ def test_studies_that_come_along_can_be_run(study: str, monkeypatch: pytest.Monk
         ("fedlite-paper", "digits28", "all-flows-replay", "all-flows"),
         ("fedlite-paper", "fashion_mnist", "all-flows-replay", "all-flows"),
         ("fedlite-paper", "watch_exercises", "all-flows-replay", "watch-all-flows"),
+        ("fedlite-paper", "digits28", "one-way-all-flows", "one-way-all-flows"),
+        ("fedlite-paper", "fashion_mnist", "one-way-all-flows-replay", "one-way-all-flows"),
         ("fedlite-paper", "debtags", "all-flows", "debtags"),
         ("fedlite-paper", "shakespeare", "all-flows", "shakespeare"),
         (str(BENCHMARKS / "correction.yaml"), "watch_exercises", "watch-all-flows", "watch-all-flows"),
