@@ -14,7 +14,9 @@ from server_node.protocol.cohort import Cohort
 from server_node.protocol.rounds import Rounds
 from server_node.vocabulary.actions import ServerAction
 from server_node.vocabulary.jobs import (
+    ChangesEncoded,
     CloseRound,
+    EncodeChanges,
     EncodeHead,
     HeadEncoded,
     RoundClosed,
@@ -112,6 +114,42 @@ def test_the_next_round_has_the_next_number_and_head() -> None:
     (_, message), *_ = said(played.begin())
     assert isinstance(message, Assignment)
     assert (message.round, message.head) == (2, b"next head")
+
+
+def asked(actions: list[ServerAction]) -> EncodeChanges:
+    """Give the job that a round begins with if each client is sent a change of the head that it has."""
+    (action,) = actions
+    assert isinstance(action, Compute)
+    assert isinstance(action.job, EncodeChanges)
+    return action.job
+
+
+def encoded(played: Played, job: EncodeChanges) -> list[tuple[str, int, bytes]]:
+    """Let the job be done; gives of each assignment who has it, since when, and the head."""
+    heads = {client: client.encode() for client in job.since}
+    actions, refused = played.rounds.computed(job, ChangesEncoded(heads), 0.0, online=3)
+    assert not refused
+    messages = [(who, message) for who, message in said(actions) if isinstance(message, Assignment)]
+    return [(who, message.since, message.head) for who, message in messages]
+
+
+def test_each_client_is_sent_a_change_of_the_head_that_it_answered_last() -> None:
+    played = Played(replace(ABC, head_since_last=True, round_policy=RoundPolicy(3, enough=2)))
+    job = asked(played.begin())
+    assert (job, played.rounds.is_idle) == (EncodeChanges(1, {"a": 0, "b": 0, "c": 0}), False)
+    assert encoded(played, job) == [("a", 0, b"a"), ("b", 0, b"b"), ("c", 0, b"c")]
+    played.close("a", "b")  # c is dropped
+    job = asked(played.begin())
+    assert job == EncodeChanges(2, {"a": 1, "b": 1, "c": 0})
+    assert encoded(played, job) == [("a", 1, b"a"), ("b", 1, b"b"), ("c", 0, b"c")]
+    played.cohort.needs("a", b"")  # it greets in the middle of the round
+    played.close("a", "c")
+    played.cohort.needs("c", b"")  # and this one after it
+    job = asked(played.begin())
+    assert job == EncodeChanges(3, {"a": 0, "b": 1, "c": 0})
+    encoded(played, job)
+    played.close("b", "c")
+    assert asked(played.begin()) == EncodeChanges(4, {"a": 0, "b": 3, "c": 3})
 
 
 def test_each_round_draws_anew() -> None:
