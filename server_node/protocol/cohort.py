@@ -53,7 +53,7 @@ class Cohort:
         round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
         rows: of clients that need only some of the head, which rows; see Hello.rows.
-        anew: clients that have greeted since their last assignment, so may have lost what came with it.
+        anew: clients that have greeted since a head was sent as a change, so may have lost what they had.
         ladder: measures links, and chooses the members' codecs.
     """
 
@@ -170,7 +170,6 @@ class Cohort:
         codecs, share = self._plan.codecs_of(client, rung), self._plan.share_of(client)
         member = Exchange(assignment, round_trip, self._plan.retry_s, now_s, codecs, share, rung)
         self.members[client] = member
-        self.anew.discard(client)
         self._earliest_s = min(self._earliest_s, member.ask_at_s)
         self._ledger.tensor("head_state_down", 1, share.values)
         return self._say(client, assignment)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -60,6 +61,7 @@ class Rounds:
         self._server = plan.incarnation
         self.job: TailJob | None = EncodeHead()  # no round without the head
         self._chosen: Mapping[str, int] = {}  # for the round, while their heads are encoded, with their rungs
+        self._online: AbstractSet[str] = set()
         self._has: dict[str, int] = {}  # of clients the round whose head they have for certain
 
     @property
@@ -75,7 +77,7 @@ class Rounds:
         """Begin a round with clients that are online.
 
         Args:
-            online: all of them.
+            online: all of them, also later; whoever leaves is taken out.
             server: the incarnation that assigns.
             now_s: the time.
         """
@@ -92,7 +94,7 @@ class Rounds:
         )
         rungs = cohort.ladder.choose(chosen, cohort.members)
         if plan.head_since_last:
-            self._chosen = rungs
+            self._chosen, self._online = rungs, online
             for client in cohort.anew.intersection(rungs):
                 self._has.pop(client, None)
             self.job = EncodeChanges(cohort.number, {client: self._has.get(client, 0) for client in rungs})
@@ -109,7 +111,9 @@ class Rounds:
     def _begin_with(self, job: EncodeChanges, heads: Mapping[str, bytes], now_s: float) -> list[ServerAction]:
         """Begin the round for which a head was encoded for each of the chosen."""
         actions: list[ServerAction] = []
-        for client, rung in self._chosen.items():
+        there = {client: rung for client, rung in self._chosen.items() if client in self._online}
+        for client, rung in there.items():
+            self._cohort.anew.discard(client)
             codecs, cut = self._plan.codecs_of(client, rung), self._plan.share_of(client).cut
             assignment = msgspec.structs.replace(
                 self._assignment(codecs, cut, self._server), head=heads[client], since=job.since[client]

@@ -152,6 +152,25 @@ def test_each_client_is_sent_a_change_of_the_head_that_it_answered_last() -> Non
     assert asked(played.begin()) == EncodeChanges(4, {"a": 0, "b": 3, "c": 3})
 
 
+def test_an_evaluation_does_not_hide_that_a_device_was_started_anew() -> None:
+    played = Played(replace(ABC, head_since_last=True))
+    encoded(played, asked(played.begin()))
+    played.close("a", "b", "c")
+    played.cohort.needs("a", b"")
+    evaluation = Assignment(7, 1, 1, 3, 0.1, ([], [], [], []), HEAD, first_step=2)
+    for client in "ab":
+        played.cohort.assign(client, evaluation, 0.0)
+        played.cohort.drop(client)
+    assert asked(played.begin()).since == {"a": 0, "b": 1, "c": 1}
+
+
+def test_who_leaves_while_heads_are_encoded_is_not_assigned() -> None:
+    played, online = Played(replace(ABC, head_since_last=True)), set("abc")
+    job = asked(played.rounds.begin(online, 7, 0.0))
+    online.remove("b")
+    assert [client for client, _, _ in encoded(played, job)] == ["a", "c"]
+
+
 def test_each_round_draws_anew() -> None:
     played = Played(replace(TEN, round_policy=RoundPolicy(3)))
     cohorts = set()
