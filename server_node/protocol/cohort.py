@@ -158,14 +158,15 @@ class Cohort:
     def needs(self, client: str, rows: bytes) -> None:
         """Note who greets, and which rows of the head it needs; empty: all. `check_greeting` let it pass."""
         self.anew.add(client)
-        self.rows[client] = rows if self._plan.own_rows else b""
+        self.rows.pop(client, None)
+        if rows and self._plan.own_rows:
+            self.rows[client] = rows
 
     def assign(self, client: str, assignment: Assignment, now_s: float, *, rung: int = 0) -> Publish:
         """Make a client a member, with the codecs of a rung; it is told of the head what it needs."""
-        if self.rows.get(client):
+        if own := self.rows.get(client):
             codec = self._plan.whole_head.head_codec(self._plan.codecs.head_state_down)
-            own = codec.part(assignment.head, self.rows[client])
-            assignment = msgspec.structs.replace(assignment, head=own)
+            assignment = msgspec.structs.replace(assignment, head=codec.part(assignment.head, own))
         round_trip = self._round_trips.get(client) or self._round_trips.setdefault(client, RoundTrip())
         codecs, share = self._plan.codecs_of(client, rung), self._plan.share_of(client)
         member = Exchange(assignment, round_trip, self._plan.retry_s, now_s, codecs, share, rung)

@@ -4,6 +4,7 @@ import functools
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -252,5 +253,5 @@ def test_at_every_moment_the_radios_have_drawn_for_their_time_on_the_air_and_the
         patch.setattr("sim.simulation.virtual_run.Energy", metering)
         patch.setattr(Clock, "step", stepping)
         simulate(small_scenario(Path(folder), *scenario_settings), Path(folder) / "run", timing_only=True)
-    assert readings == sorted(readings)
+    assert all(later >= before * (1 - 1e-12) for before, later in pairwise(readings))  # they are sums
     assert len(readings) > 50  # events, and each of them was looked at
