@@ -100,11 +100,11 @@ def with_auxiliary(task: Task, seed: int) -> Task:
 
 
 def _made_for(task: Task) -> Callable[[], nn.Module]:
-    """Find the shape of the tail's outputs without computing them; gives what makes a PooledLinear for it."""
-    with torch.device("meta"), torch.no_grad():
+    """Find the shape of the tail's outputs; gives what makes a PooledLinear for it."""
+    with seeded(0), torch.no_grad():
         try:
-            outputs = task.tail().to("meta").eval()(torch.zeros(2, task.cut_size))
-        except Exception:  # noqa: BLE001  whatever a user's tail raises, in a computation without numbers
+            outputs = task.tail().eval()(torch.zeros(2, task.cut_size))
+        except Exception:  # noqa: BLE001  whatever a user's tail raises
             outputs = None
     if not isinstance(outputs, Tensor):
         raise ScenarioError(

@@ -322,6 +322,14 @@ def test_for_a_tail_with_several_outputs_the_task_must_name_it() -> None:
     assert isinstance(named.head(), WithAuxiliary)
 
 
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
+def test_one_is_made_for_a_model_that_is_cut_by_a_layers_name(layer: str) -> None:
+    model = ("task.name=resnet14", "task.module=benchmarks.models.resnet14", f"task.cut={layer}")
+    head = task_of(load_scenario("splitfed", [*model, "training.gradients_every=never"])).head()
+    assert isinstance(head, WithAuxiliary)
+    assert head.auxiliary(head(torch.zeros(3, 1, 28, 28))).shape == (3, 10)
+
+
 # What cannot be.
 
 
