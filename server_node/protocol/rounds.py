@@ -293,7 +293,7 @@ class Rounds:
         assert isinstance(current, Round)
         for client, _, _ in job.updates:
             member = self._cohort.members.pop(client)
-            if self._plan.head_since_last and client not in self._cohort.anew:
+            if self._plan.head_since_last:
                 self._has[client] = member.assignment.round
         self._head = result.head
         return current.report(job, result, online=online)
