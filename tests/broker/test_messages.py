@@ -54,6 +54,11 @@ GOLDEN = [
         "9a 03 04 03 07 01 04 ca3f000000 94 " + "9102" * 4 + " c400 02",
         id="assignment of an evaluation",
     ),
+    pytest.param(
+        Assignment(3, 7, 1, 4, 0.5, ([2], [2], [2], [2]), b"", since=5),
+        "9c 03 04 03 07 01 04 ca3f000000 94 " + "9102" * 4 + " c400 00 90 05",
+        id="assignment of a change",
+    ),
     pytest.param(Status(online=False, session=5), "94 03 02 c2 05", id="status"),
     pytest.param(
         RunState("running", 2, 9, 3, 300, ""), "97 03 03 a772756e6e696e67 02 09 03 cd012c", id="run state"

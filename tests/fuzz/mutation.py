@@ -69,6 +69,7 @@ MESSAGES: list[Message] = [
     # An evaluation: a client that keeps 25 samples for it sends them in steps 2 and 3, and is asked to go on.
     Hello(300, "digest", 80, held_out=25),
     Assignment(3, 7, 1, 4, 0.5, SPECS, bytes(40), first_step=2),
+    Assignment(3, 7, 1, 1, 0.5, SPECS, bytes(40), since=5),
     Activations(3, 7, 2, 1, 2, bytes(range(30)), b"\x21"),
     Gradient(3, 7, 2, 1, 0.0, b""),
     # A U-shape: no targets go up, features come down, and their gradient goes up.
