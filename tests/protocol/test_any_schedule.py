@@ -30,6 +30,7 @@ KINDS = (
     replace(ADAPTIVE, held_out=True),
     replace(ONE_WAY, held_out=True),
     NOW_AND_THEN,
+    replace(PLAN, head_since_last=True, held_out=True),
 )
 NAMES = (
     "split",
@@ -39,6 +40,7 @@ NAMES = (
     "adaptive, held out",
     "one-way, held out",
     "one-way now and then",
+    "heads as changes, held out",
 )
 SCHEDULES = int(os.environ.get("FEDLITE_SCHEDULES", "300"))
 """Of plain random numbers: a hundred times as fast as hypothesis, which finds short ones."""

@@ -25,6 +25,7 @@ from broker.machine.actions import (
     TimerFired,
 )
 from broker.wire import topics
+from broker.wire.errors import WireError
 from broker.wire.messages import (
     Activations,
     Assignment,
@@ -48,7 +49,9 @@ from server_node.protocol.core import ServerCore
 from server_node.protocol.phase import Phase
 from server_node.vocabulary.actions import ServerAction, ServerEvent
 from server_node.vocabulary.jobs import (
+    ChangesEncoded,
     CloseRound,
+    EncodeChanges,
     EncodeHead,
     HeadEncoded,
     RoundClosed,
@@ -109,6 +112,9 @@ class Client:
         frozen_s: since when it does nothing; None: it is awake.
         left: why it has left the run.
         batch: the payload of its activations, in the codec that it was told last.
+        heads: the rounds whose heads it has; see scenarios.heads.held.
+        anew: it is not the first one of its name.
+        refused: rounds whose heads were changes of one that it has not.
     """
 
     core: ClientCore
@@ -120,6 +126,9 @@ class Client:
     frozen_s: float | None = None
     left: str | None = None
     batch: bytes = b""
+    heads: set[int] = field(default_factory=set)
+    anew: bool = False
+    refused: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -247,7 +256,7 @@ class World:
         """Start a device that knows nothing of what was before."""
         hello = Hello(0, "same", 9, held_out=HELD_OUT[name] if self.plan.held_out else 0)
         core = ClientCore("r", name, hello, next(self._sessions) * 1000)
-        self.clients[name] = Client(core)
+        self.clients[name] = Client(core, anew=name in self.clients)
         self.connect_client(name)
 
     def connect_client(self, name: str) -> None:
@@ -427,6 +436,8 @@ class World:
                 result = Scored({client: (1.0, 1) for client, _ in held_out})
             case EncodeHead():
                 result = HeadEncoded(bytes(4 * P))
+            case EncodeChanges(since=since):
+                result = ChangesEncoded(dict.fromkeys(since, bytes(4 * P)))
             case CloseRound(updates=updates):
                 for client, update, _ in updates:
                     steps = range(len(update.batches))
@@ -448,6 +459,11 @@ class World:
         """Let a device finish its job."""
         client = self.clients[name]
         job, client.job = client.job, None
+        if isinstance(job, FirstBatch) and not self._has_head(client, job.assignment):
+            self.feed_client(
+                name, ComputeDone(job, WireError("order", "a change of another head"))
+            )
+            return
         answer: BatchUp | HeadUpdate | Scores
         match job:
             case FirstBatch(assignment=a) if not a.steps:
@@ -472,6 +488,21 @@ class World:
             case _:
                 return
         self.feed_client(name, ComputeDone(job, answer))
+
+    def _has_head(self, client: Client, begun: Assignment) -> bool:
+        """Let a device take a head; says whether it has what that is a change of.
+
+        One that was started anew may not, in the round under way before the server has heard of it.
+        """
+        assert not begun.since or self.plan.head_since_last
+        assert not (begun.since and begun.first_step)
+        if begun.since and begun.since not in client.heads:
+            client.refused.add(begun.round)
+            assert len(client.refused) <= client.anew, "a device is sent changes of a head that it has not"
+            return False
+        if not begun.first_step:
+            client.heads = {begun.since, begun.round} - {0}
+        return True
 
     @property
     def _targets(self) -> bytes:
