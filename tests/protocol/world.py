@@ -460,9 +460,7 @@ class World:
         client = self.clients[name]
         job, client.job = client.job, None
         if isinstance(job, FirstBatch) and not self._has_head(client, job.assignment):
-            self.feed_client(
-                name, ComputeDone(job, WireError("order", "a change of another head"))
-            )
+            self.feed_client(name, ComputeDone(job, WireError("order", "a change of another head")))
             return
         answer: BatchUp | HeadUpdate | Scores
         match job:
