@@ -39,28 +39,30 @@ class Meter:
         idle_w: what it always draws while it is on.
     """
 
-    __slots__ = ("_computer", "_off_s", "_off_since_s", "_power", "_radio", "idle_w")
+    __slots__ = ("_computer", "_on_s", "_on_since_s", "_power", "_radio", "idle_w")
 
     def __init__(self, power: Power, computer: Busy, radio: Radio) -> None:
         self._power, self._computer, self._radio = power, computer, radio
         self.idle_w = power.idle_w
-        self._off_s = 0.0  # all times but the one that lasts
-        self._off_since_s: float | None = None
+        self._on_s = 0.0  # all times but the one that lasts
+        self._on_since_s: float | None = 0.0
 
     def switch_off(self, now_s: float) -> None:
         """Draw nothing but for what is under way."""
-        self._off_since_s = now_s
+        self._on_s, self._on_since_s = self._on_until(now_s), None
 
     def switch_on(self, now_s: float) -> None:
         """Draw again after it was off."""
-        assert self._off_since_s is not None
-        self._off_s += now_s - self._off_since_s
-        self._off_since_s = None
+        assert self._on_since_s is None
+        self._on_since_s = now_s
 
     def idle_j(self, now_s: float) -> float:
         """Give what it has drawn since the run began for being on."""
-        on_until_s = now_s if self._off_since_s is None else self._off_since_s
-        return self.idle_w * (on_until_s - self._off_s)
+        return self.idle_w * self._on_until(now_s)
+
+    def _on_until(self, now_s: float) -> float:
+        """Give for how long it was on: a sum of what only grows, so no rounding makes it fall."""
+        return self._on_s if self._on_since_s is None else self._on_s + (now_s - self._on_since_s)
 
     def working_j(self) -> tuple[float, float, float]:
         """Give what it has drawn beyond that, in the order of KINDS: for computing, sending, receiving."""
