@@ -9,6 +9,7 @@ Letters: z the activations at the cut, shape (n, d), flattened channels-last.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,12 +101,16 @@ def with_auxiliary(task: Task, seed: int) -> Task:
 
 
 def _made_for(task: Task) -> Callable[[], nn.Module]:
-    """Find the shape of the tail's outputs; gives what makes a PooledLinear for it."""
-    with seeded(0), torch.no_grad():
-        try:
-            outputs = task.tail().eval()(torch.zeros(2, task.cut_size))
-        except Exception:  # noqa: BLE001  whatever a user's tail raises
-            outputs = None
+    """Find the shape of the tail's outputs; gives what makes a PooledLinear for it.
+
+    First without numbers, which takes no memory: a device may not be able to hold the tail. One that was cut
+    out of a model by a layer's name needs numbers, but then the device makes the whole model anyway.
+    """
+    with torch.device("meta"):
+        outputs = _outputs_of(task)
+    if outputs is None:
+        with seeded(0):
+            outputs = _outputs_of(task)
     if not isinstance(outputs, Tensor):
         raise ScenarioError(
             f"one with rounds without gradients needs an auxiliary tail on devices: {task.name} names no "
@@ -114,3 +119,13 @@ def _made_for(task: Task) -> Callable[[], nn.Module]:
         )
     shape = tuple(outputs.shape[1:])
     return lambda: PooledLinear(task.cut_shape, shape)
+
+
+def _outputs_of(task: Task) -> Any:
+    """Give what the tail makes of two samples, where tensors are made by default; None: it fails."""
+    z = torch.zeros(2, task.cut_size)
+    try:
+        with torch.no_grad():
+            return task.tail().to(z.device).eval()(z)
+    except Exception:  # noqa: BLE001  whatever a user's tail raises
+        return None

@@ -1,5 +1,6 @@
 """Rounds without gradients: an auxiliary tail on the device gives the head its own instead."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from edge_client.jobs import BackwardStep, FirstBatch
 from edge_client.training.device import Device
 from edge_client.training.devices import make_devices
 from scenarios.computing.optimizers import sgd_step
+from scenarios.cutting.finding import find_cut
+from scenarios.cutting.possible import possible_cuts
 from scenarios.errors import ScenarioError
 from scenarios.heads.auxiliary import GRID, PooledLinear, WithAuxiliary, own_layers, with_auxiliary
 from scenarios.loading.checks import MOST_BATCHES
@@ -35,6 +38,7 @@ from scenarios.training import BatchSampler, head_vector, initial_model, load_he
 from server_node.vocabulary.ledger import FLOWS
 from sim.simulation.run import simulate
 from tests import small_task
+from tests.cutting.nets import Encoder, Recurrent, ResNet, Transformer, images, words
 from tests.helpers import final_score, small_scenario
 from tests.live.test_live import run as run_live
 
@@ -322,12 +326,30 @@ def test_for_a_tail_with_several_outputs_the_task_must_name_it() -> None:
     assert isinstance(named.head(), WithAuxiliary)
 
 
-@pytest.mark.parametrize("layer", ["layer1", "layer2"])
-def test_one_is_made_for_a_model_that_is_cut_by_a_layers_name(layer: str) -> None:
-    model = ("task.name=resnet14", "task.module=benchmarks.models.resnet14", f"task.cut={layer}")
-    head = task_of(load_scenario("splitfed", [*model, "training.gradients_every=never"])).head()
-    assert isinstance(head, WithAuxiliary)
-    assert head.auxiliary(head(torch.zeros(3, 1, 28, 28))).shape == (3, 10)
+@pytest.mark.parametrize("build", [ResNet, Transformer, Encoder, Recurrent])
+def test_one_is_made_wherever_a_model_can_be_cut_by_a_layers_name(build: Callable[[], nn.Module]) -> None:
+    inputs = images() if build is ResNet else words()
+    layers = [each.layer for each in possible_cuts(build, inputs)]
+    for layer in layers:
+        cut = find_cut(build, layer, inputs)
+        task = replace(small_task.task(), cut_shape=cut.layout.cut_shape, head=cut.head, tail=cut.tail)
+        head = with_auxiliary(task, 0).head()
+        assert isinstance(head, WithAuxiliary), layer
+        z = head(inputs)
+        assert head.auxiliary(z).shape == cut.tail()(z).shape, layer
+    assert len(layers) > 2
+
+
+def test_a_device_need_not_have_room_for_the_tail() -> None:
+    """Its outputs' shape is found without numbers."""
+    made: list[nn.Linear] = []
+
+    def tail() -> nn.Linear:
+        made.append(nn.Linear(16, 4))
+        return made[-1]
+
+    with_auxiliary(replace(small_task.task(), tail=tail), 0)
+    assert [each.weight.is_meta for each in made] == [True]
 
 
 # What cannot be.
