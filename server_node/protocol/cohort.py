@@ -53,7 +53,7 @@ class Cohort:
         round: the one under way, or the evaluation after it; None between two.
         number: of that round, or of the last one.
         rows: of clients that need only some of the head, which rows; see Hello.rows.
-        anew: clients that have greeted since a head was sent as a change, so may have lost what they had.
+        anew: clients that have greeted, and may have lost what they had, since this was looked at.
         ladder: measures links, and chooses the members' codecs.
     """
 

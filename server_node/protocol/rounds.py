@@ -93,45 +93,45 @@ class Rounds:
             plan.clients, online, cohort.members, wanted, seed=plan.seed, number=cohort.number
         )
         rungs = cohort.ladder.choose(chosen, cohort.members)
-        if plan.head_since_last:
-            self._chosen, self._online = rungs, online
-            for client in cohort.anew.intersection(rungs):
-                self._has.pop(client, None)
-            self.job = EncodeChanges(cohort.number, {client: self._has.get(client, 0) for client in rungs})
-            return [*actions, Compute(self.job)]
+        if not plan.head_since_last:
+            return [*actions, *self._open(rungs, {}, now_s)]
+        self._chosen, self._online = rungs, online
+        for client in cohort.anew.intersection(rungs):
+            cohort.anew.remove(client)
+            self._has.pop(client, None)
+        self.job = EncodeChanges(cohort.number, {client: self._has.get(client, 0) for client in rungs})
+        return [*actions, Compute(self.job)]
+
+    def _open(
+        self, rungs: Mapping[str, int], changes: Mapping[str, tuple[int, bytes]], now_s: float
+    ) -> list[ServerAction]:
+        """Assign clients, each with its rung, and wait for them.
+
+        Those in `changes` are sent that, since a round. Who has greeted meanwhile is sent the usual head.
+        """
+        plan, cohort = self._plan, self._cohort
+        actions: list[ServerAction] = []
         assignments: dict[tuple[int, str], Assignment] = {}  # one for all who share codecs and cut
         for client, rung in rungs.items():
             codecs, cut = plan.codecs_of(client, rung), plan.share_of(client).cut
             key = id(codecs), cut
             if key not in assignments:
-                assignments[key] = self._assignment(codecs, cut, server)
-            actions.append(cohort.assign(client, assignments[key], now_s, rung=rung))
-        return [*actions, *self._open()]
+                assignments[key] = self._assignment(codecs, cut)
+            assignment = assignments[key]
+            if client in changes and client not in cohort.anew:
+                since, head = changes[client]
+                assignment = msgspec.structs.replace(assignment, head=head, since=since)
+            actions.append(cohort.assign(client, assignment, now_s, rung=rung))
+        cohort.round = Round(cohort.number, plan, cohort.members)
+        if plan.round_policy.deadline_s is not None:
+            actions.append(StartTimer("deadline", plan.round_policy.deadline_s))
+        return actions
 
-    def _begin_with(self, job: EncodeChanges, heads: Mapping[str, bytes], now_s: float) -> list[ServerAction]:
-        """Begin the round for which a head was encoded for each of the chosen."""
-        actions: list[ServerAction] = []
-        there = {client: rung for client, rung in self._chosen.items() if client in self._online}
-        for client, rung in there.items():
-            self._cohort.anew.discard(client)
-            codecs, cut = self._plan.codecs_of(client, rung), self._plan.share_of(client).cut
-            assignment = msgspec.structs.replace(
-                self._assignment(codecs, cut, self._server), head=heads[client], since=job.since[client]
-            )
-            actions.append(self._cohort.assign(client, assignment, now_s, rung=rung))
-        return [*actions, *self._open()]
-
-    def _open(self) -> list[ServerAction]:
-        """Wait for those who were assigned, and with a deadline not for longer."""
-        self._cohort.round = Round(self._cohort.number, self._plan, self._cohort.members)
-        deadline_s = self._plan.round_policy.deadline_s
-        return [] if deadline_s is None else [StartTimer("deadline", deadline_s)]
-
-    def _assignment(self, codecs: Codecs, cut: str, server: int) -> Assignment:
+    def _assignment(self, codecs: Codecs, cut: str) -> Assignment:
         number = self._cohort.number
         up, down, update, state, *features = map(codec_to_wire, codecs)
         return Assignment(
-            server=server,
+            server=self._server,
             round=number,
             attempt=1,
             steps=self._plan.steps_in(number),
@@ -191,9 +191,8 @@ class Rounds:
         for client, rung in cohort.ladder.choose(clients, cohort.members).items():
             batches = math.ceil(min(held_out[client], MAX_HELD_OUT) / plan.batch_size)
             codecs, cut = plan.codecs_of(client, rung), plan.share_of(client).cut
-            assignment = self._assignment(codecs, cut, self._server)
             steps = first + batches + plan.u_shape  # the last one of a U-shape is for the scores
-            assignment = msgspec.structs.replace(assignment, first_step=first, steps=steps)
+            assignment = msgspec.structs.replace(self._assignment(codecs, cut), first_step=first, steps=steps)
             actions.append(cohort.assign(client, assignment, now_s, rung=rung))
         if plan.round_policy.deadline_s is not None:
             actions.append(StartTimer("deadline", plan.round_policy.deadline_s))
@@ -226,7 +225,8 @@ class Rounds:
             case EncodeHead(), HeadEncoded():
                 self._head = result
             case EncodeChanges(), ChangesEncoded(heads):
-                return self._begin_with(job, heads, now_s), {}
+                there = {client: rung for client, rung in self._chosen.items() if client in self._online}
+                return self._open(there, {who: (job.since[who], heads[who]) for who in there}, now_s), {}
             case TailUpdate(), None:
                 pass
             case CloseRound(), RoundClosed():

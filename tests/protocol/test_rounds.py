@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from broker.codecs import Float16, Float32, Int8
 from broker.machine.actions import CancelTimer, Compute, Publish, Report, StartTimer
@@ -152,6 +154,37 @@ def test_each_client_is_sent_a_change_of_the_head_that_it_answered_last() -> Non
     assert asked(played.begin()) == EncodeChanges(4, {"a": 0, "b": 3, "c": 3})
 
 
+SOME = st.sets(st.sampled_from("abc"))
+
+
+@given(st.lists(st.tuples(SOME, SOME, SOME, st.permutations("abc"), st.integers(1, 3)), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_a_change_is_sent_of_nothing_but_what_server_and_device_have_alike(
+    rounds: list[tuple[set[str], set[str], set[str], list[str], int]],
+) -> None:
+    """Devices are started anew at any time, and some answer. A head is named by the messages it is made of."""
+    played = Played(replace(ABC, head_since_last=True, round_policy=RoundPolicy(3, enough=1), rounds=99))
+    heads: dict[str, dict[int, bytes]] = {client: {} for client in "abc"}  # of devices
+    made: dict[str, dict[int, bytes]] = {client: {0: b""} for client in "abc"}  # of them, by the server
+
+    def start_anew(clients: set[str]) -> None:
+        for client in sorted(clients):
+            heads[client] = {}
+            played.cohort.needs(client, b"")
+
+    for number, (before, meanwhile, after, order, answers) in enumerate(rounds, start=1):
+        start_anew(before)
+        job = asked(played.begin())
+        start_anew(meanwhile)
+        for client, since in job.since.items():
+            made[client][number] = made[client][since] + client.encode()
+        for client, since, head in encoded(played, job):
+            assert not since or heads[client][since] == made[client][since]
+            heads[client] |= {number: (heads[client][since] if since else b"") + head}
+        start_anew(after)
+        played.close(*order[:answers])
+
+
 def test_an_evaluation_does_not_hide_that_a_device_was_started_anew() -> None:
     played = Played(replace(ABC, head_since_last=True))
     encoded(played, asked(played.begin()))
@@ -162,6 +195,18 @@ def test_an_evaluation_does_not_hide_that_a_device_was_started_anew() -> None:
         played.cohort.assign(client, evaluation, 0.0)
         played.cohort.drop(client)
     assert asked(played.begin()).since == {"a": 0, "b": 1, "c": 1}
+
+
+def test_who_is_started_anew_while_heads_are_encoded_is_sent_the_change_since_the_start() -> None:
+    """And the next one, too: what the server made of the change is not what the device has."""
+    played = Played(replace(ABC, head_since_last=True))
+    encoded(played, asked(played.begin()))
+    played.close("a", "b", "c")
+    job = asked(played.begin())
+    played.cohort.needs("b", b"")
+    assert encoded(played, job) == [("a", 1, b"a"), ("b", 0, b"next head"), ("c", 1, b"c")]
+    played.close("a", "b", "c")
+    assert asked(played.begin()).since == {"a": 2, "b": 0, "c": 2}
 
 
 def test_who_leaves_while_heads_are_encoded_is_not_assigned() -> None:
