@@ -109,7 +109,7 @@ class DeviceAuxiliary:
     def _loss(self, batch: BatchOut, activations: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """Give the activations as a tensor that learns of its gradient, and the batch's mean loss."""
         place = place_of(self._module)
-        read = torch.from_numpy(activations).to(place).detach().requires_grad_()
+        read = torch.from_numpy(activations).to(place).requires_grad_()
         what = "dropout of the auxiliary"
         with seeded(derive_seed(self._seed, what, self._client, batch.round, batch.step)):
             outputs = self._module(read)

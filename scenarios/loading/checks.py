@@ -12,7 +12,7 @@ from scenarios.errors import ScenarioError, in_words
 from scenarios.heads.masters import HALF
 from scenarios.heads.parts import form_of, kept_at_home, trained
 from scenarios.loading.head_checks import head_problems
-from scenarios.schema.base import Key
+from scenarios.schema.base import Problem
 from scenarios.schema.broker import BrokerSpec
 from scenarios.schema.devices import DEVICES, device_of
 from scenarios.schema.flows import unfit_at_cut, unfit_codecs
@@ -21,8 +21,6 @@ from scenarios.schema.scenario import Buffered, Deadline, OverSelect, Scenario, 
 from scenarios.schema.task_spec import Skew
 from scenarios.task import Task
 from scenarios.tasks import task_of
-
-Problem = tuple[Key, str]
 
 MOST_BATCHES = 256
 """A head update has at most so many batches with it: MAX_BATCHES of broker.wire.round_messages."""

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from scenarios.schema.base import Key
+from scenarios.schema.base import Problem
 from scenarios.schema.scenario import Scenario, early_cuts
-
-Problem = tuple[Key, str]
 
 
 def head_problems(scenario: Scenario) -> Iterator[Problem]:
@@ -25,12 +23,11 @@ def _head_since(scenario: Scenario) -> Iterator[Problem]:
     flows = scenario.flows
     if flows.head_since == "start":
         return
-    for key, is_in_the_way, what in (
-        ("own_rows", flows.own_rows, "own_rows, which sends different rows to each device"),
-        ("head_state_down", flows.head_state_down.codec == "float32", "float32, which loses nothing"),
-    ):
-        if is_in_the_way:
-            yield ("flows", key), f"head_since last does not go with {what}"
+    last = "head_since last does not go with"
+    if flows.own_rows:
+        yield ("flows", "own_rows"), f"{last} own_rows, which sends different rows to each device"
+    if flows.head_state_down.codec == "float32":
+        yield ("flows", "head_state_down"), f"{last} float32, which loses nothing"
     if early_cuts(scenario):
         yield ("flows", "head_since"), "last goes with whole heads: leave cut out of the fleet"
 

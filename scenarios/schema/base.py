@@ -12,6 +12,9 @@ from scenarios.errors import suggestion
 Key = tuple[str | int, ...]
 """Where a value stands in a scenario: names of mappings' keys, and places in lists."""
 
+Problem = tuple[Key, str]
+"""A key, and what is wrong with it."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

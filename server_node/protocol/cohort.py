@@ -87,8 +87,7 @@ class Cohort:
         error = self._gate.batch(member.codecs, member.share, message, member.activations)
         if error is not None:
             return error
-        if self._plan.ladder:
-            self.ladder.answered(client, member, message, now_s)
+        self.ladder.answered(client, member, message, now_s)
         member.take_batch(message, now_s)
         if self.round is not None:
             self.round.activations_came(client)
@@ -292,8 +291,8 @@ class Cohort:
         if self.round is not None:
             self.round.left(client)
         released = Released(member.assignment.server, member.assignment.round, greet)
-        told = self._say(client, released)
-        return [CancelTimer(f"rejoin:{client}"), Report(Dropped(self.number, client)), told]
+        timer = CancelTimer(f"rejoin:{client}")
+        return [timer, Report(Dropped(self.number, client)), self._say(client, released)]
 
     def _say(self, client: str, message: Message) -> Publish:
         return Publish(topics.down(self._plan.run, client), message)

@@ -162,7 +162,7 @@ SOME = st.sets(st.sampled_from("abc"))
 def test_a_change_is_sent_of_nothing_but_what_server_and_device_have_alike(
     rounds: list[tuple[set[str], set[str], set[str], list[str], int]],
 ) -> None:
-    """Devices are started anew at any time, and some answer. A head is named by the messages it is made of."""
+    """Devices are started anew at any time, and some answer. A head is named by what it is made of."""
     played = Played(replace(ABC, head_since_last=True, round_policy=RoundPolicy(3, enough=1), rounds=99))
     heads: dict[str, dict[int, bytes]] = {client: {} for client in "abc"}  # of devices
     made: dict[str, dict[int, bytes]] = {client: {0: b""} for client in "abc"}  # of them, by the server

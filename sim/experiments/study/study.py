@@ -12,11 +12,10 @@ from pydantic import Field
 
 from scenarios.errors import suggestion
 from scenarios.loading import document
-from scenarios.loading.checks import Problem
 from scenarios.loading.load import refuse, typed
 from scenarios.loading.shipped import locate
 from scenarios.loading.yaml_tree import Node
-from scenarios.schema.base import NotNegativeInt, Part, PositiveInt
+from scenarios.schema.base import NotNegativeInt, Part, PositiveInt, Problem
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 Settings = dict[str, Any]
