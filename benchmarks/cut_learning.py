@@ -58,13 +58,10 @@ FEW = CodedPq(subvectors=PIXELS, centroids=16, width=WIDTH)
 MORE = CodedPq(subvectors=PIXELS, centroids=32, width=WIDTH, rank=8)
 MANY = CodedPq(subvectors=PIXELS, centroids=128, width=WIDTH, rank=12)
 SCENARIOS = {"watch_exercises": "watch-all-flows", "fashion_mnist": "all-flows"}
+PICTURES = ["task.name=fashion_mnist", "task.partition.dirichlet_alpha=0.3"]
 SETTINGS = {
     "watch_exercises": ["training.rounds=300"],
-    "fashion_mnist": [
-        "task.name=fashion_mnist",
-        "task.partition.dirichlet_alpha=0.3",
-        "training.rounds=1500",
-    ],
+    "fashion_mnist": [*PICTURES, "training.rounds=1500"],
 }
 CUTS = {
     "watch_exercises": {

@@ -65,6 +65,10 @@ LINE = 12
 RNG = np.random.default_rng(0)
 
 
+BatchOf = Callable[[int, int, int], tuple[torch.Tensor, torch.Tensor]]
+"""Client, round and local step -> inputs and targets."""
+
+
 class Batch(NamedTuple):
     """A client's batch at the cut."""
 
@@ -78,15 +82,25 @@ def cohorts(
     scenario: Scenario, data: Dataset, rounds: int
 ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Give the batches of each round's cohort, as a run of one local step has them."""
-    names, seed = client_names(scenario), scenario.seed
+    batch_of = batches(scenario, data)
+    for number in range(1, rounds + 1):
+        yield [batch_of(client, number, 0) for client in chosen(scenario, number)]
+
+
+def chosen(scenario: Scenario, number: int) -> npt.NDArray[np.int64]:
+    """Give a round's cohort, as places in the fleet."""
+    rng = generator(scenario.seed, "cohort", number)
+    return rng.choice(len(client_names(scenario)), scenario.training.cohort, replace=False)
+
+
+def batches(scenario: Scenario, data: Dataset) -> BatchOf:
+    """Give what gives the batch of a client, by its place in the fleet, of a round and a local step."""
     shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
     samplers = [
-        BatchSampler(len(share.targets), scenario.task.batch_size, seed=seed, client=name)
-        for name, share in zip(names, shares, strict=True)
+        BatchSampler(len(share.targets), scenario.task.batch_size, seed=scenario.seed, client=name)
+        for name, share in zip(client_names(scenario), shares, strict=True)
     ]
-    for number in range(1, rounds + 1):
-        chosen = generator(seed, "cohort", number).choice(len(names), scenario.training.cohort, replace=False)
-        yield [shares[client].batch(samplers[client].rows(number, 0)) for client in chosen]
+    return lambda client, number, step: shares[client].batch(samplers[client].rows(number, step))
 
 
 def trained(task: Task, scenario: Scenario) -> tuple[nn.Module, nn.Module, list[Batch]]:

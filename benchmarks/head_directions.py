@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.cut_learning import FEW, MANY, PIXELS, WIDTH, Cut, answer
+from benchmarks.cut_learning import FEW, MANY, PICTURES, PIXELS, WIDTH, Cut, answer
 from benchmarks.flows import cohorts, of_head, trained
 from broker.codecs import CodedPq, CodewordMean, Float32
 from scenarios.loading.load import load_scenario
@@ -61,10 +61,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    settings = ["task.name=fashion_mnist", "task.partition.dirichlet_alpha=0.3"]
-    scenario = load_scenario(
-        "all-flows", [f"seed={given.seed}", f"training.rounds={given.rounds}", *settings]
-    )
+    settings = [f"seed={given.seed}", f"training.rounds={given.rounds}", *PICTURES]
+    scenario = load_scenario("all-flows", settings)
     task, rng = load_task(scenario.task), np.random.default_rng(given.seed)
     head, tail, _ = trained(task, scenario)
     cuts = {"": Cut(Float32(), Float32()), **CUTS}

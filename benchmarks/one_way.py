@@ -9,28 +9,26 @@ server's head from the initial one. Ten times in a run.
 """
 
 import argparse
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
 import torch
 
-from broker.codecs import CodedPq, Float32, LowRank, encode_activations
+from benchmarks.cut_learning import PICTURES
+from benchmarks.flows import batches, chosen
+from broker.codecs import Codec, Float32, LowRank, encode_activations
+from edge_client.training.feedback import Feedback
 from scenarios.computing.optimizers import sgd_step
 from scenarios.heads.auxiliary import WithAuxiliary
 from scenarios.heads.held import HeldHeads
 from scenarios.heads.parts import form_of
 from scenarios.heads.payload import HeadCodec
 from scenarios.loading.load import load_scenario
-from scenarios.partition import client_rows
-from scenarios.schema.scenario import client_names
-from scenarios.seeds import generator
 from scenarios.tasks import task_of
-from scenarios.training import BatchSampler, evaluate, head_vector, initial_model, load_head_vector
+from scenarios.training import evaluate, head_vector, initial_model, load_head_vector
 
 LOCAL_STEPS = 1500
-PICTURES = ("task.name=fashion_mnist", "task.partition.dirichlet_alpha=0.3")
-OURS = CodedPq(subvectors=144, centroids=32, width=12, rank=6)
-BITS = 4
 
 
 def main() -> None:
@@ -54,51 +52,47 @@ def train(given: argparse.Namespace) -> None:
     settings = [f"seed={given.seed}", f"training.rounds={rounds}", *PICTURES]
     scenario = load_scenario("one-way-all-flows", settings)
     task, training, rng = task_of(scenario), scenario.training, np.random.default_rng(given.seed)
-    data, names = task.load(), client_names(scenario)
-    shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
-    size = scenario.task.batch_size
-    samplers = [
-        BatchSampler(len(share.targets), size, seed=given.seed, client=name)
-        for name, share in zip(names, shares, strict=True)
-    ]
+    data, clients = task.load(), scenario.fleet_size
+    batch_of, flows = batches(scenario, data), scenario.flows
     head, tail = initial_model(task, given.seed)
     assert isinstance(head, WithAuxiliary)
     torch.manual_seed(given.seed)
     server = initial = head_vector(head)
-    held, has = [HeldHeads(initial) for _ in names], [0] * len(names)
-    lost = [np.zeros_like(initial) for _ in names]
-    activations = Float32() if given.exact else OURS
+    held, has = [HeldHeads(initial) for _ in range(clients)], [0] * clients
+    feedback = [Feedback(is_on=True) for _ in range(clients)]
+    activations = Float32() if given.exact else flows.activations_up
 
-    def sent(vector: np.ndarray, rank: int | None) -> np.ndarray:
-        if rank is None:
-            return vector
-        codec = HeadCodec(LowRank(rank=rank, bits=BITS), shapes=form_of(head).shapes)
-        return codec.decode(codec.encode(vector, rng), vector.size)
+    def coder(codec: Codec, rank: int | None) -> HeadCodec:
+        assert isinstance(codec, LowRank)
+        return HeadCodec(
+            Float32() if rank is None else replace(codec, rank=rank), shapes=form_of(head).shapes
+        )
 
+    up, down = coder(flows.head_update_up, given.up), coder(flows.head_state_down, given.down)
     for number in range(1, rounds + 1):
         rate = training.head_lr * training.lr_factor(number)
-        cohort = generator(given.seed, "cohort", number).choice(len(names), training.cohort, replace=False)
-        changes, apart, batches = [], [], []
+        cohort = chosen(scenario, number)
+        changes, apart, sent = [], [], []
         for client in cohort:
             since = has[client] if given.since == "last" else 0
-            received = held[client].take(since, number, sent(server - held[client].base(since), given.down))
+            change = down.encode(server - held[client].base(since), rng)
+            received = held[client].take(since, number, down.decode(change, server.size))
             has[client] = number
             apart.append(((received - server) ** 2).sum())
             load_head_vector(head, received)
             own = []
             for step in range(given.steps):
-                inputs, targets = shares[client].batch(samplers[client].rows(number, step))
+                inputs, targets = batch_of(client, number, step)
                 z = head(inputs)
                 read = z.detach().requires_grad_()
                 task.loss(head.auxiliary(read), targets).mean().backward()  # type: ignore[no-untyped-call]
                 z.backward(read.grad)
                 sgd_step(head, rate)
                 own.append((z.detach().numpy().copy(), targets))
-            batches.append(own)
-            whole = head_vector(head) - received + lost[client]
-            changes.append(sent(whole, given.up))
-            lost[client] = whole - changes[-1]
-        for at_once in zip(*batches, strict=True):
+            sent.append(own)
+            update = feedback[client].encode(head_vector(head) - received, up, rng)
+            changes.append(up.decode(update, server.size))
+        for at_once in zip(*sent, strict=True):
             for z, targets in at_once:
                 coded = torch.from_numpy(encode_activations(activations, z, rng)[1])
                 task.loss(tail(coded), targets).mean().backward()  # type: ignore[no-untyped-call]
