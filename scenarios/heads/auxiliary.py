@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scenarios.errors import ScenarioError
 from scenarios.seeded import seeded
@@ -55,6 +56,9 @@ class PooledLinear(nn.Module):
 
     Outputs for each place of the cut, such as for each word, are made of that place alone.
 
+    A row of its weight is of one output and of one part along the first axes of the cut, so many of them that
+    the weight is as near to a square as can be: then codecs such as low_rank have the fewest values to send.
+
     Args:
         cut_shape: of one sample's activation, channels last.
         output_shape: of one sample's outputs.
@@ -67,18 +71,21 @@ class PooledLinear(nn.Module):
         self._each_place = bool(places) and output_shape[:-1] == cut_shape[:-1]
         self._grid = [1 if self._each_place else min(GRID, size) for size in places]
         outputs = output_shape[-1:] if self._each_place else output_shape
-        self.linear = nn.Linear(math.prod(self._grid) * channels, math.prod(outputs))
+        linear = nn.Linear(math.prod(self._grid) * channels, math.prod(outputs))
+        rows = [linear.out_features * math.prod(self._grid[:axes]) for axes in range(len(self._grid) + 1)]
+        nearest = min(rows, key=lambda count: count + linear.weight.numel() // count)
+        self.weight = nn.Parameter(linear.weight.detach().reshape(nearest, -1))
+        self.bias = linear.bias
 
     def forward(self, z: Tensor) -> Tensor:
         """Give the outputs."""
         maps = z.reshape(len(z), *self._cut_shape)
         if self._each_place:
-            outputs: Tensor = self.linear(maps)
-            return outputs
+            return functional.linear(maps, self.weight, self.bias)
         for axis, parts in enumerate(self._grid, start=1):
             means = [part.mean(axis, keepdim=True) for part in maps.tensor_split(parts, axis)]
             maps = torch.cat(means, axis)
-        flat: Tensor = self.linear(maps.flatten(1))
+        flat = functional.linear(maps.flatten(1), self.weight.view(len(self.bias), -1), self.bias)
         return flat.reshape(len(z), *self._output_shape)
 
 

@@ -1,5 +1,6 @@
 """Rounds without gradients: an auxiliary tail on the device gives the head its own instead."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -301,7 +302,34 @@ def test_it_gives_outputs_of_every_shape_from_means_of_the_cuts_parts(
     assert found.shape == (3, *outputs)
     found.sum().backward()
     assert z.grad is not None
-    assert len(layer.linear.weight[0]) <= GRID ** len(places) * channels
+    parts = math.prod(min(GRID, size) for size in places)
+    assert layer.weight.numel() == math.prod(outputs) * parts * channels
+
+
+@given(
+    places=st.lists(st.integers(1, 7), max_size=3), channels=st.integers(1, 90), outputs=st.integers(1, 200)
+)
+def test_its_weight_is_as_near_to_a_square_as_whole_parts_allow(
+    places: list[int], channels: int, outputs: int
+) -> None:
+    weight = PooledLinear((*places, channels), (outputs,)).weight
+    grid = [min(GRID, size) for size in places]
+    for axes in range(len(grid) + 1):
+        rows, columns = outputs * math.prod(grid[:axes]), math.prod(grid[axes:]) * channels
+        assert rows * columns == weight.numel()
+        assert sum(weight.shape) <= rows + columns
+
+
+@given(size=st.integers(1, 9), channels=st.integers(1, 40), outputs=st.integers(1, 40))
+def test_whatever_the_form_of_its_weight_an_output_is_a_weighted_sum_of_parts_and_channels(
+    size: int, channels: int, outputs: int
+) -> None:
+    layer = PooledLinear((size, channels), (outputs,))
+    maps = torch.randn(2, size, channels)
+    means = torch.stack([part.mean(1) for part in maps.tensor_split(min(GRID, size), 1)], 1)
+    weight = layer.weight.reshape(outputs, -1, channels)  # of each output, part and channel
+    wanted = torch.einsum("npc,opc->no", means, weight) + layer.bias
+    assert torch.allclose(layer(maps.flatten(1)), wanted, atol=1e-5)
 
 
 def test_each_place_has_outputs_of_its_own_where_the_tail_has_them() -> None:
