@@ -55,10 +55,10 @@ from scenarios.heads.parts import form_of
 from scenarios.loading.load import load_scenario
 from scenarios.partition import client_rows
 from scenarios.schema.scenario import Scenario, client_names
-from scenarios.seeds import generator
 from scenarios.task import Dataset, Task
 from scenarios.tasks import load_task
 from scenarios.training import BatchSampler, initial_model
+from server_node.protocol.presence import draw_cohort
 
 PIXELS = 144  # sub-vectors of the FEMNIST CNN's feature map, one a pixel
 LINE = 12
@@ -87,10 +87,11 @@ def cohorts(
         yield [batch_of(client, number, 0) for client in chosen(scenario, number)]
 
 
-def chosen(scenario: Scenario, number: int) -> npt.NDArray[np.int64]:
-    """Give a round's cohort, as places in the fleet."""
-    rng = generator(scenario.seed, "cohort", number)
-    return rng.choice(len(client_names(scenario)), scenario.training.cohort, replace=False)
+def chosen(scenario: Scenario, number: int) -> list[int]:
+    """Give the cohort that a run has in a round, as places in the fleet."""
+    names = tuple(client_names(scenario))
+    cohort = draw_cohort(names, set(names), (), scenario.training.cohort, seed=scenario.seed, number=number)
+    return [names.index(name) for name in cohort]
 
 
 def batches(scenario: Scenario, data: Dataset) -> BatchOf:

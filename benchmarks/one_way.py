@@ -101,6 +101,8 @@ def train(given: argparse.Namespace) -> None:
         if number % (rounds // 10) == 0:
             load_head_vector(head, server)
             score, moved = evaluate(task, data.test, head, tail), ((server - initial) ** 2).sum()
+            head.train()
+            tail.train()
             print(
                 f"round {number}: {score:.4f}, heads of devices apart {fmean(apart) / moved:.4f}", flush=True
             )
