@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from benchmarks.flows import chosen
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.computing.optimizers import Moments, step
@@ -121,12 +122,11 @@ def train(scenario: Scenario) -> tuple[float, float]:
     origin = head_origin(flows.head_state_down, parameters)
     score, started = 0.0, time.perf_counter()
     for number in range(1, training.rounds + 1):
-        cohort = generator(seed, "cohort", number).choice(len(names), training.cohort, replace=False)
         received = through(flows.head_state_down, (parameters - origin)[None, :], loop.rng)[0] + origin
         change, loop.samples = np.zeros_like(parameters), 0
         loop.head.train()
         loop.tail.train()
-        for client in cohort:
+        for client in chosen(scenario, number):
             change += loop.client(number, shares[client], samplers[client], received)
         loop.tail_step(number)
         parameters += change / np.float32(loop.samples)
