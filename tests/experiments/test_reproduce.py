@@ -585,6 +585,14 @@ def test_plots_are_the_same_for_the_same_results(finished: Path) -> None:
     assert [file.read_bytes() for file in files] == before
 
 
+def test_what_nothing_is_compared_with_has_no_plot_of_compression(tmp_path: Path) -> None:
+    study = study_file(tmp_path, ("seeds: [0, 1]", "seeds: [0]"), ("    role: uncompressed\n", ""))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/near-compression.svg").write_text("of a run of this study before")
+    reproduce(study, "--budget=full", "--tasks=near")
+    assert {file.name for file in (tmp_path / "out").glob("*.svg")} == {"near-bytes.svg", "near-rounds.svg"}
+
+
 def test_without_matplotlib_there_are_tables(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "sim.experiments.study.plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""The plots of a study, three for each task, as SVG: accuracy over compression, rounds and bytes."""
+"""The plots of a study, up to three for each task, as SVG: accuracy over compression, rounds and bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +18,15 @@ from sim.statistics.trials import BYTES, Setting, trial_of
 MARKERS = "osD^vP*Xhp<>d8"
 
 
-def write_plots(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write the plots of each task that has results.
+def write_plots(folder: Path, results: Sequence[Result]) -> None:
+    """Write the plots of each task that has results, apart from those in which nothing would be drawn.
 
     Args:
         folder: the study's.
         results: of all tasks.
-
-    Returns:
-        The files.
     """
     families = list(dict.fromkeys(each.run.arm.family for each in results))
     kinds = {"compression": _compression, "rounds": _rounds, "bytes": _bytes}
-    files = []
     for task in dict.fromkeys(each.run.task.name for each in results):
         mine = [each for each in results if each.run.task.name == task]
         for kind, draw in kinds.items():
@@ -40,13 +36,12 @@ def write_plots(folder: Path, results: Sequence[Result]) -> list[Path]:
                 draw(axes, mine, families)
                 axes.set(title=task, ylabel=mine[0].row["metric"])
                 axes.grid(alpha=0.3)
-                handles, _ = axes.get_legend_handles_labels()
-                if handles:
-                    axes.legend(fontsize=8)
                 file = folder / f"{task}-{kind}.svg"
+                if not axes.get_legend_handles_labels()[0]:
+                    file.unlink(missing_ok=True)  # of what was there before
+                    continue
+                axes.legend(fontsize=8)
                 figure.savefig(file, metadata={"Date": None})  # the same results give the same file
-            files.append(file)
-    return files
 
 
 def _compression(axes: Axes, results: Sequence[Result], families: Sequence[str]) -> None:
