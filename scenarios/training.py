@@ -130,7 +130,10 @@ def load_module_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def evaluate(task: Task, test: Split, head: nn.Module, tail: nn.Module) -> float:
-    """Give the task's metric on a test split, through the cut without a codec."""
+    """Give the task's metric on a test split, through the cut without a codec.
+
+    Head and tail are in the mode for evaluation afterwards.
+    """
     head.eval()
     tail.eval()
     place = place_of(head, tail)
