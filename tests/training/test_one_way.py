@@ -303,7 +303,7 @@ def test_it_gives_outputs_of_every_shape_from_means_of_the_cuts_parts(
     found.sum().backward()
     assert z.grad is not None
     parts = math.prod(min(GRID, size) for size in places)
-    assert layer.weight.numel() == math.prod(outputs) * parts * channels
+    assert layer.weight.numel() <= math.prod(outputs) * parts * channels
 
 
 @given(
