@@ -205,6 +205,11 @@ class World:
             self.start_client(name)
 
     @property
+    def end_is_said(self) -> bool:
+        """Whether the run has ended, and that is the last that was said of it."""
+        return self.ended is not None and self.said_last == "finished"
+
+    @property
     def said_last(self) -> str:
         """What the retained state says of the run."""
         return self._state.phase if self._state else ""
@@ -555,8 +560,7 @@ class World:
 
     def reconnect(self) -> None:
         """Wake everybody, start a server if there is none, and connect all."""
-        is_said = self.ended is not None and self.said_last == "finished"
-        if not is_said and all(server.ended is not None for server in self.servers):
+        if not self.end_is_said and all(server.ended is not None for server in self.servers):
             self.start_server()  # also where the end of the run was never said
         for name, client in self.clients.items():
             client.frozen_s = None
@@ -582,8 +586,8 @@ class World:
     def settle(self) -> None:
         """Stop all faults and let the run come to its end, within a day and 20,000 events.
 
-        When it has ended, every client hears of it and leaves: if need be, of a server that is started again
-        because the end was never said, once that one has seen that it has no rival.
+        When its end was said, every client has heard of it and left. If it never was, a server is started
+        that says it, after it has seen that it has no rival.
         """
         end_s = self.now_s + 86_400
         for _ in range(20_000):
@@ -592,11 +596,12 @@ class World:
             if what is not None:
                 self.do(what)
                 continue
-            if self.ended is not None and {client.left for client in self.clients.values()} == {self.ended}:
+            if self.end_is_said:
+                assert {client.left for client in self.clients.values()} == {self.ended}
                 return
             timers = [at_s for server in self.servers if server.is_awake for at_s in server.timers.values()]
             assert timers, "nothing will ever happen again"
-            assert self.now_s < end_s, "the run has not ended, or not for all, within a day"
+            assert self.now_s < end_s, "the run has not ended within a day"
             self.pass_time(max(0.0, min(timers) - self.now_s))
         raise AssertionError("too many events")
 
