@@ -13,17 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from benchmarks.flows import chosen
+from benchmarks.flows import BatchOf, batches, chosen
 from broker.codecs import Codec, decode_gradient, encode_activations, encode_gradient
 from broker.codecs.base import Matrix
 from scenarios.computing.optimizers import Moments, step
-from scenarios.partition import client_rows
-from scenarios.schema.scenario import Scenario, client_names
+from scenarios.schema.scenario import Scenario
 from scenarios.seeds import generator
-from scenarios.task import Split, Task
+from scenarios.task import Task
 from scenarios.tasks import task_of
 from scenarios.training import (
-    BatchSampler,
     evaluate,
     gradient_to_activations,
     head_origin,
@@ -89,7 +87,7 @@ class Loop:
         step(parameters, optimizer, self.tail_moments, lr, weight=self.samples)
 
     def client(
-        self, number: int, share: Split, sampler: BatchSampler, received: npt.NDArray[np.float32]
+        self, number: int, client: int, batch_of: BatchOf, received: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Train one client in a round; gives the change of its head, times its samples."""
         training = self.scenario.training
@@ -98,7 +96,7 @@ class Loop:
         learn = self.whole_step if training.method == "fedavg" else self.split_step
         samples = 0
         for local in range(training.local_steps):
-            inputs, targets = share.batch(sampler.rows(number, local))
+            inputs, targets = batch_of(client, number, local)
             learn(number, inputs, targets)
             samples += len(inputs)
         self.samples += samples
@@ -109,15 +107,10 @@ class Loop:
 
 def train(scenario: Scenario) -> tuple[float, float]:
     """Train; gives client steps per second and the final metric."""
-    task, training, flows, seed = task_of(scenario), scenario.training, scenario.flows, scenario.seed
+    task, training, flows = task_of(scenario), scenario.training, scenario.flows
     data = task.load()
-    names = client_names(scenario)
-    shares = [data.train.take(rows) for rows in client_rows(scenario, data)]
-    samplers = [
-        BatchSampler(len(share.targets), scenario.task.batch_size, seed=seed, client=name)
-        for name, share in zip(names, shares, strict=True)
-    ]
-    loop = Loop(scenario, task, *initial_model(task, seed))
+    batch_of = batches(scenario, data)
+    loop = Loop(scenario, task, *initial_model(task, scenario.seed))
     parameters = head_vector(loop.head)
     origin = head_origin(flows.head_state_down, parameters)
     score, started = 0.0, time.perf_counter()
@@ -127,7 +120,7 @@ def train(scenario: Scenario) -> tuple[float, float]:
         loop.head.train()
         loop.tail.train()
         for client in chosen(scenario, number):
-            change += loop.client(number, shares[client], samplers[client], received)
+            change += loop.client(number, client, batch_of, received)
         loop.tail_step(number)
         parameters += change / np.float32(loop.samples)
         if number % training.evaluate_every == 0 or number == training.rounds:
